@@ -1,0 +1,46 @@
+// A file descriptor that is closed when its owner goes.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/types.h>
+
+#include <string>
+#include <utility>
+
+#include "base/result.h"
+
+namespace mayfly {
+
+// Owns one descriptor, or none (-1). Move-only. Raw descriptors stop here: factories give out UniqueFd,
+// always with close-on-exec set. Not thread-safe: one owner.
+class UniqueFd {
+ public:
+  UniqueFd() = default;
+  explicit UniqueFd(int fd) : fd_(fd) {}
+  UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  UniqueFd& operator=(UniqueFd&& other) noexcept;
+  UniqueFd(const UniqueFd&) = delete;
+  UniqueFd& operator=(const UniqueFd&) = delete;
+  ~UniqueFd() { reset(); }
+
+  int get() const { return fd_; }
+  bool valid() const { return fd_ >= 0; }
+  explicit operator bool() const { return valid(); }
+  int release() { return std::exchange(fd_, -1); }
+  void reset();
+
+  // A duplicate of the descriptor (F_DUPFD_CLOEXEC).
+  Result<UniqueFd> duplicate() const;
+
+ private:
+  int fd_ = -1;
+};
+
+// open(2) with O_CLOEXEC added; `role` names the file in the error ("kernel image"): "open kernel image /k:
+// ...".
+Result<UniqueFd> open_file(const std::string& path, int flags, std::string_view role, mode_t mode = 0600);
+
+// eventfd(2), non-blocking.
+Result<UniqueFd> make_eventfd();
+
+}  // namespace mayfly

@@ -1,0 +1,45 @@
+// The guest-physical map of an x86-64 microVM. Where the dialect's own layout is named it is kept, so that
+// the same guests and tools work.
+#pragma once
+
+#include <cstdint>
+
+namespace mayfly::x86_64::layout {
+
+inline constexpr std::uint64_t kGdt = 0x500;
+inline constexpr std::uint64_t kPvhStartInfo = 0x6000;
+inline constexpr std::uint64_t kZeroPage = 0x7000;
+inline constexpr std::uint64_t kPml4 = 0x9000;
+inline constexpr std::uint64_t kPdpt = 0xa000;
+inline constexpr std::uint64_t kPageDirectory = 0xb000;
+inline constexpr std::uint64_t kBootStackPointer = 0x8ff0;
+inline constexpr std::uint64_t kCommandLine = 0x20000;
+inline constexpr std::uint64_t kCommandLineMax = 2048;  // bytes, the terminating NUL included
+
+// [0x9fc00, 0x100000) is reserved in the guest's memory map: ACPI tables live there.
+inline constexpr std::uint64_t kSystemAreaStart = 0x9fc00;
+inline constexpr std::uint64_t kSystemAreaEnd = 0x100000;
+inline constexpr std::uint64_t kRsdp = 0xe0000;
+inline constexpr std::uint64_t kHighMemoryStart = 0x100000;  // kernels go from here on
+
+inline constexpr std::uint64_t kMmioGapStart = 0xc0000000;  // RAM ends here at the latest ...
+inline constexpr std::uint64_t kMmioGapEnd = 0x100000000;   // ... and goes on here
+inline constexpr std::uint64_t kBootMark = 0xc0000000;      // one page
+inline constexpr std::uint64_t kVirtioMmioStart = 0xc0001000;
+inline constexpr std::uint64_t kVirtioMmioWindow = 0x1000;  // bytes a device
+inline constexpr std::uint64_t kIoApic = 0xfec00000;
+inline constexpr std::uint64_t kLocalApic = 0xfee00000;
+inline constexpr std::uint64_t kTss = 0xfffbd000;  // three pages that KVM needs on Intel hosts
+
+inline constexpr std::uint16_t kSerialPort = 0x3f8;
+inline constexpr std::uint32_t kSerialIrq = 4;
+inline constexpr std::uint16_t kI8042DataPort = 0x60;
+inline constexpr std::uint16_t kI8042CommandPort = 0x64;
+// ACPI registers, in I/O space: sleep control, sleep status, reset (one byte each).
+inline constexpr std::uint16_t kPowerPort = 0x600;
+inline constexpr std::uint16_t kPowerPortCount = 3;
+inline constexpr std::uint32_t kPowerButtonGsi = 5;  // generic event device
+inline constexpr std::uint32_t kVirtioFirstGsi = 6;  // legacy pins first, then 16..23
+inline constexpr std::uint32_t kMaxVcpus = 32;
+
+}  // namespace mayfly::x86_64::layout

@@ -1,0 +1,1 @@
+#include "devices/bus/bus.h"

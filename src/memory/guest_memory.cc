@@ -1,0 +1,1 @@
+#include "memory/guest_memory.h"
