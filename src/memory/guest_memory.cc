@@ -86,8 +86,11 @@ Result<std::uint64_t> check_ranges(std::span<const GuestRange> ranges, Backing b
       return fail(ErrorCode::kInvalidArgument, name + ": overlaps or precedes the range before it");
     }
     before = &range;
-    total +=
-        range.size();  // cannot wrap: ranges do not overlap, and of 2^64 bytes the last page cannot be one
+    const auto sum = checked_add(total, range.size());
+    if (!sum) {
+      return fail(ErrorCode::kInvalidArgument, "guest memory: all of the address space cannot be RAM");
+    }
+    total = *sum;
   }
   return total;
 }
