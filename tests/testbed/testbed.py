@@ -34,6 +34,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "resources" / "guest"))
 
 import debian_kernel  # noqa: E402  (found through the line above)
+import initramfs  # noqa: E402
 import newc  # noqa: E402
 import recipe  # noqa: E402
 
@@ -209,13 +210,6 @@ def module_closure(directory, names):
     return [name for name in needs if name in wanted]
 
 
-def busybox():
-    path = shutil.which("busybox", path=recipe.search_path())
-    if not path or b"ld-linux" in Path(path).read_bytes()[:4096]:
-        raise TestbedError("a static busybox is needed: apt-get install busybox-static")
-    return Path(path)
-
-
 class L1Image:
     """L1's initramfs with everything that the cases need, in the directory `home`."""
 
@@ -227,7 +221,7 @@ class L1Image:
         with open(self.path, "wb") as out:
             archive = newc.Archive(out)
             archive.file("init", HERE / "l1_init.sh", 0o755)
-            archive.file("bin/busybox", busybox(), 0o755)
+            archive.file("bin/busybox", initramfs.busybox(), 0o755)
             archive.file("bin/run_case", run_case_program(), 0o755)
             archive.character_device("dev/console", 5, 1)
             archive.file("modules/load", "".join(f"{name}\n" for name in modules).encode())
