@@ -26,7 +26,7 @@ run_job() {
             echo "--- clocksource"
             cat /sys/devices/system/clocksource/clocksource0/current_clocksource
             echo "--- dmesg"
-            dmesg
+            dmesg -r
             echo "--- end"
             ;;
         checksum) cd / && md5sum -c payload.md5 ;;
