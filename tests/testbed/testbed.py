@@ -262,7 +262,7 @@ class L1:
         mode = "testbed=serve" + ("" if options.heartbeat else " testbed.heartbeat=0")
         self._silence_limit = L1_SILENCE_LIMIT if options.heartbeat else None
         self._process = subprocess.Popen(
-            image.qemu(self._disk, mode, options.accel, ["-serial", "stdio"]), stdin=subprocess.PIPE,
+            image.qemu(self._disk, mode, options.accel, ["-serial", "stdio", *options.qemu]), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self._complaints)
         self._pending = b""
         self.tail = b""  # the last it said, for the report of a hang
@@ -341,6 +341,7 @@ class L1:
 class Options:
     parallel: int = 0  # 0: one a core, as memory allows
     accel: str = "tcg"
+    qemu: tuple = ()  # further arguments
     heartbeat: bool = True
     patience: float = 1  # factor on every limit that is there to notice a hang
     attempts: int = ATTEMPTS

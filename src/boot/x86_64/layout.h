@@ -24,6 +24,9 @@ inline constexpr std::uint64_t kSystemAreaEnd = 0x100000;
 inline constexpr std::uint64_t kRsdp = 0xe0000;
 inline constexpr std::uint64_t kHighMemoryStart = 0x100000;  // kernels go from here on
 
+// What the page tables of the 64-bit entry map: the kernel and all boot data must lie below.
+inline constexpr std::uint64_t kIdentityMapEnd = 0x40000000;
+
 using x86_64::kMmioGapEnd;                              // RAM goes on here
 using x86_64::kMmioGapStart;                            // RAM ends here at the latest
 inline constexpr std::uint64_t kBootMark = 0xc0000000;  // one page
