@@ -1,0 +1,44 @@
+// The parts of the machine that only x86-64 has.
+#include <utility>
+
+#include "base/log.h"
+#include "boot/x86_64/layout.h"
+#include "kvm/x86_64/cpuid.h"
+#include "kvm/x86_64/msrs.h"
+#include "kvm/x86_64/vcpu_state.h"
+#include "vmm/machine.h"
+
+namespace mayfly {
+
+Result<Vm> Machine::create_platform_vm(const Kvm& kvm, const GuestMemory& memory) {
+  return kvm.create_vm(memory.regions(), VmOptions{.tss = GuestAddress(x86_64::layout::kTss)});
+}
+
+Result<void> Machine::connect_devices() {
+  namespace layout = x86_64::layout;
+  MAYFLY_TRY(vm_.register_irqfd(serial_line_.event(), layout::kSerialIrq));
+  MAYFLY_TRY(ports_.insert(layout::kSerialPort, Serial16550::kRegisterCount, serial_, "serial port"));
+  MAYFLY_TRY(ports_.insert(layout::kI8042DataPort, 1, i8042_.data_port(), "i8042 data port"));
+  MAYFLY_TRY(ports_.insert(layout::kI8042CommandPort, 1, i8042_.command_port(), "i8042 command port"));
+  MAYFLY_TRY(ports_.insert(layout::kPowerPort, PowerDevice::kSize, power_, "ACPI power registers"));
+  if (boot_mark_) {
+    MAYFLY_TRY(mmio_.insert(layout::kBootMark, BootMark::kSize, *boot_mark_, "boot mark"));
+  }
+  return {};
+}
+
+Result<void> Machine::create_cpus(const Kvm& kvm, const MachineConfig& config) {
+  MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
+  const CpuBuses buses{ports_, mmio_};
+  for (std::uint32_t index = 0; index < config.vcpu_count; ++index) {
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
+    // CPUID before MSRs: from Linux 6.13 on KVM refuses MSRs that the CPUID it knows does not have.
+    MAYFLY_TRY(x86_64::set_cpuid(vcpu, x86_64::make_guest_cpuid(supported, {index, config.vcpu_count, config.smt})));
+    MAYFLY_TRY(x86_64::set_boot_msrs(vcpu));
+    MAYFLY_TRY(x86_64::connect_local_interrupts(vcpu));
+    cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), buses, trace_));
+  }
+  return {};
+}
+
+}  // namespace mayfly
