@@ -19,7 +19,23 @@ function(mayfly_room name)
     add_executable(mayfly_${name}_test ${ROOM_TESTS})
     target_include_directories(mayfly_${name}_test PRIVATE "${CMAKE_SOURCE_DIR}/tests")
     target_link_libraries(mayfly_${name}_test PRIVATE mayfly_${name} mayfly_flags GTest::gmock GTest::gtest_main)
-    gtest_discover_tests(mayfly_${name}_test TEST_PREFIX "${name}." DISCOVERY_TIMEOUT 60
-      PROPERTIES LABELS "unit;${name}" TIMEOUT 300)
+    mayfly_discover_tests(mayfly_${name}_test PREFIX "${name}." LABELS unit ${name} TIMEOUT 300)
   endif()
+endfunction()
+
+# mayfly_discover_tests(TARGET PREFIX prefix LABELS label... [TIMEOUT seconds])
+#
+# Every case of the GoogleTest program TARGET as a CTest case. The labels are set in a file that CTest reads after
+# the discovered cases: gtest_discover_tests itself cannot pass on a property that is a list.
+function(mayfly_discover_tests target)
+  cmake_parse_arguments(DISCOVER "" "PREFIX;TIMEOUT" "LABELS" ${ARGN})
+  if(NOT DISCOVER_TIMEOUT)
+    set(DISCOVER_TIMEOUT 300)
+  endif()
+  gtest_discover_tests(${target} TEST_PREFIX "${DISCOVER_PREFIX}" TEST_LIST ${target}_cases DISCOVERY_TIMEOUT 60
+    PROPERTIES TIMEOUT ${DISCOVER_TIMEOUT})
+  set(labels_file "${CMAKE_CURRENT_BINARY_DIR}/${target}_labels.cmake")
+  file(CONFIGURE OUTPUT "${labels_file}" @ONLY CONTENT
+    "foreach(case IN LISTS @target@_cases)\n  set_tests_properties(\"\${case}\" PROPERTIES LABELS \"@DISCOVER_LABELS@\")\nendforeach()\n")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${labels_file}")
 endfunction()

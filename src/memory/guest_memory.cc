@@ -1,1 +1,432 @@
 #include "memory/guest_memory.h"
+
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cinttypes>
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "base/checked.h"
+#include "memory/guest_copy.h"
+
+namespace mayfly {
+namespace {
+
+// Flags that the C library's headers may not know yet.
+constexpr unsigned int kMfdNoexecSeal = 0x0008;  // linux/memfd.h: MFD_NOEXEC_SEAL, since Linux 6.3
+constexpr unsigned int kMfdHuge2M = 21U << 26;   // linux/memfd.h: MFD_HUGE_2MB
+
+constexpr std::uint64_t kHugePage = 2ULL << 20;
+constexpr std::uint64_t kMiB = 1ULL << 20;
+
+std::uint64_t page_size() {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+std::string hex(std::uint64_t value) {
+  std::array<char, 19> text{};
+  std::snprintf(text.data(), text.size(), "0x%" PRIx64, value);
+  return text.data();
+}
+
+bool is_shared(Backing backing) {
+  return backing == Backing::kMemfd || backing == Backing::kHugetlb2M;
+}
+
+// A count from the host's pool of 2 MiB pages, or nothing where it cannot be read (in a jail without /sys).
+std::optional<std::uint64_t> huge_page_count(const char* which) {
+  std::ifstream file(std::string("/sys/kernel/mm/hugepages/hugepages-2048kB/") + which);
+  std::uint64_t count = 0;
+  return file >> count ? std::optional(count) : std::nullopt;
+}
+
+// What a person can do about a pool that has too few huge pages: "512 pages needed, 3 free on this host;
+// ...".
+std::string huge_page_advice(std::uint64_t size) {
+  const std::uint64_t needed = size / kHugePage;
+  std::string text = std::to_string(needed) + " pages of 2 MiB needed";
+  const auto total = huge_page_count("nr_hugepages");
+  const auto free = huge_page_count("free_hugepages");
+  const auto reserved = huge_page_count("resv_hugepages");
+  std::uint64_t target = needed;
+  if (total && free && reserved) {
+    const std::uint64_t available = *free - std::min(*free, *reserved);
+    text += ", " + std::to_string(available) + " free on this host";
+    target = *total + needed - std::min(needed, available);
+  }
+  return text + "; reserve them with `sysctl vm.nr_hugepages=" + std::to_string(target) + "`";
+}
+
+Result<std::uint64_t> check_ranges(std::span<const GuestRange> ranges, Backing backing) {
+  if (ranges.empty()) {
+    return fail(ErrorCode::kInvalidArgument, "guest memory: no ranges");
+  }
+  const std::uint64_t unit = backing == Backing::kHugetlb2M ? kHugePage : page_size();
+  std::uint64_t total = 0;
+  const GuestRange* before = nullptr;
+  for (const GuestRange& range : ranges) {
+    const std::string name =
+        "guest memory range " + hex(range.base().value()) + " of " + hex(range.size()) + " bytes";
+    if (!range.base().is_aligned(unit) || range.size() % unit != 0) {
+      return fail(ErrorCode::kInvalidArgument,
+                  name + ": base and size must be multiples of " + std::to_string(unit) + " bytes");
+    }
+    if (before != nullptr && before->last() >= range.base()) {
+      return fail(ErrorCode::kInvalidArgument, name + ": overlaps or precedes the range before it");
+    }
+    before = &range;
+    const auto sum = checked_add(total, range.size());
+    if (!sum) {
+      return fail(ErrorCode::kInvalidArgument, "guest memory: all of the address space cannot be RAM");
+    }
+    total = *sum;
+  }
+  return total;
+}
+
+// `host` for `size` bytes: neither in core dumps (a guest's secrets, and its size) nor in children. The
+// monitor starts no children while a guest runs; should it fork all the same, pages would be shared copy on
+// write, and the next write to each would cost a copy and, for pages that the host has pinned for I/O, could
+// go to the wrong one.
+Result<void> advise(void* host, std::size_t size, Backing backing) {
+  for (const int advice : {MADV_DONTDUMP, MADV_DONTFORK}) {
+    if (::madvise(host, size, advice) != 0) {
+      return fail_errno(errno, "keep guest memory from core dumps and children");
+    }
+  }
+  if (backing == Backing::kTransparentHuge && ::madvise(host, size, MADV_HUGEPAGE) != 0) {
+    if (errno == EINVAL) {
+      return fail(ErrorCode::kUnsupported,
+                  "guest memory in transparent huge pages: this host's kernel is built without them");
+    }
+    return fail_errno(errno, "ask for transparent huge pages for guest memory");
+  }
+  return {};
+}
+
+// Reads [offset, offset + size) of a file to `host`. pread(2), not a copy: EINTR and short reads are
+// ordinary.
+Result<void> read_whole(void* host, std::uint64_t size, int fd, std::uint64_t offset, std::string_view role) {
+  auto* to = static_cast<std::byte*>(host);
+  while (size > 0) {
+    // At most 1 GiB at a time: a single call is limited to 0x7ffff000 bytes anyway (read(2)).
+    const ssize_t got =
+        ::pread(fd, to, std::min<std::uint64_t>(size, 1ULL << 30), static_cast<off_t>(offset));
+    if (got < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      return fail_errno(errno, std::string("read ").append(role));
+    }
+    if (got == 0) {
+      return fail(ErrorCode::kInvalidImage, std::string(role) + ": ends at byte " + std::to_string(offset) +
+                                                ", " + std::to_string(size) +
+                                                " bytes before the end of what it should hold");
+    }
+    const auto count = static_cast<std::uint64_t>(got);
+    to += count;
+    offset += count;
+    size -= count;
+  }
+  return {};
+}
+
+// The offsets come from the file's own headers, so they may say anything.
+Result<void> check_file_range(std::uint64_t offset, std::uint64_t length, std::string_view role) {
+  const auto end = checked_add(offset, length);
+  if (!end || !std::in_range<off_t>(*end)) {
+    return fail(ErrorCode::kInvalidImage, std::string(role) + ": " + hex(length) + " bytes from offset " +
+                                              hex(offset) + " on are more than a file can hold");
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string_view to_string(Backing backing) {
+  switch (backing) {
+    case Backing::kAnonymous:
+      return "anonymous";
+    case Backing::kTransparentHuge:
+      return "transparent huge pages";
+    case Backing::kMemfd:
+      return "memfd";
+    case Backing::kHugetlb2M:
+      return "2 MiB huge pages";
+  }
+  return "unknown";
+}
+
+Error MemoryFault::to_error() const {
+  std::string text = "guest address " + hex(address.value()) + ", " + std::to_string(length) + " bytes: ";
+  text += cause == Cause::kMisaligned ? "not naturally aligned" : "not within one range of guest memory";
+  return Error(ErrorCode::kOutOfRange, std::move(text));
+}
+
+void GuestSlice::copy_to(std::span<std::byte> destination) const {
+  MAYFLY_CHECK(destination.size() <= size_, "a copy from a guest slice stays within it");
+  copy_from_guest(destination.data(), host_, destination.size());
+}
+
+void GuestSlice::copy_from(std::span<const std::byte> source) const {
+  MAYFLY_CHECK(source.size() <= size_, "a copy to a guest slice stays within it");
+  copy_to_guest(host_, source.data(), source.size());
+}
+
+GuestMemory::Reservation::Reservation(Reservation&& other) noexcept
+    : start_(std::exchange(other.start_, nullptr)), size_(other.size_) {}
+
+GuestMemory::Reservation& GuestMemory::Reservation::operator=(Reservation&& other) noexcept {
+  std::swap(start_, other.start_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+GuestMemory::Reservation::~Reservation() {
+  if (start_ != nullptr) {
+    ::munmap(start_, size_);
+  }
+}
+
+Result<GuestMemory> GuestMemory::create(std::span<const GuestRange> ranges, Backing backing) {
+  MAYFLY_TRY_ASSIGN(const std::uint64_t total, check_ranges(ranges, backing));
+  GuestMemory memory(backing);
+  if (is_shared(backing)) {
+    MAYFLY_TRY(memory.open_backing(total));
+  }
+  std::uint64_t offset = 0;
+  for (const GuestRange& range : ranges) {
+    MAYFLY_TRY(memory.map_range(range, offset, total));
+    offset += range.size();
+  }
+  return memory;
+}
+
+Result<void> GuestMemory::open_backing(std::uint64_t size) {
+  const bool huge = backing_ == Backing::kHugetlb2M;
+  const unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (huge ? MFD_HUGETLB | kMfdHuge2M : 0U);
+  int fd = ::memfd_create("guest_memory", flags | kMfdNoexecSeal);
+  if (fd < 0 && errno == EINVAL) {
+    fd = ::memfd_create("guest_memory", flags);  // before Linux 6.3
+  }
+  if (fd < 0) {
+    if (huge && (errno == EINVAL || errno == ENODEV || errno == ENOENT || errno == ENOSYS)) {
+      return fail(ErrorCode::kUnsupported, "guest memory in 2 MiB huge pages: this host has no such pages");
+    }
+    return fail_errno(errno, "create a memfd for guest memory");
+  }
+  backing_fd_ = UniqueFd(fd);
+
+  // Growing a file past this limit would not only fail but end the process by SIGXFSZ.
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur) {
+    return fail(ErrorCode::kExhausted,
+                "guest memory of " + std::to_string(size / kMiB) +
+                    " MiB in a memfd: more than the process's file size limit (RLIMIT_FSIZE)");
+  }
+  if (!std::in_range<off_t>(size) || ::ftruncate(fd, static_cast<off_t>(size)) != 0) {
+    return fail_errno(std::in_range<off_t>(size) ? errno : ENOMEM,
+                      "size a memfd for " + std::to_string(size / kMiB) + " MiB of guest memory");
+  }
+  if (::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return fail_errno(errno, "seal the memfd of guest memory");
+  }
+  return {};
+}
+
+Result<void> GuestMemory::map_range(const GuestRange& range, std::uint64_t backing_offset,
+                                    std::uint64_t total) {
+  const bool huge = backing_ == Backing::kHugetlb2M;
+  std::string doing = "map " + std::to_string(total / kMiB) + " MiB of guest memory (";
+  // Address space first: a guard on each side, and slack to choose a start that is congruent to the guest's
+  // address modulo 2 MiB, so that a huge page of the guest can be one of the host.
+  const auto with_guards = checked_add(range.size(), 3 * kHugePage);
+  void* reserved = MAP_FAILED;
+  if (with_guards) {
+    reserved = ::mmap(nullptr, *with_guards, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  }
+  if (reserved == MAP_FAILED) {
+    return fail_errno(with_guards ? errno : ENOMEM,
+                      doing + "address space is limited by the processor and RLIMIT_AS)");
+  }
+  reservations_.emplace_back(reserved, *with_guards);
+
+  auto* host = static_cast<std::byte*>(reserved) + kHugePage;
+  // SAFETY: for arithmetic on the address only.
+  host += (range.base().value() - reinterpret_cast<std::uintptr_t>(host)) % kHugePage;
+  // MAP_NORESERVE: a guest's RAM is not charged before it is touched. Not for huge pages: their reservation
+  // is what keeps a fault from failing.
+  const int kind = is_shared(backing_) ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  const int flags = kind | MAP_FIXED | (huge ? 0 : MAP_NORESERVE);
+  if (::mmap(host, range.size(), PROT_READ | PROT_WRITE, flags, backing_fd_.get(),
+             static_cast<off_t>(backing_offset)) == MAP_FAILED) {
+    const int why = errno;
+    return fail_errno(why,
+                      doing + (huge ? huge_page_advice(total) : "limited by vm.overcommit_memory") + ")");
+  }
+  MAYFLY_TRY(advise(host, range.size(), backing_));
+  regions_.push_back({range, host, backing_fd_.get(), backing_offset});
+  return {};
+}
+
+std::uint64_t GuestMemory::size() const {
+  std::uint64_t total = 0;
+  for (const MemoryRegion& region : regions_) {
+    total += region.range.size();
+  }
+  return total;
+}
+
+bool GuestMemory::contains(const GuestRange& range) const {
+  return locate(range.base(), range.size()).has_value();
+}
+
+MemoryResult<void*> GuestMemory::locate(GuestAddress address, std::uint64_t length) const {
+  for (const MemoryRegion& region : regions_) {  // one or two: a search would cost more
+    const auto offset = address.checked_offset_from(region.range.base());
+    if (offset && *offset < region.range.size() && length <= region.range.size() - *offset) {
+      return static_cast<std::byte*>(region.host) + *offset;
+    }
+  }
+  return tl::make_unexpected(MemoryFault{address, length});
+}
+
+MemoryResult<void*> GuestMemory::locate_aligned(GuestAddress address, std::uint64_t length) const {
+  auto host = locate(address, length);
+  if (host && !address.is_aligned(length)) {
+    return tl::make_unexpected(MemoryFault{address, length, MemoryFault::Cause::kMisaligned});
+  }
+  return host;
+}
+
+MemoryResult<void> GuestMemory::read(GuestAddress address, std::span<std::byte> destination) const {
+  if (destination.empty()) {
+    return {};
+  }
+  const auto host = locate(address, destination.size());
+  if (!host) {
+    return tl::make_unexpected(host.error());
+  }
+  copy_from_guest(destination.data(), *host, destination.size());
+  return {};
+}
+
+MemoryResult<void> GuestMemory::write(GuestAddress address, std::span<const std::byte> source) {
+  if (source.empty()) {
+    return {};
+  }
+  const auto host = locate(address, source.size());
+  if (!host) {
+    return tl::make_unexpected(host.error());
+  }
+  copy_to_guest(*host, source.data(), source.size());
+  return {};
+}
+
+MemoryResult<void> GuestMemory::fill(GuestAddress address, std::uint64_t length, std::byte value) {
+  if (length == 0) {
+    return {};
+  }
+  const auto host = locate(address, length);
+  if (!host) {
+    return tl::make_unexpected(host.error());
+  }
+  fill_guest(*host, value, length);
+  return {};
+}
+
+MemoryResult<GuestSlice> GuestMemory::slice(GuestAddress address, std::uint64_t length) const {
+  if (length == 0) {
+    return tl::make_unexpected(MemoryFault{address, length});
+  }
+  const auto host = locate(address, length);
+  if (!host) {
+    return tl::make_unexpected(host.error());
+  }
+  return GuestSlice(*host, length, address);
+}
+
+Result<void> GuestMemory::load_file(GuestAddress address, const UniqueFd& fd, std::uint64_t file_offset,
+                                    std::uint64_t length, std::string_view role) {
+  if (length == 0) {
+    return {};
+  }
+  const auto host = locate(address, length);
+  if (!host) {
+    return tl::make_unexpected(host.error().to_error().within(role));
+  }
+  MAYFLY_TRY(check_file_range(file_offset, length, role));
+  return read_whole(*host, length, fd.get(), file_offset, role);
+}
+
+Result<void> GuestMemory::map_file_private(GuestAddress address, const UniqueFd& fd,
+                                           std::uint64_t file_offset, std::uint64_t length,
+                                           std::string_view role) {
+  if (is_shared(backing_)) {
+    return fail(ErrorCode::kUnsupported, std::string(role) + ": cannot be mapped into guest memory of kind " +
+                                             std::string(to_string(backing_)));
+  }
+  const std::uint64_t page = page_size();
+  if (!GuestAddress(address.value() - file_offset).is_aligned(page)) {
+    return fail(ErrorCode::kInvalidArgument, std::string(role) + ": file offset " + hex(file_offset) +
+                                                 " and guest address " + hex(address.value()) +
+                                                 " lie differently within their pages");
+  }
+  if (length == 0) {
+    return {};
+  }
+  const auto located = locate(address, length);
+  if (!located) {
+    return tl::make_unexpected(located.error().to_error().within(role));
+  }
+  MAYFLY_TRY(check_file_range(file_offset, length, role));
+  struct stat status {};
+  if (::fstat(fd.get(), &status) != 0) {
+    return fail_errno(errno, std::string("look at ").append(role));
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return fail(ErrorCode::kUnsupported, std::string(role) + ": not a regular file, cannot be mapped");
+  }
+  const auto file_size = static_cast<std::uint64_t>(status.st_size);
+  if (file_offset + length > file_size) {
+    return fail(ErrorCode::kInvalidImage, std::string(role) + ": ends at byte " + std::to_string(file_size) +
+                                              ", " + std::to_string(file_offset + length - file_size) +
+                                              " bytes before the end of what it should hold");
+  }
+
+  auto* const host = static_cast<std::byte*>(*located);
+  const std::uint64_t head =
+      std::min((page - file_offset % page) % page, length);  // to the first page border
+  const std::uint64_t whole = (length - head) / page * page;
+  const std::uint64_t tail = length - head - whole;
+  MAYFLY_TRY(read_whole(host, head, fd.get(), file_offset, role));
+  MAYFLY_TRY(read_whole(host + head + whole, tail, fd.get(), file_offset + head + whole, role));
+  if (whole == 0) {
+    return {};
+  }
+  constexpr int kFlags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+  if (::mmap(host + head, whole, PROT_READ | PROT_WRITE, kFlags, fd.get(),
+             static_cast<off_t>(file_offset + head)) == MAP_FAILED) {
+    const int why = errno;
+    // A MAP_FIXED that fails may have unmapped what was there: put RAM back, or a later access would end us.
+    const bool restored =
+        ::mmap(host + head, whole, PROT_READ | PROT_WRITE, kFlags | MAP_ANONYMOUS, -1, 0) != MAP_FAILED &&
+        advise(host + head, whole, backing_).has_value();
+    MAYFLY_CHECK(restored, "guest memory has no holes");
+    return fail_errno(why, std::string("map ").append(role));
+  }
+  return advise(host + head, whole, Backing::kAnonymous);
+}
+
+}  // namespace mayfly

@@ -3,14 +3,22 @@
 // A guest's vCPUs change its memory at any time, so nothing here hands out a reference, a pointer or a
 // std::span into it: values are copied in and out, and a GuestSlice names a checked stretch for a system call
 // or a copy. Every access is checked against the ranges at the time of the access. Thread-safe: the ranges
-// never change after create().
+// never change after create(). Two copies, or a copy and a vCPU, that meet on the same bytes may tear: each
+// byte comes from the one or the other; load_acquire() and store_release() do not tear.
+//
+// No access touches a page that it does not cover, so untouched guest pages cost nothing. An access whose
+// page the host cannot provide (out of memory, or the file under map_file_private() was truncated) ends the
+// process by a signal; there is nothing a guest could do to bring that about.
 #pragma once
 
 #include <sys/uio.h>
 
+#include <bit>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -20,11 +28,18 @@
 
 namespace mayfly {
 
-// An access outside guest RAM, or across the end of one of its ranges. Trivial, so that a hot path that
-// refuses a hostile address allocates nothing; to_error() words it where a person will read it.
+// An access that was refused. Trivial, so that a hot path that refuses a hostile address allocates nothing;
+// to_error() (always kOutOfRange) words it where a person will read it.
 struct MemoryFault {
+  enum class Cause : std::uint8_t {
+    kOutside,  // outside guest RAM, or across the end of one of its ranges, or of no bytes where that means
+               // nothing
+    kMisaligned,  // in guest RAM, but the access must be naturally aligned
+  };
+
   GuestAddress address;
   std::uint64_t length = 0;  // bytes
+  Cause cause = Cause::kOutside;
 
   Error to_error() const;
 };
@@ -34,24 +49,46 @@ using MemoryResult = tl::expected<T, MemoryFault>;
 
 // What stands behind guest RAM.
 enum class Backing : std::uint8_t {
-  kAnonymous,        // private anonymous pages; untouched ones cost nothing (the default; huge_pages "None")
-  kTransparentHuge,  // as above, with MADV_HUGEPAGE (huge_pages "Transparent")
-  kMemfd,            // a memfd mapped shared, so that another process can map it too
-  kHugetlb2M,        // a memfd of 2 MiB huge pages (huge_pages "2M"); sizes must be multiples of 2 MiB
+  // Private anonymous pages; untouched ones cost nothing. The default; huge_pages "None". The host's own
+  // policy
+  // for transparent huge pages (/sys/kernel/mm/transparent_hugepage/enabled) applies.
+  kAnonymous,
+  // As above, with MADV_HUGEPAGE: huge pages unless the host's policy is "never". huge_pages "Transparent".
+  kTransparentHuge,
+  // A memfd mapped shared, so that another process can map it too. Sealed: its size cannot change, so no
+  // other
+  // holder of the descriptor can take pages away under us.
+  kMemfd,
+  // A memfd of 2 MiB huge pages, sealed likewise. huge_pages "2M". Bases and sizes must be multiples of 2
+  // MiB. The
+  // pages are reserved in the host's pool by create(), so that a pool that is too small is an error there and
+  // not
+  // a SIGBUS later (a hugetlb cgroup limit or a cpuset that has no such pages can still bring that about).
+  kHugetlb2M,
 };
 
+// The name of a backing, for messages: "anonymous", "transparent huge pages", "memfd", "2 MiB huge pages".
+std::string_view to_string(Backing backing);
+
+// A type that load_acquire() and store_release() move in one access.
+template <typename T>
+concept GuestInteger = std::integral<T> && !std::same_as<T, bool> && sizeof(T) <= 8;
+
 // A contiguous, checked stretch of guest RAM: for copies and as an iovec for system calls. Valid as long as
-// the GuestMemory it came from. What it covers may change under every look: copy first, then check, then use.
+// the GuestMemory it came from, or the one that this was moved to. What it covers may change under every
+// look: copy first, then check, then use.
 class GuestSlice {
  public:
   std::size_t size() const { return size_; }  // bytes
   GuestAddress address() const { return address_; }
 
-  // Copies to or from the slice; the span must not be longer than the slice.
+  // Copies to or from the start of the slice. A span that is longer than the slice is a bug of ours: aborts.
   void copy_to(std::span<std::byte> destination) const;
   void copy_from(std::span<const std::byte> source) const;
 
   // For readv(2), writev(2) and their kin only: the kernel accesses the bytes, never we through the pointer.
+  // (ThreadSanitizer counts such a call as an access of ours; it does not see copies, which are in
+  // guest_copy.cc.)
   iovec for_system_call() const { return {host_, size_}; }
 
  private:
@@ -67,29 +104,34 @@ class GuestSlice {
 // One range of guest RAM as the hypervisor maps it.
 struct MemoryRegion {
   GuestRange range;
-  void* host;      // start of the mapping in this process; page-aligned, 2 MiB-aligned where possible
-  int backing_fd;  // -1 for anonymous memory; borrowed from the GuestMemory
+  void* host;                    // start of the mapping in this process, congruent to the base modulo 2 MiB
+  int backing_fd;                // -1 for anonymous memory; borrowed from the GuestMemory
   std::uint64_t backing_offset;  // bytes
 };
 
+// Owns the mappings and the memfd behind them. Around each mapping at least 2 MiB of address space are kept
+// inaccessible. A moved-from GuestMemory has no ranges. Guest RAM is left out of core dumps and is not
+// inherited by fork().
 class GuestMemory {
  public:
-  // Maps RAM for `ranges`: ascending, not overlapping, page-aligned base and size. Errors: kInvalidArgument
-  // for ranges that are not so, kExhausted where the host cannot map or reserve that much, kUnsupported or
-  // kNotFound where the host has no such huge pages; each says which and what to do about it.
+  // Maps RAM for `ranges`: ascending, not overlapping, page-aligned base and size; all bytes read as 0.
+  // Errors: kInvalidArgument for ranges that are not so, kExhausted where the host cannot map or reserve that
+  // much, kUnsupported where the host has no such huge pages; each says which and what to do about it.
   static Result<GuestMemory> create(std::span<const GuestRange> ranges, Backing backing);
 
-  GuestMemory(GuestMemory&&) noexcept;
-  GuestMemory& operator=(GuestMemory&&) noexcept;
+  GuestMemory(GuestMemory&&) noexcept = default;
+  GuestMemory& operator=(GuestMemory&&) noexcept = default;
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
-  ~GuestMemory();
+  ~GuestMemory() = default;
 
   std::span<const MemoryRegion> regions() const { return regions_; }
+  Backing backing() const { return backing_; }
   std::uint64_t size() const;                    // bytes of RAM in all ranges together
   bool contains(const GuestRange& range) const;  // whole, and within one range
 
-  // Copies. An access must lie in one range whole.
+  // Copies. An access must lie in one range whole; one that does not is refused and does nothing. An access
+  // of no bytes does nothing and succeeds, whatever its address.
   MemoryResult<void> read(GuestAddress address, std::span<std::byte> destination) const;
   MemoryResult<void> write(GuestAddress address, std::span<const std::byte> source);
   MemoryResult<void> fill(GuestAddress address, std::uint64_t length, std::byte value);
@@ -113,23 +155,82 @@ class GuestMemory {
 
   // A naturally aligned little-endian integer of 1, 2, 4 or 8 bytes, in one access with acquire or release
   // order (for ring indices). A misaligned address is a fault.
-  template <typename T>
-  MemoryResult<T> load_acquire(GuestAddress address) const;
-  template <typename T>
-  MemoryResult<void> store_release(GuestAddress address, T value);
+  template <GuestInteger T>
+  MemoryResult<T> load_acquire(GuestAddress address) const {
+    const auto host = locate_aligned(address, sizeof(T));
+    if (!host) {
+      return tl::make_unexpected(host.error());
+    }
+    // SAFETY: locate_aligned() checked that sizeof(T) bytes of RAM lie there, aligned. An atomic access is no
+    // data race with a vCPU's; a T at this address is never accessed but so or as volatile bytes.
+    return __atomic_load_n(static_cast<const volatile T*>(*host), __ATOMIC_ACQUIRE);
+  }
+  template <GuestInteger T>
+  MemoryResult<void> store_release(GuestAddress address, std::type_identity_t<T> value) {
+    const auto host = locate_aligned(address, sizeof(T));
+    if (!host) {
+      return tl::make_unexpected(host.error());
+    }
+    // SAFETY: as in load_acquire().
+    __atomic_store_n(static_cast<volatile T*>(*host), value, __ATOMIC_RELEASE);
+    return {};
+  }
 
   // A checked stretch for a system call or a copy. `length` 0 is a fault.
   MemoryResult<GuestSlice> slice(GuestAddress address, std::uint64_t length) const;
 
   // Reads `length` bytes of `fd` from `file_offset` on straight into guest RAM, without a copy of our own. A
-  // file that ends before that is kInvalidImage; `role` names the file in errors.
+  // file that ends before that is kInvalidImage, a destination that is not in one range is kOutOfRange;
+  // `role` names the file in errors ("kernel image"). After an error any part of the destination may have
+  // been written. No bytes: nothing is done, whatever the address.
   Result<void> load_file(GuestAddress address, const UniqueFd& fd, std::uint64_t file_offset,
                          std::uint64_t length, std::string_view role);
 
+  // As load_file(), but whole pages are not read: they are mapped privately (copy on write) from the file, so
+  // that untouched ones cost this process nothing and are shared by all who map them. Partial pages at both
+  // ends are read. `address` and `file_offset` must be congruent modulo the host's page size (else
+  // kInvalidArgument), the file regular and the memory kAnonymous or kTransparentHuge (else kUnsupported).
+  //
+  // The file must not change as long as the GuestMemory lives, and the caller decides whether it can rely on
+  // that: bytes written to the file show in guest pages that were not written before, and a truncated file
+  // makes accesses to pages past its end fail: ours by SIGBUS, a vCPU's by an error of KVM_RUN. A file system
+  // that loses the file (a network one) does the same. The pages count as contents, touched or not: what
+  // saves guest RAM must save them too. To be called before another thread or a vCPU uses the range.
+  Result<void> map_file_private(GuestAddress address, const UniqueFd& fd, std::uint64_t file_offset,
+                                std::uint64_t length, std::string_view role);
+
  private:
-  // Left to the implementation.
-  std::vector<MemoryRegion> regions_;
-  UniqueFd backing_;
+  // A stretch of this process's address space, unmapped when its owner goes. Guest RAM lies in the middle of
+  // it.
+  class Reservation {
+   public:
+    Reservation(void* start, std::size_t size) : start_(start), size_(size) {}
+    Reservation(Reservation&& other) noexcept;
+    Reservation& operator=(Reservation&& other) noexcept;
+    Reservation(const Reservation&) = delete;
+    Reservation& operator=(const Reservation&) = delete;
+    ~Reservation();
+
+   private:
+    void* start_;  // nullptr: nothing is held
+    std::size_t size_;
+  };
+
+  explicit GuestMemory(Backing backing) : backing_(backing) {}
+
+  Result<void> open_backing(std::uint64_t size);
+  Result<void> map_range(const GuestRange& range, std::uint64_t backing_offset, std::uint64_t total);
+
+  // Where the bytes [address, address + length) lie in this process. `length` must not be 0.
+  MemoryResult<void*> locate(GuestAddress address, std::uint64_t length) const;
+  MemoryResult<void*> locate_aligned(GuestAddress address, std::uint64_t length) const;
+
+  Backing backing_;
+  UniqueFd backing_fd_;
+  std::vector<Reservation> reservations_;
+  std::vector<MemoryRegion> regions_;  // ascending
 };
+
+static_assert(std::endian::native == std::endian::little, "guest integers are little-endian and not swapped");
 
 }  // namespace mayfly

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "memory/x86_64/ranges.h"
+
 namespace mayfly::x86_64::layout {
 
 inline constexpr std::uint64_t kGdt = 0x500;
@@ -22,9 +24,12 @@ inline constexpr std::uint64_t kSystemAreaEnd = 0x100000;
 inline constexpr std::uint64_t kRsdp = 0xe0000;
 inline constexpr std::uint64_t kHighMemoryStart = 0x100000;  // kernels go from here on
 
-inline constexpr std::uint64_t kMmioGapStart = 0xc0000000;  // RAM ends here at the latest ...
-inline constexpr std::uint64_t kMmioGapEnd = 0x100000000;   // ... and goes on here
-inline constexpr std::uint64_t kBootMark = 0xc0000000;      // one page
+// What the page tables of the 64-bit entry map: the kernel and all boot data must lie below.
+inline constexpr std::uint64_t kIdentityMapEnd = 0x40000000;
+
+using x86_64::kMmioGapEnd;                              // RAM goes on here
+using x86_64::kMmioGapStart;                            // RAM ends here at the latest
+inline constexpr std::uint64_t kBootMark = 0xc0000000;  // one page
 inline constexpr std::uint64_t kVirtioMmioStart = 0xc0001000;
 inline constexpr std::uint64_t kVirtioMmioWindow = 0x1000;  // bytes a device
 inline constexpr std::uint64_t kIoApic = 0xfec00000;

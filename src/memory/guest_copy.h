@@ -1,0 +1,25 @@
+// The room's one way of touching the bytes of guest RAM in bulk. Private to memory/: others go through
+// GuestMemory and GuestSlice, which check addresses first.
+//
+// vCPUs write these bytes while we copy them, with no synchronisation that C++ knows of. Guest RAM is
+// therefore treated as what `volatile` is for, storage that changes outside the abstract machine: every byte
+// of the guest's side is accessed once, by an access that the compiler may not repeat, merge, drop or invent.
+// So a copy, once made, is what later checks see: the compiler cannot go back to guest RAM for it. A copy may
+// tear: it may hold part of an old value and part of a new one, in any mixture.
+//
+// memcpy() promises none of that (a compiler may fold it away and read the source again), and ThreadSanitizer
+// reports calls to it as races. Measured on a Zen core with FSRM (4 KiB, hot): these loops of 16-byte
+// volatile accesses take 70 ns, memcpy() and `rep movsb` 40 to 65 ns, where both sides are aligned alike;
+// where they are not, 180 ns against 1,660 and 1,680 ns. At 1 MiB all of them meet the caches' bandwidth.
+#pragma once
+
+#include <cstddef>
+
+namespace mayfly {
+
+// `guest` points to `size` bytes of guest RAM, `to` and `from` to as many of our own; they do not overlap.
+void copy_from_guest(void* to, const volatile void* guest, std::size_t size) noexcept;
+void copy_to_guest(volatile void* guest, const void* from, std::size_t size) noexcept;
+void fill_guest(volatile void* guest, std::byte value, std::size_t size) noexcept;
+
+}  // namespace mayfly
