@@ -11,7 +11,8 @@ using kvm_detail::command;
 Result<void> Vm::create_platform(const VmOptions& options) {
   if (!options.pmu) {
     // Zeroed CPUID leaves hide Intel's counters; AMD's first four are found by family and need this
-    // (KVM_CAP_PMU_CAPABILITY, api.rst 8.35). A KVM without it has been warned of in Kvm::open.
+    // (KVM_CAP_PMU_CAPABILITY, api.rst 8.35). It fails where KVM was loaded without counters, and before
+    // Linux 5.18, where such a guest sees those four.
     kvm_enable_cap disable{};
     disable.cap = KVM_CAP_PMU_CAPABILITY;
     disable.args[0] = KVM_PMU_CAP_DISABLE;
