@@ -86,3 +86,14 @@ ensure_preset_packages() {
     *) ensure_packages build ;;
   esac
 }
+
+# ensure_package_lists PACKAGE: fetches apt's lists where they do not know the package.
+ensure_package_lists() {
+  command -v apt-cache >/dev/null || return 0
+  if [[ -n "$(apt-cache madison "$1" 2>/dev/null)" || -n "${MAYFLY_NO_INSTALL:-}" ]]; then
+    return
+  fi
+  step "fetching apt's package lists, to look up $1"
+  mkdir -p -- "$ROOT/build/log"
+  apt_get "$ROOT/build/log/apt.log" update || warn "apt-get update met a problem; see build/log/apt.log"
+}
