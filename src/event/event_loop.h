@@ -50,6 +50,8 @@ class EventRegistrar {
 class EventLoop final : public EventRegistrar {
  public:
   static Result<std::unique_ptr<EventLoop>> create();
+  EventLoop(const EventLoop&) = delete;
+  EventLoop& operator=(const EventLoop&) = delete;
   ~EventLoop() override;
 
   Result<std::unique_ptr<Watch>> watch(int fd, Interest interest,

@@ -49,6 +49,7 @@ fuzz_main() {
   step "fuzzing ${#targets[@]} targets for $seconds s each, $(job_count) side by side"
   export ROOT
   export -f fuzz_one
+  # shellcheck disable=SC2016  # the inner shell expands them: $0 is the seconds, $1 the target
   if ! printf '%s\0' "${targets[@]}" |
     xargs -0 -n 1 -P "$(job_count)" bash -euo pipefail -c 'fuzz_one "$1" "$0"' "$seconds"; then
     fail "$EXIT_FAILED" "a fuzz target failed; the input and the log are in build/fuzz-work/TARGET"

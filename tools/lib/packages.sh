@@ -24,8 +24,8 @@ packages_of() {
   local group variable
   for group in "$@"; do
     variable="PACKAGES_$group"
-    tr -s ' \n' '\n\n' <<<"${!variable}"
-  done | sed '/^$/d' | sort -u
+    xargs -n 1 <<<"${!variable}"
+  done | sort -u
 }
 
 # Of the packages named on stdin, those that are not installed.
