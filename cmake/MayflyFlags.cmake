@@ -7,7 +7,7 @@ target_compile_options(mayfly_flags INTERFACE
   -Wnon-virtual-dtor -Woverloaded-virtual -Wnull-dereference -Wundef -Wunused -Wimplicit-fallthrough -Werror
   -fno-strict-aliasing -fno-omit-frame-pointer)
 target_compile_definitions(mayfly_flags INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS=64
-  MAYFLY_SOURCE_ROOT_LENGTH=sizeof\("${CMAKE_SOURCE_DIR}/src/"\)-1)
+  "MAYFLY_SOURCE_ROOT_LENGTH=(sizeof(\"${CMAKE_SOURCE_DIR}/src/\")-1)")
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   # Lock annotations are checked by clang only.

@@ -4,7 +4,7 @@
 # else of the project, and, where TESTS are given, its unit tests as one program mayfly_NAME_test whose cases carry
 # the CTest labels `unit` and NAME. Headers are included from src/ on: #include "memory/guest_memory.h".
 # tests/house checks that the includes keep to DEPS.
-define_property(GLOBAL PROPERTY MAYFLY_ROOMS BRIEF_DOCS "Lines `room: dep dep ...` for the test of the house's arrows")
+define_property(GLOBAL PROPERTY MAYFLY_ROOMS BRIEF_DOCS "Lines `room folder: dep dep ...` for the tests of the house")
 
 function(mayfly_room name)
   cmake_parse_arguments(ROOM "" "" "SOURCES;DEPS;LIBS;TESTS" ${ARGN})
@@ -13,7 +13,8 @@ function(mayfly_room name)
   list(TRANSFORM ROOM_DEPS PREPEND mayfly_ OUTPUT_VARIABLE dep_targets)
   target_link_libraries(mayfly_${name} PUBLIC ${dep_targets} ${ROOM_LIBS} PRIVATE mayfly_flags)
   string(REPLACE ";" " " deps "${ROOM_DEPS}")
-  set_property(GLOBAL APPEND PROPERTY MAYFLY_ROOMS "${name}: ${deps}")
+  file(RELATIVE_PATH folder "${CMAKE_SOURCE_DIR}" "${CMAKE_CURRENT_SOURCE_DIR}")
+  set_property(GLOBAL APPEND PROPERTY MAYFLY_ROOMS "${name} ${folder}: ${deps}")
 
   if(ROOM_TESTS)
     add_executable(mayfly_${name}_test ${ROOM_TESTS})

@@ -63,6 +63,8 @@ class EventLoop final : public EventRegistrar {
   static constexpr int kTasksPerRound = 32;
 
   static Result<std::unique_ptr<EventLoop>> create();
+  EventLoop(const EventLoop&) = delete;
+  EventLoop& operator=(const EventLoop&) = delete;
   ~EventLoop() override;
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;

@@ -11,6 +11,9 @@ else
   readonly BOLD="" RED="" YELLOW="" PLAIN=""
 fi
 
+# The program that ships, once the release preset is built.
+readonly RELEASE_PROGRAM="$ROOT/build/release/src/mayfly/mayfly"
+
 # All messages go to stderr: stdout is for what was asked for.
 step() { printf '%s==> %s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
@@ -62,16 +65,27 @@ configure() {
   fi
 }
 
+# The words to put before a command that runs ThreadSanitizer's programs, one a line: its runtime of GCC 12 knows
+# no more than 28 random bits in an address, and newer kernels use 32.
+sanitizer_launcher() {
+  if [[ "$1" == tsan ]] && (($(cat /proc/sys/vm/mmap_rnd_bits 2>/dev/null || echo 0) > 28)) &&
+    setarch -R true 2>/dev/null; then
+    printf 'setarch\n-R\n'
+  fi
+}
+
 # build_preset PRESET [target...]
 build_preset() {
-  local preset="$1" jobs
+  local preset="$1" jobs launcher=()
   shift
   configure "$preset"
   jobs="$(job_count)"
   step "building preset $preset (-j$jobs)${1:+: $*}"
   local targets=()
   if (($# > 0)); then targets=(--target "$@"); fi
-  (cd "$ROOT" && cmake --build --preset "$preset" -j "$jobs" "${targets[@]}") >&2 ||
+  # Building runs each test program once, to list its cases.
+  mapfile -t launcher < <(sanitizer_launcher "$preset")
+  (cd "$ROOT" && "${launcher[@]}" cmake --build --preset "$preset" -j "$jobs" "${targets[@]}") >&2 ||
     fail "$EXIT_FAILED" "building preset $preset failed"
 }
 
@@ -80,14 +94,15 @@ has_target() {
   (cd "$ROOT" && cmake --build --preset "$1" --target help) 2>/dev/null | grep -q -- "^$2: "
 }
 
-# What kind of virtualization the host offers: prints `hardware`, `software` (a /dev/kvm that works without the
-# processor's support: bare guests run, Linux does not) or `none`.
+# What kind of virtualization the host's own /dev/kvm offers, in words for a person.
 kvm_kind() {
-  if [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
-    printf 'none'
+  if [[ ! -e /dev/kvm ]]; then
+    printf 'this host has no /dev/kvm'
+  elif [[ ! -r /dev/kvm || ! -w /dev/kvm ]]; then
+    printf '/dev/kvm is there, but %s may not use it' "$(id -un)"
   elif [[ -d /sys/module/kvm_intel || -d /sys/module/kvm_amd ]]; then
-    printf 'hardware'
+    printf 'hardware KVM'
   else
-    printf 'software'
+    printf 'a KVM without hardware support'
   fi
 }

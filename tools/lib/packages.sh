@@ -24,8 +24,8 @@ packages_of() {
   local group variable
   for group in "$@"; do
     variable="PACKAGES_$group"
-    tr -s ' \n' '\n\n' <<<"${!variable}"
-  done | sed '/^$/d' | sort -u
+    xargs -n 1 <<<"${!variable}"
+  done | sort -u
 }
 
 # Of the packages named on stdin, those that are not installed.
@@ -85,4 +85,15 @@ ensure_preset_packages() {
     coverage) ensure_packages build coverage ;;
     *) ensure_packages build ;;
   esac
+}
+
+# ensure_package_lists PACKAGE: fetches apt's lists where they do not know the package.
+ensure_package_lists() {
+  command -v apt-cache >/dev/null || return 0
+  if [[ -n "$(apt-cache madison "$1" 2>/dev/null)" || -n "${MAYFLY_NO_INSTALL:-}" ]]; then
+    return
+  fi
+  step "fetching apt's package lists, to look up $1"
+  mkdir -p -- "$ROOT/build/log"
+  apt_get "$ROOT/build/log/apt.log" update || warn "apt-get update met a problem; see build/log/apt.log"
 }
