@@ -20,6 +20,12 @@ function(mayfly_room name)
     target_include_directories(mayfly_${name}_test PRIVATE "${CMAKE_SOURCE_DIR}/tests")
     target_link_libraries(mayfly_${name}_test PRIVATE mayfly_${name} mayfly_flags GTest::gmock GTest::gtest_main)
     gtest_discover_tests(mayfly_${name}_test TEST_PREFIX "${name}." DISCOVERY_TIMEOUT 60
-      PROPERTIES LABELS "unit;${name}" TIMEOUT 300)
+      TEST_LIST mayfly_${name}_tests PROPERTIES TIMEOUT 300)
+    # gtest_discover_tests cannot pass a list as a property's value: the two labels are set by a file that CTest reads
+    # after the one with the discovered cases.
+    set(labels_file "${CMAKE_CURRENT_BINARY_DIR}/mayfly_${name}_labels.cmake")
+    file(WRITE "${labels_file}" "foreach(case IN LISTS mayfly_${name}_tests)\n"
+      "  set_tests_properties(\"\${case}\" PROPERTIES LABELS \"unit;${name}\")\nendforeach()\n")
+    set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${labels_file}")
   endif()
 endfunction()
