@@ -196,9 +196,15 @@ TEST(Crash, faults_on_many_threads_end_it_once) {
   EXPECT_EQ(outcome.metrics.size(), 1U);
 }
 
-TEST(Crash, a_fault_in_the_hook_still_ends_the_process_with_the_code) {
-  const Outcome outcome = run([] { ::raise(SIGSEGV); }, [] { ::raise(SIGBUS); });
-  EXPECT_TRUE(exited_with(outcome, ExitCode::kBusError)) << outcome.status;
+void* g_forbidden_page = nullptr;
+
+TEST(Crash, a_fault_in_the_hook_still_ends_the_process_with_a_documented_code) {
+  g_forbidden_page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(g_forbidden_page, MAP_FAILED);
+  const Outcome outcome =
+      run([] { ::raise(SIGXCPU); }, [] { *static_cast<volatile char*>(g_forbidden_page) = 1; });
+  EXPECT_TRUE(exited_with(outcome, ExitCode::kSegmentationFault)) << outcome.status;
+  ::munmap(g_forbidden_page, 4096);
 }
 
 TEST(Crash, an_abort_runs_the_hook_and_stays_an_abort) {

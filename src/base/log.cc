@@ -57,8 +57,10 @@ bool is_wanted(const char* file) {
   const std::lock_guard lock(g_settings.mutex);
   const std::string_view module(g_settings.module.data());
   const std::string_view path(file);
-  return path.starts_with(module) &&
-         (path.size() == module.size() || path[module.size()] == '/' || path[module.size()] == '.');
+  // It may have been taken back meanwhile.
+  return module.empty() ||
+         (path.starts_with(module) &&
+          (path.size() == module.size() || path[module.size()] == '/' || path[module.size()] == '.'));
 }
 
 void append_prefix(TextBuffer& text, LogLevel level, log_detail::Origin origin) {
