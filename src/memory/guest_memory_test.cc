@@ -3,22 +3,29 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cinttypes>
+#include <cstddef>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <limits>
-#include <numeric>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <string>
@@ -383,6 +390,89 @@ TEST(HugePages, a_pool_that_is_too_small_is_an_error_at_creation_that_says_what_
     EXPECT_EQ(memory.error().code(), ErrorCode::kExhausted);
     EXPECT_THAT(memory.error().message(), HasSubstr(std::to_string(pages) + " pages of 2 MiB needed, "));
     EXPECT_THAT(memory.error().message(), HasSubstr("sysctl vm.nr_hugepages="));
+  }
+}
+
+// ---- hosts that lack something ----
+
+// What a host refuses: `call` with `error`, where its argument number `argument` has the bits `value` under
+// `mask`.
+struct Refusal {
+  std::uint32_t call;
+  std::uint32_t argument;
+  std::uint32_t mask;
+  std::uint32_t value;
+  std::uint32_t error;
+};
+
+// The outcome of creating memory where the host refuses that. A filter of system calls holds for the thread
+// that loads it and needs no privilege, so a thread of its own plays the host.
+Result<GuestMemory> create_where_refused(const Refusal& refusal, Backing backing) {
+  std::optional<Result<GuestMemory>> outcome;
+  std::thread host([&] {
+    std::array<sock_filter, 7> program = {{
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, refusal.call, 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                 static_cast<std::uint32_t>(offsetof(seccomp_data, args)) + refusal.argument * 8),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, refusal.mask),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, refusal.value, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | refusal.error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    }};
+    const sock_fprog loaded = {static_cast<unsigned short>(program.size()), program.data()};
+    ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &loaded), 0);
+    outcome = GuestMemory::create(std::vector{range(0, kHugePage)}, backing);
+  });
+  host.join();
+  return outcome ? std::move(*outcome) : fail(ErrorCode::kInternal, "the filter was not loaded");
+}
+
+TEST(PoorHost, a_kernel_that_does_not_know_the_newest_memfd_flag_serves_as_well) {
+  auto memory = create_where_refused({SYS_memfd_create, 1, 0x8, 0x8, EINVAL}, Backing::kMemfd);
+  ASSERT_TRUE(memory.has_value()) << memory.error().message();
+  EXPECT_TRUE(memory->write_object(GuestAddress(0), 1).has_value());
+}
+
+TEST(PoorHost, what_is_missing_is_unsupported_and_named) {
+  const auto no_huge =
+      create_where_refused({SYS_memfd_create, 1, MFD_HUGETLB, MFD_HUGETLB, ENODEV}, Backing::kHugetlb2M);
+  ASSERT_FALSE(no_huge.has_value());
+  EXPECT_EQ(no_huge.error().code(), ErrorCode::kUnsupported);
+  EXPECT_EQ(no_huge.error().message(), "guest memory in 2 MiB huge pages: this host has no such pages");
+  const auto no_thp =
+      create_where_refused({SYS_madvise, 2, ~0U, MADV_HUGEPAGE, EINVAL}, Backing::kTransparentHuge);
+  ASSERT_FALSE(no_thp.has_value());
+  EXPECT_EQ(no_thp.error().code(), ErrorCode::kUnsupported);
+  EXPECT_THAT(no_thp.error().message(), HasSubstr("this host's kernel is built without them"));
+}
+
+TEST(PoorHost, every_other_refusal_is_named_with_its_cause) {
+  const std::vector<std::tuple<Refusal, Backing, std::string>> cases = {
+      {{SYS_memfd_create, 1, 0, 0, EMFILE},
+       Backing::kMemfd,
+       "create a memfd for guest memory: Too many open files (EMFILE)"},
+      {{SYS_ftruncate, 0, 0, 0, ENOSPC},
+       Backing::kMemfd,
+       "size a memfd for 2 MiB of guest memory: No space left on device (ENOSPC)"},
+      {{SYS_fcntl, 1, ~0U, F_ADD_SEALS, EPERM},
+       Backing::kMemfd,
+       "seal the memfd of guest memory: Operation not permitted (EPERM)"},
+      {{SYS_madvise, 2, ~0U, MADV_DONTDUMP, EPERM},
+       Backing::kAnonymous,
+       "keep guest memory from core dumps and children: Operation not permitted (EPERM)"},
+      {{SYS_madvise, 2, ~0U, MADV_HUGEPAGE, ENOMEM},
+       Backing::kTransparentHuge,
+       "ask for transparent huge pages for guest memory: Cannot allocate memory (ENOMEM)"},
+      {{SYS_mmap, 3, MAP_FIXED, MAP_FIXED, ENOMEM},
+       Backing::kAnonymous,
+       "map 2 MiB of guest memory (limited by vm.overcommit_memory): Cannot allocate memory (ENOMEM)"},
+  };
+  for (const auto& [refusal, backing, message] : cases) {
+    const auto memory = create_where_refused(refusal, backing);
+    ASSERT_FALSE(memory.has_value()) << message;
+    EXPECT_EQ(memory.error().message(), message);
   }
 }
 
