@@ -8,8 +8,9 @@ without a command, "mayfly=BINARY", stands for mayfly's own way to be called. Wo
 {config:FILE} is replaced by the path of FILE's copy in which the same names have been replaced.
 
 QEMU counts the instructions of a whole emulated machine, host kernel, monitor and guest together, and its clock
-advances by 2 ns each. On one guest kernel the figure repeats within about 1 % on any machine, so that it can be
-compared across days and hosts; it is no forecast of wall time. Time in which the machine only waits counts too.
+advances by 2 ns each. On one guest kernel the median repeats within about 2 % on any machine, so that it can be
+compared across days and hosts; it is no forecast of wall time. Time in which the machine only waits counts too. What
+differs from run to run is mostly where the monitor's memory happens to lie (--fixed-layout: see there).
 Beginning: the monitor's exec. End: HELLO, which the guest's first process writes to /dev/kmsg, on the monitor's
 standard output.
 """
@@ -76,8 +77,11 @@ def make_cases(monitors, runs, kernel):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("monitors", nargs="+", metavar="NAME=COMMAND")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each monitor (default 3)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each monitor (default 5)")
     parser.add_argument("--kernel", type=Path, help="a guest kernel instead of the small one's ELF")
+    parser.add_argument("--fixed-layout", action="store_true",
+                        help="no address randomisation around the monitor: for a small difference between two versions "
+                             "of one monitor; between different monitors it would favour one by luck")
     parser.add_argument("--parallel", type=int, default=0, help="emulated machines side by side (default: one a core)")
     options = parser.parse_args()
     monitors = dict(pair.split("=", 1) for pair in options.monitors if "=" in pair)
@@ -87,7 +91,8 @@ def main():
         kernel = (options.kernel or small_kernel.build() / "vmlinux").resolve()
         cases = make_cases(monitors, options.runs, kernel)
         results = testbed.run_cases(
-            cases, testbed.Options(parallel=options.parallel, accel=ACCEL, qemu=ICOUNT, heartbeat=False, attempts=6),
+            cases, testbed.Options(parallel=options.parallel, accel=ACCEL, qemu=ICOUNT, heartbeat=False, attempts=6,
+                                   cmdline="norandmaps" if options.fixed_layout else ""),
             testbed.Tier("qemu", "instructions are counted only in emulation"))
     except (testbed.TestbedError, testbed.recipe.RecipeError, OSError) as problem:
         testbed.say(f"error: {problem}")
@@ -103,7 +108,7 @@ def print_figures(monitors, runs, results):
         figures = [result.step_seconds[0] * 1e3 for result in taken if result.step_seconds]
         if figures:
             print(f"  {name:20} median {statistics.median(figures):7.1f} ms   "
-                  f"{min(figures):.1f} to {max(figures):.1f} ms in {len(figures)} of {runs} runs")
+                  f"runs: {' '.join(f'{figure:.1f}' for figure in figures)}")
         for result in taken:
             if not result.step_seconds:
                 status = 1

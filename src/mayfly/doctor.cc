@@ -16,7 +16,7 @@
 #include <string_view>
 
 #include "base/unique_fd.h"
-#include "kvm/host.h"
+#include "kvm/host_kind.h"
 #include "kvm/kvm.h"
 
 namespace mayfly {
@@ -185,7 +185,7 @@ HostView this_host() {
     return std::vector<std::string>(kvm.warnings().begin(), kvm.warnings().end());
   };
   host.check_userfaultfd = try_userfaultfd;
-  host.kvm_is_hardware = [] { return host_kind() == HostKind::kHardware; };
+  host.kvm_is_hardware = [] { return classify_host(read_host_facts()) == HostKind::kHardware; };
   return host;
 }
 

@@ -59,15 +59,19 @@ constexpr std::array kLaterFlags = {
     LaterFlag{"--describe-snapshot", true, "snapshots"},
 };
 
-// A CLI11 validator from one of our Result-giving parsers.
-template <typename Parse>
-CLI::Validator checked_by(Parse parse, const char* type_name) {
-  return CLI::Validator(
-      [parse](std::string& text) {
-        const auto parsed = parse(text);
-        return parsed ? std::string() : parsed.error().message();
-      },
-      type_name);
+constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
+
+// "" or what is wrong with it, as CLI11's validators say it.
+std::string check_id(const std::string& text) {
+  return is_instance_id(text) ? "" : "\"" + text + "\" must be 1 to 64 letters, digits and '-'";
+}
+
+std::string check_memory_size(const std::string& text) {
+  const auto size = parse_memory_size(text, "--memory");
+  if (!size) {
+    return size.error().message();
+  }
+  return *size % kMib == 0 && *size > 0 ? "" : "\"" + text + "\" must be a multiple of 1 MiB";
 }
 
 void add_log_options(CLI::App& app, LogOptions& log) {
@@ -88,7 +92,7 @@ void add_log_options(CLI::App& app, LogOptions& log) {
 void add_common_options(CLI::App& app, Options& options) {
   app.add_option("--id", options.id, "Name of the microVM: letters, digits and '-', 1 to 64 (default: anonymous-instance)")
       ->type_name("ID")
-      ->check(checked_by([](const std::string& text) { return validate_instance_id(text); }, ""));
+      ->check(check_id);
   app.add_option("--metrics-path", options.metrics_path, "Write metrics to this file or FIFO, a JSON object a line")
       ->type_name("FILE");
   app.add_option("--boot-trace", options.boot_trace,
@@ -110,10 +114,10 @@ void add_run(CLI::App& app, Options& options) {
       ->check(CLI::Range(1U, x86_64::layout::kMaxVcpus));
   run->add_option_function<std::string>(
          "--memory",
-         [&values](const std::string& text) { values.memory_mib = parse_memory_size_mib(text).value_or(0); },
+         [&values](const std::string& text) { values.memory_mib = parse_memory_size(text, "--memory").value_or(0) / kMib; },
          "Guest memory: a number of MiB, or with a suffix K, M, G or T (default: 128M)")
       ->type_name("SIZE")
-      ->check(checked_by(parse_memory_size_mib, ""));
+      ->check(check_memory_size);
   run->add_option("--cmdline", values.cmdline,
                   "Kernel command line, at most 2047 characters (default: \"console=ttyS0 reboot=k panic=1\")")
       ->type_name("TEXT");

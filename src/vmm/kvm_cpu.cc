@@ -38,11 +38,11 @@ void KvmCpu::want_exit(bool wanted) noexcept {
 }
 
 std::optional<Outcome> KvmCpu::handle(const PortRead& exit) {
-  const metrics::Timed timed(metrics::store().vcpu.exit_io_in_agg);
-  metrics::store().vcpu.exit_io_in.add();
+  const ScopedLatency timed(metrics().vcpu.exit_io_in_agg);
+  metrics().vcpu.exit_io_in.add();
   for (std::size_t i = 0; i < exit.count; ++i) {
     if (!buses_.ports.read(exit.port, exit.data.subspan(i * exit.size, exit.size))) {
-      metrics::store().vcpu.unknown_port_accesses.add();
+      metrics().vcpu.unknown_port_accesses.add();
       LOG_WARN_LIMITED("%s: read of port 0x%x (%u bytes): no device", name().c_str(), exit.port, exit.size);
     }
   }
@@ -50,11 +50,11 @@ std::optional<Outcome> KvmCpu::handle(const PortRead& exit) {
 }
 
 std::optional<Outcome> KvmCpu::handle(const PortWrite& exit) {
-  const metrics::Timed timed(metrics::store().vcpu.exit_io_out_agg);
-  metrics::store().vcpu.exit_io_out.add();
+  const ScopedLatency timed(metrics().vcpu.exit_io_out_agg);
+  metrics().vcpu.exit_io_out.add();
   for (std::size_t i = 0; i < exit.count; ++i) {
     if (!buses_.ports.write(exit.port, exit.data.subspan(i * exit.size, exit.size))) {
-      metrics::store().vcpu.unknown_port_accesses.add();
+      metrics().vcpu.unknown_port_accesses.add();
       LOG_WARN_LIMITED("%s: write to port 0x%x (%u bytes): no device", name().c_str(), exit.port, exit.size);
     }
   }
@@ -62,10 +62,10 @@ std::optional<Outcome> KvmCpu::handle(const PortWrite& exit) {
 }
 
 std::optional<Outcome> KvmCpu::handle(const MmioRead& exit) {
-  const metrics::Timed timed(metrics::store().vcpu.exit_mmio_read_agg);
-  metrics::store().vcpu.exit_mmio_read.add();
+  const ScopedLatency timed(metrics().vcpu.exit_mmio_read_agg);
+  metrics().vcpu.exit_mmio_read.add();
   if (!buses_.mmio.read(exit.address, exit.data)) {
-    metrics::store().vcpu.unknown_mmio_accesses.add();
+    metrics().vcpu.unknown_mmio_accesses.add();
     LOG_WARN_LIMITED("%s: read of address 0x%llx (%zu bytes): no device", name().c_str(),
                      static_cast<unsigned long long>(exit.address), exit.data.size());
   }
@@ -73,10 +73,10 @@ std::optional<Outcome> KvmCpu::handle(const MmioRead& exit) {
 }
 
 std::optional<Outcome> KvmCpu::handle(const MmioWrite& exit) {
-  const metrics::Timed timed(metrics::store().vcpu.exit_mmio_write_agg);
-  metrics::store().vcpu.exit_mmio_write.add();
+  const ScopedLatency timed(metrics().vcpu.exit_mmio_write_agg);
+  metrics().vcpu.exit_mmio_write.add();
   if (!buses_.mmio.write(exit.address, exit.data)) {
-    metrics::store().vcpu.unknown_mmio_accesses.add();
+    metrics().vcpu.unknown_mmio_accesses.add();
     LOG_WARN_LIMITED("%s: write to address 0x%llx (%zu bytes): no device", name().c_str(),
                      static_cast<unsigned long long>(exit.address), exit.data.size());
   }
@@ -138,7 +138,7 @@ std::optional<Outcome> KvmCpu::handle(const OtherExit& exit) {
 }
 
 Outcome KvmCpu::failed(std::string why) const {
-  metrics::store().vcpu.failures.add();
+  metrics().vcpu.failures.add();
   return Outcome{OutcomeKind::kVcpuFailed, name() + ": " + std::move(why)};
 }
 

@@ -259,7 +259,7 @@ class L1:
         with open(self._disk, "wb") as disk:
             disk.truncate(RESULT_DISK_SIZE)
         self._complaints = open(home / "qemu.log", "wb+")
-        mode = "testbed=serve" + ("" if options.heartbeat else " testbed.heartbeat=0")
+        mode = f"testbed=serve {options.cmdline}" + ("" if options.heartbeat else " testbed.heartbeat=0")
         self._silence_limit = L1_SILENCE_LIMIT if options.heartbeat else None
         self._process = subprocess.Popen(
             image.qemu(self._disk, mode, options.accel, ["-serial", "stdio", *options.qemu]), stdin=subprocess.PIPE,
@@ -342,6 +342,7 @@ class Options:
     parallel: int = 0  # 0: one a core, as memory allows
     accel: str = "tcg"
     qemu: tuple = ()  # further arguments
+    cmdline: str = ""  # further words for L1's kernel
     heartbeat: bool = True
     patience: float = 1  # factor on every limit that is there to notice a hang
     attempts: int = ATTEMPTS

@@ -14,7 +14,7 @@ names every test that was skipped, with its reason:
 
   --unit           unit and house tests only: no guest, nothing to install for one
   --quick          all but the linux tests and the release build
-  --preset PRESET  run another build of the tests (asan-ubsan, tsan, coverage: unit and house only); default dev
+  --preset PRESET  run the unit tests of another build: asan-ubsan, tsan, coverage
   PATTERN          only the tests whose name matches this regular expression
 
 The first full run downloads Debian's kernel and builds the small one (minutes, once: kept in ~/.cache/mayfly).
@@ -23,7 +23,7 @@ HELP
 }
 
 test_main() {
-  local scope=all preset=dev pattern=""
+  local scope=all preset=dev pattern="" unit_labels='^(unit|house)$'
   while (($# > 0)); do
     case "$1" in
       --unit) scope=unit ;;
@@ -38,7 +38,10 @@ test_main() {
     shift
   done
   check_preset "$preset"
-  if [[ "$preset" != dev ]]; then scope=unit; fi
+  if [[ "$preset" != dev ]]; then
+    scope=unit
+    unit_labels='^unit$'
+  fi
   if [[ "$preset" == fuzz ]]; then usage_error "the fuzz preset has no tests; see tools/devtool fuzz --help"; fi
 
   ensure_preset_packages "$preset"
@@ -53,7 +56,7 @@ test_main() {
 
   local -a selection=() runs=()
   case "$scope" in
-    unit) selection=(-L '^(unit|house)$') ;;
+    unit) selection=(-L "$unit_labels") ;;
     quick) selection=(-LE '^linux$') ;;
   esac
   if [[ -n "$pattern" ]]; then selection+=(-R "$pattern"); fi

@@ -3,14 +3,14 @@
 #include <string>
 #include <utility>
 
-#include "base/log.h"
 #include "boot/command_line.h"
 #include "boot/image_file.h"
 #include "boot/initrd.h"
 #include "boot/kernel_image.h"
-#include "boot/x86_64/acpi/acpi_tables.h"
+#include "boot/x86_64/acpi/tables.h"
 #include "boot/x86_64/layout.h"
 #include "boot/x86_64/prepare_boot.h"
+#include "devices/power/power.h"
 
 namespace mayfly {
 
@@ -45,9 +45,14 @@ Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, con
   }
 
   const TracePhase phase(trace, "write boot data");
-  acpi::Config tables;
-  tables.vcpu_count = config.machine.vcpu_count;
-  MAYFLY_TRY_ASSIGN(plan.rsdp, acpi::write_tables(memory, tables));
+  const AcpiConfig tables{.vcpu_count = config.machine.vcpu_count,
+                          .virtio_mmio = {},
+                          .serial = AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
+                          .power = {.port = layout::kPowerPort,
+                                    .sleep_type_off = PowerDevice::kSleepTypeOff,
+                                    .reset_value = PowerDevice::kResetValue,
+                                    .button_gsi = layout::kPowerButtonGsi}};
+  MAYFLY_TRY_ASSIGN(plan.rsdp, write_acpi_tables(tables, memory));
   return prepare_boot(memory, plan);
 }
 
