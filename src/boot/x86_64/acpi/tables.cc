@@ -323,6 +323,19 @@ aml::Bytes make_rsdp(std::uint64_t xsdt) {
   return rsdp;
 }
 
+// Real-mode code: write the reset register, and wait for what comes of it.
+std::array<std::byte, 9> reset_code(const AcpiPower& power) {
+  const auto port = static_cast<std::uint16_t>(power.port + 2);
+  return {
+      std::byte{0xba},      std::byte(port & 0xff),
+      std::byte(port >> 8),                                // mov dx, port
+      std::byte{0xb0},      std::byte{power.reset_value},  // mov al, value
+      std::byte{0xee},                                     // out dx, al
+      std::byte{0xf4},                                     // halt: hlt
+      std::byte{0xeb},      std::byte{0xfd},               // jmp halt
+  };
+}
+
 }  // namespace
 
 Result<std::vector<std::byte>> build_acpi_tables(const AcpiConfig& config, GuestAddress rsdp) {
@@ -357,11 +370,15 @@ Result<std::vector<std::byte>> build_acpi_tables(const AcpiConfig& config, Guest
 Result<GuestAddress> write_acpi_tables(const AcpiConfig& config, GuestMemory& memory) {
   constexpr GuestAddress kRsdp(layout::kRsdp);
   MAYFLY_TRY_ASSIGN(const std::vector<std::byte> tables, build_acpi_tables(config, kRsdp));
-  if (tables.size() > layout::kSystemAreaEnd - layout::kRsdp) {
+  if (tables.size() > kResetVector - layout::kRsdp) {
     return fail(ErrorCode::kOutOfRange,
                 "ACPI tables: " + std::to_string(tables.size()) + " bytes do not fit the system area");
   }
-  if (auto written = memory.write(kRsdp, tables); !written) {
+  auto written = memory.write(kRsdp, tables);
+  if (written) {
+    written = memory.write(GuestAddress(kResetVector), reset_code(config.power));
+  }
+  if (!written) {
     return tl::make_unexpected(written.error().to_error().within("ACPI tables"));
   }
   return kRsdp;

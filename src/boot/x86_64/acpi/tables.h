@@ -51,9 +51,17 @@ inline constexpr std::uint32_t kAcpiGsiCount = 24;
 // Errors: kInvalidArgument for a configuration that no tables can describe: it says which part of it.
 Result<std::vector<std::byte>> build_acpi_tables(const AcpiConfig& config, GuestAddress rsdp);
 
+// Where a processor of a PC in real mode finds its firmware's entry.
+inline constexpr std::uint64_t kResetVector = 0xffff0;
+
 // Builds the tables and writes them into the guest's system area (layout.h). The address of the RSDP is what
-// a boot protocol hands to the guest. Errors: as above; kOutOfRange where the area does not hold them or is
-// not RAM.
+// a boot protocol hands to the guest.
+//
+// Puts a few instructions at kResetVector as well that write the reset register: on a hardware-reduced
+// machine, a Linux that was built with EFI support resets by EFI instead of by the FADT's register, and where
+// there is no EFI, by going to real mode and jumping there.
+//
+// Errors: as above; kOutOfRange where the area does not hold all of it or is not RAM.
 Result<GuestAddress> write_acpi_tables(const AcpiConfig& config, GuestMemory& memory);
 
 }  // namespace mayfly::x86_64

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstring>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <string>
 
@@ -489,6 +490,20 @@ TEST(AcpiTables, written_tables_are_found_in_guest_memory) {
   ASSERT_TRUE(memory->read(*rsdp, area));
   const Tables tables = read_tables(Reader(area, 0xe0000), 0xe0000);
   EXPECT_EQ(tables.madt, build(config_of(4, 5)).madt);
+}
+
+TEST(AcpiTables, reset_vector_writes_the_reset_register) {
+  const std::array ranges = {*GuestRange::make(GuestAddress(0), 2U << 20)};
+  auto memory = GuestMemory::create(ranges, Backing::kAnonymous);
+  ASSERT_TRUE(memory) << memory.error().message();
+  AcpiConfig config = config_of(1, 0);
+  config.power.port = 0x1233;
+  config.power.reset_value = 0xab;
+  ASSERT_TRUE(write_acpi_tables(config, *memory));
+  Bytes code(9);
+  ASSERT_TRUE(memory->read(GuestAddress(0xffff0), std::as_writable_bytes(std::span(code))));
+  // mov dx, 0x1235; mov al, 0xab; out dx, al; hlt; jmp to the hlt
+  EXPECT_EQ(code, (Bytes{0xba, 0x35, 0x12, 0xb0, 0xab, 0xee, 0xf4, 0xeb, 0xfd}));
 }
 
 TEST(AcpiTables, memory_that_lacks_the_system_area_is_an_error) {
