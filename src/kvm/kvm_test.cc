@@ -1,0 +1,29 @@
+#include "kvm/kvm.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(KvmOpen, a_missing_device_says_what_to_load_and_enable) {
+  const auto opened = Kvm::open("/nonexistent/kvm");
+  ASSERT_FALSE(opened.has_value());
+  EXPECT_EQ(opened.error().code(), ErrorCode::kNotFound);
+  EXPECT_THAT(opened.error().message(), HasSubstr("/nonexistent/kvm"));
+  EXPECT_THAT(opened.error().message(), HasSubstr("kvm-intel or kvm-amd"));
+  EXPECT_THAT(opened.error().message(), HasSubstr("nested virtualization"));
+}
+
+TEST(KvmOpen, a_device_that_is_no_kvm_is_told) {
+  const auto opened = Kvm::open("/dev/null");
+  ASSERT_FALSE(opened.has_value());
+  EXPECT_EQ(opened.error().code(), ErrorCode::kUnsupported);
+  EXPECT_THAT(opened.error().message(), HasSubstr("/dev/null"));
+  EXPECT_THAT(opened.error().message(), HasSubstr("not a KVM device"));
+}
+
+}  // namespace
+}  // namespace mayfly
