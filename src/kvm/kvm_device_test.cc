@@ -84,6 +84,7 @@ TEST_F(KvmDevice, this_hosts_kvm_is_fit) {
   EXPECT_GE(kvm_->max_vcpus(), 1U);
   EXPECT_GE(kvm_->max_vcpus(), kvm_->recommended_vcpus());
   EXPECT_EQ(kvm_->check_extension(0x7fffffff), 0);
+  EXPECT_GE(kvm_->xsave_size(), 4096U);
 }
 
 TEST_F(KvmDevice, a_port_write_arrives) {
