@@ -20,8 +20,7 @@ using Quarter [[gnu::aligned(1), gnu::may_alias]] = std::uint16_t;
 using Byte = std::uint8_t;
 
 // Moves one Unit and advances both sides past it. A constant number of them is moved by move_all().
-// SAFETY (of the casts here): each Unit may alias anything and be anywhere; the callers keep within the
-// sizes.
+// SAFETY: each Unit may alias anything and be anywhere; the callers keep within the sizes.
 template <typename Unit>
 MAYFLY_RACES_WITH_THE_GUEST inline void move_unit(volatile Byte*& to, const volatile Byte*& from) {
   *reinterpret_cast<volatile Unit*>(to) = *reinterpret_cast<const volatile Unit*>(from);
@@ -37,6 +36,7 @@ MAYFLY_RACES_WITH_THE_GUEST inline void move_all(volatile Byte* to, const volati
   constexpr std::size_t kStride = 4 * sizeof(Block);
   for (; size >= kStride; size -= kStride) {
     // Four loads, then four stores: what is in flight hides the latency.
+    // SAFETY: a Block may alias anything and be anywhere; all four lie within `size`.
     const Block a = *reinterpret_cast<const volatile Block*>(from);
     const Block b = *reinterpret_cast<const volatile Block*>(from + 16);
     const Block c = *reinterpret_cast<const volatile Block*>(from + 32);
