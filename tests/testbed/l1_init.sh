@@ -67,6 +67,8 @@ attach() {
     cd /cases/attach || return
     setsid -c sh -c './attach < /dev/ttyS0 > /dev/ttyS0 2>&1; echo "exit $?" > result'
     store attach
+    # Restarts without the kernel's word of farewell, which would land on the user's terminal.
+    echo b > /proc/sysrq-trigger
 }
 
 case " $(cat /proc/cmdline) " in
