@@ -238,14 +238,14 @@ class L1Image:
                 archive.file("cases/attach/attach", f"#!/bin/sh\nexec {shlex.join(words)}\n".encode(), 0o755)
             archive.finish()
 
-    def qemu(self, disk, mode, accel="tcg", extra=()):
+    def qemu(self, disk, mode, accel="tcg", console="ttyS0", extra=()):
         """QEMU's command line. `mode` goes onto L1's kernel command line."""
         recipe.need_tools("qemu-system-x86_64=qemu-system-x86", "setpriv=util-linux")
         return ["setpriv", "--pdeathsig", "KILL",  # whatever happens to us, no QEMU is left behind
                 "qemu-system-x86_64", "-accel", accel, "-M", "q35", "-cpu", "EPYC,+svm,+npt", "-smp", "1",
                 "-m", f"{L1_MEMORY_MIB}M", "-kernel", str(self.kernel / "vmlinux"), "-initrd", str(self.path),
-                "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr "
-                           f"cryptomgr.notests {mode}",
+                "-append", f"console={console} quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
+                           f"nokaslr cryptomgr.notests {mode}",
                 "-drive", f"file={disk},format=raw,if=none,id=results,cache=unsafe",
                 "-device", "virtio-blk-pci,drive=results",
                 "-display", "none", "-nodefaults", "-no-reboot", *extra]
@@ -262,7 +262,7 @@ class L1:
         mode = f"testbed=serve {options.cmdline}" + ("" if options.heartbeat else " testbed.heartbeat=0")
         self._silence_limit = L1_SILENCE_LIMIT if options.heartbeat else None
         self._process = subprocess.Popen(
-            image.qemu(self._disk, mode, options.accel, ["-serial", "stdio", *options.qemu]), stdin=subprocess.PIPE,
+            image.qemu(self._disk, mode, options.accel, extra=["-serial", "stdio", *options.qemu]), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self._complaints)
         self._pending = b""
         self.tail = b""  # the last it said, for the report of a hang
@@ -472,16 +472,17 @@ def attach(command, tier=None):
         disk = home / "results.raw"
         with open(disk, "wb") as out:
             out.truncate(RESULT_DISK_SIZE)
+        log = home / "console.log"
         # signal=off: Control-C is for the guest, as every other key.
-        serial = ["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal"]
+        serial = ["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal", "-serial", f"file:{log}"]
         try:
             # QEMU 7.2 remarks on each EPYC feature that its emulation lacks: nothing to trouble the user with.
             with open(home / "qemu.log", "wb+") as complaints:
-                status = subprocess.call(image.qemu(disk, "testbed=attach", extra=serial), stderr=complaints)
+                status = subprocess.call(image.qemu(disk, "testbed=attach", console="ttyS1", extra=serial),
+                                         stderr=complaints)
                 complaints.seek(0)
                 if status != 0:
-                    sys.stderr.write(complaints.read().decode(errors="replace"))
-                    raise TestbedError(f"QEMU ended with {status}")
+                    raise TestbedError(f"QEMU ended with {status}: {complaints.read().decode(errors='replace')}")
         finally:
             if terminal:
                 termios.tcsetattr(0, termios.TCSADRAIN, terminal)
@@ -491,8 +492,9 @@ def attach(command, tier=None):
                     if member.name == "attach/result":
                         return int(archive.extractfile(member).read().split()[1])
         except tarfile.TarError:
-            pass
-    raise TestbedError("the virtual machine ended before the command did")
+            pass  # an empty disk: L1 did not come so far
+        said = log.read_text(errors="replace") if log.exists() else ""
+        raise TestbedError(f"the virtual machine ended before the command did; its kernel said:\n{said[-2000:]}")
 
 
 def main():
