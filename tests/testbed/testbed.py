@@ -210,6 +210,15 @@ def module_closure(directory, names):
     return [name for name in needs if name in wanted]
 
 
+def libraries_of(program):
+    """The shared libraries that a program of this host is started with; none for a static one."""
+    # PT_INTERP's text: a static program has none, and other files have no reason to.
+    if b"/ld-linux" not in program.read_bytes()[:4096]:
+        return []
+    text = recipe.run(["ldd", program]).decode()
+    return re.findall(r"(/\S+) \(0x", text)
+
+
 class L1Image:
     """L1's initramfs with everything that the cases need, in the directory `home`."""
 
@@ -229,6 +238,8 @@ class L1Image:
                 archive.file(f"modules/{name}.ko", self.kernel / "modules" / f"{name}.ko")
             for path, name in self._names.items():
                 archive.file(name[1:], path, path.stat().st_mode & 0o777)
+            for library in sorted({library for path in self._names for library in libraries_of(path)}):
+                archive.file(library[1:], Path(library), 0o755)
             for case in cases:
                 archive.file(f"cases/{case.name}/case", case_text(case, self._names.get))
                 for name, parts in case.inputs.items():
