@@ -192,7 +192,7 @@ def run_case_program():
 # --- L1 ----------------------------------------------------------------------------------------------------------
 
 def module_closure(directory, names):
-    """The modules `names` and what they depend on, in the order to load them."""
+    """The modules `names` and what they depend on, in the order to load them. Built-in ones are not in the list."""
     needs = {}
     for line in (directory / "order").read_text(encoding="ascii").splitlines():
         name, _, others = line.partition(":")
@@ -200,7 +200,7 @@ def module_closure(directory, names):
     wanted = set()
 
     def want(name):
-        if name not in wanted:
+        if name in needs and name not in wanted:
             wanted.add(name)
             for other in needs[name]:
                 want(other)
