@@ -1,14 +1,10 @@
 #include "api/config_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <array>
-#include <cerrno>
 #include <nlohmann/json.hpp>
 
 #include "api/json_object.h"
-#include "base/unique_fd.h"
+#include "base/file.h"
 
 namespace mayfly::api {
 namespace {
@@ -151,25 +147,7 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
 }
 
 Result<ConfigFile> read_config_file(const std::string& path) {
-  MAYFLY_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_RDONLY | O_NOCTTY, "configuration file"));
-  std::string text;
-  std::array<char, 4096> buffer;
-  for (;;) {
-    const ssize_t count = ::read(fd.get(), buffer.data(), buffer.size());
-    if (count < 0) {
-      if (errno == EINTR) {
-        continue;
-      }
-      return fail_errno(errno, "read configuration file " + path);
-    }
-    if (count == 0) {
-      break;
-    }
-    text.append(buffer.data(), static_cast<std::size_t>(count));
-    if (text.size() > kMaxFileSize) {
-      return fail(ErrorCode::kInvalidArgument, "configuration file " + path + ": larger than 1 MiB");
-    }
-  }
+  MAYFLY_TRY_ASSIGN(const std::string text, read_file(path, "configuration file", kMaxFileSize));
   return parse_config_file(text, "configuration file " + path);
 }
 

@@ -93,7 +93,8 @@ TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name
 TEST(ConfigFile, a_file_that_cannot_be_read_is_named) {
   EXPECT_EQ(read_config_file("/nonexistent.json").error().message(),
             "open configuration file /nonexistent.json: No such file or directory (ENOENT)");
-  EXPECT_NE(read_config_file("/dev/zero").error().message().find("larger than 1 MiB"), std::string::npos);
+  EXPECT_NE(read_config_file("/dev/zero").error().message().find("larger than 1048576 bytes"),
+            std::string::npos);
   EXPECT_NE(read_config_file("/").error().message().find("read configuration file /"), std::string::npos);
 }
 

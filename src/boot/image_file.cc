@@ -33,13 +33,6 @@ const char* kind_of(mode_t mode) {
 
 }  // namespace
 
-std::string hex(std::uint64_t value) {
-  std::array<char, 2 + 16 + 1> text{};
-  const int length =
-      std::snprintf(text.data(), text.size(), "0x%llx", static_cast<unsigned long long>(value));
-  return std::string(text.data(), static_cast<std::size_t>(length));
-}
-
 Result<UniqueFd> open_image_file(const std::string& path, std::string_view role) {
   MAYFLY_TRY_ASSIGN(UniqueFd file, open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, role));
   MAYFLY_TRY(ImageFile::examine(file, role, path));

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "base/result.h"
+#include "base/text.h"
 #include "base/unique_fd.h"
 #include "memory/guest_memory.h"
 
@@ -19,9 +20,6 @@ namespace mayfly {
 // a writer is opened without blocking (O_NONBLOCK, which means nothing to a regular file) and then refused
 // like everything else that is not a regular file (kInvalidImage).
 Result<UniqueFd> open_image_file(const std::string& path, std::string_view role);
-
-// A number as errors show it: 0x1f.
-std::string hex(std::uint64_t value);
 
 // A regular file of known size. Borrows the descriptor, which must outlive it. Its file offset is neither
 // used nor moved. The size is looked at once: a file that shrinks later is an error of the read that meets

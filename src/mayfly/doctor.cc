@@ -9,12 +9,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <fstream>
-#include <iterator>
 #include <optional>
-#include <sstream>
 #include <string_view>
 
+#include "base/file.h"
 #include "base/unique_fd.h"
 #include "kvm/host_kind.h"
 #include "kvm/kvm.h"
@@ -23,11 +21,8 @@ namespace mayfly {
 namespace {
 
 std::optional<std::string> read_text(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) {
-    return std::nullopt;
-  }
-  return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  auto text = read_file(path, "file", std::size_t{1} << 20);
+  return text ? std::optional<std::string>(std::move(*text)) : std::nullopt;
 }
 
 std::optional<std::uint64_t> read_number(const std::string& path) {
@@ -41,13 +36,15 @@ std::optional<std::uint64_t> read_number(const std::string& path) {
 
 // The value behind "<key>   :" or "<key>:" in a file like /proc/cpuinfo.
 std::string value_of(const std::string& text, std::string_view key) {
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string_view line(text.data() + begin, end - begin);
+    begin = end + 1;
     const auto colon = line.find(':');
-    if (colon != std::string::npos && line.starts_with(key) &&
+    if (colon != std::string_view::npos && line.starts_with(key) &&
         line.find_first_not_of(" \t", key.size()) == colon) {
-      const auto begin = line.find_first_not_of(" \t", colon + 1);
-      return begin == std::string::npos ? "" : line.substr(begin);
+      const auto value = line.find_first_not_of(" \t", colon + 1);
+      return value == std::string_view::npos ? "" : std::string(line.substr(value));
     }
   }
   return "";

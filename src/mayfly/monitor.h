@@ -6,10 +6,12 @@
 #include <string>
 
 #include "api/config_file.h"
+#include "base/log.h"
 #include "base/result.h"
 #include "mayfly/options.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
+#include "vmm/outcome.h"
 
 namespace mayfly {
 

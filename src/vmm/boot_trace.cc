@@ -1,15 +1,13 @@
 #include "vmm/boot_trace.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstdio>
 #include <utility>
 
-#include "base/unique_fd.h"
+#include "base/file.h"
 
 namespace mayfly {
 namespace {
@@ -67,19 +65,7 @@ Result<void> BootTrace::write() const {
     }
   }
   text.append("\n]}\n");
-  MAYFLY_TRY_ASSIGN(const UniqueFd fd, open_file(path_, O_WRONLY | O_CREAT | O_TRUNC, "boot trace"));
-  std::string_view rest = text;
-  while (!rest.empty()) {
-    const ssize_t count = ::write(fd.get(), rest.data(), rest.size());
-    if (count < 0) {
-      if (errno == EINTR) {
-        continue;
-      }
-      return fail_errno(errno, "write boot trace " + path_);
-    }
-    rest.remove_prefix(static_cast<std::size_t>(count));
-  }
-  return {};
+  return write_file(path_, "boot trace", text);
 }
 
 }  // namespace mayfly

@@ -42,7 +42,7 @@ std::optional<Outcome> KvmCpu::handle(const PortRead& exit) {
   metrics().vcpu.exit_io_in.add();
   for (std::size_t i = 0; i < exit.count; ++i) {
     if (!buses_.ports.read(exit.port, exit.data.subspan(i * exit.size, exit.size))) {
-      metrics().vcpu.unknown_port_accesses.add();
+      metrics().vmm.unknown_port_accesses.add();
       LOG_WARN_LIMITED("%s: read of port 0x%x (%u bytes): no device", name().c_str(), exit.port, exit.size);
     }
   }
@@ -54,7 +54,7 @@ std::optional<Outcome> KvmCpu::handle(const PortWrite& exit) {
   metrics().vcpu.exit_io_out.add();
   for (std::size_t i = 0; i < exit.count; ++i) {
     if (!buses_.ports.write(exit.port, exit.data.subspan(i * exit.size, exit.size))) {
-      metrics().vcpu.unknown_port_accesses.add();
+      metrics().vmm.unknown_port_accesses.add();
       LOG_WARN_LIMITED("%s: write to port 0x%x (%u bytes): no device", name().c_str(), exit.port, exit.size);
     }
   }
@@ -65,7 +65,7 @@ std::optional<Outcome> KvmCpu::handle(const MmioRead& exit) {
   const ScopedLatency timed(metrics().vcpu.exit_mmio_read_agg);
   metrics().vcpu.exit_mmio_read.add();
   if (!buses_.mmio.read(exit.address, exit.data)) {
-    metrics().vcpu.unknown_mmio_accesses.add();
+    metrics().vmm.unknown_mmio_accesses.add();
     LOG_WARN_LIMITED("%s: read of address 0x%llx (%zu bytes): no device", name().c_str(),
                      static_cast<unsigned long long>(exit.address), exit.data.size());
   }
@@ -76,7 +76,7 @@ std::optional<Outcome> KvmCpu::handle(const MmioWrite& exit) {
   const ScopedLatency timed(metrics().vcpu.exit_mmio_write_agg);
   metrics().vcpu.exit_mmio_write.add();
   if (!buses_.mmio.write(exit.address, exit.data)) {
-    metrics().vcpu.unknown_mmio_accesses.add();
+    metrics().vmm.unknown_mmio_accesses.add();
     LOG_WARN_LIMITED("%s: write to address 0x%llx (%zu bytes): no device", name().c_str(),
                      static_cast<unsigned long long>(exit.address), exit.data.size());
   }

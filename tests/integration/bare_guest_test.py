@@ -160,8 +160,8 @@ class Buses(Case):
         self.assertLess(result.err.count("\n"), 100)
         with open(metrics, encoding="utf-8") as file:
             lines = [json.loads(line) for line in file]
-        self.assertEqual(sum(line["vcpu"]["unknown_port_count"] for line in lines), 40000)
-        self.assertEqual(sum(line["vcpu"]["unknown_mmio_count"] for line in lines), 40000)
+        self.assertEqual(sum(line["vmm"]["unknown_port_accesses"] for line in lines), 40000)
+        self.assertEqual(sum(line["vmm"]["unknown_mmio_accesses"] for line in lines), 40000)
 
 
 class Serial(Case):

@@ -3,6 +3,7 @@
 .code64
 .global _start
 _start:
+    map_mmio
     mov $0xc0000000, %rdi
     movb $123, (%rdi)
     power_off

@@ -3,6 +3,7 @@
 .code64
 .global _start
 _start:
+    map_mmio
     mov $20000, %ecx
 1:  mov $0x510, %edx
     inl %dx, %eax

@@ -29,6 +29,22 @@
 7:
 .endm
 
+/* Maps the gigabyte from 3 GiB on, where MMIO lies, by a page directory at 2 MiB: the boot's own tables (PDPT at
+ * 0xa000) map the first gigabyte only. Changes rax, rcx, rdi. */
+.macro map_mmio
+    mov $0x200000, %edi
+    mov $0xc0000083, %eax /* present, writable, 2 MiB */
+    mov $512, %ecx
+6:  mov %rax, (%rdi)
+    add $8, %rdi
+    add $0x200000, %rax
+    dec %ecx
+    jnz 6b
+    movq $0x200003, 0xa018
+    mov %cr3, %rax
+    mov %rax, %cr3
+.endm
+
 /* Prints PASS and powers off, or, from the label `fail`, prints FAIL and the letter in bl first. */
 .macro verdicts
 pass:

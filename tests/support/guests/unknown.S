@@ -3,6 +3,7 @@
 .code64
 .global _start
 _start:
+    map_mmio
     mov $0x510, %edx
     xor %eax, %eax
     inb %dx, %al
