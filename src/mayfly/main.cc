@@ -1,5 +1,4 @@
 // mayfly: one process, one microVM.
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -12,6 +11,7 @@
 #include "base/crash.h"
 #include "base/exit_code.h"
 #include "base/log.h"
+#include "devices/serial/terminal_guard.h"
 #include "mayfly/doctor.h"
 #include "mayfly/monitor.h"
 #include "mayfly/options.h"
@@ -90,6 +90,10 @@ Result<Plan> plan_of(const Options& options) {
 }
 
 int run(const Options& options, BootTrace::Clock::time_point start) {
+  if (auto installed = install_crash_handlers(); !installed) {
+    return refuse(ExitCode::kError, installed.error().message());
+  }
+  set_crash_hook(restore_terminal);
   auto plan = plan_of(options);
   if (!plan) {
     return refuse(ExitCode::kBadConfiguration, plan.error().message());

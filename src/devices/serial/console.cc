@@ -160,7 +160,7 @@ void Console::input_room_available() {
 void Console::on_wake() {
   std::uint64_t expirations = 0;
   // Nothing to learn from it but that the timer is quiet again.
-  static_cast<void>(::read(wake_timer_.get(), &expirations, sizeof expirations));
+  [[maybe_unused]] const ssize_t size = ::read(wake_timer_.get(), &expirations, sizeof expirations);
   {
     const std::lock_guard guard(lock_);
     wake_delay_ = std::chrono::nanoseconds(0);
