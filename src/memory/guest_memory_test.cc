@@ -465,10 +465,11 @@ TEST(PoorHost, every_other_refusal_is_named_with_its_cause) {
       {{SYS_madvise, 2, ~0U, MADV_HUGEPAGE, ENOMEM},
        Backing::kTransparentHuge,
        "ask for transparent huge pages for guest memory: Cannot allocate memory (ENOMEM)"},
-      {{SYS_mmap, 3, MAP_FIXED, MAP_FIXED, ENOMEM},
-       Backing::kAnonymous,
+      {{SYS_mmap, 3, MAP_SHARED | MAP_FIXED, MAP_SHARED | MAP_FIXED, ENOMEM},
+       Backing::kMemfd,
        "map 2 MiB of guest memory (limited by vm.overcommit_memory): Cannot allocate memory (ENOMEM)"},
   };
+  // (A sanitizer's own mappings are private: mmap is refused for shared ones only.)
   for (const auto& [refusal, backing, message] : cases) {
     const auto memory = create_where_refused(refusal, backing);
     ASSERT_FALSE(memory.has_value()) << message;
@@ -727,8 +728,8 @@ TEST(RacingGuest, copies_made_while_the_guest_writes_hold_only_bytes_that_were_w
 TEST(RacingGuest, data_published_by_a_release_is_seen_after_the_acquire) {
   GuestMemory memory = memory_of({range(0, kPage)});
   constexpr std::uint16_t kRounds = 5000;
-  constexpr GuestAddress kIndex(64);
-  constexpr GuestAddress kTaken(128);
+  static constexpr GuestAddress kIndex(64);
+  static constexpr GuestAddress kTaken(128);
   std::thread guest([&memory] {
     for (std::uint16_t round = 1; round <= kRounds; ++round) {
       std::ignore =
