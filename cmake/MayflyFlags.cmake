@@ -6,8 +6,9 @@ target_compile_options(mayfly_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wcast-align -Wcast-qual -Wformat=2
   -Wnon-virtual-dtor -Woverloaded-virtual -Wnull-dereference -Wundef -Wunused -Wimplicit-fallthrough -Werror
   -fno-strict-aliasing -fno-omit-frame-pointer)
-target_compile_definitions(mayfly_flags INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS=64
-  MAYFLY_SOURCE_ROOT_LENGTH=sizeof\("${CMAKE_SOURCE_DIR}/src/"\)-1)
+target_compile_definitions(mayfly_flags INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS=64)
+# __FILE__ is relative to the project's root: logs show it, and no path of the building machine gets into a program.
+target_compile_options(mayfly_flags INTERFACE "-fmacro-prefix-map=${CMAKE_SOURCE_DIR}/=")
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   # Lock annotations are checked by clang only.

@@ -3,11 +3,12 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/source_path.h"
+
 namespace mayfly {
 
 void check_failed(const char* file, int line, const char* condition, const char* why) noexcept {
-  std::fprintf(stderr, "%s:%d: check failed: %s: %s\n", file + MAYFLY_SOURCE_ROOT_LENGTH, line, condition,
-               why);
+  std::fprintf(stderr, "%s:%d: check failed: %s: %s\n", source_path(file), line, condition, why);
   std::abort();
 }
 

@@ -33,6 +33,7 @@ inline tl::unexpected<Error> fail_errno(int os_errno, std::string_view doing) {
     }                                                                   \
   } while (false)
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration cannot stand in parentheses
 // Declares or assigns `target` from a Result expression, or returns its error to the caller.
 #define MAYFLY_TRY_ASSIGN(target, expression)                                               \
   auto MAYFLY_CONCAT(mayfly_result_, __LINE__) = (expression);                              \
@@ -40,3 +41,4 @@ inline tl::unexpected<Error> fail_errno(int os_errno, std::string_view doing) {
     return tl::make_unexpected(std::move(MAYFLY_CONCAT(mayfly_result_, __LINE__).error())); \
   }                                                                                         \
   target = std::move(*MAYFLY_CONCAT(mayfly_result_, __LINE__))
+// NOLINTEND(bugprone-macro-parentheses)

@@ -1,6 +1,7 @@
 // Dispatch of a vCPU's port and MMIO accesses to devices.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -46,6 +47,9 @@ class Bus {
     BusDevice* device;
     std::string name;
   };
+  // The entry that holds all of [address, address + size), or null.
+  const Entry* find(std::uint64_t address, std::size_t size) const;
+
   std::string name_;
   std::vector<Entry> entries_;  // ascending by base
 };

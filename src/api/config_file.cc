@@ -1,0 +1,176 @@
+#include "api/config_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <nlohmann/json.hpp>
+
+#include "api/json_object.h"
+#include "base/unique_fd.h"
+
+namespace mayfly::api {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::size_t kMaxFileSize = std::size_t{1} << 20;
+
+Result<MachineConfig> read_machine_config(const json& value) {
+  JsonObject object(value, "machine-config");
+  MachineConfig config;
+  object.require("vcpu_count");
+  object.require("mem_size_mib");
+  if (const auto count = object.integer("vcpu_count", 1, 32)) {
+    config.vcpu_count = static_cast<std::uint32_t>(*count);
+  }
+  config.mem_size_mib = object.integer("mem_size_mib", 1, std::numeric_limits<std::uint32_t>::max())
+                            .value_or(config.mem_size_mib);
+  config.smt = object.boolean("smt").value_or(config.smt);
+  config.track_dirty_pages = object.boolean("track_dirty_pages").value_or(config.track_dirty_pages);
+  static constexpr std::array<std::string_view, 3> kHugePages = {"None", "Transparent", "2M"};
+  if (const auto index = object.choice("huge_pages", kHugePages)) {
+    config.huge_pages = static_cast<HugePages>(*index);
+  }
+  if (const auto name = object.string("cpu_template"); name && *name != "None") {
+    object.refuse("cpu_template", "CPU templates are not supported yet; leave it out or set it to None");
+  }
+  if (config.track_dirty_pages) {
+    object.refuse("track_dirty_pages", "snapshots are not supported yet; leave it out or set it to false");
+  }
+  MAYFLY_TRY(object.finish());
+  if (auto valid = config.validate(); !valid) {
+    return tl::make_unexpected(valid.error().within("machine-config"));
+  }
+  return config;
+}
+
+Result<BootSourceConfig> read_boot_source(const json& value) {
+  JsonObject object(value, "boot-source");
+  BootSourceConfig config;
+  object.require("kernel_image_path");
+  config.kernel_image_path = object.string("kernel_image_path").value_or("");
+  config.initrd_path = object.string("initrd_path");
+  config.boot_args = object.string("boot_args");
+  MAYFLY_TRY(object.finish());
+  return config;
+}
+
+Result<LoggerSection> read_logger(const json& value) {
+  JsonObject object(value, "logger");
+  LoggerSection section;
+  section.log_path = object.string("log_path");
+  section.level = object.string("level");
+  section.show_level = object.boolean("show_level");
+  section.show_log_origin = object.boolean("show_log_origin");
+  section.module = object.string("module");
+  MAYFLY_TRY(object.finish());
+  return section;
+}
+
+Result<MetricsSection> read_metrics(const json& value) {
+  JsonObject object(value, "metrics");
+  MetricsSection section;
+  object.require("metrics_path");
+  section.metrics_path = object.string("metrics_path").value_or("");
+  section.emit_id = object.boolean("emit_id").value_or(false);
+  if (const json* properties = object.value("properties")) {
+    JsonObject map(*properties, "metrics.properties");
+    if (properties->is_object()) {
+      for (const auto& [key, unused] : properties->items()) {
+        if (auto text = map.string(key)) {
+          section.properties.emplace(key, std::move(*text));
+        }
+      }
+    }
+    MAYFLY_TRY(map.finish());
+  }
+  MAYFLY_TRY(object.finish());
+  return section;
+}
+
+// A section this build has nothing to do with: absent, null and an empty list are fine.
+void refuse_section(JsonObject& file, std::string_view key, std::string_view why) {
+  const json* value = file.value(key);
+  if (value != nullptr && !(value->is_array() && value->empty())) {
+    file.refuse(key, why);
+  }
+}
+
+}  // namespace
+
+Result<ConfigFile> parse_config_file(std::string_view text, std::string_view name) {
+  MAYFLY_TRY_ASSIGN(const json value, parse_json(text, name));
+  JsonObject file(value, std::string(name));
+  ConfigFile config;
+  file.require("boot-source");
+  file.require("drives");
+
+  constexpr std::string_view kNotYet = "virtio devices are not supported yet; leave it empty";
+  constexpr std::string_view kNoDevice = "this monitor has no such device, on purpose; leave it out";
+  refuse_section(file, "drives", kNotYet);
+  refuse_section(file, "network-interfaces", kNotYet);
+  refuse_section(file, "mmds-config", "the metadata service is not supported yet; leave it out");
+  refuse_section(file, "cpu-config", "CPU templates are not supported yet; leave it out");
+  for (const std::string_view key : {"balloon", "vsock", "entropy", "pmem", "memory-hotplug"}) {
+    refuse_section(file, key, kNoDevice);
+  }
+
+  const auto in_file = [&](const Error& error) { return tl::make_unexpected(error.within(name)); };
+  if (const json* section = file.value("machine-config")) {
+    auto machine = read_machine_config(*section);
+    if (!machine) {
+      return in_file(machine.error());
+    }
+    config.machine = *machine;
+  }
+  if (const json* section = file.value("boot-source")) {
+    auto boot_source = read_boot_source(*section);
+    if (!boot_source) {
+      return in_file(boot_source.error());
+    }
+    config.boot_source = std::move(*boot_source);
+  }
+  if (const json* section = file.value("logger")) {
+    auto logger = read_logger(*section);
+    if (!logger) {
+      return in_file(logger.error());
+    }
+    config.logger = std::move(*logger);
+  }
+  if (const json* section = file.value("metrics")) {
+    auto metrics = read_metrics(*section);
+    if (!metrics) {
+      return in_file(metrics.error());
+    }
+    config.metrics = std::move(*metrics);
+  }
+  MAYFLY_TRY(file.finish());
+  return config;
+}
+
+Result<ConfigFile> read_config_file(const std::string& path) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_RDONLY | O_NOCTTY, "configuration file"));
+  std::string text;
+  std::array<char, 4096> buffer;
+  for (;;) {
+    const ssize_t count = ::read(fd.get(), buffer.data(), buffer.size());
+    if (count < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      return fail_errno(errno, "read configuration file " + path);
+    }
+    if (count == 0) {
+      break;
+    }
+    text.append(buffer.data(), static_cast<std::size_t>(count));
+    if (text.size() > kMaxFileSize) {
+      return fail(ErrorCode::kInvalidArgument, "configuration file " + path + ": larger than 1 MiB");
+    }
+  }
+  return parse_config_file(text, "configuration file " + path);
+}
+
+}  // namespace mayfly::api

@@ -1,0 +1,45 @@
+// The dialect's configuration file: one JSON object with the keys of GET /vm/config.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "vmm/config.h"
+
+namespace mayfly::api {
+
+// The logger section (also the body of PUT /logger).
+struct LoggerSection {
+  std::optional<std::string> log_path;
+  std::optional<std::string> level;
+  std::optional<bool> show_level;
+  std::optional<bool> show_log_origin;
+  std::optional<std::string> module;
+};
+
+// The metrics section (also the body of PUT /metrics).
+struct MetricsSection {
+  std::string metrics_path;
+  bool emit_id = false;
+  std::map<std::string, std::string> properties;
+};
+
+struct ConfigFile {
+  MachineConfig machine;
+  BootSourceConfig boot_source;
+  std::optional<LoggerSection> logger;
+  std::optional<MetricsSection> metrics;
+};
+
+// Parses the text of a configuration file; `name` is what errors call it. `drives` and `boot-source` must be
+// there. Refused with the section's and the field's name: unknown keys, wrong types, values out of range, and
+// sections that need a device this monitor does not have.
+Result<ConfigFile> parse_config_file(std::string_view text, std::string_view name);
+
+// Reads and parses the file at `path`: a regular file or a FIFO of at most 1 MiB.
+Result<ConfigFile> read_config_file(const std::string& path);
+
+}  // namespace mayfly::api

@@ -1,0 +1,101 @@
+#include "api/config_file.h"
+
+#include <gtest/gtest.h>
+
+namespace mayfly::api {
+namespace {
+
+constexpr std::string_view kBoot = R"("boot-source": {"kernel_image_path": "/k"}, "drives": [])";
+
+std::string error_of(const std::string& text) {
+  const auto file = parse_config_file(text, "f.json");
+  return file ? "" : file.error().message();
+}
+
+std::string with(const std::string& section) {
+  return "{" + std::string(kBoot) + ", " + section + "}";
+}
+
+TEST(ConfigFile, the_least_that_boots_takes_the_defaults) {
+  const auto file = parse_config_file("{" + std::string(kBoot) + "}", "f.json");
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  EXPECT_EQ(file->boot_source.kernel_image_path, "/k");
+  EXPECT_FALSE(file->boot_source.boot_args.has_value());
+  EXPECT_EQ(file->machine.vcpu_count, 1U);
+  EXPECT_EQ(file->machine.mem_size_mib, 128U);
+  EXPECT_FALSE(file->logger.has_value());
+}
+
+TEST(ConfigFile, every_section_of_the_dialect_that_is_built_is_read) {
+  const auto file = parse_config_file(R"({
+    "boot-source": {"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "quiet"},
+    "drives": [], "network-interfaces": [], "pmem": [], "balloon": null, "vsock": null, "entropy": null,
+    "mmds-config": null, "cpu-config": null, "memory-hotplug": null,
+    "machine-config": {"vcpu_count": 4, "mem_size_mib": 256, "smt": true, "huge_pages": "2M", "cpu_template": "None",
+                       "track_dirty_pages": false},
+    "logger": {"log_path": "/l", "level": "Debug", "show_level": true, "show_log_origin": true, "module": "vmm"},
+    "metrics": {"metrics_path": "/m", "emit_id": true, "properties": {"region": "x"}}})",
+                                      "f.json");
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  EXPECT_EQ(file->boot_source.initrd_path, "/i");
+  EXPECT_EQ(file->boot_source.boot_args, "quiet");
+  EXPECT_EQ(file->machine.vcpu_count, 4U);
+  EXPECT_EQ(file->machine.mem_size_mib, 256U);
+  EXPECT_TRUE(file->machine.smt);
+  EXPECT_EQ(file->machine.huge_pages, HugePages::k2M);
+  EXPECT_EQ(file->logger->level, "Debug");
+  EXPECT_EQ(file->metrics->metrics_path, "/m");
+  EXPECT_EQ(file->metrics->properties.at("region"), "x");
+}
+
+TEST(ConfigFile, the_two_sections_that_must_be_there_are_named_when_they_are_missing) {
+  EXPECT_EQ(error_of(R"({"drives": []})"), "f.json: field \"boot-source\" is missing");
+  EXPECT_EQ(error_of(R"({"boot-source": {"kernel_image_path": "/k"}})"),
+            "f.json: field \"drives\" is missing");
+}
+
+TEST(ConfigFile, errors_name_the_section_and_the_field) {
+  EXPECT_EQ(error_of(with(R"("machine-config": {"vcpu_count": 33, "mem_size_mib": 1})")),
+            "f.json: machine-config: field \"vcpu_count\": 33 is not in 1 to 32");
+  EXPECT_EQ(error_of(with(R"("machine-config": {"vcpu_count": 1})")),
+            "f.json: machine-config: field \"mem_size_mib\" is missing");
+  EXPECT_EQ(error_of(with(R"("machine-config": {"vcpu_count": 3, "mem_size_mib": 1, "smt": true})")),
+            "f.json: machine-config: vcpu_count 3: must be 1 or even when smt is true");
+  EXPECT_EQ(error_of(with(R"("logger": {"levle": "Info"})")), "f.json: logger: unknown field \"levle\"");
+  EXPECT_EQ(error_of(with(R"("metrics": {})")), "f.json: metrics: field \"metrics_path\" is missing");
+  EXPECT_EQ(error_of(with(R"("turbo": {})")), "f.json: unknown field \"turbo\"");
+  EXPECT_EQ(error_of(R"({"drives": [], "boot-source": {"initrd_path": "/i"}})"),
+            "f.json: boot-source: field \"kernel_image_path\" is missing");
+}
+
+TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name) {
+  EXPECT_NE(
+      error_of(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": [{}]})").find("\"drives\": virtio"),
+      std::string::npos);
+  EXPECT_NE(error_of(with(R"("network-interfaces": [{}])")).find("\"network-interfaces\": virtio"),
+            std::string::npos);
+  EXPECT_NE(error_of(with(R"("mmds-config": {})")).find("metadata service"), std::string::npos);
+  EXPECT_NE(error_of(with(R"("cpu-config": {})")).find("CPU templates"), std::string::npos);
+  for (const char* device : {"balloon", "vsock", "entropy", "memory-hotplug"}) {
+    EXPECT_NE(error_of(with("\"" + std::string(device) + "\": {}")).find("no such device"), std::string::npos)
+        << device;
+  }
+  EXPECT_NE(error_of(with(R"("pmem": [{}])")).find("no such device"), std::string::npos);
+  EXPECT_NE(error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "cpu_template": "T2"})"))
+                .find("cpu_template"),
+            std::string::npos);
+  EXPECT_NE(
+      error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "track_dirty_pages": true})"))
+          .find("track_dirty_pages"),
+      std::string::npos);
+}
+
+TEST(ConfigFile, a_file_that_cannot_be_read_is_named) {
+  EXPECT_EQ(read_config_file("/nonexistent.json").error().message(),
+            "open configuration file /nonexistent.json: No such file or directory (ENOENT)");
+  EXPECT_NE(read_config_file("/dev/zero").error().message().find("larger than 1 MiB"), std::string::npos);
+  EXPECT_NE(read_config_file("/").error().message().find("read configuration file /"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mayfly::api

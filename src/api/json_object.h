@@ -1,0 +1,60 @@
+// Strict reading of one JSON object: every field is asked for once, by type, and what was not asked for is
+// refused.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/result.h"
+
+namespace mayfly::api {
+
+// Parses `text` as one JSON value. Refused: syntax errors (with line and column), a key given twice in one
+// object, more than 32 levels of nesting, anything behind the value. Never throws. `name` is what errors call
+// the text.
+Result<nlohmann::json> parse_json(std::string_view text, std::string_view name);
+
+// Reads the fields of one object. Errors accumulate nothing: the first one found is kept and every later read
+// does nothing, so that a reader asks for all its fields and checks once, by finish().
+class JsonObject {
+ public:
+  // `value` is borrowed. `path` is what errors call it: "machine-config".
+  JsonObject(const nlohmann::json& value, std::string path);
+
+  // Each gives nothing where the field is absent or null. A field of another type, or out of range, is an
+  // error.
+  std::optional<std::string> string(std::string_view key);
+  std::optional<bool> boolean(std::string_view key);
+  // Integers must be written as integers; the range is checked before they are narrowed.
+  std::optional<std::uint64_t> integer(std::string_view key, std::uint64_t minimum, std::uint64_t maximum);
+  // One of `names`: its index.
+  std::optional<std::size_t> choice(std::string_view key, std::span<const std::string_view> names);
+  // Any value, to be read further.
+  const nlohmann::json* value(std::string_view key);
+
+  // Records that `key` must be there.
+  void require(std::string_view key);
+  // Records an error of the reader's own about `key`.
+  void refuse(std::string_view key, std::string_view why);
+
+  // The first error, one about a missing field, or one that names a field nobody asked for.
+  Result<void> finish();
+
+ private:
+  const nlohmann::json* find(std::string_view key);
+  void wrong_type(std::string_view key, std::string_view expected, const nlohmann::json& found);
+
+  const nlohmann::json& value_;
+  std::string path_;
+  std::set<std::string, std::less<>> known_;
+  std::optional<Error> error_;
+};
+
+}  // namespace mayfly::api

@@ -1,0 +1,144 @@
+#include "devices/serial/terminal_guard.h"
+
+#include <fcntl.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+
+#include "base/unique_fd.h"
+
+namespace mayfly {
+namespace {
+
+// What a signal handler needs, written before `raw` says so.
+struct Terminal {
+  std::atomic<int> fd{-1};
+  std::atomic<bool> raw{false};
+  bool captured = false;
+  termios original{};
+  termios raw_modes{};
+};
+
+Terminal& terminal() noexcept {
+  static constinit Terminal instance;
+  return instance;
+}
+
+bool same_modes(const termios& a, const termios& b) noexcept {
+  return a.c_iflag == b.c_iflag && a.c_oflag == b.c_oflag && a.c_cflag == b.c_cflag &&
+         a.c_lflag == b.c_lflag && a.c_cc[VMIN] == b.c_cc[VMIN] && a.c_cc[VTIME] == b.c_cc[VTIME];
+}
+
+extern "C" void restore_and_die(int signal) {
+  restore_terminal();
+  // SA_RESETHAND has put the default action back, SA_NODEFER lets it act here and now.
+  static_cast<void>(::raise(signal));
+}
+
+}  // namespace
+
+bool in_foreground(int fd) noexcept {
+  const pid_t foreground = ::tcgetpgrp(fd);
+  return foreground < 0 || foreground == ::getpgrp();
+}
+
+void ignore_signal_unless_handled(int signal) noexcept {
+  struct sigaction action {};
+  if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_DFL) {
+    action.sa_handler = SIG_IGN;
+    static_cast<void>(::sigaction(signal, &action, nullptr));
+  }
+}
+
+void restore_terminal() noexcept {
+  Terminal& state = terminal();
+  if (!state.raw.exchange(false)) {
+    return;
+  }
+  const int saved_errno = errno;
+  const int fd = state.fd.load();
+  termios now{};
+  // Another foreground process (the shell, after `bg`) has its own modes set.
+  if (in_foreground(fd) || (::tcgetattr(fd, &now) == 0 && same_modes(now, state.raw_modes))) {
+    // Not TCSADRAIN: a terminal stopped by Ctrl-S would keep the process from ending.
+    static_cast<void>(::tcsetattr(fd, TCSANOW, &state.original));
+  }
+  errno = saved_errno;
+}
+
+void restore_terminal_on_fatal_signals() {
+  constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP,  SIGQUIT, SIGSEGV, SIGBUS,
+                                SIGILL, SIGFPE,  SIGABRT, SIGSYS,  SIGTRAP, SIGXCPU};
+  for (const int signal : kSignals) {
+    struct sigaction action {};
+    if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_DFL) {
+      action.sa_handler = &restore_and_die;
+      action.sa_flags = static_cast<int>(SA_RESETHAND | SA_NODEFER | SA_ONSTACK);
+      static_cast<void>(::sigaction(signal, &action, nullptr));
+    }
+  }
+}
+
+Result<std::unique_ptr<TerminalGuard>> TerminalGuard::enter(int fd) {
+  if (::isatty(fd) != 1) {
+    return nullptr;
+  }
+  Terminal& state = terminal();
+  if (state.fd.load() >= 0) {
+    return fail(ErrorCode::kBusy, "make the terminal raw: it is already guarded");
+  }
+  UniqueFd own(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  if (!own.valid()) {
+    return fail_errno(errno, "make the terminal raw");
+  }
+  for (const int signal : {SIGTTOU, SIGTTIN}) {
+    ignore_signal_unless_handled(signal);
+  }
+  static const int registered = std::atexit(&restore_terminal);
+  static_cast<void>(registered);
+  state.captured = false;
+  state.fd.store(own.release());
+  std::unique_ptr<TerminalGuard> guard(new TerminalGuard());
+  MAYFLY_TRY(guard->refresh());
+  return guard;
+}
+
+Result<void> TerminalGuard::refresh() {
+  Terminal& state = terminal();
+  const int fd = state.fd.load();
+  if (!in_foreground(fd)) {
+    return {};
+  }
+  if (!state.captured) {
+    if (::tcgetattr(fd, &state.original) != 0) {
+      return fail_errno(errno, "read the terminal's modes");
+    }
+    state.raw_modes = state.original;
+    state.raw_modes.c_iflag &=
+        ~static_cast<tcflag_t>(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+    state.raw_modes.c_lflag &= ~static_cast<tcflag_t>(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
+    state.raw_modes.c_cc[VMIN] = 1;
+    state.raw_modes.c_cc[VTIME] = 0;
+    state.captured = true;
+  }
+  // Before the modes change: a signal in between restores what is there.
+  state.raw.store(true);
+  if (::tcsetattr(fd, TCSANOW, &state.raw_modes) != 0) {
+    const int error = errno;
+    state.raw.store(false);
+    return fail_errno(error, "make the terminal raw");
+  }
+  return {};
+}
+
+TerminalGuard::~TerminalGuard() {
+  restore_terminal();
+  const UniqueFd closes(terminal().fd.exchange(-1));
+}
+
+}  // namespace mayfly

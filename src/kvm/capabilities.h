@@ -1,0 +1,36 @@
+// What this monitor asks of a KVM, as data.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace mayfly {
+
+enum class Need : std::uint8_t {
+  kEssential,  // no guest starts without it
+  kOptional,   // guests run; what is lost is said in a warning
+};
+
+struct Capability {
+  std::uint32_t number;       // KVM_CAP_*
+  std::string_view name;      // as <linux/kvm.h> spells it
+  std::string_view what_for;  // "guest RAM made of the monitor's own memory"
+  Need need;
+};
+
+// The capabilities of the architecture this is built for, essential ones first.
+std::span<const Capability> wanted_capabilities();
+
+// Asks `check` (KVM_CHECK_EXTENSION: 0 where the KVM lacks it, else positive) once for each of `wanted`.
+// Answers a warning for each optional one that is missing. Error kUnsupported names every essential one that
+// is missing and what it is for.
+Result<std::vector<std::string>> check_capabilities(std::span<const Capability> wanted,
+                                                    const std::function<int(std::uint32_t)>& check);
+
+}  // namespace mayfly

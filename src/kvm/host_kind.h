@@ -1,0 +1,36 @@
+// What stands behind this host's KVM.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace mayfly {
+
+enum class HostKind : std::uint8_t {
+  kHardware,    // the processor runs guests itself
+  kNoHardware,  // a KVM that does without: it interprets or rewrites guest code, slowly
+  kNoKvm,       // no KVM module is loaded
+  kUnknown,     // the host hides it (no /proc or /sys)
+};
+
+struct HostFacts {
+  std::string cpu_flags;             // of the first processor in /proc/cpuinfo; empty where it cannot be read
+  std::vector<std::string> modules;  // those of /sys/module whose name starts with "kvm"; sorted
+  bool modules_known = false;        // whether /sys/module could be read
+};
+
+// Reads the two places, which tests put elsewhere. Never fails: what cannot be read is left out. Takes some
+// tens of microseconds, so not on the way to a guest's first instruction.
+HostFacts read_host_facts(const std::string& cpuinfo = "/proc/cpuinfo",
+                          const std::string& modules = "/sys/module");
+
+// A module alone does not tell (one that is built in is listed although it found no hardware), nor a flag
+// alone (the processor could, but another KVM is loaded): both must be there.
+HostKind classify_host(const HostFacts& facts);
+
+// A sentence without a final stop, for `doctor` and the log: "hardware virtualization (AMD-V, module
+// kvm_amd)".
+std::string describe_host(const HostFacts& facts);
+
+}  // namespace mayfly

@@ -1,0 +1,35 @@
+// What an x86-64 virtual machine has before its vCPUs.
+#include <linux/kvm.h>
+
+#include "kvm/ioctl.h"
+#include "kvm/vm.h"
+
+namespace mayfly {
+
+using kvm_detail::command;
+
+Result<void> Vm::create_platform(const VmOptions& options) {
+  if (!options.pmu) {
+    // Zeroed CPUID leaves hide Intel's counters; AMD's first four are found by family and need this
+    // (KVM_CAP_PMU_CAPABILITY, api.rst 8.35). It fails where KVM was loaded without counters, and before
+    // Linux 5.18, where such a guest sees those four.
+    kvm_enable_cap disable{};
+    disable.cap = KVM_CAP_PMU_CAPABILITY;
+    disable.args[0] = KVM_PMU_CAP_DISABLE;
+    static_cast<void>(command(fd_, KVM_ENABLE_CAP, &disable, ""));
+  }
+
+  // KVM_SET_TSS_ADDR (api.rst 4.36). The identity map's address (4.37) keeps its default, the page before.
+  MAYFLY_TRY(command(fd_, KVM_SET_TSS_ADDR, static_cast<unsigned long>(options.tss.value()),
+                     "set aside pages for real mode (KVM_SET_TSS_ADDR)"));
+
+  // KVM_CREATE_IRQCHIP (api.rst 4.24): two PICs, one IOAPIC of 24 lines, a local APIC for each vCPU to come,
+  // and the default routes between them. KVM_CREATE_PIT2 (4.71) needs it; port 0x61 is answered in the kernel
+  // too, because guests calibrate their clocks through it.
+  MAYFLY_TRY(command(fd_, KVM_CREATE_IRQCHIP, 0UL, "create the interrupt controllers (KVM_CREATE_IRQCHIP)"));
+  kvm_pit_config timer{};
+  timer.flags = KVM_PIT_SPEAKER_DUMMY;
+  return command(fd_, KVM_CREATE_PIT2, &timer, "create the timer (KVM_CREATE_PIT2)");
+}
+
+}  // namespace mayfly

@@ -1,0 +1,226 @@
+#include "mayfly/options.h"
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <iterator>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/exit_code.h"
+#include "base/text.h"
+#include "boot/x86_64/layout.h"
+#include "mayfly/version.h"
+
+namespace mayfly {
+namespace {
+
+constexpr const char* kDescription =
+    "Runs one microVM: a Linux kernel on KVM, with the least machine around it.\n"
+    "Without a subcommand it takes the flags of the Firecracker API dialect.\n";
+
+constexpr const char* kFooter =
+    "\n"
+    "Examples:\n"
+    "  mayfly run --kernel vmlinux --initrd initramfs.cpio --cpus 2 --memory 512M\n"
+    "  mayfly --no-api --config-file vm.json\n"
+    "  mayfly doctor\n"
+    "\n"
+    "The guest's serial console is standard input and output; the log goes to standard error.\n"
+    "On a terminal, Ctrl-A x ends the microVM.\n"
+    "\n"
+    "Exit status:\n"
+    "  0    the guest powered off or reset itself, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
+    "  1    the microVM could not be made or failed: triple fault, KVM error, host error\n"
+    "  152  bad configuration file\n"
+    "  153  bad arguments\n"
+    "  148, 149, 150, 151, 154, 156, 157\n"
+    "       killed by SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGHUP, SIGILL\n";
+
+// Flags of the dialect that belong to what is not built yet: refused by name rather than as a typing error.
+struct LaterFlag {
+  const char* name;
+  bool takes_value;
+  const char* feature;
+};
+constexpr std::array kLaterFlags = {
+    LaterFlag{"--api-sock", true, "the API socket"},
+    LaterFlag{"--metadata", true, "the metadata service"},
+    LaterFlag{"--mmds-size-limit", true, "the metadata service"},
+    LaterFlag{"--http-api-max-payload-size", true, "the API socket"},
+    LaterFlag{"--boot-timer", false, "the boot timer device"},
+    LaterFlag{"--no-seccomp", false, "seccomp filtering"},
+    LaterFlag{"--seccomp-filter", true, "seccomp filtering"},
+    LaterFlag{"--snapshot-version", false, "snapshots"},
+    LaterFlag{"--describe-snapshot", true, "snapshots"},
+};
+
+constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
+
+// "" or what is wrong with it, as CLI11's validators say it.
+std::string check_id(const std::string& text) {
+  return is_instance_id(text) ? "" : "\"" + text + "\" must be 1 to 64 letters, digits and '-'";
+}
+
+std::string check_memory_size(const std::string& text) {
+  const auto size = parse_memory_size(text, "--memory");
+  if (!size) {
+    return size.error().message();
+  }
+  return *size % kMib == 0 && *size > 0 ? "" : "\"" + text + "\" must be a multiple of 1 MiB";
+}
+
+void add_log_options(CLI::App& app, LogOptions& log) {
+  constexpr const char* kGroup = "Log";
+  app.add_option("--log-path", log.path, "Write the log to this file or FIFO (default: standard error)")
+      ->type_name("FILE")
+      ->group(kGroup);
+  app.add_option("--level", log.level, "Error, Warn, Info, Debug, Trace or Off (default: Info; run: Warn)")
+      ->type_name("LEVEL")
+      ->group(kGroup);
+  app.add_option("--module", log.module,
+                 "Log only what comes from this part of the source, such as devices/serial")
+      ->type_name("PREFIX")
+      ->group(kGroup);
+  app.add_flag("--show-level", log.show_level, "Put the level into every line")->group(kGroup);
+  app.add_flag("--show-log-origin", log.show_origin, "Put source file and line into every line")
+      ->group(kGroup);
+}
+
+void add_common_options(CLI::App& app, Options& options) {
+  app.add_option("--id", options.id,
+                 "Name of the microVM: letters, digits and '-', 1 to 64 (default: anonymous-instance)")
+      ->type_name("ID")
+      ->check(check_id);
+  app.add_option("--metrics-path", options.metrics_path,
+                 "Write metrics to this file or FIFO, a JSON object a line")
+      ->type_name("FILE");
+  app.add_option("--boot-trace", options.boot_trace,
+                 "Write a timeline of the start to this file, to be opened in Perfetto (Chrome trace format)")
+      ->type_name("FILE");
+  add_log_options(app, options.log);
+}
+
+void add_run(CLI::App& app, Options& options) {
+  CLI::App* run = app.add_subcommand("run", "Boot a kernel, with the console on this terminal");
+  RunOptions& values = options.run;
+  run->add_option("--kernel", values.kernel,
+                  "Kernel image: vmlinux (ELF) or bzImage (default: $MAYFLY_KERNEL, then "
+                  "$XDG_DATA_HOME/mayfly/kernel, then /usr/share/mayfly/kernel)")
+      ->type_name("FILE");
+  run->add_option("--initrd", values.initrd, "Initial RAM disk")->type_name("FILE");
+  run->add_option("--cpus", values.cpus, "Number of vCPUs, 1 to 32 (default: 1)")
+      ->type_name("N")
+      ->check(CLI::Range(1U, x86_64::layout::kMaxVcpus));
+  run->add_option_function<std::string>(
+         "--memory",
+         [&values](const std::string& text) {
+           values.memory_mib = parse_memory_size(text, "--memory").value_or(0) / kMib;
+         },
+         "Guest memory: a number of MiB, or with a suffix K, M, G or T (default: 128M)")
+      ->type_name("SIZE")
+      ->check(check_memory_size);
+  run->add_option(
+         "--cmdline", values.cmdline,
+         "Kernel command line, at most 2047 characters (default: \"console=ttyS0 reboot=k panic=1\")")
+      ->type_name("TEXT");
+  run->add_flag("--huge-pages", values.huge_pages, "Back guest memory with reserved 2 MiB pages");
+  static const std::vector<std::pair<std::string, BootProtocolChoice>> kProtocols = {
+      {"auto", BootProtocolChoice::kAuto},
+      {"pvh", BootProtocolChoice::kPvh},
+      {"linux64", BootProtocolChoice::kLinux64}};
+  run->add_option_function<std::string>(
+         "--boot-protocol",
+         [&values](const std::string& text) {
+           for (const auto& [name, choice] : kProtocols) {
+             if (name == text) {
+               values.protocol = choice;
+             }
+           }
+         },
+         "How to enter the kernel: auto (PVH where the image offers it), pvh or linux64 (default: auto)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"auto", "pvh", "linux64"}));
+  add_common_options(*run, options);
+}
+
+void add_later_flags(CLI::App& app) {
+  for (const LaterFlag& flag : kLaterFlags) {
+    const auto refuse = [&flag]() -> void {
+      throw CLI::ValidationError(std::string(flag.name), std::string(flag.feature) + " is not supported yet");
+    };
+    if (flag.takes_value) {
+      app.add_option_function<std::string>(flag.name, [refuse](const std::string&) { refuse(); })->group("");
+    } else {
+      app.add_flag_callback(flag.name, refuse)->group("");
+    }
+  }
+}
+
+}  // namespace
+
+tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments) {
+  Options options;
+  CLI::App app(kDescription, "mayfly");
+  app.footer(kFooter);
+  app.set_version_flag("--version", version_text());
+  app.get_formatter()->column_width(32);
+  app.add_option("--config-file", options.config_file,
+                 "Configuration of the microVM (JSON); it starts at once")
+      ->type_name("FILE");
+  app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
+  add_common_options(app, options);
+  constexpr const char* kTimes = "Start-up metrics";
+  app.add_option("--start-time-us", options.start_time_us,
+                 "When the caller started this process (monotonic, us)")
+      ->type_name("N")
+      ->group(kTimes);
+  app.add_option("--start-time-cpu-us", options.start_time_cpu_us,
+                 "CPU time of the process at that time (us)")
+      ->type_name("N")
+      ->group(kTimes);
+  app.add_option("--parent-cpu-time-us", options.parent_cpu_time_us,
+                 "CPU time that the caller spent on it (us)")
+      ->type_name("N")
+      ->group(kTimes);
+  add_run(app, options);
+  CLI::App* doctor =
+      app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");
+  add_later_flags(app);
+  app.require_subcommand(0, 1);
+
+  // CLI11 takes the arguments last first.
+  std::vector<std::string> reversed(arguments, arguments + argument_count);
+  std::reverse(reversed.begin(), reversed.end());
+  try {
+    app.parse(std::move(reversed));
+  } catch (const CLI::CallForHelp&) {
+    const auto chosen = app.get_subcommands();
+    return tl::make_unexpected(ParseStop{0, chosen.empty() ? app.help() : chosen.front()->help("mayfly")});
+  } catch (const CLI::Success& success) {
+    return tl::make_unexpected(ParseStop{0, std::string(success.what()) + "\n"});
+  } catch (const CLI::Error& error) {
+    return tl::make_unexpected(ParseStop{static_cast<int>(ExitCode::kBadArguments),
+                                         std::string(error.what()) + "\nTry 'mayfly --help'."});
+  }
+
+  if (app.got_subcommand("run")) {
+    options.subcommand = Subcommand::kRun;
+  } else if (doctor->parsed()) {
+    options.subcommand = Subcommand::kDoctor;
+  } else if (!options.no_api || !options.config_file) {
+    const char* text =
+        options.no_api
+            ? "--no-api needs --config-file FILE"
+            : "the API socket is not supported yet: use --no-api --config-file FILE, or 'mayfly run'";
+    return tl::make_unexpected(
+        ParseStop{static_cast<int>(ExitCode::kBadArguments), std::string(text) + "\nTry 'mayfly --help'."});
+  }
+  return options;
+}
+
+}  // namespace mayfly

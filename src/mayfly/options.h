@@ -1,0 +1,62 @@
+// The command line: flags and subcommands as plain data.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "boot/boot.h"
+
+namespace mayfly {
+
+enum class Subcommand : std::uint8_t {
+  kMonitor,  // no subcommand: the dialect's own flags
+  kRun,
+  kDoctor,
+};
+
+struct LogOptions {
+  std::optional<std::string> path;
+  std::optional<std::string> level;
+  std::optional<std::string> module;
+  bool show_level = false;
+  bool show_origin = false;
+};
+
+struct RunOptions {
+  std::optional<std::string> kernel;
+  std::optional<std::string> initrd;
+  std::optional<std::string> cmdline;
+  std::uint32_t cpus = 1;
+  std::uint64_t memory_mib = 128;
+  bool huge_pages = false;
+  BootProtocolChoice protocol = BootProtocolChoice::kAuto;
+};
+
+struct Options {
+  Subcommand subcommand = Subcommand::kMonitor;
+  std::string id = "anonymous-instance";
+  std::optional<std::string> config_file;
+  bool no_api = false;
+  std::optional<std::string> metrics_path;
+  std::optional<std::string> boot_trace;
+  // Microseconds: CLOCK_MONOTONIC and CPU time of whoever started this process, for the start-up metrics.
+  std::uint64_t start_time_us = 0;
+  std::uint64_t start_time_cpu_us = 0;
+  std::uint64_t parent_cpu_time_us = 0;
+  LogOptions log;
+  RunOptions run;
+};
+
+// What parsing says where there is nothing to run: text for stdout (help, version) or an error for stderr,
+// and the exit code.
+struct ParseStop {
+  int exit_code;
+  std::string text;
+};
+
+// `arguments` without the program's name.
+tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments);
+
+}  // namespace mayfly

@@ -1,0 +1,85 @@
+#include "vmm/boot_trace.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <utility>
+
+#include "base/unique_fd.h"
+
+namespace mayfly {
+namespace {
+
+double microseconds(BootTrace::Clock::duration duration) {
+  return std::chrono::duration<double, std::micro>(duration).count();
+}
+
+}  // namespace
+
+BootTrace::BootTrace(std::string path, Clock::time_point start) : path_(std::move(path)), start_(start) {
+  mark("process start");
+  events_.back().begin = start;
+}
+
+void BootTrace::record(Event event) {
+  const std::lock_guard lock(mutex_);
+  const bool known = event.is_mark && std::any_of(events_.begin(), events_.end(), [&](const Event& other) {
+                       return other.is_mark && other.name == event.name;
+                     });
+  if (!known) {
+    events_.push_back(std::move(event));
+  }
+}
+
+void BootTrace::phase(std::string_view name, Clock::time_point begin) {
+  record({std::string(name), begin, Clock::now() - begin, false, ::gettid()});
+}
+
+void BootTrace::mark(std::string_view name) {
+  record({std::string(name), Clock::now(), {}, true, ::gettid()});
+}
+
+Result<void> BootTrace::write() const {
+  // The names are this project's own: none needs escaping in JSON.
+  std::string text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
+  {
+    const std::lock_guard lock(mutex_);
+    std::array<char, 256> line;
+    for (std::size_t i = 0; i < events_.size(); ++i) {
+      const Event& event = events_[i];
+      const double begin = microseconds(event.begin - start_);
+      const char* separator = i == 0 ? "" : ",\n";
+      if (event.is_mark) {
+        std::snprintf(line.data(), line.size(),
+                      "%s{\"name\":\"%s\",\"ph\":\"i\",\"s\":\"p\",\"ts\":%.3f,\"pid\":%d,\"tid\":%d}",
+                      separator, event.name.c_str(), begin, ::getpid(), event.thread_id);
+      } else {
+        std::snprintf(line.data(), line.size(),
+                      "%s{\"name\":\"%s\",\"ph\":\"X\",\"ts\":%.3f,\"dur\":%.3f,\"pid\":%d,\"tid\":%d}",
+                      separator, event.name.c_str(), begin, microseconds(event.length), ::getpid(),
+                      event.thread_id);
+      }
+      text.append(line.data());
+    }
+  }
+  text.append("\n]}\n");
+  MAYFLY_TRY_ASSIGN(const UniqueFd fd, open_file(path_, O_WRONLY | O_CREAT | O_TRUNC, "boot trace"));
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    const ssize_t count = ::write(fd.get(), rest.data(), rest.size());
+    if (count < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      return fail_errno(errno, "write boot trace " + path_);
+    }
+    rest.remove_prefix(static_cast<std::size_t>(count));
+  }
+  return {};
+}
+
+}  // namespace mayfly

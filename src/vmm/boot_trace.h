@@ -1,0 +1,71 @@
+// A timeline of the start, in the Chrome trace event format: open it in Perfetto (ui.perfetto.dev) or
+// chrome://tracing.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace mayfly {
+
+// Collects phases and marks from any thread and writes them out on demand. A null BootTrace* everywhere means
+// that no trace was asked for and nothing is recorded.
+class BootTrace {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  // `start` is time zero of the timeline.
+  BootTrace(std::string path, Clock::time_point start);
+
+  // Something that lasted from `begin` to now.
+  void phase(std::string_view name, Clock::time_point begin);
+  // Something that happened now. Only the first mark of a name is kept.
+  void mark(std::string_view name);
+
+  // Writes all that was recorded so far to the file, anew each time: {"traceEvents": [...]}, times in
+  // microseconds.
+  Result<void> write() const;
+
+ private:
+  struct Event {
+    std::string name;
+    Clock::time_point begin;
+    Clock::duration length;  // zero for a mark
+    bool is_mark;
+    int thread_id;
+  };
+  void record(Event event);
+
+  const std::string path_;
+  const Clock::time_point start_;
+  mutable std::mutex mutex_;
+  std::vector<Event> events_;
+};
+
+// Records the phase `name` from its making to its end.
+class TracePhase {
+ public:
+  TracePhase(BootTrace* trace, std::string_view name)
+      : trace_(trace),
+        name_(name),
+        begin_(trace == nullptr ? BootTrace::Clock::time_point() : BootTrace::Clock::now()) {}
+  TracePhase(const TracePhase&) = delete;
+  TracePhase& operator=(const TracePhase&) = delete;
+  ~TracePhase() {
+    if (trace_ != nullptr) {
+      trace_->phase(name_, begin_);
+    }
+  }
+
+ private:
+  BootTrace* trace_;
+  std::string_view name_;
+  BootTrace::Clock::time_point begin_;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,44 @@
+// What a microVM is to be: plain data, filled by the API, the configuration file or the command line.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/result.h"
+#include "boot/boot.h"
+
+namespace mayfly {
+
+// Backing of guest memory as the dialect names it.
+enum class HugePages : std::uint8_t { kNone, kTransparent, k2M };
+
+struct MachineConfig {
+  std::uint32_t vcpu_count = 1;  // 1..32; with smt 1 or even
+  std::uint64_t mem_size_mib = 128;
+  bool smt = false;
+  bool track_dirty_pages = false;
+  HugePages huge_pages = HugePages::kNone;
+
+  // kInvalidArgument naming the field and its limits.
+  Result<void> validate() const;
+};
+
+struct BootSourceConfig {
+  std::string kernel_image_path;
+  std::optional<std::string> initrd_path;
+  std::optional<std::string> boot_args;  // absent: kDefaultBootArgs
+  BootProtocolChoice protocol = BootProtocolChoice::kAuto;
+};
+
+// The kernel command line where the caller gives none: console on the serial port, reboot by the i8042 (the
+// quickest that every kernel knows), and a panic ends the microVM after a second.
+inline constexpr const char* kDefaultBootArgs = "console=ttyS0 reboot=k panic=1";
+
+struct VmConfig {
+  std::string instance_id = "anonymous-instance";
+  MachineConfig machine;
+  BootSourceConfig boot_source;
+};
+
+}  // namespace mayfly

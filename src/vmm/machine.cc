@@ -1,0 +1,191 @@
+#include "vmm/machine.h"
+
+#include <string>
+#include <utility>
+
+#include "base/log.h"
+#include "memory/x86_64/ranges.h"
+#include "vmm/x86_64/cpu_setup.h"
+#include "vmm/x86_64/load_guest.h"
+
+namespace mayfly {
+namespace {
+
+Backing backing_of(HugePages huge_pages) {
+  switch (huge_pages) {
+    case HugePages::kNone:
+      return Backing::kAnonymous;
+    case HugePages::kTransparent:
+      return Backing::kTransparentHuge;
+    case HugePages::k2M:
+      return Backing::kHugetlb2M;
+  }
+  return Backing::kAnonymous;
+}
+
+// A step of the build, as a phase of the trace.
+template <typename Step>
+auto traced(BootTrace* trace, std::string_view name, Step step) {
+  const TracePhase phase(trace, name);
+  return step();
+}
+
+Result<GuestMemory> map_memory(const MachineConfig& config) {
+  MAYFLY_TRY_ASSIGN(const auto ranges, x86_64::memory_ranges(config.mem_size_mib << 20));
+  return GuestMemory::create(ranges, backing_of(config.huge_pages));
+}
+
+}  // namespace
+
+void Machine::Ending::power_event(PowerEvent event) noexcept {
+  if (event == PowerEvent::kReset) {
+    report({OutcomeKind::kGuestReset, "the guest asked for a reset"});
+  } else {
+    report({OutcomeKind::kGuestPowerOff, "the guest asked for power-off"});
+  }
+}
+
+void Machine::Ending::report(Outcome outcome) noexcept {
+  if (!reported_.test_and_set()) {
+    on_outcome_(std::move(outcome));
+  }
+}
+
+void Machine::TracedConsole::transmit(std::uint8_t byte) {
+  console_.transmit(byte);
+  if (!sent_.test(std::memory_order_relaxed) && !sent_.test_and_set()) {
+    trace_.mark("first serial byte");
+  }
+}
+
+Machine::Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings)
+    : memory_(std::move(memory)),
+      vm_(std::move(vm)),
+      trace_(surroundings.trace),
+      ending_(std::move(surroundings.on_outcome)),
+      power_line_(ending_),
+      serial_line_(std::move(serial_line)),
+      traced_console_(trace_ == nullptr ? nullptr
+                                        : std::make_unique<TracedConsole>(surroundings.console, *trace_)),
+      serial_(serial_line_, trace_ == nullptr ? surroundings.console : *traced_console_,
+              surroundings.serial_metrics),
+      i8042_(power_line_),
+      power_(power_line_),
+      boot_mark_(trace_ == nullptr ? nullptr : std::make_unique<BootMark>(*trace_)),
+      ports_("port"),
+      mmio_("MMIO") {}
+
+Result<std::unique_ptr<Machine>> Machine::build(const VmConfig& config, MachineSurroundings surroundings) {
+  BootTrace* trace = surroundings.trace;
+  const TracePhase whole(trace, "build the machine");
+  MAYFLY_TRY(config.machine.validate());
+  MAYFLY_TRY_ASSIGN(const GuestFiles files,
+                    traced(trace, "open images", [&] { return GuestFiles::open(config.boot_source); }));
+  MAYFLY_TRY_ASSIGN(GuestMemory memory,
+                    traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
+  MAYFLY_TRY_ASSIGN(const Kvm kvm, traced(trace, "open KVM", [] { return Kvm::open(); }));
+  for (const std::string& warning : kvm.warnings()) {
+    LOG_WARN("%s", warning.c_str());
+  }
+  if (config.machine.vcpu_count > kvm.max_vcpus()) {
+    return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
+                                             ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
+  }
+  MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); }));
+  MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
+
+  std::unique_ptr<Machine> machine(
+      new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
+  MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
+  MAYFLY_TRY(traced(trace, "create vCPUs", [&] { return machine->create_cpus(kvm, config.machine); }));
+  MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
+                      return x86_64::load_guest(machine->memory_, config, files, trace);
+                    }));
+  MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));
+  MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
+  return machine;
+}
+
+Result<void> Machine::start_threads() {
+  for (const auto& cpu : cpus_) {
+    MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(*cpu, cpu->vcpu().id(), [this](Outcome outcome) {
+                        ending_.report(std::move(outcome));
+                      }));
+    threads_.push_back(std::move(thread));
+  }
+  return {};
+}
+
+Result<void> Machine::start() {
+  if (state_ != State::kNotStarted) {
+    return fail(ErrorCode::kBusy, "the microVM has been started already");
+  }
+  if (trace_ != nullptr) {
+    trace_->mark("guest start");
+  }
+  for (const auto& thread : threads_) {
+    thread->resume();
+  }
+  state_ = State::kRunning;
+  return {};
+}
+
+Result<void> Machine::pause() {
+  if (state_ == State::kPaused) {
+    return {};
+  }
+  if (state_ != State::kRunning) {
+    return fail(ErrorCode::kBusy, "the microVM is not running");
+  }
+  // All are asked before one is waited for: they come out side by side.
+  for (const auto& thread : threads_) {
+    thread->request_park();
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kParkLimit;
+  for (const auto& thread : threads_) {
+    if (!thread->wait_parked(deadline)) {
+      for (const auto& other : threads_) {
+        other->resume();
+      }
+      return fail(ErrorCode::kInternal, "pause: a vCPU does not leave the guest");
+    }
+  }
+  for (const auto& cpu : cpus_) {
+    // Without it a paused guest's watchdogs would bark; a guest that does not listen loses nothing.
+    if (auto noted = cpu->vcpu().note_pause(); !noted) {
+      LOG_WARN("%s", noted.error().message().c_str());
+    }
+  }
+  state_ = State::kPaused;
+  return {};
+}
+
+Result<void> Machine::resume() {
+  if (state_ == State::kRunning) {
+    return {};
+  }
+  if (state_ != State::kPaused) {
+    return fail(ErrorCode::kBusy, "the microVM is not paused");
+  }
+  for (const auto& thread : threads_) {
+    thread->resume();
+  }
+  state_ = State::kRunning;
+  return {};
+}
+
+Result<void> Machine::stop() {
+  for (const auto& thread : threads_) {
+    thread->request_stop();
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kParkLimit;
+  for (const auto& thread : threads_) {
+    if (!thread->wait_stopped(deadline)) {
+      return fail(ErrorCode::kInternal, "stop: a vCPU does not leave the guest");
+    }
+  }
+  state_ = State::kStopped;
+  return {};
+}
+
+}  // namespace mayfly

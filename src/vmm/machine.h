@@ -1,0 +1,122 @@
+// The machine: a configuration made into memory, devices and vCPUs, and its life from start to stop.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/result.h"
+#include "devices/bus/bus.h"
+#include "devices/i8042/i8042.h"
+#include "devices/power/power.h"
+#include "devices/serial/serial.h"
+#include "kvm/kvm.h"
+#include "memory/guest_memory.h"
+#include "vmm/boot_mark.h"
+#include "vmm/boot_trace.h"
+#include "vmm/config.h"
+#include "vmm/event_line.h"
+#include "vmm/kvm_cpu.h"
+#include "vmm/outcome.h"
+#include "vmm/vcpu_thread.h"
+
+namespace mayfly {
+
+// What a machine needs from around it. Borrowed; outlives the machine.
+struct MachineSurroundings {
+  SerialBackend& console;
+  SerialMetrics& serial_metrics;
+  BootTrace* trace;  // null: none wanted
+  // How the guest or KVM ended it: called at most once, on a vCPU's thread. Must not wait for that thread.
+  std::function<void(Outcome)> on_outcome;
+};
+
+// Made by build() with its guest loaded and its vCPUs parked. One thread owns it and calls it; the vCPU
+// threads it starts are its own.
+class Machine {
+ public:
+  enum class State : std::uint8_t { kNotStarted, kRunning, kPaused, kStopped };
+
+  // How long pause() and stop() wait for the vCPUs to come out of the guest.
+  static constexpr std::chrono::seconds kParkLimit{10};
+
+  // Errors: kInvalidArgument and kInvalidImage for what the configuration says or names, else what the host
+  // refused. Nothing is left behind by an error. Install the vCPUs' kick handler first.
+  static Result<std::unique_ptr<Machine>> build(const VmConfig& config, MachineSurroundings surroundings);
+
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+  ~Machine() = default;
+
+  State state() const { return state_; }
+  Serial16550& serial() { return serial_; }
+  const I8042& i8042() const { return i8042_; }
+
+  // The first instruction. Error kBusy unless the state is kNotStarted.
+  Result<void> start();
+  // No guest instruction runs when this comes back, and every vCPU's registers are whole. Idempotent. Errors:
+  // kBusy before the start and after the end; kInternal where a vCPU does not come out in time: the machine
+  // then runs on.
+  Result<void> pause();
+  // Idempotent. Error kBusy before the start and after the end.
+  Result<void> resume();
+  // Ends all vCPU threads. Idempotent. Error kInternal where one does not end in time.
+  Result<void> stop();
+
+ private:
+  // Where the endings of all vCPUs and devices meet: the first wins.
+  class Ending final : public PowerSink {
+   public:
+    explicit Ending(std::function<void(Outcome)> on_outcome) : on_outcome_(std::move(on_outcome)) {}
+    void power_event(PowerEvent event) noexcept override;
+    void report(Outcome outcome) noexcept;
+
+   private:
+    std::function<void(Outcome)> on_outcome_;
+    std::atomic_flag reported_;
+  };
+
+  // Tells the trace of the first byte that the guest sends.
+  class TracedConsole final : public SerialBackend {
+   public:
+    TracedConsole(SerialBackend& console, BootTrace& trace) : console_(console), trace_(trace) {}
+    void transmit(std::uint8_t byte) override;
+    void input_room_available() override { console_.input_room_available(); }
+
+   private:
+    SerialBackend& console_;
+    BootTrace& trace_;
+    std::atomic_flag sent_;
+  };
+
+  Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings);
+  // What is of the architecture: x86_64/machine_platform.cc.
+  static Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory);
+  Result<void> connect_devices();
+  Result<void> create_cpus(const Kvm& kvm, const MachineConfig& config);
+  Result<void> start_threads();
+
+  // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.
+  GuestMemory memory_;
+  Vm vm_;
+  BootTrace* trace_;
+  Ending ending_;
+  PowerLine power_line_;
+  EventLine serial_line_;
+  std::unique_ptr<TracedConsole> traced_console_;
+  Serial16550 serial_;
+  I8042 i8042_;
+  PowerDevice power_;
+  std::unique_ptr<BootMark> boot_mark_;
+  Bus ports_;
+  Bus mmio_;
+  std::vector<std::unique_ptr<KvmCpu>> cpus_;
+  std::vector<std::unique_ptr<VcpuThread>> threads_;
+  State state_ = State::kNotStarted;
+};
+
+}  // namespace mayfly

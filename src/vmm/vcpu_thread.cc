@@ -1,0 +1,135 @@
+#include "vmm/vcpu_thread.h"
+
+#include <pthread.h>
+
+#include <cerrno>
+#include <csignal>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include "base/check.h"
+
+namespace mayfly {
+namespace {
+
+constexpr std::chrono::seconds kStopLimit{10};
+
+}  // namespace
+
+int vcpu_kick_signal() {
+  return SIGRTMIN;
+}
+
+Result<void> install_vcpu_kick_handler() {
+  struct sigaction action = {};
+  action.sa_handler = [](int) {};
+  // No SA_RESTART: KVM_RUN must come back with EINTR.
+  if (::sigaction(vcpu_kick_signal(), &action, nullptr) != 0) {
+    return fail_errno(errno, "install the handler of the vCPU kick signal");
+  }
+  return {};
+}
+
+VcpuThread::VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome)
+    : cpu_(cpu), index_(index), on_outcome_(std::move(on_outcome)) {}
+
+Result<std::unique_ptr<VcpuThread>> VcpuThread::start(GuestCpu& cpu, std::uint32_t index,
+                                                      std::function<void(Outcome)> on_outcome) {
+  std::unique_ptr<VcpuThread> vcpu(new VcpuThread(cpu, index, std::move(on_outcome)));
+  cpu.want_exit(true);
+  try {
+    vcpu->thread_ = std::thread([self = vcpu.get()] { self->main(); });
+  } catch (const std::system_error& error) {
+    return fail_errno(error.code().value(), "start the thread of vCPU " + std::to_string(index));
+  }
+  return vcpu;
+}
+
+VcpuThread::~VcpuThread() {
+  if (thread_.joinable()) {
+    request_stop();
+    MAYFLY_CHECK(wait_stopped(std::chrono::steady_clock::now() + kStopLimit), "a vCPU thread does not stop");
+  }
+}
+
+void VcpuThread::command(Command command) {
+  const std::lock_guard lock(mutex_);
+  command_ = command;
+  if (command != Command::kRun) {
+    // In this order: a thread that the signal finds just before it enters the guest sees the wish and comes
+    // back.
+    cpu_.want_exit(true);
+    if (!finished_) {
+      ::pthread_kill(thread_.native_handle(), vcpu_kick_signal());
+    }
+  }
+  changed_.notify_all();
+}
+
+void VcpuThread::resume() {
+  command(Command::kRun);
+}
+void VcpuThread::request_park() {
+  command(Command::kPark);
+}
+void VcpuThread::request_stop() {
+  command(Command::kStop);
+}
+
+bool VcpuThread::wait_parked(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, deadline, [this] { return parked_ || finished_; });
+}
+
+bool VcpuThread::wait_stopped(std::chrono::steady_clock::time_point deadline) {
+  {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_until(lock, deadline, [this] { return finished_; })) {
+      return false;
+    }
+  }
+  if (thread_.joinable()) {
+    thread_.join();
+  }
+  return true;
+}
+
+void VcpuThread::main() noexcept {
+  const std::string name = "mayfly_vcpu " + std::to_string(index_);
+  ::pthread_setname_np(::pthread_self(), name.c_str());
+  bool ended = false;
+  std::unique_lock lock(mutex_);
+  while (command_ != Command::kStop) {
+    if (command_ == Command::kRun && !ended) {
+      parked_ = false;
+      cpu_.want_exit(false);
+      lock.unlock();
+      ended = !run_until_told();
+      lock.lock();
+      continue;
+    }
+    parked_ = true;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return command_ == Command::kStop || (command_ == Command::kRun && !ended); });
+  }
+  finished_ = true;
+  changed_.notify_all();
+}
+
+// False when the vCPU has ended for good.
+bool VcpuThread::run_until_told() noexcept {
+  for (;;) {
+    if (auto outcome = cpu_.run_once()) {
+      on_outcome_(std::move(*outcome));
+      return false;
+    }
+    const std::lock_guard lock(mutex_);
+    if (command_ != Command::kRun) {
+      cpu_.settle();
+      return true;
+    }
+  }
+}
+
+}  // namespace mayfly

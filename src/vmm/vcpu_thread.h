@@ -1,0 +1,66 @@
+// One thread that runs one vCPU: started parked, then resumed, parked and stopped from outside.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "base/result.h"
+#include "vmm/guest_cpu.h"
+
+namespace mayfly {
+
+// The signal that takes a vCPU thread out of the guest. Its handler does nothing; being delivered is what
+// counts. Install the handler once before the first thread starts, with every other signal blocked in the
+// starting thread so that the vCPU threads inherit that.
+int vcpu_kick_signal();
+Result<void> install_vcpu_kick_handler();
+
+class VcpuThread {
+ public:
+  // Starts the thread, named "<prefix>_vcpu <index>", parked. `cpu` is borrowed and must outlive this.
+  // `on_outcome` is called at most once, on the vCPU's thread, when the guest or KVM ends it; the thread then
+  // waits to be stopped.
+  static Result<std::unique_ptr<VcpuThread>> start(GuestCpu& cpu, std::uint32_t index,
+                                                   std::function<void(Outcome)> on_outcome);
+  VcpuThread(const VcpuThread&) = delete;
+  VcpuThread& operator=(const VcpuThread&) = delete;
+  // Stops the thread. One that does not come out of the kernel is a broken invariant: aborts.
+  ~VcpuThread();
+
+  // These three never block; the owner's thread calls them.
+  void resume();
+  void request_park();
+  void request_stop();
+
+  // Waits until the thread runs no guest code; false at the deadline.
+  bool wait_parked(std::chrono::steady_clock::time_point deadline);
+  // Waits for the thread's end after request_stop(); false at the deadline.
+  bool wait_stopped(std::chrono::steady_clock::time_point deadline);
+
+ private:
+  enum class Command : std::uint8_t { kPark, kRun, kStop };
+
+  VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome);
+  void main() noexcept;
+  void command(Command command);
+  bool run_until_told() noexcept;
+
+  GuestCpu& cpu_;
+  const std::uint32_t index_;
+  const std::function<void(Outcome)> on_outcome_;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  Command command_ = Command::kPark;  // guarded by mutex_, as are the two below
+  bool parked_ = false;
+  bool finished_ = false;
+
+  std::thread thread_;  // last: everything above is there before it starts
+};
+
+}  // namespace mayfly

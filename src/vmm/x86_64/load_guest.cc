@@ -1,0 +1,60 @@
+#include "vmm/x86_64/load_guest.h"
+
+#include <string>
+#include <utility>
+
+#include "boot/command_line.h"
+#include "boot/image_file.h"
+#include "boot/initrd.h"
+#include "boot/kernel_image.h"
+#include "boot/x86_64/acpi/tables.h"
+#include "boot/x86_64/layout.h"
+#include "boot/x86_64/prepare_boot.h"
+#include "devices/power/power.h"
+
+namespace mayfly {
+
+Result<GuestFiles> GuestFiles::open(const BootSourceConfig& config) {
+  GuestFiles files;
+  MAYFLY_TRY_ASSIGN(files.kernel, open_image_file(config.kernel_image_path, "kernel image"));
+  if (config.initrd_path) {
+    MAYFLY_TRY_ASSIGN(files.initrd, open_image_file(*config.initrd_path, "initrd"));
+  }
+  return files;
+}
+
+namespace x86_64 {
+
+Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
+                                BootTrace* trace) {
+  const BootSourceConfig& source = config.boot_source;
+  MAYFLY_TRY_ASSIGN(CommandLine command_line, CommandLine::make(source.boot_args.value_or(kDefaultBootArgs)));
+
+  auto kernel = [&] {
+    const TracePhase phase(trace, "load kernel");
+    return load_kernel(memory, files.kernel, source.kernel_image_path, source.protocol);
+  }();
+  if (!kernel) {
+    return tl::make_unexpected(kernel.error());
+  }
+  BootPlan plan{std::move(*kernel), std::nullopt, std::move(command_line), std::nullopt};
+
+  if (files.initrd) {
+    const TracePhase phase(trace, "load initrd");
+    MAYFLY_TRY_ASSIGN(plan.initrd, load_initrd(memory, *files.initrd, *source.initrd_path, plan.kernel));
+  }
+
+  const TracePhase phase(trace, "write boot data");
+  const AcpiConfig tables{.vcpu_count = config.machine.vcpu_count,
+                          .virtio_mmio = {},
+                          .serial = AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
+                          .power = {.port = layout::kPowerPort,
+                                    .sleep_type_off = PowerDevice::kSleepTypeOff,
+                                    .reset_value = PowerDevice::kResetValue,
+                                    .button_gsi = layout::kPowerButtonGsi}};
+  MAYFLY_TRY_ASSIGN(plan.rsdp, write_acpi_tables(tables, memory));
+  return prepare_boot(memory, plan);
+}
+
+}  // namespace x86_64
+}  // namespace mayfly

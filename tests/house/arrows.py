@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Checks that no room knows more than it may.
+
+arrows.py ROOT ROOMS: ROOMS is the list that CMake writes, `name folder: dependencies` a line. Every dependency must
+point down the house's order, every #include must stay within what the room depends on, and some libraries are
+confined to the rooms that exist to hide them.
+"""
+
+import re
+from pathlib import Path
+from sys import argv
+
+import house
+
+# The house's order, the lowest first. A room may depend on rooms of lower lines only; `devices/*` is every device
+# that no other line names. A room that no line names is an error: its place has to be decided.
+ORDER = (
+    ("src/base",),
+    ("src/memory", "src/event", "src/seccomp"),
+    ("src/kvm", "src/boot", "src/devices/bus", "src/rate_limiter"),
+    ("src/devices/power",),  # how a device says that the guest wants to end, as well as the device that does
+    ("src/devices/virtio/queue",),
+    ("src/devices/virtio/transport",),
+    ("src/devices/*",),
+    ("src/snapshot",),
+    ("src/vmm",),
+    ("src/api",),
+    ("src/mayfly",),
+)
+
+# A program of its own beside the house: knows base and nothing else.
+BASE_ONLY = ("jailer",)
+
+# Headers from outside the project that only the named folders may include.
+CONFINED = (
+    (r"(linux|asm)/kvm\.h", ("src/kvm", "src/snapshot", "src/vmm"), "KVM's own types"),
+    (r"nlohmann/.*", ("src/api",), "JSON"),
+    (r"(httplib\.h|llhttp\.h|picohttpparser\.h|http_parser\.h|boost/beast.*)", ("src/api/http",), "HTTP"),
+    (r"CLI/.*", ("src/mayfly", "jailer"), "the command line's parser"),
+)
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+
+
+def level(folder):
+    """The line of the order that a room stands in, or None."""
+    for number, line in enumerate(ORDER):
+        if folder in line:
+            return number
+    for number, line in enumerate(ORDER):
+        if any(entry.endswith("/*") and folder.startswith(entry[:-1]) for entry in line):
+            return number
+    return None
+
+
+def room_of(path, rooms):
+    """The folder of the innermost room that the file belongs to, or None."""
+    for parent in Path(path).parents:
+        if parent.as_posix() in rooms:
+            return parent.as_posix()
+    return None
+
+
+def reachable(name, by_name):
+    """Names of all rooms that `name` depends on, directly or not."""
+    seen, todo = set(), list(by_name[name][1])
+    while todo:
+        dependency = todo.pop()
+        if dependency not in seen and dependency in by_name:
+            seen.add(dependency)
+            todo += by_name[dependency][1]
+    return seen
+
+
+def check_order(rooms, by_name):
+    for folder, (name, dependencies) in rooms.items():
+        if folder in BASE_ONLY:
+            for dependency in set(dependencies) - {"base"}:
+                yield f"{folder}: depends on {dependency}; it may know base only"
+            continue
+        own = level(folder)
+        if own is None:
+            yield f"{folder}: has no place in the house's order; give it one in tests/house/arrows.py"
+            continue
+        for dependency in dependencies:
+            if dependency not in by_name:
+                yield f"{folder}: depends on {dependency}, which is no room"
+                continue
+            other = level(by_name[dependency][0])
+            if other is not None and other >= own:
+                yield f"{folder}: depends on {dependency}, which does not stand below {name} in the house's order"
+
+
+def check_includes(root, rooms, by_name):
+    for path in house.files(root, ("src", "jailer"), {".h", ".cc", ".c"}):
+        folder = room_of(path, rooms)
+        if folder is None:
+            yield f"{path}: belongs to no room"
+            continue
+        name = rooms[folder][0]
+        text = (root / path).read_text(encoding="utf-8")
+        for found in INCLUDE.finditer(text):
+            where = f"{path}:{text.count(chr(10), 0, found.start(2)) + 1}"
+            yield from check_include(root, rooms, by_name, where, path, name, found[1], found[2])
+
+
+def check_include(root, rooms, by_name, where, path, name, bracket, included):
+    for pattern, allowed, what in CONFINED:
+        if re.fullmatch(pattern, included) and not any(path.as_posix().startswith(place) for place in allowed):
+            yield f"{where}: <{included}>: {what} may be known in {', '.join(allowed)} only"
+    if bracket != '"':
+        return
+    if (root / "tests" / included).is_file():
+        if not path.stem.endswith("_test"):
+            yield f'{where}: "{included}": only unit tests may use what tests/ has for them'
+        return
+    other = room_of(Path("src") / included, rooms)
+    if other is None and path.parts[0] == "jailer" and (root / "jailer" / included).is_file():
+        return
+    if other is None or not (root / "src" / included).is_file():
+        yield f'{where}: "{included}" is no file of a room, spelled from src/ on'
+    elif rooms[other][0] != name and rooms[other][0] not in reachable(name, by_name):
+        yield f'{where}: "{included}": {name} does not depend on {rooms[other][0]}'
+
+
+def check(root, rooms):
+    by_name = {name: (folder, dependencies) for folder, (name, dependencies) in rooms.items()}
+    return [*check_order(rooms, by_name), *check_includes(root, rooms, by_name)]
+
+
+if __name__ == "__main__":
+    house.finish(check(Path(argv[1]), house.read_rooms(argv[2])), "the house's arrows")

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Checks that every promise of SPECIFICATION.md names a test or a benchmark that exists.
+
+promises.py ROOT BUILD --ctest CTEST. A promise is a row of a table whose last column says what holds it, in code
+marks: `test NAME` (a CTest case; a final * stands for any ending), or `bench NAME` (a program of bench/).
+"""
+
+import argparse
+import fnmatch
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import house
+
+
+def known_tests(root, build, ctest):
+    """The cases of this build, and those that CMake adds in other builds only."""
+    listed = subprocess.run([ctest, "--show-only=json-v1"], cwd=build, check=True, stdout=subprocess.PIPE).stdout
+    names = {test["name"] for test in json.loads(listed)["tests"]}
+    for path in (root / "tests").rglob("CMakeLists.txt"):
+        for prefix, values in looped_tests(path.read_text(encoding="utf-8")):
+            names |= {f"{prefix}.{value}" for value in values}
+    return names
+
+
+def looped_tests(cmake):
+    """[(prefix, values)] of each `foreach(check VALUES)` around `add_test(NAME PREFIX.${check}`."""
+    found = re.findall(r"foreach\(check ([\w ]+)\)\s*add_test\(NAME ([\w.]+)\.\$", cmake)
+    return [(prefix, values.split()) for values, prefix in found]
+
+
+def check(root, tests):
+    specification = root / "SPECIFICATION.md"
+    if not specification.is_file():
+        yield "there is no SPECIFICATION.md"
+        return
+    promises = 0
+    for number, line in enumerate(specification.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.startswith("|") or re.fullmatch(r"\|[\s:|-]+\|", line) or "held by" in line.lower():
+            continue
+        promises += 1
+        yield from check_row(root, tests, f"SPECIFICATION.md:{number}", line.strip("| ").split("|")[-1])
+    if promises == 0:
+        yield "SPECIFICATION.md: promises nothing"
+
+
+def check_row(root, tests, where, held_by):
+    holders = re.findall(r"`(test|bench) ([^`]+)`", held_by)
+    if not holders:
+        yield f"{where}: names no `test NAME` or `bench NAME` that holds the promise"
+    for kind, name in holders:
+        if kind == "test" and not fnmatch.filter(tests, name):
+            yield f"{where}: there is no test {name}"
+        if kind == "bench" and not any((root / "bench" / (name + end)).is_file() for end in ("", ".py", ".sh")):
+            yield f"{where}: there is no bench {name}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("--ctest", default="ctest")
+    options = parser.parse_args()
+    tests = known_tests(options.root, options.build, options.ctest)
+    house.finish(list(check(options.root, tests)), "the promises")
+
+
+if __name__ == "__main__":
+    main()

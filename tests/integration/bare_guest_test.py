@@ -1,0 +1,412 @@
+#!/usr/bin/python3
+"""Runs the monitor on this host's /dev/kvm with bare guests: a few dozen instructions each, one behaviour each.
+
+  bare_guest_test.py --mayfly BINARY --guests FOLDER [unittest's own arguments]
+
+A host without a usable /dev/kvm cannot run them: that is said, and the exit code is 77 (skipped).
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import unittest
+
+HANG = 60  # seconds after which only a hang is left as a cause
+
+MAYFLY = ""
+GUESTS = ""
+
+
+def guest(name):
+    return os.path.join(GUESTS, name + ".elf")
+
+
+class Result:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    def __str__(self):
+        return f"exit code {self.code}\nstdout: {self.out!r}\nstderr: {self.err!r}"
+
+
+def mayfly(*arguments, stdin=subprocess.DEVNULL, data=None, env=None):
+    done = subprocess.run([MAYFLY, *arguments], stdin=None if data is not None else stdin, input=data,
+                          capture_output=True, timeout=HANG, env=env, check=False)
+    return Result(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+
+
+def run_guest(name, *arguments, **keywords):
+    return mayfly("run", "--kernel", guest(name), *arguments, **keywords)
+
+
+class Running:
+    """A microVM under way, with its output read as it comes."""
+
+    def __init__(self, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE):
+        self.process = subprocess.Popen([MAYFLY, *arguments], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
+        self.seen = b""
+
+    def until(self, text):
+        end = time.monotonic() + HANG
+        while text not in self.seen:
+            ready = select.select([self.process.stdout], [], [], max(0, end - time.monotonic()))[0]
+            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            if not data:
+                raise AssertionError(f"no {text!r} in {self.seen!r}; stderr: {self.process.stderr.read()!r}")
+            self.seen += data
+        return self
+
+    def send(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def end(self):
+        code = self.process.wait(HANG)
+        err = self.process.stderr.read().decode(errors="replace")
+        self.process.stderr.close()
+        if self.process.stdout:
+            self.seen += self.process.stdout.read()
+            self.process.stdout.close()
+        if self.process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+        return Result(code, self.seen, err)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = self.enterContext(tempfile.TemporaryDirectory()) if hasattr(self, "enterContext") else None
+        if self.folder is None:
+            directory = tempfile.TemporaryDirectory()
+            self.addCleanup(directory.cleanup)
+            self.folder = directory.name
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def write(self, name, content):
+        with open(self.path(name), "w", encoding="utf-8") as file:
+            file.write(content)
+        return self.path(name)
+
+    def config(self, kernel, **sections):
+        sections = {"boot-source": {"kernel_image_path": kernel}, "drives": [], **sections}
+        return self.write("vm.json", json.dumps(sections))
+
+    def expect(self, result, code, out=None, err=()):
+        self.assertEqual(result.code, code, str(result))
+        if out is not None:
+            self.assertEqual(result.out, out, str(result))
+        for text in [err] if isinstance(err, str) else err:
+            self.assertIn(text, result.err)
+
+
+class Endings(Case):
+    def test_power_off_ends_with_0(self):
+        self.expect(run_guest("power_off"), 0, b"hello\n")
+
+    def test_acpi_reset_ends_with_0(self):
+        self.expect(run_guest("reset_acpi"), 0, b"")
+
+    def test_i8042_reset_ends_with_0(self):
+        self.expect(run_guest("reset_i8042"), 0, b"")
+
+    def test_triple_fault_ends_with_1_and_says_so(self):
+        self.expect(run_guest("triple_fault"), 1, b"going\n", "triple fault")
+
+    def test_other_values_in_the_power_registers_end_nothing(self):
+        self.expect(run_guest("not_quite_power_off"), 0, b"still here\n")
+
+    def test_each_stop_signal_ends_a_spinning_and_a_halted_guest_with_0(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            for name, text in (("spin", b"spinning\n"), ("halt", b"halting\n")):
+                with self.subTest(signal=number, guest=name):
+                    vm = Running("run", "--kernel", guest(name)).until(text)
+                    vm.process.send_signal(number)
+                    self.expect(vm.end(), 0)
+
+    def test_a_stop_signal_with_waiting_vcpus_ends_with_0(self):
+        vm = Running("run", "--kernel", guest("spin"), "--cpus", "32").until(b"spinning\n")
+        vm.process.send_signal(signal.SIGTERM)
+        self.expect(vm.end(), 0)
+
+    def test_a_hang_up_ends_with_156(self):
+        vm = Running("run", "--kernel", guest("spin")).until(b"spinning\n")
+        vm.process.send_signal(signal.SIGHUP)
+        self.expect(vm.end(), 156)
+
+
+class Buses(Case):
+    def test_what_nobody_answers_reads_as_all_ones(self):
+        self.expect(run_guest("unknown", "--memory", "64M"), 0, b"PASS\n")
+
+    def test_string_instructions_reach_the_device_element_by_element(self):
+        text = b"many bytes in one exit, more than one page of them would not fit and are split by the processor\n"
+        self.expect(run_guest("string_io"), 0, text + b"PASS\n")
+
+    def test_a_flood_of_unknown_accesses_is_counted_and_its_log_limited(self):
+        metrics = self.path("metrics")
+        result = run_guest("flood_unknown", "--metrics-path", metrics)
+        self.expect(result, 0, b"still here\n", "no device")
+        self.assertLess(result.err.count("\n"), 100)
+        with open(metrics, encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        self.assertEqual(sum(line["vcpu"]["unknown_port_count"] for line in lines), 40000)
+        self.assertEqual(sum(line["vcpu"]["unknown_mmio_count"] for line in lines), 40000)
+
+
+class Serial(Case):
+    def test_input_reaches_the_guest_and_output_comes_back(self):
+        vm = Running("run", "--kernel", guest("echo"), stdin=subprocess.PIPE).until(b"ready\n")
+        vm.send(b"abc" * 100)
+        vm.until(b"bcd" * 100)
+        vm.send(b"q")
+        self.expect(vm.end(), 0, b"ready\n" + b"bcd" * 100)
+
+    def test_the_end_of_input_does_not_end_the_guest(self):
+        result = run_guest("echo", data=b"hal9000q")
+        self.expect(result, 0, b"ready\nibm:111")
+
+    def test_a_reader_that_does_not_read_does_not_stop_the_guest(self):
+        read_end, write_end = os.pipe()
+        vm = Running("run", "--kernel", guest("flood"), "--metrics-path", self.path("metrics"), stdout=write_end)
+        os.close(write_end)
+        # The pipe fills up; the guest goes on running: its exits are counted.
+        self.wait_for_exits(vm, 200_000)
+        vm.process.send_signal(signal.SIGTERM)
+        code = vm.process.wait(HANG)
+        vm.process.stderr.close()
+        os.close(read_end)
+        self.assertEqual(code, 0)
+
+    def test_a_reader_that_goes_away_does_not_end_the_guest(self):
+        read_end, write_end = os.pipe()
+        vm = Running("run", "--kernel", guest("flood"), stdout=write_end)
+        os.close(write_end)
+        self.assertEqual(os.read(read_end, 1), b"x")
+        os.close(read_end)
+        with self.assertRaises(subprocess.TimeoutExpired):
+            vm.process.wait(0.5)
+        vm.process.send_signal(signal.SIGTERM)
+        self.assertEqual(vm.process.wait(HANG), 0)
+        vm.process.stderr.close()
+
+    def wait_for_exits(self, vm, count):
+        """Until the vCPU thread has used CPU time for that many exits at least."""
+        end = time.monotonic() + HANG
+        task = f"/proc/{vm.process.pid}/task"
+        while time.monotonic() < end:
+            for thread in os.listdir(task):
+                with open(f"{task}/{thread}/comm", encoding="utf-8") as file:
+                    name = file.read().strip()
+                if name.endswith("_vcpu 0"):
+                    with open(f"{task}/{thread}/schedstat", encoding="utf-8") as file:
+                        if int(file.read().split()[0]) > count * 5000:
+                            return
+            time.sleep(0.02)
+        raise AssertionError("the guest does not run")
+
+    def test_a_terminal_is_raw_while_the_guest_runs_and_restored_after(self):
+        for ending in ("guest", "signal", "escape", "crash"):
+            with self.subTest(ending=ending):
+                master, slave = pty.openpty()
+                before = termios.tcgetattr(slave)
+                process = subprocess.Popen([MAYFLY, "run", "--kernel", guest("echo")], stdin=slave, stdout=slave,
+                                           stderr=subprocess.PIPE, start_new_session=True)
+                self.read_until(master, b"ready")
+                during = termios.tcgetattr(slave)
+                self.assertEqual(during[3] & (termios.ICANON | termios.ECHO | termios.ISIG), 0)
+                os.write(master, b"\x03")  # Ctrl-C is the guest's
+                self.read_until(master, b"\x04")
+                if ending == "guest":
+                    os.write(master, b"q")
+                elif ending == "escape":
+                    os.write(master, b"\x01x")
+                else:
+                    process.send_signal(signal.SIGTERM if ending == "signal" else signal.SIGSEGV)
+                self.assertEqual(process.wait(HANG), 150 if ending == "crash" else 0)
+                process.stderr.close()
+                self.assertEqual(termios.tcgetattr(slave), before)
+                os.close(master)
+                os.close(slave)
+
+    def read_until(self, fd, text):
+        seen = b""
+        while text not in seen:
+            self.assertTrue(select.select([fd], [], [], HANG)[0], f"no {text!r} in {seen!r}")
+            seen += os.read(fd, 4096)
+
+
+class Starting(Case):
+    def test_the_command_line_reaches_the_guest_by_either_entry(self):
+        for name in ("command_line", "pvh"):
+            with self.subTest(guest=name):
+                self.expect(run_guest(name, "--cmdline", "one two=3"), 0, b"one two=3\n")
+                self.expect(run_guest(name), 0, b"console=ttyS0 reboot=k panic=1\n")
+
+    def test_a_configuration_file_boots_as_the_flags_do(self):
+        config = self.config(guest("power_off"), **{"machine-config": {"vcpu_count": 2, "mem_size_mib": 64}})
+        self.expect(mayfly("--no-api", "--config-file", config), 0, b"hello\n")
+
+    def test_every_count_of_vcpus_and_sizes_of_memory_start(self):
+        for cpus, memory in ((1, "17M"), (2, "64M"), (32, "128M"), (1, "3G"), (1, "5G"), (1, "64G")):
+            with self.subTest(cpus=cpus, memory=memory):
+                self.expect(run_guest("power_off", "--cpus", str(cpus), "--memory", memory), 0, b"hello\n")
+
+    def test_the_boot_trace_holds_every_phase_in_order(self):
+        trace = self.path("trace.json")
+        self.expect(run_guest("boot_mark", "--boot-trace", trace), 0, b"")
+        with open(trace, encoding="utf-8") as file:
+            events = json.load(file)["traceEvents"]
+        names = {event["name"]: event for event in events}
+        for name in ("process start", "build the machine", "map guest memory", "create VM", "create vCPUs",
+                     "load kernel", "guest start", "first exit", "guest boot mark"):
+            self.assertIn(name, names)
+        self.assertLessEqual(names["guest start"]["ts"], names["first exit"]["ts"])
+        self.assertTrue(all(event["ts"] >= 0 and event["ph"] in "Xi" for event in events))
+
+        self.expect(run_guest("power_off", "--boot-trace", trace), 0, b"hello\n")
+        with open(trace, encoding="utf-8") as file:
+            self.assertIn("first serial byte", [event["name"] for event in json.load(file)["traceEvents"]])
+
+    def test_threads_carry_the_names_that_tools_look_for(self):
+        vm = Running("run", "--kernel", guest("spin"), "--cpus", "2").until(b"spinning\n")
+        names = set()
+        for thread in os.listdir(f"/proc/{vm.process.pid}/task"):
+            with open(f"/proc/{vm.process.pid}/task/{thread}/comm", encoding="utf-8") as file:
+                names.add(file.read().strip())
+        vm.process.send_signal(signal.SIGTERM)
+        self.expect(vm.end(), 0)
+        self.assertEqual(names, {"mayfly", "mayfly_vcpu 0", "mayfly_vcpu 1"})
+
+    def test_a_default_kernel_is_found_by_the_environment(self):
+        env = {**os.environ, "MAYFLY_KERNEL": guest("power_off")}
+        self.expect(mayfly("run", env=env), 0, b"hello\n")
+        env = {"HOME": self.folder, "PATH": os.environ["PATH"]}
+        self.expect(mayfly("run", env=env), 153, b"", "--kernel")
+
+
+class Refusals(Case):
+    def test_bad_arguments_end_with_153_and_name_the_flag(self):
+        for arguments, text in (
+                (["--frobnicate"], "--frobnicate"),
+                (["run", "--cpus", "33"], "--cpus"),
+                (["run", "--cpus", "0"], "--cpus"),
+                (["run", "--cpus", "1.5"], "--cpus"),
+                (["run", "--memory", "12Q"], "--memory"),
+                (["run", "--memory", "0"], "--memory"),
+                (["run", "--memory", "1K"], "--memory"),
+                (["run", "--memory", "99999999999999999999G"], "--memory"),
+                (["run", "--id", "no/slash"], "--id"),
+                (["run", "--id", "x" * 65], "--id"),
+                (["run", "--level", "loud", "--kernel", "/dev/null"], "loud"),
+                (["run", "--boot-protocol", "bios"], "--boot-protocol"),
+                (["--no-api"], "--config-file"),
+                ([], "--no-api"),
+                (["--api-sock", "/x"], "not supported yet"),
+                (["--no-seccomp", "--no-api", "--config-file", "/x"], "not supported yet"),
+        ):
+            with self.subTest(arguments=arguments):
+                self.expect(mayfly(*arguments), 153, b"", text)
+
+    def test_bad_configurations_end_with_152_and_name_what_is_wrong(self):
+        for content, text in (
+                ("{", "not JSON"),
+                ("[]", "must be an object"),
+                ('{"drives": []}', "boot-source"),
+                ('{"drives": [], "drives": [], "boot-source": {"kernel_image_path": "/k"}}', "given twice"),
+                ('{"drives": [{"drive_id": "r"}], "boot-source": {"kernel_image_path": "/k"}}', "drives"),
+                ('{"drives": [], "boot-source": {"kernel_image_path": "/nonexistent"}}', "/nonexistent"),
+                ('{"drives": [], "boot-source": {"kernel_image_path": "/dev/null"}}', "/dev/null"),
+                ('{"drives": [], "vsock": {}, "boot-source": {"kernel_image_path": "/k"}}', "vsock"),
+        ):
+            with self.subTest(content=content):
+                config = self.write("bad.json", content)
+                self.expect(mayfly("--no-api", "--config-file", config), 152, b"", text)
+        self.expect(mayfly("--no-api", "--config-file", self.path("missing.json")), 152, b"", "missing.json")
+
+    def test_images_that_are_none_are_refused_by_name(self):
+        noise = self.path("noise")
+        with open(noise, "wb") as file:
+            file.write(os.urandom(100_000))
+        fifo = self.path("fifo")
+        os.mkfifo(fifo)
+        for path in (noise, fifo, self.folder, "/dev/zero", self.path("missing"), self.write("empty", "")):
+            for arguments in (["--kernel", path], ["--kernel", guest("power_off"), "--initrd", path]):
+                if arguments[0] == "--kernel" and len(arguments) == 4 and path == noise:
+                    continue  # any bytes make an initrd
+                with self.subTest(arguments=arguments):
+                    self.expect(mayfly("run", *arguments), 152, b"", path)
+
+    def test_a_command_line_that_is_too_long_or_not_text_is_refused(self):
+        self.expect(run_guest("command_line", "--cmdline", "x" * 2047), 0, b"x" * 2047 + b"\n")
+        self.expect(run_guest("command_line", "--cmdline", "x" * 2048), 152, b"", "2048")
+        self.expect(run_guest("command_line", "--cmdline", "a\nb"), 152, b"", "command line")
+
+    def test_memory_that_is_too_small_for_the_kernel_is_refused(self):
+        self.expect(run_guest("power_off", "--memory", "8M"), 152, b"", "memory")
+
+    def test_huge_pages_that_the_host_does_not_have_are_refused_with_the_way_out(self):
+        with open("/proc/sys/vm/nr_hugepages", encoding="utf-8") as file:
+            if int(file.read()) != 0:
+                self.skipTest("this host has huge pages reserved")
+        self.expect(run_guest("power_off", "--huge-pages"), 1, b"", "nr_hugepages")
+
+
+class Output(Case):
+    def test_help_and_version_go_to_stdout_with_0(self):
+        self.assertIn(b"Exit status", mayfly("--help").out)
+        self.assertIn(b"--kernel", mayfly("run", "--help").out)
+        self.assertTrue(mayfly("--version").out.startswith(b"mayfly "))
+        for arguments in (["--help"], ["run", "--help"], ["--version"]):
+            self.expect(mayfly(*arguments), 0)
+
+    def test_the_doctor_examines_this_host(self):
+        result = mayfly("doctor")
+        self.expect(result, 0)
+        for subject in (b"KVM", b"huge pages", b"cgroups", b"userfaultfd", b"network", b"can run microVMs"):
+            self.assertIn(subject, result.out)
+
+    def test_the_log_goes_to_its_file_in_the_dialects_format(self):
+        log = self.path("log")
+        self.expect(run_guest("power_off", "--log-path", log, "--level", "Info", "--show-level", "--show-log-origin",
+                              "--id", "vm-7"), 0, b"hello\n")
+        with open(log, encoding="utf-8") as file:
+            text = file.read()
+        self.assertRegex(text, r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9} \[vm-7:mayfly:INFO:[\w/]+\.cc:\d+\] ")
+        self.assertIn("guest power-off", text)
+
+    def test_metrics_are_written_at_the_start_and_at_the_end(self):
+        metrics = self.path("metrics")
+        self.expect(run_guest("reset_i8042", "--metrics-path", metrics), 0)
+        with open(metrics, encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        self.assertGreaterEqual(len(lines), 2)
+        self.assertEqual(sum(line["i8042"]["reset_count"] for line in lines), 1)
+        self.assertEqual(sum(line["vcpu"]["exit_io_out"] for line in lines), 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mayfly", required=True)
+    parser.add_argument("--guests", required=True)
+    options, rest = parser.parse_known_args()
+    global MAYFLY, GUESTS
+    MAYFLY, GUESTS = os.path.abspath(options.mayfly), os.path.abspath(options.guests)
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        print("SKIPPED: /dev/kvm is not there or not accessible to this user; the bare guests did not run")
+        sys.exit(77)
+    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
+
+
+if __name__ == "__main__":
+    main()
