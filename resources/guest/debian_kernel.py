@@ -7,12 +7,13 @@ Artifacts:
   vmlinux-nopvh    the same without the PVH note: for the 64-bit boot protocol
   config           its configuration
   modules/*.ko     the modules a testbed or a guest may want, unpacked and without debug data;
-  modules/order    lines "NAME: NAMES it depends on", each after those
+  modules/order    lines "NAME: NAMES it depends on", each after those; what is built into the kernel is not there
 """
 
 import lzma
 import re
 import sys
+from pathlib import Path
 
 import recipe
 from kernel_image import drop_pvh_note, extract_elf
@@ -48,12 +49,14 @@ def unpack_modules(tree, target):
     available = {}
     for path in tree.rglob("*.ko*"):
         available[path.name.split(".ko")[0].replace("_", "-")] = path
+    listing, = tree.rglob("modules.builtin")
+    built_in = {Path(line).stem.replace("_", "-") for line in listing.read_text(encoding="ascii").splitlines()}
     target.mkdir()
     order = {}
 
     def take(name):
         name = name.replace("_", "-")
-        if name in order:
+        if name in order or name in built_in:
             return
         if name not in available:
             raise RecipeError(f"the kernel package has no module {name}")

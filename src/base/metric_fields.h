@@ -1,5 +1,5 @@
-// The fields of the metrics store. The names are those of the control API's dialect, which dashboards read: they
-// never change. Each group is a list of COUNTER, GAUGE and LATENCY with a name and a sentence of help.
+// The fields of the metrics store. The names are those of the control API's dialect, which dashboards read:
+// they never change. Each group is a list of COUNTER, GAUGE and LATENCY with a name and a sentence of help.
 #pragma once
 
 // clang-format off

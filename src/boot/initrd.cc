@@ -45,7 +45,7 @@ Result<GuestRange> load_initrd(GuestMemory& memory, const UniqueFd& file, std::s
   const std::uint64_t kernel_first = kernel.extent.base().value();
   const std::uint64_t kernel_last = kernel.extent.last().value();
   if (kernel_first < end) {  // a kernel behind `end` is in nobody's way
-    gaps[0] = {kernel_last < end ? page_down(kernel_last) + kPageSize : end, end};
+    gaps[0] = {kernel_last < end ? std::max(page_down(kernel_last) + kPageSize, start) : end, end};
     gaps[1] = {start, page_down(kernel_first)};
   }
   for (const Gap& gap : gaps) {

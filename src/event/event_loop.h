@@ -66,8 +66,6 @@ class EventLoop final : public EventRegistrar {
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
   ~EventLoop() override;
-  EventLoop(const EventLoop&) = delete;
-  EventLoop& operator=(const EventLoop&) = delete;
 
   Result<std::unique_ptr<Watch>> watch(int fd, Interest interest,
                                        std::function<void(Readiness)> callback) override;

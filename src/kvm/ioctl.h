@@ -1,11 +1,13 @@
 // The one place of this room where ioctl(2) is called on a KVM descriptor.
 #pragma once
 
+#include <linux/types.h>
 #include <sys/ioctl.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <span>
 #include <string_view>
@@ -47,41 +49,54 @@ Result<State> read_state(const UniqueFd& fd, unsigned long request, std::string_
   return state;
 }
 
-// A structure of KVM's that ends in an array without a size (kvm_cpuid2, kvm_msrs, kvm_msr_list), with room
-// for `capacity` elements behind the header.
-template <typename Header, typename Element>
-class TailedBuffer {
-  static_assert(std::is_trivially_copyable_v<Header> && std::is_trivially_copyable_v<Element>);
-  static_assert(sizeof(Header) % alignof(Element) == 0 && alignof(Header) >= alignof(Element));
+// A counted array of KVM's (kvm_cpuid2, kvm_msrs): a header and, behind it, the elements. The kernel's own
+// structures are not used, nor the request numbers made from their size: in C++ some versions of
+// <linux/kvm.h> give the array without a size at their end a byte of its own, and the numbers come out wrong.
+struct CountHeader {
+  __u32 count;
+  __u32 padding;
+};
+static_assert(sizeof(CountHeader) == 8);
+
+template <typename Element>
+class CountedArray {
+  static_assert(std::is_trivially_copyable_v<Element> && alignof(Element) <= alignof(std::uint64_t));
 
  public:
-  explicit TailedBuffer(std::size_t capacity)
-      : storage_(1 + (capacity * sizeof(Element) + sizeof(Header) - 1) / sizeof(Header)),
-        capacity_(capacity) {}
-
-  Header& header() { return storage_.front(); }
-  Header* get() { return storage_.data(); }
-
-  // At most as many elements as there is room for.
-  void assign(std::span<const Element> elements) {
+  // Room for `capacity` elements, and a count that says so.
+  explicit CountedArray(std::uint32_t capacity)
+      : storage_(1 + (capacity * sizeof(Element) + sizeof(std::uint64_t) - 1) / sizeof(std::uint64_t)),
+        capacity_(capacity) {
+    const CountHeader header{capacity, 0};
+    std::memcpy(storage_.data(), &header, sizeof header);
+  }
+  explicit CountedArray(std::span<const Element> elements)
+      : CountedArray(static_cast<std::uint32_t>(elements.size())) {
     if (!elements.empty()) {
-      std::memcpy(tail(), elements.data(), std::min(elements.size(), capacity_) * sizeof(Element));
+      std::memcpy(storage_.data() + 1, elements.data(), elements.size_bytes());
     }
   }
-  std::vector<Element> elements(std::size_t count) const {
-    std::vector<Element> out(std::min(count, capacity_));
+
+  // For ioctl(2).
+  void* get() { return storage_.data(); }
+
+  // As many as the kernel's count says.
+  std::vector<Element> elements() const {
+    CountHeader header{};
+    std::memcpy(&header, storage_.data(), sizeof header);
+    return first(header.count);
+  }
+  std::vector<Element> first(std::size_t count) const {
+    std::vector<Element> out(std::min<std::size_t>(count, capacity_));
     if (!out.empty()) {
-      std::memcpy(out.data(), tail(), out.size() * sizeof(Element));
+      std::memcpy(out.data(), storage_.data() + 1, out.size() * sizeof(Element));
     }
     return out;
   }
 
  private:
-  void* tail() { return storage_.data() + 1; }
-  const void* tail() const { return storage_.data() + 1; }
-
-  std::vector<Header> storage_;
-  std::size_t capacity_;
+  std::vector<std::uint64_t> storage_;  // the header's eight bytes, then the elements
+  std::uint32_t capacity_;
 };
 
 }  // namespace mayfly::kvm_detail

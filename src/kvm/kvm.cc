@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "kvm/capabilities.h"
@@ -80,6 +81,11 @@ std::uint32_t Kvm::recommended_vcpus() const {
 std::uint32_t Kvm::max_vcpus() const {
   const int count = check_extension(KVM_CAP_MAX_VCPUS);
   return count > 0 ? static_cast<std::uint32_t>(count) : recommended_vcpus();
+}
+
+std::size_t Kvm::xsave_size() const {
+  const int size = check_extension(KVM_CAP_XSAVE2);
+  return std::max(sizeof(kvm_xsave), size > 0 ? static_cast<std::size_t>(size) : 0);
 }
 
 Result<Vm> Kvm::create_vm(std::span<const MemoryRegion> memory, const VmOptions& options) const {

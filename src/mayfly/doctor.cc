@@ -63,8 +63,9 @@ Finding processor(const HostView& host) {
   if (flags.find(" svm ") != std::string::npos) {
     return {Verdict::kGood, "processor", model + ", hardware virtualization AMD-V", ""};
   }
-  return {Verdict::kLimited, "processor", model + ", no hardware virtualization (neither vmx nor svm)",
-          "Switch on VT-x or AMD-V in the firmware; in a virtual machine, nested virtualization in its host."};
+  return {
+      Verdict::kLimited, "processor", model + ", no hardware virtualization (neither vmx nor svm)",
+      "Switch on VT-x or AMD-V in the firmware; in a virtual machine, nested virtualization in its host."};
 }
 
 std::vector<Finding> kvm(const HostView& host) {
@@ -77,9 +78,10 @@ std::vector<Finding> kvm(const HostView& host) {
   if (host.kvm_is_hardware()) {
     findings.push_back({Verdict::kGood, "KVM", "usable, with hardware virtualization", ""});
   } else {
-    findings.push_back({Verdict::kLimited, "KVM",
-                        "usable, but without hardware virtualization: guests are interpreted, and Linux may not boot",
-                        "Use a host with hardware virtualization for real guests."});
+    findings.push_back(
+        {Verdict::kLimited, "KVM",
+         "usable, but without hardware virtualization: guests are interpreted, and Linux may not boot",
+         "Use a host with hardware virtualization for real guests."});
   }
   for (const std::string& warning : *warnings) {
     findings.push_back({Verdict::kLimited, "KVM capability", warning, "A newer host kernel may have it."});
@@ -147,7 +149,8 @@ Finding control_groups(const HostView& host) {
 Finding user_fault_fd(const HostView& host) {
   if (const auto usable = host.check_userfaultfd(); !usable) {
     return {Verdict::kLimited, "userfaultfd", usable.error().message(),
-            "For snapshots paged in by another process: run as root, or give this user access to /dev/userfaultfd."};
+            "For snapshots paged in by another process: run as root, or give this user access to "
+            "/dev/userfaultfd."};
   }
   return {Verdict::kGood, "userfaultfd", "usable", ""};
 }
@@ -210,7 +213,12 @@ std::vector<Finding> examine(const HostView& host) {
 std::string report(const std::vector<Finding>& findings) {
   std::string text;
   for (const Finding& finding : findings) {
-    text.append(mark_of(finding.verdict)).append("  ").append(finding.subject).append(": ").append(finding.detail).append("\n");
+    text.append(mark_of(finding.verdict))
+        .append("  ")
+        .append(finding.subject)
+        .append(": ")
+        .append(finding.detail)
+        .append("\n");
     if (!finding.advice.empty()) {
       text.append("         -> ").append(finding.advice).append("\n");
     }

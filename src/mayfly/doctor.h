@@ -25,7 +25,7 @@ struct Finding {
 
 // Where the doctor looks: the host, or a test's stand-in for one.
 struct HostView {
-  std::string root;                                             // put before /proc, /sys and /dev; empty: the host
+  std::string root;  // put before /proc, /sys and /dev; empty: the host
   std::function<Result<std::vector<std::string>>()> check_kvm;  // warnings, or why KVM cannot be used
   std::function<Result<void>()> check_userfaultfd;
   std::function<bool()> kvm_is_hardware;

@@ -1,26 +1,27 @@
-// One microVM from its configuration to its end: what the process does between the command line and its exit code.
+// One microVM from its configuration to its end: what the process does between its command line and its exit
+// code.
 #pragma once
 
-#include <chrono>
+#include <optional>
+#include <string>
 
 #include "api/config_file.h"
+#include "base/result.h"
 #include "mayfly/options.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
 
 namespace mayfly {
 
-// The log as flags and a configuration file's logger section ask for it; flags win. Error kInvalidArgument for a level
-// that is none, else what opening the file reports.
-Result<void> configure_log(const Options& options, const std::optional<api::LoggerSection>& section);
+// Sets up the log as the flags and the configuration file's logger section ask; flags win. `default_level`
+// holds where neither names one. Errors: kInvalidArgument for a level that is none, else what opening the
+// file reports.
+Result<void> set_up_log(const Options& options, const std::optional<api::LoggerSection>& section,
+                        LogLevel default_level);
 
-// The kernel that `run` boots where none is named: the first that exists of $MAYFLY_KERNEL, $XDG_DATA_HOME/mayfly/kernel
-// and /usr/share/mayfly/kernel. Error kNotFound naming them all.
-Result<std::string> default_kernel();
-
-// Runs the microVM until it ends, is stopped by a signal or by the console's escape. The process's exit code; everything
-// that went wrong has been logged.
-int run_microvm(const Options& options, const VmConfig& config, const std::optional<api::MetricsSection>& metrics,
-                BootTrace* trace);
+// Runs the microVM until it ends by itself, by SIGTERM or SIGINT, or by the console's escape. `trace` may be
+// null. How it ended; an error where it could not be made or its end failed.
+Result<Outcome> run_microvm(const Options& options, const VmConfig& config,
+                            const std::optional<api::MetricsSection>& metrics_section, BootTrace* trace);
 
 }  // namespace mayfly

@@ -82,18 +82,22 @@ void add_log_options(CLI::App& app, LogOptions& log) {
   app.add_option("--level", log.level, "Error, Warn, Info, Debug, Trace or Off (default: Info; run: Warn)")
       ->type_name("LEVEL")
       ->group(kGroup);
-  app.add_option("--module", log.module, "Log only what comes from this part of the source, such as devices/serial")
+  app.add_option("--module", log.module,
+                 "Log only what comes from this part of the source, such as devices/serial")
       ->type_name("PREFIX")
       ->group(kGroup);
   app.add_flag("--show-level", log.show_level, "Put the level into every line")->group(kGroup);
-  app.add_flag("--show-log-origin", log.show_origin, "Put source file and line into every line")->group(kGroup);
+  app.add_flag("--show-log-origin", log.show_origin, "Put source file and line into every line")
+      ->group(kGroup);
 }
 
 void add_common_options(CLI::App& app, Options& options) {
-  app.add_option("--id", options.id, "Name of the microVM: letters, digits and '-', 1 to 64 (default: anonymous-instance)")
+  app.add_option("--id", options.id,
+                 "Name of the microVM: letters, digits and '-', 1 to 64 (default: anonymous-instance)")
       ->type_name("ID")
       ->check(check_id);
-  app.add_option("--metrics-path", options.metrics_path, "Write metrics to this file or FIFO, a JSON object a line")
+  app.add_option("--metrics-path", options.metrics_path,
+                 "Write metrics to this file or FIFO, a JSON object a line")
       ->type_name("FILE");
   app.add_option("--boot-trace", options.boot_trace,
                  "Write a timeline of the start to this file, to be opened in Perfetto (Chrome trace format)")
@@ -114,16 +118,21 @@ void add_run(CLI::App& app, Options& options) {
       ->check(CLI::Range(1U, x86_64::layout::kMaxVcpus));
   run->add_option_function<std::string>(
          "--memory",
-         [&values](const std::string& text) { values.memory_mib = parse_memory_size(text, "--memory").value_or(0) / kMib; },
+         [&values](const std::string& text) {
+           values.memory_mib = parse_memory_size(text, "--memory").value_or(0) / kMib;
+         },
          "Guest memory: a number of MiB, or with a suffix K, M, G or T (default: 128M)")
       ->type_name("SIZE")
       ->check(check_memory_size);
-  run->add_option("--cmdline", values.cmdline,
-                  "Kernel command line, at most 2047 characters (default: \"console=ttyS0 reboot=k panic=1\")")
+  run->add_option(
+         "--cmdline", values.cmdline,
+         "Kernel command line, at most 2047 characters (default: \"console=ttyS0 reboot=k panic=1\")")
       ->type_name("TEXT");
   run->add_flag("--huge-pages", values.huge_pages, "Back guest memory with reserved 2 MiB pages");
   static const std::vector<std::pair<std::string, BootProtocolChoice>> kProtocols = {
-      {"auto", BootProtocolChoice::kAuto}, {"pvh", BootProtocolChoice::kPvh}, {"linux64", BootProtocolChoice::kLinux64}};
+      {"auto", BootProtocolChoice::kAuto},
+      {"pvh", BootProtocolChoice::kPvh},
+      {"linux64", BootProtocolChoice::kLinux64}};
   run->add_option_function<std::string>(
          "--boot-protocol",
          [&values](const std::string& text) {
@@ -160,22 +169,27 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   app.footer(kFooter);
   app.set_version_flag("--version", version_text());
   app.get_formatter()->column_width(32);
-  app.add_option("--config-file", options.config_file, "Configuration of the microVM (JSON); it starts at once")
+  app.add_option("--config-file", options.config_file,
+                 "Configuration of the microVM (JSON); it starts at once")
       ->type_name("FILE");
   app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
   add_common_options(app, options);
   constexpr const char* kTimes = "Start-up metrics";
-  app.add_option("--start-time-us", options.start_time_us, "When the caller started this process (monotonic, us)")
+  app.add_option("--start-time-us", options.start_time_us,
+                 "When the caller started this process (monotonic, us)")
       ->type_name("N")
       ->group(kTimes);
-  app.add_option("--start-time-cpu-us", options.start_time_cpu_us, "CPU time of the process at that time (us)")
+  app.add_option("--start-time-cpu-us", options.start_time_cpu_us,
+                 "CPU time of the process at that time (us)")
       ->type_name("N")
       ->group(kTimes);
-  app.add_option("--parent-cpu-time-us", options.parent_cpu_time_us, "CPU time that the caller spent on it (us)")
+  app.add_option("--parent-cpu-time-us", options.parent_cpu_time_us,
+                 "CPU time that the caller spent on it (us)")
       ->type_name("N")
       ->group(kTimes);
   add_run(app, options);
-  CLI::App* doctor = app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");
+  CLI::App* doctor =
+      app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");
   add_later_flags(app);
   app.require_subcommand(0, 1);
 
@@ -190,8 +204,8 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   } catch (const CLI::Success& success) {
     return tl::make_unexpected(ParseStop{0, std::string(success.what()) + "\n"});
   } catch (const CLI::Error& error) {
-    return tl::make_unexpected(
-        ParseStop{static_cast<int>(ExitCode::kBadArguments), std::string(error.what()) + "\nTry 'mayfly --help'."});
+    return tl::make_unexpected(ParseStop{static_cast<int>(ExitCode::kBadArguments),
+                                         std::string(error.what()) + "\nTry 'mayfly --help'."});
   }
 
   if (app.got_subcommand("run")) {
@@ -199,8 +213,10 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   } else if (doctor->parsed()) {
     options.subcommand = Subcommand::kDoctor;
   } else if (!options.no_api || !options.config_file) {
-    const char* text = options.no_api ? "--no-api needs --config-file FILE"
-                                      : "the API socket is not supported yet: use --no-api --config-file FILE, or 'mayfly run'";
+    const char* text =
+        options.no_api
+            ? "--no-api needs --config-file FILE"
+            : "the API socket is not supported yet: use --no-api --config-file FILE, or 'mayfly run'";
     return tl::make_unexpected(
         ParseStop{static_cast<int>(ExitCode::kBadArguments), std::string(text) + "\nTry 'mayfly --help'."});
   }

@@ -49,8 +49,8 @@ struct Options {
   RunOptions run;
 };
 
-// What parsing says where there is nothing to run: text for stdout (help, version) or an error for stderr, and the
-// exit code.
+// What parsing says where there is nothing to run: text for stdout (help, version) or an error for stderr,
+// and the exit code.
 struct ParseStop {
   int exit_code;
   std::string text;

@@ -2,6 +2,8 @@
 
 namespace mayfly {
 
-std::string version_text() { return "mayfly " MAYFLY_VERSION " (Firecracker API dialect 1.17)"; }
+std::string version_text() {
+  return "mayfly " MAYFLY_VERSION " (Firecracker API dialect 1.17)";
+}
 
 }  // namespace mayfly

@@ -11,23 +11,13 @@
 namespace mayfly {
 namespace {
 
-// Integers and a vector at any alignment. The vector is what the baseline of both architectures (SSE2,
-// AdvSIMD) moves in one instruction.
+// A vector and integers at any alignment. The vector is what the baseline of both architectures (SSE2,
+// AdvSIMD) moves in one instruction. (Not template arguments: those lose the attributes.)
 using Block [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = std::uint64_t;
 using Word [[gnu::aligned(1), gnu::may_alias]] = std::uint64_t;
 using Half [[gnu::aligned(1), gnu::may_alias]] = std::uint32_t;
 using Quarter [[gnu::aligned(1), gnu::may_alias]] = std::uint16_t;
 using Byte = std::uint8_t;
-
-// Moves one Unit and advances both sides past it. A constant number of them is moved by move_all().
-// SAFETY (of the casts here): each Unit may alias anything and be anywhere; the callers keep within the
-// sizes.
-template <typename Unit>
-MAYFLY_RACES_WITH_THE_GUEST inline void move_unit(volatile Byte*& to, const volatile Byte*& from) {
-  *reinterpret_cast<volatile Unit*>(to) = *reinterpret_cast<const volatile Unit*>(from);
-  to += sizeof(Unit);
-  from += sizeof(Unit);
-}
 
 // Both sides are volatile: whichever of them is the guest's is accessed once, front to back, in the largest
 // units that fit. An aligned object of 2, 4 or 8 bytes is moved by one access, though nobody is promised
@@ -35,6 +25,8 @@ MAYFLY_RACES_WITH_THE_GUEST inline void move_unit(volatile Byte*& to, const vola
 MAYFLY_RACES_WITH_THE_GUEST inline void move_all(volatile Byte* to, const volatile Byte* from,
                                                  std::size_t size) {
   constexpr std::size_t kStride = 4 * sizeof(Block);
+  // SAFETY (of the casts here): each type may alias anything and lie anywhere; `size` keeps them within both
+  // sides.
   for (; size >= kStride; size -= kStride) {
     // Four loads, then four stores: what is in flight hides the latency.
     const Block a = *reinterpret_cast<const volatile Block*>(from);
@@ -49,16 +41,22 @@ MAYFLY_RACES_WITH_THE_GUEST inline void move_all(volatile Byte* to, const volati
     from += kStride;
   }
   for (; size >= sizeof(Word); size -= sizeof(Word)) {
-    move_unit<Word>(to, from);
+    *reinterpret_cast<volatile Word*>(to) = *reinterpret_cast<const volatile Word*>(from);
+    to += sizeof(Word);
+    from += sizeof(Word);
   }
   if ((size & sizeof(Half)) != 0) {
-    move_unit<Half>(to, from);
+    *reinterpret_cast<volatile Half*>(to) = *reinterpret_cast<const volatile Half*>(from);
+    to += sizeof(Half);
+    from += sizeof(Half);
   }
   if ((size & sizeof(Quarter)) != 0) {
-    move_unit<Quarter>(to, from);
+    *reinterpret_cast<volatile Quarter*>(to) = *reinterpret_cast<const volatile Quarter*>(from);
+    to += sizeof(Quarter);
+    from += sizeof(Quarter);
   }
   if ((size & sizeof(Byte)) != 0) {
-    move_unit<Byte>(to, from);
+    *to = *from;
   }
 }
 
@@ -80,7 +78,7 @@ MAYFLY_RACES_WITH_THE_GUEST void fill_guest(volatile void* guest, std::byte valu
   const std::uint64_t word = std::to_integer<std::uint64_t>(value) * 0x0101010101010101ULL;
   const Block block = {word, word};
   for (; size >= sizeof(Block); size -= sizeof(Block)) {
-    *reinterpret_cast<volatile Block*>(to) = block;  // SAFETY: as in move_unit().
+    *reinterpret_cast<volatile Block*>(to) = block;  // SAFETY: as in move_all().
     to += sizeof(Block);
   }
   for (; size > 0; --size) {

@@ -187,12 +187,6 @@ void GuestSlice::copy_from(std::span<const std::byte> source) const {
 GuestMemory::Reservation::Reservation(Reservation&& other) noexcept
     : start_(std::exchange(other.start_, nullptr)), size_(other.size_) {}
 
-GuestMemory::Reservation& GuestMemory::Reservation::operator=(Reservation&& other) noexcept {
-  std::swap(start_, other.start_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
 GuestMemory::Reservation::~Reservation() {
   if (start_ != nullptr) {
     ::munmap(start_, size_);

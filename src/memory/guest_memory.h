@@ -28,8 +28,8 @@
 
 namespace mayfly {
 
-// An access that was refused. Trivial, so that a hot path that refuses a hostile address allocates nothing;
-// to_error() (always kOutOfRange) words it where a person will read it.
+// An access that was refused. Trivially copied, so that a hot path that refuses a hostile address allocates
+// nothing; to_error() (always kOutOfRange) words it where a person will read it.
 struct MemoryFault {
   enum class Cause : std::uint8_t {
     kOutside,  // outside guest RAM, or across the end of one of its ranges, or of no bytes where that means
@@ -106,7 +106,7 @@ struct MemoryRegion {
   GuestRange range;
   void* host;                    // start of the mapping in this process, congruent to the base modulo 2 MiB
   int backing_fd;                // -1 for anonymous memory; borrowed from the GuestMemory
-  std::uint64_t backing_offset;  // bytes
+  std::uint64_t backing_offset;  // where the range lies in it: bytes of RAM before this range
 };
 
 // Owns the mappings and the memfd behind them. Around each mapping at least 2 MiB of address space are kept
@@ -206,7 +206,7 @@ class GuestMemory {
    public:
     Reservation(void* start, std::size_t size) : start_(start), size_(size) {}
     Reservation(Reservation&& other) noexcept;
-    Reservation& operator=(Reservation&& other) noexcept;
+    Reservation& operator=(Reservation&&) = delete;
     Reservation(const Reservation&) = delete;
     Reservation& operator=(const Reservation&) = delete;
     ~Reservation();

@@ -1,5 +1,5 @@
-// The register to which a guest writes when it considers itself booted. Part of the machine only while a boot trace is
-// taken; at the address and with the value of the dialect's boot timer.
+// The register to which a guest writes when it considers itself booted. Part of the machine only while a boot
+// trace is taken; at the address and with the value of the dialect's boot timer.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 
 namespace mayfly {
 
-// One page at layout::kBootMark. A byte kMagic written to its first address is the mark, the first time; everything
-// else is ignored, and reads give zeros. Thread-safe.
+// One page at layout::kBootMark. A byte kMagic written to its first address is the mark, the first time;
+// everything else is ignored, and reads give zeros. Thread-safe.
 class BootMark final : public BusDevice {
  public:
   static constexpr std::uint64_t kSize = 0x1000;  // bytes

@@ -14,7 +14,8 @@ Result<EventLine> EventLine::create() {
 }
 
 void EventLine::trigger() {
-  // An eventfd's write fails only where its counter is full, which takes 2^64 - 2 signals that nobody consumed.
+  // An eventfd's write fails only where its counter is full, which takes 2^64 - 2 signals that nobody
+  // consumed.
   const std::uint64_t one = 1;
   const ssize_t written = ::write(event_.get(), &one, sizeof(one));
   MAYFLY_CHECK(written == sizeof(one), "an interrupt's eventfd refuses a signal");

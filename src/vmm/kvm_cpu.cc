@@ -83,7 +83,9 @@ std::optional<Outcome> KvmCpu::handle(const MmioWrite& exit) {
   return std::nullopt;
 }
 
-std::optional<Outcome> KvmCpu::handle(const Interrupted&) { return std::nullopt; }
+std::optional<Outcome> KvmCpu::handle(const Interrupted&) {
+  return std::nullopt;
+}
 
 std::optional<Outcome> KvmCpu::handle(const Halted&) {
   return failed("KVM_EXIT_HLT, although the interrupt controller is in the kernel");
@@ -109,7 +111,10 @@ std::optional<Outcome> KvmCpu::handle(const SystemEvent& exit) {
 
 std::optional<Outcome> KvmCpu::handle(const InternalError& exit) {
   std::string why = "KVM_EXIT_INTERNAL_ERROR, ";
-  why.append(internal_error_name(exit.suberror)).append(" (").append(std::to_string(exit.suberror)).append(")");
+  why.append(internal_error_name(exit.suberror))
+      .append(" (")
+      .append(std::to_string(exit.suberror))
+      .append(")");
   for (std::uint32_t i = 0; i < exit.data_count; ++i) {
     std::array<char, 24> text;
     std::snprintf(text.data(), text.size(), "%s0x%llx", i == 0 ? ", data " : " ",
@@ -134,7 +139,8 @@ std::optional<Outcome> KvmCpu::handle(const MemoryFaulted& exit) {
 }
 
 std::optional<Outcome> KvmCpu::handle(const OtherExit& exit) {
-  return failed("unexpected " + std::string(exit_reason_name(exit.reason)) + " (" + std::to_string(exit.reason) + ")");
+  return failed("unexpected " + std::string(exit_reason_name(exit.reason)) + " (" +
+                std::to_string(exit.reason) + ")");
 }
 
 Outcome KvmCpu::failed(std::string why) const {
@@ -142,6 +148,8 @@ Outcome KvmCpu::failed(std::string why) const {
   return Outcome{OutcomeKind::kVcpuFailed, name() + ": " + std::move(why)};
 }
 
-std::string KvmCpu::name() const { return "vCPU " + std::to_string(vcpu_.id()); }
+std::string KvmCpu::name() const {
+  return "vCPU " + std::to_string(vcpu_.id());
+}
 
 }  // namespace mayfly

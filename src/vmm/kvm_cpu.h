@@ -20,20 +20,20 @@ struct CpuBuses {
 };
 
 // What each exit of KVM_RUN (api.rst section 5) leads to:
-//   KVM_EXIT_IO, KVM_EXIT_MMIO      the bus; what nobody answers reads as all ones, is counted and logged with a limit
-//   KVM_EXIT_INTR, EINTR, EAGAIN    nothing
-//   KVM_EXIT_SYSTEM_EVENT           RESET and SHUTDOWN as the guest's own reset and power-off, CRASH as its crash,
+//   KVM_EXIT_IO, KVM_EXIT_MMIO      the bus; what nobody answers reads as all ones, is counted and logged
+//   with a limit KVM_EXIT_INTR, EINTR, EAGAIN    nothing KVM_EXIT_SYSTEM_EVENT           RESET and SHUTDOWN
+//   as the guest's own reset and power-off, CRASH as its crash,
 //                                   others are logged and ignored
 //   KVM_EXIT_SHUTDOWN               triple fault
 //   KVM_EXIT_HLT                    failure: with KVM's interrupt controller it does not occur
-//   KVM_EXIT_INTERNAL_ERROR         failure, with the suberror and the instruction's bytes where KVM gives them
-//   KVM_EXIT_FAIL_ENTRY             failure, with the hardware's reason
-//   KVM_EXIT_MEMORY_FAULT, EFAULT   failure: guest memory cannot be had
-//   any other                       failure that names it
+//   KVM_EXIT_INTERNAL_ERROR         failure, with the suberror and the instruction's bytes where KVM gives
+//   them KVM_EXIT_FAIL_ENTRY             failure, with the hardware's reason KVM_EXIT_MEMORY_FAULT, EFAULT
+//   failure: guest memory cannot be had any other                       failure that names it
 class KvmCpu final : public GuestCpu {
  public:
   // `trace` may be null.
-  KvmCpu(Vcpu vcpu, CpuBuses buses, BootTrace* trace) : vcpu_(std::move(vcpu)), buses_(buses), trace_(trace) {}
+  KvmCpu(Vcpu vcpu, CpuBuses buses, BootTrace* trace)
+      : vcpu_(std::move(vcpu)), buses_(buses), trace_(trace) {}
 
   Vcpu& vcpu() { return vcpu_; }
 

@@ -67,7 +67,8 @@ Machine::Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurrou
       serial_line_(std::move(serial_line)),
       traced_console_(trace_ == nullptr ? nullptr
                                         : std::make_unique<TracedConsole>(surroundings.console, *trace_)),
-      serial_(serial_line_, trace_ == nullptr ? surroundings.console : *traced_console_, surroundings.serial_metrics),
+      serial_(serial_line_, trace_ == nullptr ? surroundings.console : *traced_console_,
+              surroundings.serial_metrics),
       i8042_(power_line_),
       power_(power_line_),
       boot_mark_(trace_ == nullptr ? nullptr : std::make_unique<BootMark>(*trace_)),
@@ -107,8 +108,9 @@ Result<std::unique_ptr<Machine>> Machine::build(const VmConfig& config, MachineS
 
 Result<void> Machine::start_threads() {
   for (const auto& cpu : cpus_) {
-    MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(*cpu, cpu->vcpu().id(),
-                                                     [this](Outcome outcome) { ending_.report(std::move(outcome)); }));
+    MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(*cpu, cpu->vcpu().id(), [this](Outcome outcome) {
+                        ending_.report(std::move(outcome));
+                      }));
     threads_.push_back(std::move(thread));
   }
   return {};

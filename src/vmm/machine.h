@@ -35,8 +35,8 @@ struct MachineSurroundings {
   std::function<void(Outcome)> on_outcome;
 };
 
-// Made by build() with its guest loaded and its vCPUs parked. One thread owns it and calls it; the vCPU threads it
-// starts are its own.
+// Made by build() with its guest loaded and its vCPUs parked. One thread owns it and calls it; the vCPU
+// threads it starts are its own.
 class Machine {
  public:
   enum class State : std::uint8_t { kNotStarted, kRunning, kPaused, kStopped };
@@ -44,8 +44,8 @@ class Machine {
   // How long pause() and stop() wait for the vCPUs to come out of the guest.
   static constexpr std::chrono::seconds kParkLimit{10};
 
-  // Errors: kInvalidArgument and kInvalidImage for what the configuration says or names, else what the host refused.
-  // Nothing is left behind by an error. Install the vCPUs' kick handler first.
+  // Errors: kInvalidArgument and kInvalidImage for what the configuration says or names, else what the host
+  // refused. Nothing is left behind by an error. Install the vCPUs' kick handler first.
   static Result<std::unique_ptr<Machine>> build(const VmConfig& config, MachineSurroundings surroundings);
 
   Machine(const Machine&) = delete;
@@ -58,8 +58,9 @@ class Machine {
 
   // The first instruction. Error kBusy unless the state is kNotStarted.
   Result<void> start();
-  // No guest instruction runs when this comes back, and every vCPU's registers are whole. Idempotent. Errors: kBusy
-  // before the start and after the end; kInternal where a vCPU does not come out in time: the machine then runs on.
+  // No guest instruction runs when this comes back, and every vCPU's registers are whole. Idempotent. Errors:
+  // kBusy before the start and after the end; kInternal where a vCPU does not come out in time: the machine
+  // then runs on.
   Result<void> pause();
   // Idempotent. Error kBusy before the start and after the end.
   Result<void> resume();

@@ -18,6 +18,7 @@ ORDER = (
     ("src/base",),
     ("src/memory", "src/event", "src/seccomp"),
     ("src/kvm", "src/boot", "src/devices/bus", "src/rate_limiter"),
+    ("src/devices/power",),  # how a device says that the guest wants to end, as well as the device that does
     ("src/devices/virtio/queue",),
     ("src/devices/virtio/transport",),
     ("src/devices/*",),

@@ -100,8 +100,8 @@ class Arrows(Tree):
                           "src/base: depends on memory, which does not stand below base")
 
     def test_a_dependency_between_devices_is_found(self):
-        self.assert_found(arrows.check(self.root, self.rooms(ROOMS + "power src/devices/power: base serial\n")),
-                          "src/devices/power: depends on serial")
+        self.assert_found(arrows.check(self.root, self.rooms(ROOMS + "i8042 src/devices/i8042: base serial\n")),
+                          "src/devices/i8042: depends on serial")
 
     def test_a_room_without_a_place_and_a_dependency_that_is_no_room_are_found(self):
         self.assert_found(arrows.check(self.root, self.rooms(ROOMS + "attic src/attic: base\n")), "has no place")
@@ -145,6 +145,7 @@ class ProjectText(Tree):
         self.assert_found(self.text("const_cast<int*>(p);  // SAFETY: p was never const\n"))
         self.assert_found(self.text("// SAFETY: one\nauto* x =\n    f(\n    const_cast<int*>(p));\n"))
         self.assert_found(self.text("// SAFETY: a long\n// reason\n// of\n// five\n// lines\nconst_cast<int*>(p);\n"))
+        self.assert_found(self.text("// SAFETY: all\n" + "const_cast<int*>(p);\n" * 6))
         self.assert_found(self.text("// not code: const_cast<int*>(p)\n"))
 
 

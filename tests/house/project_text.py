@@ -2,7 +2,8 @@
 """Checks the words that must not stand alone in the source.
 
 project_text.py ROOT: a note of unfinished work or a silenced linter says why; a cast that the compiler cannot check
-and a fence carry a comment `SAFETY:` on their line, or in the three lines or the comment above.
+and a fence carry a comment `SAFETY:` on their line, or in the three lines or the comment above; one comment is enough
+for lines of casts that follow one another.
 """
 
 import re
@@ -36,6 +37,8 @@ def has_safety(lines, number):
     """Whether line `number` (from 0) or what stands above it says why it is safe."""
     if any("SAFETY:" in line for line in lines[max(0, number - 3):number + 1]):
         return True
+    if number > 0 and UNSAFE.search(lines[number - 1].split("//")[0]):
+        return has_safety(lines, number - 1)
     above = number - 1
     while above >= 0 and lines[above].lstrip().startswith("//"):
         if "SAFETY:" in lines[above]:

@@ -2,7 +2,8 @@
 # First process of the testbed's virtual machine: loads KVM, then does what the host asks for on the serial line.
 #
 #   kernel command line   testbed=serve   run the cases that are asked for, one after the other
-#                         testbed=attach  run one command on the serial line itself, as on a terminal
+#                         testbed=attach  run one command on the serial line itself, as on a terminal; the kernel's
+#                                         own messages then go to the second one
 #   host to here          "run NAME": run /cases/NAME; "quit"
 #   here to host          "@ready"; "@begin NAME"; "@end NAME OFFSET SIZE": a tar archive of the case's folder lies
 #                         there on the result disk; "@alive" every two seconds; "@error TEXT"

@@ -4,7 +4,7 @@ every way in which a guest or its user ends one.
 
   linux_test.py --mayfly BINARY [--only REGEX] [--list] [-v]
 
-MAYFLY_BINARY in the environment does for --mayfly. Nothing is skipped: a host without hardware virtualization runs
+MAYFLY_PROGRAM in the environment, where it is set, goes before --mayfly. Nothing is skipped: a host without hardware virtualization runs
 the same cases inside QEMU.
 """
 
@@ -286,18 +286,19 @@ class KernelComplaintsTest(unittest.TestCase):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mayfly", type=Path, default=os.environ.get("MAYFLY_BINARY"), help="the static binary")
+    parser.add_argument("--mayfly", metavar="BINARY", help="the program to test")
     parser.add_argument("--only", default="", metavar="REGEX", help="only the cases whose name matches")
     parser.add_argument("--list", action="store_true", help="print the cases' names")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write each case's output files there")
     parser.add_argument("-v", "--verbose", action="store_true", help="name every test")
     options = parser.parse_args()
-    if not options.mayfly or not Path(options.mayfly).is_file():
-        parser.error("--mayfly or MAYFLY_BINARY must name the mayfly binary")
+    mayfly = Path(os.environ.get("MAYFLY_PROGRAM") or options.mayfly or "")
+    if not mayfly.is_file():
+        parser.error("--mayfly or MAYFLY_PROGRAM must name the mayfly binary")
     tests = unittest.TestSuite()
     try:
         with tempfile.TemporaryDirectory(prefix="mayfly-linux-test-") as scratch:
-            suite = Suite(Path(options.mayfly).resolve(), Path(scratch))
+            suite = Suite(mayfly.resolve(), Path(scratch))
             chosen = [(case, check) for case, check in suite.entries if re.search(options.only, case.name)]
             if options.list or not chosen:
                 print("\n".join(case.name for case, _ in chosen) or f"no case matches {options.only}")

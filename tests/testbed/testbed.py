@@ -192,7 +192,7 @@ def run_case_program():
 # --- L1 ----------------------------------------------------------------------------------------------------------
 
 def module_closure(directory, names):
-    """The modules `names` and what they depend on, in the order to load them."""
+    """The modules `names` and what they depend on, in the order to load them. Built-in ones are not in the list."""
     needs = {}
     for line in (directory / "order").read_text(encoding="ascii").splitlines():
         name, _, others = line.partition(":")
@@ -200,7 +200,7 @@ def module_closure(directory, names):
     wanted = set()
 
     def want(name):
-        if name not in wanted:
+        if name in needs and name not in wanted:
             wanted.add(name)
             for other in needs[name]:
                 want(other)
@@ -208,6 +208,15 @@ def module_closure(directory, names):
     for name in names:
         want(name)
     return [name for name in needs if name in wanted]
+
+
+def libraries_of(program):
+    """The shared libraries that a program of this host is started with; none for a static one."""
+    # PT_INTERP's text: a static program has none, and other files have no reason to.
+    if b"/ld-linux" not in program.read_bytes()[:4096]:
+        return []
+    text = recipe.run(["ldd", program]).decode()
+    return re.findall(r"(/\S+) \(0x", text)
 
 
 class L1Image:
@@ -229,6 +238,8 @@ class L1Image:
                 archive.file(f"modules/{name}.ko", self.kernel / "modules" / f"{name}.ko")
             for path, name in self._names.items():
                 archive.file(name[1:], path, path.stat().st_mode & 0o777)
+            for library in sorted({library for path in self._names for library in libraries_of(path)}):
+                archive.file(library[1:], Path(library), 0o755)
             for case in cases:
                 archive.file(f"cases/{case.name}/case", case_text(case, self._names.get))
                 for name, parts in case.inputs.items():
@@ -238,14 +249,14 @@ class L1Image:
                 archive.file("cases/attach/attach", f"#!/bin/sh\nexec {shlex.join(words)}\n".encode(), 0o755)
             archive.finish()
 
-    def qemu(self, disk, mode, accel="tcg", extra=()):
+    def qemu(self, disk, mode, accel="tcg", console="ttyS0", extra=()):
         """QEMU's command line. `mode` goes onto L1's kernel command line."""
         recipe.need_tools("qemu-system-x86_64=qemu-system-x86", "setpriv=util-linux")
         return ["setpriv", "--pdeathsig", "KILL",  # whatever happens to us, no QEMU is left behind
                 "qemu-system-x86_64", "-accel", accel, "-M", "q35", "-cpu", "EPYC,+svm,+npt", "-smp", "1",
                 "-m", f"{L1_MEMORY_MIB}M", "-kernel", str(self.kernel / "vmlinux"), "-initrd", str(self.path),
-                "-append", "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check nokaslr "
-                           f"cryptomgr.notests {mode}",
+                "-append", f"console={console} quiet panic=-1 mitigations=off tsc=reliable no_timer_check "
+                           f"nokaslr cryptomgr.notests {mode}",
                 "-drive", f"file={disk},format=raw,if=none,id=results,cache=unsafe",
                 "-device", "virtio-blk-pci,drive=results",
                 "-display", "none", "-nodefaults", "-no-reboot", *extra]
@@ -262,7 +273,7 @@ class L1:
         mode = f"testbed=serve {options.cmdline}" + ("" if options.heartbeat else " testbed.heartbeat=0")
         self._silence_limit = L1_SILENCE_LIMIT if options.heartbeat else None
         self._process = subprocess.Popen(
-            image.qemu(self._disk, mode, options.accel, ["-serial", "stdio", *options.qemu]), stdin=subprocess.PIPE,
+            image.qemu(self._disk, mode, options.accel, extra=["-serial", "stdio", *options.qemu]), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=self._complaints)
         self._pending = b""
         self.tail = b""  # the last it said, for the report of a hang
@@ -472,16 +483,17 @@ def attach(command, tier=None):
         disk = home / "results.raw"
         with open(disk, "wb") as out:
             out.truncate(RESULT_DISK_SIZE)
+        log = home / "console.log"
         # signal=off: Control-C is for the guest, as every other key.
-        serial = ["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal"]
+        serial = ["-chardev", "stdio,id=terminal,signal=off", "-serial", "chardev:terminal", "-serial", f"file:{log}"]
         try:
             # QEMU 7.2 remarks on each EPYC feature that its emulation lacks: nothing to trouble the user with.
             with open(home / "qemu.log", "wb+") as complaints:
-                status = subprocess.call(image.qemu(disk, "testbed=attach", extra=serial), stderr=complaints)
+                status = subprocess.call(image.qemu(disk, "testbed=attach", console="ttyS1", extra=serial),
+                                         stderr=complaints)
                 complaints.seek(0)
                 if status != 0:
-                    sys.stderr.write(complaints.read().decode(errors="replace"))
-                    raise TestbedError(f"QEMU ended with {status}")
+                    raise TestbedError(f"QEMU ended with {status}: {complaints.read().decode(errors='replace')}")
         finally:
             if terminal:
                 termios.tcsetattr(0, termios.TCSADRAIN, terminal)
@@ -491,8 +503,9 @@ def attach(command, tier=None):
                     if member.name == "attach/result":
                         return int(archive.extractfile(member).read().split()[1])
         except tarfile.TarError:
-            pass
-    raise TestbedError("the virtual machine ended before the command did")
+            pass  # an empty disk: L1 did not come so far
+        said = log.read_text(errors="replace") if log.exists() else ""
+        raise TestbedError(f"the virtual machine ended before the command did; its kernel said:\n{said[-2000:]}")
 
 
 def main():

@@ -26,10 +26,8 @@ bench_main() {
   shift
   program="$(bench_programs | grep -E -- "^$name(\.(py|sh))?$" | head -n 1)" ||
     usage_error "there is no benchmark '$name'; there are: $(bench_programs | sed 's/\..*//' | paste -sd' ')"
-  # shellcheck source=tools/lib/test.sh
-  source "$LIB/test.sh"
   ensure_packages build
-  ensure_guest_packages
+  ensure_guest_packages kernel
   build_preset release
   step "bench $name"
   MAYFLY_PROGRAM="$RELEASE_PROGRAM" "$ROOT/bench/$program" "$@"

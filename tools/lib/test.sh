@@ -46,7 +46,7 @@ test_main() {
 
   ensure_preset_packages "$preset"
   if [[ "$scope" != unit ]]; then ensure_packages test; fi
-  if [[ "$scope" == all ]]; then ensure_guest_packages; fi
+  if [[ "$scope" == all ]]; then ensure_guest_packages kernel; fi
 
   build_preset "$preset"
   if [[ "$scope" == all ]]; then
@@ -93,19 +93,4 @@ run_ctest() {
   (cd "$ROOT" && ctest --preset "$preset" --show-only=json-v1 "$@") >"$results.json" || true
   (cd "$ROOT" && "${launcher[@]}" ctest --preset "$preset" -j "$(job_count)" --output-junit "$results.xml" \
     --test-output-size-passed 65536 --test-output-size-failed 262144 "$@")
-}
-
-# What the machine that Linux guests run on is: the testbed decides and words it.
-linux_tier() {
-  if [[ -f "$ROOT/tests/testbed/testbed.py" ]]; then
-    python3 "$ROOT/tests/testbed/testbed.py" status
-  fi
-}
-
-# ensure_guest_packages: what a Linux guest takes; QEMU only where it stands in for the hardware, and the package
-# lists, from which the kernel's package is looked up.
-ensure_guest_packages() {
-  ensure_packages guest kernel
-  if [[ "$(linux_tier)" != hardware:* ]]; then ensure_packages emulator; fi
-  ensure_package_lists linux-image-cloud-amd64
 }

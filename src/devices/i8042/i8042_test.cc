@@ -104,7 +104,7 @@ TEST(I8042, buffer_never_runs_empty) {
 }
 
 TEST(I8042, random_interleavings_change_nothing_but_the_counters) {
-  std::mt19937 random(19810812);  // NOLINT: the same sequence every time
+  std::mt19937 random(19810812);  // the same sequence every time
   for (int round = 0; round < 200; ++round) {
     Rig rig;
     I8042Counters expected;

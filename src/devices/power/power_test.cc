@@ -137,7 +137,7 @@ TEST(Power, soft_off_sequence_powers_off_once) {
 }
 
 TEST(Power, random_interleavings_follow_the_model) {
-  std::mt19937 random(20240607);  // NOLINT: the same sequence every time
+  std::mt19937 random(20240607);  // the same sequence every time
   for (int round = 0; round < 200; ++round) {
     Rig rig;
     Model model;

@@ -100,7 +100,9 @@ std::size_t Serial16550::receive(std::span<const std::uint8_t> bytes) {
     std::for_each_n(bytes.begin(), taken, [this](std::uint8_t byte) { put_received(byte); });
     settle((state_.interrupt_enable & kIerReceived) != 0);
   }
-  input_waits_ = taken < bytes.size();
+  if (!bytes.empty()) {
+    input_waits_ = taken < bytes.size();
+  }
   return taken;
 }
 
@@ -124,6 +126,7 @@ Result<void> Serial16550::restore(const SerialState& state) {
   const std::lock_guard guard(lock_);
   state_ = state;
   pin_was_high_ = false;
+  edge_is_news_ = false;
   input_waits_ = true;
   settle();
   report_room();
@@ -131,6 +134,7 @@ Result<void> Serial16550::restore(const SerialState& state) {
 }
 
 std::uint8_t Serial16550::read_register(std::uint64_t offset) {
+  edge_is_news_ = false;
   if (offset != kLineStatus) {
     state_.idle_polls = 0;
   }
@@ -162,6 +166,7 @@ std::uint8_t Serial16550::read_register(std::uint64_t offset) {
 void Serial16550::write_register(std::uint64_t offset, std::uint8_t value) {
   state_.idle_polls = 0;
   const bool divisor = (state_.line_control & kLcrDivisorAccess) != 0;
+  edge_is_news_ = edge_is_news_ && offset == kData && !divisor;
   switch (offset) {
     case kData:
       if (divisor) {
@@ -245,7 +250,7 @@ void Serial16550::write_transmit(std::uint8_t value) {
     backend_.transmit(value);
   }
   state_.transmit_empty_pending = (state_.interrupt_enable & kIerTransmitEmpty) != 0;
-  settle();
+  settle(state_.transmit_empty_pending && !edge_is_news_);
 }
 
 void Serial16550::write_interrupt_enable(std::uint8_t value) {
@@ -376,12 +381,13 @@ std::size_t Serial16550::room() const {
   return capacity() - state_.received_count;
 }
 
-void Serial16550::settle(bool arrival) {
+void Serial16550::settle(bool pulse) {
   // On a PC the pin reaches the interrupt controller through a gate that OUT2 opens; in loopback mode the
   // outputs are held inactive (section 8.7), OUT2 with them.
   const bool high = interrupt_id() != kIirNone && (state_.modem_control & kMcrOut2) != 0 && !loopback();
-  if (high && (!pin_was_high_ || arrival)) {
+  if (high && (!pin_was_high_ || pulse)) {
     line_.trigger();
+    edge_is_news_ = true;
   }
   pin_was_high_ = high;
 }

@@ -80,13 +80,15 @@ struct SerialState {
 //  - when the guest reads a byte and leaves some below the trigger level: on the real part the read ends the
 //  time-out
 //    and four character times later it is raised again;
+//  - when a byte is written with the THRE interrupt enabled: on the real part the pin goes low until it is
+//  sent;
 //  - when input arrives while the pin is high already. The real part makes no edge then, and a driver that
 //  gives up
 //    in the middle of endless input (Linux does after 512 rounds) would never be called again.
-// Not made is the edge of a THRE interrupt that a byte written takes back and its transmission raises again
-// in the same instant: whoever has not handled the first one yet finds it pending. So whenever the pin is
-// high, the guest has an edge that it has not answered, or has begun a handler since the last one and left it
-// without having looked at every source.
+// Not made is the edge of a byte written right after another edge, with no other access in between: a handler
+// that the first one starts has not looked at the part yet, so it finds what the second one would tell. So
+// whenever the pin is high, the guest has an edge that it has not answered, or has run a handler since the
+// last one and left a source pending that it had been shown.
 //
 // Input waits with the sender until the guest listens: until it has enabled the received-data interrupt, or
 // read LSR kPollsThatListen times with no other access in between; a write to IER ends the latter. Nor is
@@ -150,7 +152,8 @@ class Serial16550 final : public BusDevice {
   std::mutex lock_;
   SerialState state_;  // guarded by lock_, as is all below
   bool pin_was_high_ = false;
-  bool input_waits_ = false;  // the back end wants to hear of room
+  bool edge_is_news_ = false;  // the guest has done nothing but write bytes since the last edge
+  bool input_waits_ = false;   // the back end wants to hear of room
 };
 
 }  // namespace mayfly

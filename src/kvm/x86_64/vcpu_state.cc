@@ -11,9 +11,15 @@ namespace {
 
 using kvm_detail::call;
 using kvm_detail::command;
+using kvm_detail::CountedArray;
+using kvm_detail::CountHeader;
 using kvm_detail::read_state;
-using CpuidBuffer = kvm_detail::TailedBuffer<kvm_cpuid2, kvm_cpuid_entry2>;
-using MsrBuffer = kvm_detail::TailedBuffer<kvm_msrs, kvm_msr_entry>;
+
+// See CountHeader.
+constexpr unsigned long kGetSupportedCpuid = _IOWR(KVMIO, 0x05, CountHeader);
+constexpr unsigned long kSetCpuid2 = _IOW(KVMIO, 0x90, CountHeader);
+constexpr unsigned long kGetMsrs = _IOWR(KVMIO, 0x88, CountHeader);
+constexpr unsigned long kSetMsrs = _IOW(KVMIO, 0x89, CountHeader);
 
 // The kernel's own bound, KVM_MAX_CPUID_ENTRIES.
 constexpr std::uint32_t kMaxCpuidEntries = 256;
@@ -36,11 +42,10 @@ void set_delivery(kvm_lapic_state& state, std::size_t offset, std::uint32_t mode
 }  // namespace
 
 Result<std::vector<kvm_cpuid_entry2>> supported_cpuid(const Kvm& kvm) {
-  CpuidBuffer buffer(kMaxCpuidEntries);
-  buffer.header().nent = kMaxCpuidEntries;
-  MAYFLY_TRY(call(kvm.descriptor(), KVM_GET_SUPPORTED_CPUID, buffer.get(),
+  CountedArray<kvm_cpuid_entry2> array(kMaxCpuidEntries);
+  MAYFLY_TRY(call(kvm.descriptor(), kGetSupportedCpuid, array.get(),
                   "ask for the processor features that guests can have (KVM_GET_SUPPORTED_CPUID)"));
-  return buffer.elements(buffer.header().nent);
+  return array.elements();
 }
 
 Result<void> set_cpuid(const Vcpu& vcpu, std::span<const kvm_cpuid_entry2> entries) {
@@ -48,18 +53,14 @@ Result<void> set_cpuid(const Vcpu& vcpu, std::span<const kvm_cpuid_entry2> entri
     return fail(ErrorCode::kInvalidArgument,
                 std::to_string(entries.size()) + " CPUID entries: KVM takes 256 at most");
   }
-  CpuidBuffer buffer(entries.size());
-  buffer.assign(entries);
-  buffer.header().nent = static_cast<std::uint32_t>(entries.size());
-  return command(vcpu.descriptor(), KVM_SET_CPUID2, buffer.get(),
+  CountedArray<kvm_cpuid_entry2> array(entries);
+  return command(vcpu.descriptor(), kSetCpuid2, array.get(),
                  "set the processor features of vCPU " + std::to_string(vcpu.id()) + " (KVM_SET_CPUID2)");
 }
 
 Result<std::size_t> set_msrs(const Vcpu& vcpu, std::span<const kvm_msr_entry> entries) {
-  MsrBuffer buffer(entries.size());
-  buffer.assign(entries);
-  buffer.header().nmsrs = static_cast<std::uint32_t>(entries.size());
-  MAYFLY_TRY_ASSIGN(const int count, call(vcpu.descriptor(), KVM_SET_MSRS, buffer.get(),
+  CountedArray<kvm_msr_entry> array(entries);
+  MAYFLY_TRY_ASSIGN(const int count, call(vcpu.descriptor(), kSetMsrs, array.get(),
                                           "set model-specific registers (KVM_SET_MSRS)"));
   return static_cast<std::size_t>(count);
 }
@@ -67,16 +68,12 @@ Result<std::size_t> set_msrs(const Vcpu& vcpu, std::span<const kvm_msr_entry> en
 Result<std::vector<kvm_msr_entry>> get_msrs(const Vcpu& vcpu, std::span<const std::uint32_t> indices) {
   std::vector<kvm_msr_entry> wanted(indices.size());
   std::transform(indices.begin(), indices.end(), wanted.begin(), [](std::uint32_t index) {
-    kvm_msr_entry entry{};
-    entry.index = index;
-    return entry;
+    return kvm_msr_entry{index, 0, 0};
   });
-  MsrBuffer buffer(wanted.size());
-  buffer.assign(wanted);
-  buffer.header().nmsrs = static_cast<std::uint32_t>(wanted.size());
-  MAYFLY_TRY_ASSIGN(const int count, call(vcpu.descriptor(), KVM_GET_MSRS, buffer.get(),
+  CountedArray<kvm_msr_entry> array(wanted);
+  MAYFLY_TRY_ASSIGN(const int count, call(vcpu.descriptor(), kGetMsrs, array.get(),
                                           "read model-specific registers (KVM_GET_MSRS)"));
-  return buffer.elements(static_cast<std::size_t>(count));
+  return array.first(static_cast<std::size_t>(count));
 }
 
 Result<kvm_regs> get_regs(const Vcpu& vcpu) {

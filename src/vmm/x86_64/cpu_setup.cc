@@ -7,7 +7,9 @@
 namespace mayfly::x86_64 {
 namespace {
 
-std::uint8_t bit(bool value) { return value ? 1 : 0; }
+std::uint8_t bit(bool value) {
+  return value ? 1 : 0;
+}
 
 kvm_segment to_kvm(const SegmentState& segment) {
   kvm_segment result = {};

@@ -7,8 +7,8 @@
 
 namespace mayfly::x86_64 {
 
-// Sets the general, segment and control registers and the x87 state of the first vCPU. The others are left as KVM makes
-// them: waiting for the start-up interrupt of the first.
+// Sets the general, segment and control registers and the x87 state of the first vCPU. The others are left as
+// KVM makes them: waiting for the start-up interrupt of the first.
 Result<void> apply_boot_state(const Vcpu& vcpu, const CpuBootState& state);
 
 }  // namespace mayfly::x86_64

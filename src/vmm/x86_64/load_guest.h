@@ -12,8 +12,8 @@
 
 namespace mayfly {
 
-// The files that a boot source names, open for reading. Opened before anything else is made: a wrong path is the
-// commonest error and costs nothing to find.
+// The files that a boot source names, open for reading. Opened before anything else is made: a wrong path is
+// the commonest error and costs nothing to find.
 struct GuestFiles {
   UniqueFd kernel;
   std::optional<UniqueFd> initrd;
@@ -24,8 +24,8 @@ struct GuestFiles {
 
 namespace x86_64 {
 
-// Loads the guest into fresh memory. Gives the state in which its first vCPU starts. `trace` may be null. Errors:
-// kInvalidImage and kInvalidArgument, naming the file or the command line.
+// Loads the guest into fresh memory. Gives the state in which its first vCPU starts. `trace` may be null.
+// Errors: kInvalidImage and kInvalidArgument, naming the file or the command line.
 Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
                                 BootTrace* trace);
 

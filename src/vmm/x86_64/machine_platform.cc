@@ -29,21 +29,22 @@ Result<void> Machine::connect_devices() {
 
 Result<void> Machine::create_cpus(const Kvm& kvm, const MachineConfig& config) {
   MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
-  MAYFLY_TRY_ASSIGN(
-      auto cpuid, x86_64::make_guest_cpuid(
-                      supported, {.vcpu_count = config.vcpu_count,
-                                  .smt = config.smt,
-                                  .tsc_deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0}));
+  MAYFLY_TRY_ASSIGN(auto cpuid,
+                    x86_64::make_guest_cpuid(
+                        supported, {.vcpu_count = config.vcpu_count,
+                                    .smt = config.smt,
+                                    .tsc_deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0}));
   const CpuBuses buses{ports_, mmio_};
   for (std::uint32_t index = 0; index < config.vcpu_count; ++index) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
     // CPUID before MSRs: from Linux 6.13 on KVM refuses MSRs that the CPUID it knows does not have.
     x86_64::set_vcpu_id(cpuid, index);
     MAYFLY_TRY(x86_64::set_cpuid(vcpu, cpuid));
-    MAYFLY_TRY_ASSIGN(const auto refused, x86_64::set_msrs_that_exist(
-                                              x86_64::boot_msrs(), [&](std::span<const kvm_msr_entry> entries) {
-                                                return x86_64::set_msrs(vcpu, entries);
-                                              }));
+    MAYFLY_TRY_ASSIGN(
+        const auto refused,
+        x86_64::set_msrs_that_exist(x86_64::boot_msrs(), [&](std::span<const kvm_msr_entry> entries) {
+          return x86_64::set_msrs(vcpu, entries);
+        }));
     for (const std::uint32_t msr : refused) {
       LOG_WARN("vCPU %u: this KVM does not take %s: left as it is", index, x86_64::msr_name(msr).c_str());
     }

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""The boot figure in instruction time: from the start of a monitor to its guest's first process.
+"""Instruction time from the start of a monitor to its guest's first process, counted in emulation.
 
-  boot_icount.py NAME=COMMAND [NAME=COMMAND ...] [--runs N]
+  boot.py [NAME=COMMAND ...] [--runs N]
 
-Each COMMAND is a monitor's command line; in it {kernel}, {initrd}, {cmdline} and {memory_mib} are replaced. A name
+Without arguments it measures mayfly, the binary that MAYFLY_PROGRAM names. Each COMMAND is a monitor's command line; in it {kernel}, {initrd}, {cmdline} and {memory_mib} are replaced. A name
 without a command, "mayfly=BINARY", stands for mayfly's own way to be called. Words that name a file are taken along;
 {config:FILE} is replaced by the path of FILE's copy in which the same names have been replaced.
 
@@ -16,6 +16,7 @@ standard output.
 """
 
 import argparse
+import os
 import re
 import shlex
 import statistics
@@ -76,7 +77,7 @@ def make_cases(monitors, runs, kernel):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("monitors", nargs="+", metavar="NAME=COMMAND")
+    parser.add_argument("monitors", nargs="*", metavar="NAME=COMMAND")
     parser.add_argument("--runs", type=int, default=5, help="runs of each monitor (default 5)")
     parser.add_argument("--kernel", type=Path, help="a guest kernel instead of the small one's ELF")
     parser.add_argument("--fixed-layout", action="store_true",
@@ -84,9 +85,11 @@ def main():
                              "of one monitor; between different monitors it would favour one by luck")
     parser.add_argument("--parallel", type=int, default=0, help="emulated machines side by side (default: one a core)")
     options = parser.parse_args()
+    if not options.monitors and os.environ.get("MAYFLY_PROGRAM"):
+        options.monitors = [f"mayfly={os.environ['MAYFLY_PROGRAM']}"]
     monitors = dict(pair.split("=", 1) for pair in options.monitors if "=" in pair)
-    if len(monitors) != len(options.monitors):
-        parser.error("each monitor is NAME=COMMAND, with a name of its own")
+    if not monitors or len(monitors) != len(options.monitors):
+        parser.error("each monitor is NAME=COMMAND, with a name of its own; without any, MAYFLY_PROGRAM is needed")
     try:
         kernel = (options.kernel or small_kernel.build() / "vmlinux").resolve()
         cases = make_cases(monitors, options.runs, kernel)

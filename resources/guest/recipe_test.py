@@ -1,0 +1,154 @@
+#!/usr/bin/python3
+"""Tests of what the recipes are made of: the cache, the archive writer, the kernel image tools."""
+
+import gzip
+import io
+import os
+import struct
+import sys
+import tempfile
+import threading
+import unittest
+from pathlib import Path
+from unittest import mock
+
+sys.dont_write_bytecode = True
+
+import kernel_image  # noqa: E402
+import newc  # noqa: E402
+import recipe  # noqa: E402
+
+
+class CacheTest(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = Path(folder.name)
+        for patch in (mock.patch.dict(os.environ, MAYFLY_CACHE_DIR=folder.name), mock.patch("recipe.say")):
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def test_second_call_builds_nothing(self):
+        built = []
+        for _ in range(2):
+            path = recipe.cached("thing", "key", lambda directory: (directory / "file").touch() or built.append(1))
+        self.assertEqual((len(built), (path / "file").exists()), (1, True))
+
+    def test_failed_build_leaves_nothing(self):
+        def build(directory):
+            (directory / "half").touch()
+            raise recipe.RecipeError("no")
+
+        with self.assertRaises(recipe.RecipeError):
+            recipe.cached("thing", "key", build)
+        self.assertEqual([path.name for path in (self.root / "thing").iterdir()], ["key.lock"])
+
+    def test_leftovers_of_a_killed_build_do_not_get_in(self):
+        leftover = self.root / "thing" / ".key.partial"
+        leftover.mkdir(parents=True)
+        (leftover / "half").touch()
+        path = recipe.cached("thing", "key", lambda directory: (directory / "whole").touch())
+        self.assertEqual([file.name for file in path.iterdir()], ["whole"])
+
+    def test_two_at_once_build_once(self):
+        built = []
+        other_waits = threading.Event()
+        recipe.say.side_effect = lambda text: "waiting" in text and other_waits.set()
+        other = threading.Thread(target=recipe.cached, args=("thing", "key", built.append))
+
+        def build(directory):
+            built.append(directory)
+            other.start()
+            self.assertTrue(other_waits.wait(30))
+
+        recipe.cached("thing", "key", build)
+        other.join()
+        self.assertEqual(len(built), 1)
+
+    def test_digest_depends_on_every_input(self):
+        file = self.root / "input"
+        file.write_bytes(b"one")
+        first = recipe.digest("a", file)
+        file.write_bytes(b"two")
+        self.assertEqual(len({first, recipe.digest("a", file), recipe.digest("b", file), recipe.digest("ab", "")}), 4)
+
+
+def read_archive(data):
+    """(path, mode, content, device) of each entry, read by the kernel's description of the format."""
+    entries, position = [], 0
+    while True:
+        assert data[position:position + 6] == b"070701"
+        fields = [int(data[position + 6 + 8 * index:position + 14 + 8 * index], 16) for index in range(13)]
+        assert fields[2:4] == [0, 0], "owned by root"
+        name_end = position + 110 + fields[11]
+        name = data[position + 110:name_end - 1].decode()
+        content = (name_end + 3) & ~3
+        if name == "TRAILER!!!":
+            return entries
+        entries.append((name, fields[1], data[content:content + fields[6]], tuple(fields[9:11])))
+        position = (content + fields[6] + 3) & ~3
+
+
+class ArchiveTest(unittest.TestCase):
+    def test_archive_reads_back_as_it_was_written(self):
+        out = io.BytesIO()
+        archive = newc.Archive(out)
+        archive.file("deep/er/file", b"texts", 0o640)
+        archive.link("link", "deep")
+        archive.character_device("dev/console", 5, 1)
+        archive.finish()
+        self.assertEqual(read_archive(out.getvalue()), [
+            ("deep", 0o40755, b"", (0, 0)), ("deep/er", 0o40755, b"", (0, 0)), ("deep/er/file", 0o100640, b"texts", (0, 0)),
+            ("link", 0o120777, b"deep", (0, 0)), ("dev", 0o40755, b"", (0, 0)), ("dev/console", 0o20600, b"", (5, 1))])
+
+    def test_same_input_gives_the_same_archive(self):
+        def write():
+            out = io.BytesIO()
+            archive = newc.Archive(out)
+            archive.file("file", b"abc")
+            archive.finish()
+            return out.getvalue()
+
+        self.assertEqual(write(), write())
+
+
+def elf_with_note(name=b"Xen\0", kind=18, count=1):
+    note = (struct.pack("<III", len(name), 4, kind) + name + b"\0\0\0\1") * count
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 0, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    return header + struct.pack("<IIQQQQQQ", 4, 4, 120, 0, 0, len(note), len(note), 4) + note
+
+
+def bzimage(payload):
+    image = bytearray(1024)
+    image[0x1F1] = 1
+    image[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", image, 0x248, 0, len(payload))
+    return bytes(image) + payload
+
+
+class KernelImageTest(unittest.TestCase):
+    def test_note_is_renamed_and_nothing_else_changed(self):
+        before = elf_with_note()
+        after = kernel_image.drop_pvh_note(before)
+        self.assertEqual(len(after), len(before))
+        self.assertNotIn(struct.pack("<II", 4, 18) + b"Xen\0", after)
+        with self.assertRaises(recipe.RecipeError):
+            kernel_image.drop_pvh_note(after)
+
+    def test_note_of_another_owner_or_kind_is_no_pvh_note(self):
+        for elf in (elf_with_note(name=b"GNU\0"), elf_with_note(kind=17), elf_with_note(count=2)):
+            with self.assertRaises(recipe.RecipeError):
+                kernel_image.drop_pvh_note(elf)
+
+    def test_elf_is_taken_out_of_a_bzimage_without_its_relocations(self):
+        elf = elf_with_note()
+        self.assertEqual(kernel_image.extract_elf(bzimage(gzip.compress(elf + b"relocations"))), elf)
+
+    def test_other_files_are_refused(self):
+        for image in (b"", b"\0" * 4096, bzimage(b"unknown compression"), bzimage(gzip.compress(b"no elf"))):
+            with self.assertRaises(recipe.RecipeError):
+                kernel_image.extract_elf(image)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,26 @@
+// The process's last words: what happens at signals that end it.
+#pragma once
+
+#include <csignal>
+
+#include "base/result.h"
+
+namespace mayfly {
+
+// Installs handlers, once, at the start of the process:
+// - SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGHUP and SIGILL write one line of log that names the signal,
+// and the
+//   address or the system call; run the restore hook; set the signal's metric and write a last line of
+//   metrics; and end the process with the code that ExitCode documents. SIGHUP stays ignored where it was
+//   ignored before (nohup(1)).
+// - SIGABRT, SIGFPE and SIGTRAP run the restore hook and then do what they do by default.
+// - SIGPIPE is counted and does nothing else: the write fails with EPIPE.
+// Handlers run on a stack of their own in the calling thread, so that an overflow of its stack is reported as
+// well; in other threads on the thread's. SIGTERM and SIGINT are left to the event loop.
+Result<void> install_crash_handlers();
+
+// What to restore before the process ends by a signal (the terminal's mode); null: nothing. `hook` must be
+// async-signal-safe. Thread-safe. An ordinary end of the process does not call it.
+void set_crash_hook(void (*hook)());
+
+}  // namespace mayfly

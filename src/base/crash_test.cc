@@ -1,0 +1,256 @@
+#include "base/crash.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <functional>
+#include <thread>
+
+#include "base/exit_code.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/text.h"
+#include "base/unique_fd.h"
+#include "support/temp_dir.h"
+
+namespace mayfly {
+namespace {
+
+using testing::read_file;
+using testing::read_lines;
+using testing::TempDir;
+
+int g_hook_pipe = -1;
+
+void write_hook_mark() {
+  [[maybe_unused]] const ssize_t written = ::write(g_hook_pipe, "h", 1);
+}
+
+struct Outcome {
+  int status = 0;    // as waitpid(2) gives it
+  std::string hook;  // "h" for each time that the hook ran
+  std::vector<std::string> log;
+  std::vector<std::string> metrics;
+};
+
+// Runs `body` in a child process with the handlers installed.
+Outcome run(const std::function<void()>& body, void (*hook)() = write_hook_mark) {
+  const TempDir dir;
+  const std::string log = dir.file("log");
+  const std::string metrics_path = dir.file("metrics");
+  std::array<int, 2> fds{};
+  EXPECT_EQ(::pipe2(fds.data(), O_CLOEXEC), 0);
+  const UniqueFd reader(fds[0]);
+  UniqueFd writer(fds[1]);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    g_hook_pipe = writer.get();
+    const rlimit no_core{0, 0};
+    ::setrlimit(RLIMIT_CORE, &no_core);
+    std::signal(SIGHUP, SIG_DFL);
+    const bool ready =
+        configure_log({.path = log, .level = {}, .show_level = true, .show_origin = {}, .module = {}})
+            .has_value() &&
+        metrics().open({.path = metrics_path, .instance_id = {}, .properties = {}}).has_value() &&
+        install_crash_handlers().has_value();
+    set_crash_hook(hook);
+    if (ready) {
+      body();
+    }
+    ::_exit(99);
+  }
+  writer.reset();
+  Outcome outcome;
+  EXPECT_EQ(::waitpid(child, &outcome.status, 0), child);
+  std::array<char, 16> marks{};
+  const ssize_t count = ::read(reader.get(), marks.data(), marks.size());
+  outcome.hook.assign(marks.data(), count > 0 ? static_cast<std::size_t>(count) : 0);
+  outcome.log = read_lines(log);
+  outcome.metrics = read_lines(metrics_path);
+  return outcome;
+}
+
+bool exited_with(const Outcome& outcome, ExitCode code) {
+  return WIFEXITED(outcome.status) && WEXITSTATUS(outcome.status) == static_cast<int>(code);
+}
+
+void expect_last_words(const Outcome& outcome, ExitCode code, const std::string& words,
+                       const std::string& metric) {
+  EXPECT_TRUE(exited_with(outcome, code)) << outcome.status;
+  EXPECT_EQ(outcome.hook, "h");
+  ASSERT_EQ(outcome.log.size(), 1U);
+  const std::string end = words + "; exit code " + std::to_string(static_cast<int>(code));
+  EXPECT_TRUE(outcome.log[0].ends_with(":ERROR] " + end)) << outcome.log[0];
+  ASSERT_EQ(outcome.metrics.size(), 1U);
+  EXPECT_NE(outcome.metrics[0].find("\"" + metric + "\":1"), std::string::npos);
+}
+
+TEST(Crash, each_fatal_signal_has_its_exit_code_its_line_and_its_metric) {
+  struct Case {
+    int signal;
+    ExitCode code;
+    const char* name;
+    const char* metric;
+  };
+  for (const Case& c : {Case{SIGSYS, ExitCode::kForbiddenSyscall, "SIGSYS", "num_faults"},
+                        Case{SIGBUS, ExitCode::kBusError, "SIGBUS", "sigbus"},
+                        Case{SIGSEGV, ExitCode::kSegmentationFault, "SIGSEGV", "sigsegv"},
+                        Case{SIGXFSZ, ExitCode::kFileSizeLimit, "SIGXFSZ", "sigxfsz"},
+                        Case{SIGXCPU, ExitCode::kCpuTimeLimit, "SIGXCPU", "sigxcpu"},
+                        Case{SIGHUP, ExitCode::kHangUp, "SIGHUP", "sighup"},
+                        Case{SIGILL, ExitCode::kIllegalInstruction, "SIGILL", "sigill"}}) {
+    pid_t sender = 0;
+    const Outcome outcome = run([&] {
+      // kill(2) to the own process, so that the sender is known to be the one who reports.
+      ::kill(::getpid(), c.signal);
+    });
+    ASSERT_EQ(outcome.log.size(), 1U) << c.name;
+    const std::size_t at = outcome.log[0].find("sent by process ");
+    ASSERT_NE(at, std::string::npos) << outcome.log[0];
+    sender = std::stoi(outcome.log[0].substr(at + 16));
+    expect_last_words(outcome, c.code,
+                      std::string("ended by ") + c.name + " sent by process " + std::to_string(sender),
+                      c.metric);
+  }
+}
+
+TEST(Crash, the_exit_codes_are_those_that_callers_know) {
+  EXPECT_EQ(static_cast<int>(ExitCode::kOk), 0);
+  EXPECT_EQ(static_cast<int>(ExitCode::kError), 1);
+  EXPECT_EQ(static_cast<int>(ExitCode::kForbiddenSyscall), 148);
+  EXPECT_EQ(static_cast<int>(ExitCode::kBusError), 149);
+  EXPECT_EQ(static_cast<int>(ExitCode::kSegmentationFault), 150);
+  EXPECT_EQ(static_cast<int>(ExitCode::kFileSizeLimit), 151);
+  EXPECT_EQ(static_cast<int>(ExitCode::kBadConfiguration), 152);
+  EXPECT_EQ(static_cast<int>(ExitCode::kBadArguments), 153);
+  EXPECT_EQ(static_cast<int>(ExitCode::kCpuTimeLimit), 154);
+  EXPECT_EQ(static_cast<int>(ExitCode::kHangUp), 156);
+  EXPECT_EQ(static_cast<int>(ExitCode::kIllegalInstruction), 157);
+}
+
+TEST(Crash, a_memory_fault_names_its_address) {
+  // The page is mapped before the fork, without any permission: the address is the same in the child.
+  void* const page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  const Outcome outcome = run([page] { *static_cast<volatile char*>(page) = 1; });
+  // SAFETY: the address is only printed.
+  const std::string address = hex(reinterpret_cast<std::uintptr_t>(page));
+  expect_last_words(outcome, ExitCode::kSegmentationFault, "ended by SIGSEGV at address " + address,
+                    "sigsegv");
+  ::munmap(page, 4096);
+}
+
+TEST(Crash, a_system_call_that_a_filter_forbids_is_named_by_its_number) {
+  const Outcome outcome = run([] {
+    std::array<sock_filter, 4> program{{
+        {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
+        {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, SYS_getppid},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_TRAP},
+        {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
+    }};
+    const sock_fprog filter{.len = program.size(), .filter = program.data()};
+    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
+      ::_exit(98);
+    }
+    ::syscall(SYS_getppid);
+  });
+  if (WIFEXITED(outcome.status) && WEXITSTATUS(outcome.status) == 98) {
+    GTEST_SKIP() << "this host has no seccomp filters";
+  }
+  expect_last_words(outcome, ExitCode::kForbiddenSyscall,
+                    "ended by SIGSYS: forbidden system call " + std::to_string(SYS_getppid), "num_faults");
+}
+
+TEST(Crash, a_fault_on_another_thread_ends_the_process_as_well) {
+  const Outcome outcome = run([] { std::thread([] { ::raise(SIGBUS); }).join(); });
+  EXPECT_TRUE(exited_with(outcome, ExitCode::kBusError)) << outcome.status;
+  EXPECT_EQ(outcome.hook, "h");
+}
+
+TEST(Crash, faults_on_many_threads_end_it_once) {
+  const Outcome outcome = run([] {
+    std::array<std::thread, 4> threads;
+    for (auto& thread : threads) {
+      thread = std::thread([] { ::raise(SIGILL); });
+    }
+    for (auto& thread : threads) {
+      thread.join();
+    }
+  });
+  EXPECT_TRUE(exited_with(outcome, ExitCode::kIllegalInstruction)) << outcome.status;
+  EXPECT_EQ(outcome.hook, "h");
+  EXPECT_EQ(outcome.log.size(), 1U);
+  EXPECT_EQ(outcome.metrics.size(), 1U);
+}
+
+void* g_forbidden_page = nullptr;
+
+TEST(Crash, a_fault_in_the_hook_still_ends_the_process_with_a_documented_code) {
+  g_forbidden_page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(g_forbidden_page, MAP_FAILED);
+  const Outcome outcome =
+      run([] { ::raise(SIGXCPU); }, [] { *static_cast<volatile char*>(g_forbidden_page) = 1; });
+  EXPECT_TRUE(exited_with(outcome, ExitCode::kSegmentationFault)) << outcome.status;
+  ::munmap(g_forbidden_page, 4096);
+}
+
+TEST(Crash, an_abort_runs_the_hook_and_stays_an_abort) {
+  const Outcome outcome = run([] { std::abort(); });
+  EXPECT_TRUE(WIFSIGNALED(outcome.status));
+  EXPECT_EQ(WTERMSIG(outcome.status), SIGABRT);
+  EXPECT_EQ(outcome.hook, "h");
+}
+
+TEST(Crash, a_broken_pipe_is_an_error_of_the_write_and_is_counted) {
+  const Outcome outcome = run([] {
+    std::array<int, 2> fds{};
+    if (::pipe2(fds.data(), O_CLOEXEC) != 0) {
+      ::_exit(97);
+    }
+    ::close(fds[0]);
+    const bool failed = ::write(fds[1], "x", 1) < 0 && errno == EPIPE;
+    ::_exit(failed && metrics().signals.sigpipe.value() == 1 ? 0 : 96);
+  });
+  EXPECT_TRUE(exited_with(outcome, ExitCode::kOk)) << outcome.status;
+}
+
+TEST(Crash, a_hang_up_that_is_ignored_stays_ignored) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGHUP, SIG_IGN);
+    const bool installed = install_crash_handlers().has_value();
+    ::raise(SIGHUP);
+    ::_exit(installed ? 0 : 97);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(Crash, with_the_log_off_only_the_code_tells) {
+  const Outcome outcome = run([] {
+    if (!configure_log(
+            {.path = {}, .level = LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})) {
+      ::_exit(97);
+    }
+    ::raise(SIGXCPU);
+  });
+  EXPECT_TRUE(exited_with(outcome, ExitCode::kCpuTimeLimit)) << outcome.status;
+  EXPECT_TRUE(outcome.log.empty());
+}
+
+}  // namespace
+}  // namespace mayfly

@@ -1,0 +1,75 @@
+#include "kvm/host_kind.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace mayfly {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+HostFacts facts(std::string flags, std::vector<std::string> modules) {
+  HostFacts facts;
+  facts.cpu_flags = std::move(flags);
+  facts.modules = std::move(modules);
+  facts.modules_known = true;
+  return facts;
+}
+
+TEST(HostKind, hardware_needs_the_processors_flag_and_its_own_module) {
+  EXPECT_EQ(classify_host(facts(" fpu vmx smx", {"kvm", "kvm_intel"})), HostKind::kHardware);
+  EXPECT_EQ(classify_host(facts(" fpu svm", {"kvm", "kvm_amd"})), HostKind::kHardware);
+  EXPECT_EQ(classify_host(facts(" fpu svm", {"kvm", "kvm_amd", "kvm_intel"})), HostKind::kHardware);
+  EXPECT_EQ(classify_host(facts(" fpu svm", {"kvm", "kvm_intel"})), HostKind::kNoHardware);
+  EXPECT_EQ(classify_host(facts(" fpu", {"kvm", "kvm_amd"})), HostKind::kNoHardware);
+  EXPECT_EQ(classify_host(facts(" fpu", {"kvm", "kvm_pvm"})), HostKind::kNoHardware);
+  EXPECT_EQ(classify_host(facts(" fpu svm", {})), HostKind::kNoKvm);
+}
+
+TEST(HostKind, a_flag_is_a_whole_word) {
+  EXPECT_EQ(classify_host(facts(" svm_lock xvmx", {"kvm", "kvm_amd", "kvm_intel"})), HostKind::kNoHardware);
+  EXPECT_EQ(classify_host(facts("svm_lock svm", {"kvm", "kvm_amd"})), HostKind::kHardware);
+}
+
+TEST(HostKind, what_the_host_hides_is_said_to_be_unknown) {
+  EXPECT_EQ(classify_host(HostFacts{}), HostKind::kUnknown);
+  EXPECT_EQ(classify_host(facts("", {"kvm"})), HostKind::kUnknown);
+  HostFacts no_modules = facts(" svm", {});
+  no_modules.modules_known = false;
+  EXPECT_EQ(classify_host(no_modules), HostKind::kUnknown);
+  const HostFacts read = read_host_facts("/nonexistent/cpuinfo", "/nonexistent/module");
+  EXPECT_EQ(classify_host(read), HostKind::kUnknown);
+}
+
+TEST(HostKind, each_is_described) {
+  EXPECT_EQ(describe_host(facts(" svm", {"kvm", "kvm_amd"})),
+            "hardware virtualization (AMD-V, module kvm_amd)");
+  EXPECT_EQ(describe_host(facts(" vmx", {"kvm", "kvm_intel"})),
+            "hardware virtualization (Intel VT-x, module kvm_intel)");
+  EXPECT_THAT(describe_host(facts(" fpu", {"kvm", "kvm_pvm"})), HasSubstr("kvm, kvm_pvm"));
+  EXPECT_EQ(describe_host(facts(" fpu", {})), "no KVM module is loaded");
+  EXPECT_THAT(describe_host(HostFacts{}), HasSubstr("unknown"));
+}
+
+TEST(HostFacts, are_read_from_the_first_processor_and_the_modules_folder) {
+  const auto folder = std::filesystem::path(testing::TempDir()) / "mayfly_host_kind_test";
+  std::filesystem::remove_all(folder);
+  for (const char* module : {"kvm_amd", "kvm", "snd"}) {
+    std::filesystem::create_directories(folder / "module" / module);
+  }
+  std::ofstream(folder / "cpuinfo")
+      << "processor\t: 0\nflags_like\t: no\nvmx flags\t: no\nflags\t\t: fpu svm\nbugs\t\t:\n"
+      << "processor\t: 1\nflags\t\t: other\n";
+  const HostFacts read = read_host_facts(folder / "cpuinfo", folder / "module");
+  EXPECT_EQ(read.cpu_flags, " fpu svm");
+  EXPECT_THAT(read.modules, ElementsAre("kvm", "kvm_amd"));
+  EXPECT_EQ(classify_host(read), HostKind::kHardware);
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace mayfly

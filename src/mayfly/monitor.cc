@@ -1,0 +1,160 @@
+#include "mayfly/monitor.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "base/crash.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "devices/serial/console.h"
+#include "devices/serial/terminal_guard.h"
+#include "event/event_loop.h"
+#include "event/signal_watch.h"
+#include "vmm/machine.h"
+
+namespace mayfly {
+namespace {
+
+constexpr std::chrono::seconds kMetricsInterval{60};
+
+// Brings what the devices count themselves into the metrics store.
+class DeviceCounts {
+ public:
+  DeviceCounts(const SerialMetrics& serial, const I8042& i8042) : serial_(serial), i8042_(i8042) {}
+
+  void collect() {
+    Metrics& store = metrics();
+    const I8042Counters keyboard = i8042_.counters();
+    bring(keyboard.read_count, store.i8042.read_count);
+    bring(keyboard.write_count, store.i8042.write_count);
+    bring(keyboard.missed_read_count, store.i8042.missed_read_count);
+    bring(keyboard.missed_write_count, store.i8042.missed_write_count);
+    bring(keyboard.error_count, store.i8042.error_count);
+    bring(keyboard.reset_count, store.i8042.reset_count);
+    bring(serial_.error_count, store.uart.error_count);
+    bring(serial_.flush_count, store.uart.flush_count);
+    bring(serial_.missed_read_count, store.uart.missed_read_count);
+    bring(serial_.missed_write_count, store.uart.missed_write_count);
+    bring(serial_.read_count, store.uart.read_count);
+    bring(serial_.write_count, store.uart.write_count);
+    bring(serial_.lost_bytes, store.uart.rate_limiter_dropped_bytes);
+  }
+
+ private:
+  // Nobody else adds to these counters of the store.
+  static void bring(std::uint64_t now, Counter& counter) { counter.add(now - counter.value()); }
+
+  const SerialMetrics& serial_;
+  const I8042& i8042_;
+};
+
+Result<void> open_metrics(const Options& options, const std::optional<api::MetricsSection>& section) {
+  MetricsOutput output;
+  if (section) {
+    output.path = section->metrics_path;
+    output.properties = section->properties;
+    output.instance_id = section->emit_id ? options.id : "";
+  }
+  if (options.metrics_path) {
+    output.path = *options.metrics_path;
+  }
+  return output.path.empty() ? Result<void>() : metrics().open(output);
+}
+
+void flush_metrics() {
+  if (const auto flushed = metrics().flush(); !flushed) {
+    LOG_WARN_LIMITED("%s", flushed.error().message().c_str());
+  }
+}
+
+}  // namespace
+
+Result<void> set_up_log(const Options& options, const std::optional<api::LoggerSection>& section,
+                        LogLevel default_level) {
+  const api::LoggerSection file = section.value_or(api::LoggerSection{});
+  const auto either = [](const auto& flag, const auto& field) { return flag ? flag : field; };
+  LogConfig config;
+  config.path = either(options.log.path, file.log_path);
+  config.module = either(options.log.module, file.module);
+  config.show_level = options.log.show_level || file.show_level.value_or(false);
+  config.show_origin = options.log.show_origin || file.show_log_origin.value_or(false);
+  config.level = default_level;
+  if (const auto level = either(options.log.level, file.level)) {
+    MAYFLY_TRY_ASSIGN(config.level, parse_log_level(*level));
+  }
+  MAYFLY_TRY(set_log_instance_id(options.id));
+  return configure_log(config);
+}
+
+Result<Outcome> run_microvm(const Options& options, const VmConfig& config,
+                            const std::optional<api::MetricsSection>& metrics_section, BootTrace* trace) {
+  MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
+
+  // The first of all that may end the machine decides; the loop's thread reads it when the loop has stopped.
+  std::mutex mutex;
+  std::optional<Outcome> outcome;
+  const auto end_with = [&](Outcome how) {
+    const std::lock_guard lock(mutex);
+    if (!outcome) {
+      outcome = std::move(how);
+    }
+    loop->stop();
+  };
+
+  // Before any thread is started: they inherit the signal mask.
+  static constexpr std::array kStopSignals = {SIGTERM, SIGINT};
+  MAYFLY_TRY_ASSIGN(const auto signals, SignalWatch::create(*loop, kStopSignals, [&](int number) {
+                      end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
+                    }));
+  MAYFLY_TRY(install_vcpu_kick_handler());
+  MAYFLY_TRY(open_metrics(options, metrics_section));
+  flush_metrics();
+
+  SerialMetrics serial_metrics;
+  ConsoleConfig console_config;
+  console_config.input = STDIN_FILENO;
+  console_config.output = STDOUT_FILENO;
+  console_config.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
+  // The guard is made only when the guest is about to run: what fails before leaves the terminal alone.
+  std::unique_ptr<TerminalGuard> terminal;
+  MAYFLY_TRY_ASSIGN(const std::unique_ptr<Console> console,
+                    Console::create(*loop, std::move(console_config), serial_metrics));
+  MAYFLY_TRY_ASSIGN(const std::unique_ptr<Machine> machine,
+                    Machine::build(config, {*console, serial_metrics, trace, end_with}));
+
+  DeviceCounts device_counts(serial_metrics, machine->i8042());
+  std::unique_ptr<EventRegistrar::Timer> metrics_timer;
+  MAYFLY_TRY_ASSIGN(metrics_timer, loop->make_timer([&] {
+    device_counts.collect();
+    flush_metrics();
+    if (const auto started = metrics_timer->start(kMetricsInterval); !started) {
+      LOG_ERROR("metrics: %s", started.error().message().c_str());
+    }
+  }));
+  MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
+
+  MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
+  console->start_input(machine->serial());
+  MAYFLY_TRY(machine->start());
+  LOG_INFO("running: %u vCPUs, %llu MiB of memory", config.machine.vcpu_count,
+           static_cast<unsigned long long>(config.machine.mem_size_mib));
+
+  MAYFLY_TRY(loop->run());
+  MAYFLY_TRY(machine->stop());
+  console->stop_input();
+  console->flush();
+  terminal.reset();
+  device_counts.collect();
+  flush_metrics();
+
+  const std::lock_guard lock(mutex);
+  return *outcome;
+}
+
+}  // namespace mayfly
