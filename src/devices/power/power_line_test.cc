@@ -46,24 +46,33 @@ TEST(PowerLine, first_request_wins_over_every_later_one) {
 }
 
 TEST(PowerLine, racing_requests_reach_the_sink_once) {
-  for (int round = 0; round < 50; ++round) {
+  constexpr std::size_t kRounds = 5000;
+  constexpr std::size_t kVcpus = 2;
+  struct Round {
     CountingSink sink;
-    PowerLine line(sink);
-    std::atomic<bool> go{false};
-    std::vector<std::thread> vcpus;
-    for (int i = 0; i < 4; ++i) {
-      vcpus.emplace_back([&line, &go, i] {
-        go.wait(false);
-        line.request(i % 2 == 0 ? PowerEvent::kReset : PowerEvent::kPowerOff);
-      });
-    }
-    go.store(true);
-    go.notify_all();
-    for (auto& vcpu : vcpus) {
-      vcpu.join();
-    }
-    ASSERT_EQ(sink.total(), 1);
-    ASSERT_EQ(line.requested(), sink.last());
+    PowerLine line{sink};
+    std::atomic<std::size_t> arrived{0};
+  };
+  std::vector<Round> rounds(kRounds);
+  std::vector<std::thread> vcpus;
+  for (std::size_t i = 0; i < kVcpus; ++i) {
+    vcpus.emplace_back([&rounds, i] {
+      for (Round& round : rounds) {
+        // All at once, as nearly as threads can be.
+        ++round.arrived;
+        while (round.arrived.load() < kVcpus) {
+          std::this_thread::yield();
+        }
+        round.line.request(i == 0 ? PowerEvent::kReset : PowerEvent::kPowerOff);
+      }
+    });
+  }
+  for (auto& vcpu : vcpus) {
+    vcpu.join();
+  }
+  for (const Round& round : rounds) {
+    ASSERT_EQ(round.sink.total(), 1);
+    ASSERT_EQ(round.line.requested(), round.sink.last());
   }
 }
 
