@@ -39,7 +39,7 @@ bool can_be_opened_again(const struct stat& status, bool terminal) {
 
 }  // namespace
 
-Result<HostStream> HostStream::open(int fd, Direction direction) {
+Result<HostStream> HostStream::open(int fd, Direction direction, const char* descriptors) {
   const char* const doing = direction == Direction::kInput ? "use serial input" : "use serial output";
   const int flags = ::fcntl(fd, F_GETFL);
   struct stat status {};
@@ -54,7 +54,7 @@ Result<HostStream> HostStream::open(int fd, Direction direction) {
   stream.terminal_ = ::isatty(fd) == 1;
   if (can_be_opened_again(status, stream.terminal_)) {
     const int open_mode = direction == Direction::kInput ? O_RDONLY : O_WRONLY;
-    stream.fd_ = UniqueFd(::open(("/proc/self/fd/" + std::to_string(fd)).c_str(),
+    stream.fd_ = UniqueFd(::open((std::string(descriptors) + "/" + std::to_string(fd)).c_str(),
                                  open_mode | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
     stream.access_ = Access::kOwnDescription;
   }

@@ -35,7 +35,8 @@ class HostStream {
   HostStream() = default;
   // Does not take `fd`, which may be closed afterwards. Errors: kIo (EBADF) for a descriptor that is not
   // open, or not open for this direction; those of fstat and dup.
-  static Result<HostStream> open(int fd, Direction direction);
+  // `descriptors` is where the process finds its own descriptors by number.
+  static Result<HostStream> open(int fd, Direction direction, const char* descriptors = "/proc/self/fd");
 
   // As read(2) and write(2), but a negative errno instead of -1 (-EAGAIN: nothing possible now), EINTR
   // repeated.

@@ -182,6 +182,17 @@ TEST_F(Serial, reading_iir_clears_the_transmit_interrupt_and_the_next_byte_raise
   in(kLsr);
   out(kThr, 'c');  // the guest may have come and looked
   EXPECT_EQ(edges(), 1);
+  out(kScr, 0);
+  out(kThr, 'd');
+  EXPECT_EQ(edges(), 1);
+  out(kMcr, 0);
+  out(kMcr, kOut2);  // an edge; then the divisor behind THR's offset is an access like any other
+  out(kLcr, 0x80);
+  edges();
+  out(kDll, 1);
+  out(kLcr, 0);
+  out(kThr, 'e');
+  EXPECT_EQ(edges(), 1);
   EXPECT_EQ(in(kIir), 0x02);
   EXPECT_EQ(in(kIir), 0x01);
 }

@@ -1,0 +1,734 @@
+#include "devices/serial/console.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <pty.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace mayfly {
+namespace {
+
+// A registrar that waits with poll(2), one round at a time. Like epoll it refuses what can always be read.
+class PollRegistrar final : public EventRegistrar {
+ public:
+  Result<std::unique_ptr<Watch>> watch(int fd, Interest interest,
+                                       std::function<void(Readiness)> callback) override {
+    struct stat status {};
+    if (::fstat(fd, &status) != 0) {
+      return fail_errno(errno, "watch");
+    }
+    if (S_ISREG(status.st_mode) || (S_ISCHR(status.st_mode) && ::isatty(fd) != 1)) {
+      return fail_errno(EPERM, "watch");
+    }
+    auto entry = std::make_shared<Entry>(Entry{fd, interest, true, std::move(callback)});
+    entries_.push_back(entry);
+    return std::make_unique<PollWatch>(std::move(entry));
+  }
+  Result<std::unique_ptr<Timer>> make_timer(std::function<void()> /*callback*/) override {
+    return fail(ErrorCode::kUnsupported, "no timers here");
+  }
+
+  // Waits for a first event, `patience` at most, and delivers what there is; how many callbacks that made.
+  int round(std::chrono::milliseconds patience = std::chrono::milliseconds(0)) {
+    std::erase_if(entries_, [](const std::weak_ptr<Entry>& weak) { return weak.expired(); });
+    std::vector<std::shared_ptr<Entry>> live;
+    std::vector<struct pollfd> descriptors;
+    for (const auto& weak : entries_) {
+      if (auto entry = weak.lock(); entry && entry->enabled) {
+        const short events = entry->interest == Interest::kReadable ? POLLIN : POLLOUT;
+        descriptors.push_back({entry->fd, events, 0});
+        live.push_back(std::move(entry));
+      }
+    }
+    int calls = 0;
+    if (::poll(descriptors.data(), descriptors.size(), static_cast<int>(patience.count())) <= 0) {
+      return 0;
+    }
+    for (std::size_t i = 0; i < live.size(); ++i) {
+      const int got = descriptors[i].revents;
+      if (got != 0 && live[i]->enabled) {
+        ++calls;
+        live[i]->callback({(got & POLLIN) != 0, (got & POLLOUT) != 0, (got & (POLLHUP | POLLERR)) != 0});
+      }
+    }
+    return calls;
+  }
+
+  // Rounds until `done`, or far longer than it can take.
+  bool run_until(const std::function<bool()>& done) {
+    for (int i = 0; i < 2000 && !done(); ++i) {
+      round(std::chrono::milliseconds(5));
+    }
+    return done();
+  }
+
+  std::size_t enabled_watches() const {
+    return static_cast<std::size_t>(std::count_if(entries_.begin(), entries_.end(), [](const auto& weak) {
+      const auto entry = weak.lock();
+      return entry && entry->enabled;
+    }));
+  }
+
+ private:
+  struct Entry {
+    int fd;
+    Interest interest;
+    bool enabled;
+    std::function<void(Readiness)> callback;
+  };
+  class PollWatch final : public Watch {
+   public:
+    explicit PollWatch(std::shared_ptr<Entry> entry) : entry_(std::move(entry)) {}
+    ~PollWatch() override { entry_->enabled = false; }
+    Result<void> update(Interest interest, bool enabled) override {
+      entry_->interest = interest;
+      entry_->enabled = enabled;
+      return {};
+    }
+
+   private:
+    std::shared_ptr<Entry> entry_;
+  };
+  std::vector<std::weak_ptr<Entry>> entries_;
+};
+
+struct Pair {
+  UniqueFd reader;
+  UniqueFd writer;
+};
+
+Pair make_pipe() {
+  std::array<int, 2> ends{};
+  EXPECT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+Pair make_sockets() {
+  std::array<int, 2> ends{};
+  EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()), 0);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+// `reader` is the master, `writer` the slave, which does not translate line ends.
+Pair make_terminal() {
+  int master = -1;
+  int slave = -1;
+  termios modes{};
+  ::cfmakeraw(&modes);
+  modes.c_cc[VMIN] = 1;
+  EXPECT_EQ(::openpty(&master, &slave, nullptr, &modes, nullptr), 0);
+  return {UniqueFd(master), UniqueFd(slave)};
+}
+
+UniqueFd make_file() {
+  std::string path = ::testing::TempDir() + "serial_console_XXXXXX";
+  UniqueFd fd(::mkostemp(path.data(), O_CLOEXEC));
+  EXPECT_TRUE(fd.valid());
+  ::unlink(path.c_str());
+  return fd;
+}
+
+std::string contents(const UniqueFd& file) {
+  std::string text(1U << 20U, '\0');
+  const ssize_t got = ::pread(file.get(), text.data(), text.size(), 0);
+  text.resize(static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+  return text;
+}
+
+// What can be read from `fd` now.
+std::string available(const UniqueFd& fd) {
+  std::string text;
+  std::array<char, 4096> chunk{};
+  for (;;) {
+    struct pollfd descriptor {
+      fd.get(), POLLIN, 0
+    };
+    if (::poll(&descriptor, 1, 0) <= 0 || (descriptor.revents & POLLIN) == 0) {
+      return text;
+    }
+    const ssize_t got = ::read(fd.get(), chunk.data(), chunk.size());
+    if (got <= 0) {
+      return text;
+    }
+    text.append(chunk.data(), static_cast<std::size_t>(got));
+  }
+}
+
+void put(const UniqueFd& fd, std::string_view text) {
+  ASSERT_EQ(::write(fd.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
+}
+
+bool is_nonblocking(const UniqueFd& fd) {
+  return (::fcntl(fd.get(), F_GETFL) & O_NONBLOCK) != 0;
+}
+
+class NoLine final : public InterruptLine {
+ public:
+  void trigger() override {}
+};
+
+class ConsoleTest : public ::testing::Test {
+ protected:
+  void start(ConsoleConfig config) {
+    auto created = Console::create(registrar, std::move(config), metrics);
+    ASSERT_TRUE(created.has_value()) << created.error().message();
+    console = std::move(*created);
+    uart = std::make_unique<Serial16550>(line, *console, metrics);
+  }
+  void start_output(const UniqueFd& fd, std::size_t buffer_size = 64U << 10U) {
+    ConsoleConfig config;
+    config.output = fd.get();
+    config.buffer_size = buffer_size;
+    start(std::move(config));
+  }
+  void start_input(const UniqueFd& fd, std::function<void()> on_quit = {}) {
+    ConsoleConfig config;
+    config.input = fd.get();
+    config.on_quit = std::move(on_quit);
+    start(std::move(config));
+    guest_listens();
+    ASSERT_TRUE(console->start_input(*uart).has_value());
+  }
+  void send(std::string_view text) {
+    for (const char c : text) {
+      console->transmit(static_cast<std::uint8_t>(c));
+    }
+  }
+  void out(std::uint64_t offset, std::uint8_t value) { uart->bus_write(offset, {&value, 1}); }
+  std::uint8_t in(std::uint64_t offset) {
+    std::uint8_t value = 0;
+    uart->bus_read(offset, {&value, 1});
+    return value;
+  }
+  void guest_listens() {
+    out(2, 0x01);
+    out(1, 0x01);
+  }
+  // What the guest gets until `size` bytes are there.
+  std::string guest_reads(std::size_t size) {
+    std::string got;
+    registrar.run_until([&] {
+      while ((in(5) & 1) != 0) {
+        got.push_back(static_cast<char>(in(0)));
+      }
+      return got.size() >= size;
+    });
+    return got;
+  }
+
+  PollRegistrar registrar;
+  SerialMetrics metrics;
+  NoLine line;
+  std::unique_ptr<Console> console;
+  std::unique_ptr<Serial16550> uart;
+};
+
+std::string pattern(std::size_t size) {
+  std::string text(size, '\0');
+  for (std::size_t i = 0; i < size; ++i) {
+    text[i] = static_cast<char>('!' + (i * 31 + i / 89) % 90);
+  }
+  return text;
+}
+
+// --- Output
+
+TEST_F(ConsoleTest, the_first_byte_is_written_before_the_loop_runs) {
+  const Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  send("L");
+  EXPECT_EQ(available(pipe.reader), "L");
+}
+
+TEST_F(ConsoleTest, bytes_that_follow_are_gathered_until_the_line_ends) {
+  const Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  send("Linux");
+  EXPECT_EQ(available(pipe.reader), "L");
+  send(" version\n");
+  EXPECT_EQ(available(pipe.reader), "inux version\n");
+  EXPECT_EQ(metrics.flush_count, 2U);
+}
+
+TEST_F(ConsoleTest, a_line_that_does_not_end_is_written_when_the_window_closes) {
+  const Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  send("login: ");
+  std::string got;
+  EXPECT_TRUE(registrar.run_until([&] { return (got += available(pipe.reader)) == "login: "; }));
+  // After the pause the next byte is a first one again.
+  registrar.round(std::chrono::milliseconds(5));
+  send("r");
+  EXPECT_EQ(available(pipe.reader), "r");
+}
+
+TEST_F(ConsoleTest, a_long_line_is_written_in_batches) {
+  const Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  const std::string text = pattern(1 + Console::kBatchSize);
+  send(text);
+  EXPECT_EQ(available(pipe.reader), text);
+}
+
+TEST_F(ConsoleTest, nothing_is_left_to_do_after_everything_is_written) {
+  const Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  send("hello\n");
+  registrar.run_until([&] { return registrar.round(std::chrono::milliseconds(5)) == 0; });
+  EXPECT_EQ(registrar.enabled_watches(), 1U);  // the timer, which does not run
+}
+
+// Fills whatever is behind `writer`, reads it all in the end, and accounts for each byte.
+void expect_exact_but_for_the_mark(const std::string& sent, const std::string& got, std::uint64_t lost) {
+  char mark[96];
+  std::snprintf(mark, sizeof mark, "\r\n[mayfly: %llu bytes of serial output lost]\r\n",
+                static_cast<unsigned long long>(lost));
+  const std::size_t at = got.find(mark);
+  ASSERT_NE(at, std::string::npos) << got.substr(got.size() - std::min<std::size_t>(got.size(), 200));
+  EXPECT_EQ(got.substr(0, at), sent.substr(0, at));
+  EXPECT_EQ(got.substr(at + std::string(mark).size()), sent.substr(at + lost));
+}
+
+TEST_F(ConsoleTest, a_pipe_that_nobody_reads_does_not_stop_the_guest) {
+  const Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  const std::string text = pattern(300000);
+  send(text);
+  EXPECT_FALSE(is_nonblocking(pipe.writer));
+  EXPECT_GT(metrics.lost_bytes, 0U);
+  registrar.round();  // the loop learns that it has to wait, and does not spin
+  EXPECT_EQ(registrar.round(), 0);
+  EXPECT_EQ(registrar.round(), 0);
+
+  std::string got;
+  EXPECT_TRUE(registrar.run_until([&] {
+    got += available(pipe.reader);
+    return got.find("lost]\r\n") != std::string::npos;
+  }));
+  send("after\n");
+  EXPECT_TRUE(registrar.run_until([&] {
+    got += available(pipe.reader);
+    return got.ends_with("after\n");
+  }));
+  expect_exact_but_for_the_mark(text + "after\n", got, metrics.lost_bytes);
+  EXPECT_EQ(metrics.error_count, 0U);
+}
+
+TEST_F(ConsoleTest, a_socket_that_nobody_reads_does_not_stop_the_guest) {
+  const Pair sockets = make_sockets();
+  start_output(sockets.writer);
+  const std::string text = pattern(1000000);
+  send(text);
+  EXPECT_FALSE(is_nonblocking(sockets.writer));
+  std::string got;
+  EXPECT_TRUE(registrar.run_until([&] {
+    got += available(sockets.reader);
+    return got.ends_with("lost]\r\n");
+  }));
+  expect_exact_but_for_the_mark(text, got, metrics.lost_bytes);
+}
+
+TEST_F(ConsoleTest, a_terminal_that_nobody_reads_does_not_stop_the_guest) {
+  const Pair terminal = make_terminal();
+  start_output(terminal.writer);
+  const std::string text = pattern(200000);
+  send(text);
+  EXPECT_FALSE(is_nonblocking(terminal.writer));
+  std::string got;
+  EXPECT_TRUE(registrar.run_until([&] {
+    got += available(terminal.reader);
+    return got.ends_with("lost]\r\n");
+  }));
+  expect_exact_but_for_the_mark(text, got, metrics.lost_bytes);
+}
+
+TEST_F(ConsoleTest, bytes_are_taken_again_only_once_half_of_the_buffer_is_free) {
+  const Pair pipe = make_pipe();
+  ASSERT_GT(::fcntl(pipe.writer.get(), F_SETPIPE_SZ, 4096), 0);
+  start_output(pipe.writer, 16384);
+  send(pattern(4096 + 16384 + 10));
+  registrar.round();
+  const std::uint64_t lost = metrics.lost_bytes;
+  ASSERT_GE(lost, 10U);
+  std::string got = available(pipe.reader);
+  ASSERT_LE(got.size(), 4096U);
+  ASSERT_EQ(registrar.round(), 1);
+  send("x");  // at least 12 KiB are still there
+  EXPECT_EQ(metrics.lost_bytes, lost + 1);
+  EXPECT_TRUE(registrar.run_until([&] { return (got += available(pipe.reader)).ends_with("lost]\r\n"); }));
+  send("y\n");
+  EXPECT_TRUE(registrar.run_until([&] { return (got += available(pipe.reader)).ends_with("y\n"); }));
+  EXPECT_EQ(metrics.lost_bytes, lost + 1);
+  EXPECT_EQ(got.find("lost]"), got.rfind("lost]"));
+}
+
+TEST_F(ConsoleTest, a_reader_that_goes_away_ends_output_and_nothing_else) {
+  Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  send("a\n");
+  pipe.reader.reset();
+  send("bc\nd");
+  EXPECT_EQ(metrics.error_count, 1U);
+  EXPECT_EQ(metrics.lost_bytes, 4U);
+  registrar.round(std::chrono::milliseconds(5));
+  EXPECT_EQ(registrar.round(std::chrono::milliseconds(5)), 0);
+}
+
+TEST_F(ConsoleTest, a_reader_that_goes_away_while_output_waits_ends_it) {
+  Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  send(pattern(100000));
+  registrar.round();
+  pipe.reader.reset();
+  EXPECT_TRUE(registrar.run_until([&] { return metrics.error_count == 1; }));
+  EXPECT_EQ(registrar.round(), 0);
+  EXPECT_EQ(console->flush(), 0U);
+}
+
+TEST_F(ConsoleTest, a_terminal_that_is_hung_up_ends_output) {
+  Pair terminal = make_terminal();
+  start_output(terminal.writer);
+  terminal.reader.reset();
+  send("a\nb");
+  EXPECT_EQ(metrics.error_count, 1U);
+  EXPECT_EQ(metrics.lost_bytes, 3U);
+}
+
+TEST_F(ConsoleTest, a_regular_file_gets_everything_where_its_writers_left_off) {
+  const UniqueFd file = make_file();
+  put(file, "before\n");
+  start_output(file);
+  const std::string text = pattern(200000);
+  send(text);
+  EXPECT_EQ(console->flush(), 0U);
+  put(file, "after\n");
+  EXPECT_EQ(contents(file), "before\n" + text + "after\n");
+  EXPECT_EQ(metrics.lost_bytes, 0U);
+}
+
+TEST_F(ConsoleTest, a_full_disk_keeps_what_fits_and_is_tried_again) {
+  const UniqueFd full = open_file("/dev/full", O_WRONLY, "full device").value();
+  start_output(full, 1024);
+  send(pattern(3000));
+  EXPECT_EQ(metrics.error_count, 1U);
+  EXPECT_EQ(metrics.lost_bytes, 3000U - 1024U);
+  registrar.round();
+  EXPECT_EQ(registrar.round(), 0);  // waits for its timer
+  EXPECT_EQ(console->flush(), 1024U);
+  EXPECT_EQ(metrics.error_count, 1U);
+}
+
+TEST_F(ConsoleTest, output_that_is_not_open_is_dropped) {
+  for (const int fd : {-1, 1000000}) {
+    ConsoleConfig config;
+    config.output = fd;
+    start(std::move(config));
+    send("x\n");
+    EXPECT_EQ(console->flush(), 0U);
+  }
+  EXPECT_EQ(metrics.lost_bytes, 4U);
+}
+
+TEST_F(ConsoleTest, a_descriptor_of_the_wrong_direction_counts_as_not_open) {
+  const Pair pipe = make_pipe();
+  ConsoleConfig config;
+  config.output = pipe.reader.get();
+  config.input = pipe.writer.get();
+  start(std::move(config));
+  send("x");
+  EXPECT_EQ(metrics.lost_bytes, 1U);
+  EXPECT_TRUE(console->start_input(*uart).has_value());
+}
+
+TEST_F(ConsoleTest, a_buffer_too_small_for_the_mark_is_refused) {
+  ConsoleConfig config;
+  config.buffer_size = Console::kSmallestBuffer - 1;
+  const auto created = Console::create(registrar, std::move(config), metrics);
+  ASSERT_FALSE(created.has_value());
+  EXPECT_EQ(created.error().code(), ErrorCode::kInvalidArgument);
+}
+
+TEST_F(ConsoleTest, the_end_flushes_to_an_attentive_reader) {
+  Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  const std::string text = pattern(120000);  // more than the pipe holds
+  send(text);
+  EXPECT_EQ(metrics.lost_bytes, 0U);
+  pipe.writer.reset();
+  std::string got;
+  std::thread reader([&] {
+    std::array<char, 1000> chunk{};
+    ssize_t size = 0;
+    while ((size = ::read(pipe.reader.get(), chunk.data(), chunk.size())) > 0) {
+      got.append(chunk.data(), static_cast<std::size_t>(size));
+    }
+  });
+  uart.reset();
+  console.reset();
+  reader.join();
+  EXPECT_EQ(got, text);
+}
+
+TEST_F(ConsoleTest, the_end_does_not_wait_for_a_reader_that_does_not_read) {
+  const Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  send(pattern(100000));
+  const std::size_t left = console->flush();
+  EXPECT_GT(left, 0U);
+  EXPECT_EQ(available(pipe.reader).size(), 100000U - left);
+}
+
+TEST_F(ConsoleTest, vcpus_may_write_while_the_loop_does) {
+  Pair pipe = make_pipe();
+  start_output(pipe.writer, 4096);
+  std::atomic<bool> done{false};
+  std::thread vcpu([&] {
+    for (int i = 0; i < 50000; ++i) {
+      out(0, i % 50 == 49 ? '\n' : 'x');
+    }
+    done = true;
+  });
+  std::size_t got = 0;
+  while (!done) {
+    registrar.round(std::chrono::milliseconds(1));
+    got += available(pipe.reader).size();
+  }
+  vcpu.join();
+  registrar.run_until([&] {
+    got += available(pipe.reader).size();
+    return got >= 50000 - metrics.lost_bytes;
+  });
+  EXPECT_GE(got, 50000 - metrics.lost_bytes);
+  EXPECT_EQ(metrics.write_count, 50000U);
+}
+
+// --- Input
+
+TEST_F(ConsoleTest, input_is_read_only_as_far_as_the_guest_takes_it) {
+  const Pair pipe = make_pipe();
+  const std::string text = pattern(5000);
+  put(pipe.writer, text);
+  start_input(pipe.reader);
+  for (int i = 0; i < 5; ++i) {
+    registrar.round();
+  }
+  int waiting = 0;
+  ASSERT_EQ(::ioctl(pipe.reader.get(), FIONREAD, &waiting), 0);
+  EXPECT_EQ(waiting, 5000 - 16);
+  EXPECT_EQ(registrar.round(), 0);
+  EXPECT_EQ(guest_reads(5000), text);
+  EXPECT_FALSE(is_nonblocking(pipe.reader));
+}
+
+TEST_F(ConsoleTest, input_waits_for_a_guest_that_starts_late_and_clears_its_fifos) {
+  const Pair pipe = make_pipe();
+  put(pipe.writer, "poweroff\n");
+  ConsoleConfig config;
+  config.input = pipe.reader.get();
+  start(std::move(config));
+  ASSERT_TRUE(console->start_input(*uart).has_value());
+  registrar.round();
+  EXPECT_EQ(registrar.round(), 0);
+  out(1, 0x01);
+  registrar.round(std::chrono::milliseconds(5));
+  out(2, 0x07);
+  EXPECT_EQ(guest_reads(9), "poweroff\n");
+}
+
+TEST_F(ConsoleTest, the_end_of_input_ends_nothing_but_input) {
+  Pair pipe = make_pipe();
+  start_input(pipe.reader);
+  put(pipe.writer, "last");
+  pipe.writer.reset();
+  EXPECT_EQ(guest_reads(4), "last");
+  registrar.run_until([&] { return registrar.enabled_watches() == 1; });
+  EXPECT_EQ(registrar.enabled_watches(), 1U);
+  EXPECT_EQ(registrar.round(), 0);
+  EXPECT_EQ(metrics.error_count, 0U);
+}
+
+TEST_F(ConsoleTest, a_regular_file_is_read_to_its_end_and_from_where_it_stands) {
+  const UniqueFd file = make_file();
+  const std::string text = pattern(3000);
+  put(file, "skip" + text);
+  ::lseek(file.get(), 4, SEEK_SET);
+  start_input(file);
+  EXPECT_EQ(guest_reads(3000), text);
+  EXPECT_EQ(::lseek(file.get(), 0, SEEK_CUR), 3004);
+}
+
+TEST_F(ConsoleTest, the_null_device_is_an_end_at_once) {
+  const UniqueFd null = open_file("/dev/null", O_RDONLY, "null device").value();
+  start_input(null);
+  EXPECT_EQ(registrar.round(), 0);
+  EXPECT_EQ(in(5), 0x60);
+}
+
+TEST_F(ConsoleTest, a_socket_gives_input_until_it_is_closed) {
+  Pair sockets = make_sockets();
+  start_input(sockets.reader);
+  put(sockets.writer, "hello");
+  EXPECT_EQ(guest_reads(5), "hello");
+  sockets.writer.reset();
+  EXPECT_TRUE(registrar.run_until([&] { return registrar.enabled_watches() == 1; }));
+}
+
+TEST_F(ConsoleTest, stopped_input_stays_with_its_sender) {
+  const Pair pipe = make_pipe();
+  start_input(pipe.reader);
+  console->stop_input();
+  put(pipe.writer, "later");
+  EXPECT_EQ(registrar.round(), 0);
+  ASSERT_TRUE(console->start_input(*uart).has_value());
+  EXPECT_EQ(guest_reads(5), "later");
+}
+
+TEST_F(ConsoleTest, a_terminal_gives_input_and_its_escape_quits) {
+  Pair terminal = make_terminal();
+  int quits = 0;
+  start_input(terminal.writer, [&] { ++quits; });
+  put(terminal.reader,
+      "ab\x01\x01"
+      "c\x01"
+      "d");
+  EXPECT_EQ(guest_reads(6),
+            "ab\x01"
+            "c\x01"
+            "d");
+  EXPECT_EQ(quits, 0);
+  put(terminal.reader, "\x01");
+  registrar.round(std::chrono::milliseconds(5));
+  put(terminal.reader, "x");
+  EXPECT_TRUE(registrar.run_until([&] { return quits == 1; }));
+  terminal.reader.reset();
+  EXPECT_TRUE(registrar.run_until([&] { return registrar.enabled_watches() == 1; }));
+  EXPECT_EQ(metrics.error_count, 0U);
+}
+
+TEST_F(ConsoleTest, a_pipe_has_no_escape) {
+  const Pair pipe = make_pipe();
+  int quits = 0;
+  start_input(pipe.reader, [&] { ++quits; });
+  put(pipe.writer, "\x01x");
+  EXPECT_EQ(guest_reads(2), "\x01x");
+  EXPECT_EQ(quits, 0);
+}
+
+TEST(EscapeFilter, the_prefix_may_be_cut_from_its_key) {
+  EscapeFilter filter;
+  std::vector<std::uint8_t> out;
+  const std::array<std::uint8_t, 2> first{'a', 0x01};
+  const std::array<std::uint8_t, 2> second{'X', 'b'};
+  EXPECT_FALSE(filter.feed(first, out));
+  EXPECT_TRUE(filter.feed(second, out));
+  EXPECT_EQ(out, (std::vector<std::uint8_t>{'a'}));
+}
+
+TEST(EscapeFilter, a_doubled_prefix_is_one_and_does_not_begin_another) {
+  EscapeFilter filter;
+  std::vector<std::uint8_t> out;
+  const std::array<std::uint8_t, 3> typed{0x01, 0x01, 'x'};
+  EXPECT_FALSE(filter.feed(typed, out));
+  EXPECT_EQ(out, (std::vector<std::uint8_t>{0x01, 'x'}));
+}
+
+// --- The host's descriptors
+
+TEST(HostStream, each_kind_of_descriptor_gets_its_own_way_of_not_waiting) {
+  using Direction = HostStream::Direction;
+  using Access = HostStream::Access;
+  const Pair pipe = make_pipe();
+  const Pair sockets = make_sockets();
+  const Pair terminal = make_terminal();
+  const UniqueFd file = make_file();
+  const UniqueFd null = open_file("/dev/null", O_RDWR, "null device").value();
+  const UniqueFd event = make_eventfd().value();
+  const struct {
+    int fd;
+    Direction direction;
+    Access access;
+  } kCases[] = {
+      {pipe.reader.get(), Direction::kInput, Access::kOwnDescription},
+      {pipe.writer.get(), Direction::kOutput, Access::kOwnDescription},
+      {terminal.writer.get(), Direction::kInput, Access::kOwnDescription},
+      {terminal.writer.get(), Direction::kOutput, Access::kOwnDescription},
+      {terminal.reader.get(), Direction::kOutput,
+       Access::kPolled},  // opening it again makes another terminal
+      {null.get(), Direction::kOutput, Access::kOwnDescription},
+      {sockets.writer.get(), Direction::kOutput, Access::kSocket},
+      {file.get(), Direction::kOutput, Access::kFile},
+      {file.get(), Direction::kInput, Access::kFile},
+      {event.get(), Direction::kOutput, Access::kPolled},
+  };
+  for (const auto& one : kCases) {
+    const auto stream = HostStream::open(one.fd, one.direction);
+    ASSERT_TRUE(stream.has_value()) << stream.error().message();
+    EXPECT_EQ(stream->access(), one.access);
+    EXPECT_NE(stream->fd(), one.fd);
+    EXPECT_NE(::fcntl(stream->fd(), F_GETFD) & FD_CLOEXEC, 0);
+  }
+  EXPECT_FALSE(is_nonblocking(pipe.reader));
+  EXPECT_FALSE(is_nonblocking(pipe.writer));
+  EXPECT_FALSE(is_nonblocking(terminal.writer));
+}
+
+TEST(HostStream, a_pipe_that_cannot_be_opened_again_does_not_wait_either) {
+  const Pair pipe = make_pipe();
+  HostStream stream =
+      HostStream::open(pipe.writer.get(), HostStream::Direction::kOutput, "/nonexistent").value();
+  ASSERT_EQ(stream.access(), HostStream::Access::kPolled);
+  const std::vector<std::uint8_t> data(10000, 'x');
+  std::size_t total = 0;
+  ssize_t taken = 0;
+  while ((taken = stream.write(data)) > 0) {
+    EXPECT_LE(taken, 4096);
+    total += static_cast<std::size_t>(taken);
+  }
+  EXPECT_EQ(taken, -EAGAIN);
+  EXPECT_EQ(total, 65536U);
+}
+
+TEST(HostStream, a_terminal_that_cannot_be_opened_again_does_not_wait_either) {
+  const Pair terminal = make_terminal();
+  HostStream stream = HostStream::open(terminal.reader.get(), HostStream::Direction::kOutput).value();
+  ASSERT_EQ(stream.access(), HostStream::Access::kPolled);
+  const std::vector<std::uint8_t> data(100, 'x');
+  ssize_t taken = 0;
+  int writes = 0;
+  while ((taken = stream.write(data)) > 0 && writes < 1000000) {
+    EXPECT_EQ(taken, 1);
+    ++writes;
+  }
+  EXPECT_EQ(taken, -EAGAIN);
+  HostStream input = HostStream::open(terminal.reader.get(), HostStream::Direction::kInput).value();
+  std::array<std::uint8_t, 4> buffer{};
+  EXPECT_EQ(input.read(buffer), -EAGAIN);
+}
+
+TEST(HostStream, a_descriptor_that_is_not_open_is_refused) {
+  const auto stream = HostStream::open(-1, HostStream::Direction::kOutput);
+  ASSERT_FALSE(stream.has_value());
+  EXPECT_EQ(stream.error().os_errno(), EBADF);
+}
+
+}  // namespace
+}  // namespace mayfly
