@@ -212,7 +212,7 @@ TEST(Crash, a_fault_in_the_hook_still_ends_the_process_with_a_documented_code) {
   g_forbidden_page = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(g_forbidden_page, MAP_FAILED);
   const Outcome outcome =
-      run([] { ::raise(SIGXCPU); }, [] { *static_cast<volatile char*>(g_forbidden_page) = 1; });
+      run([] { ::raise(SIGSEGV); }, [] { *static_cast<volatile char*>(g_forbidden_page) = 1; });
   EXPECT_TRUE(exited_with(outcome, ExitCode::kSegmentationFault)) << outcome.status;
   ::munmap(g_forbidden_page, 4096);
 }

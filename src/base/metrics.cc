@@ -166,9 +166,9 @@ class Metrics::Collector final : public MetricVisitor {
   }
 
  private:
-  template <typename T, std::size_t kSize>
-  static T*& slot(std::array<T*, kSize>& slots, std::size_t& count) {
-    MAYFLY_CHECK(count < kSize, "more fields in a device's group than the sum has room for");
+  template <typename T, std::size_t Size>
+  static T*& slot(std::array<T*, Size>& slots, std::size_t& count) {
+    MAYFLY_CHECK(count < Size, "more fields in a device's group than the sum has room for");
     return slots[count++];
   }
 
