@@ -382,9 +382,8 @@ namespace {
 // Holds the store without ever destroying it: threads and handlers may count until the process is gone.
 union Immortal {
   constexpr Immortal() : store() {}
-  // NOLINTNEXTLINE(modernize-use-equals-default): a defaulted one would be deleted, as the member's is not
-  // trivial
-  ~Immortal() {}
+  // A defaulted one would be deleted, as the member's is not trivial.
+  ~Immortal() {}  // NOLINT(modernize-use-equals-default)
   Immortal(const Immortal&) = delete;
   Immortal& operator=(const Immortal&) = delete;
   Metrics store;
