@@ -1,7 +1,6 @@
 #include "base/clock.h"
 
-#include <time.h>
-
+#include <ctime>
 #include <limits>
 
 namespace mayfly {

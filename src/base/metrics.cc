@@ -166,9 +166,9 @@ class Metrics::Collector final : public MetricVisitor {
   }
 
  private:
-  template <typename T, std::size_t size>
-  static T*& slot(std::array<T*, size>& slots, std::size_t& count) {
-    MAYFLY_CHECK(count < size, "more fields in a device's group than the sum has room for");
+  template <typename T, std::size_t Size>
+  static T*& slot(std::array<T*, Size>& slots, std::size_t& count) {
+    MAYFLY_CHECK(count < Size, "more fields in a device's group than the sum has room for");
     return slots[count++];
   }
 
@@ -382,7 +382,10 @@ namespace {
 // Holds the store without ever destroying it: threads and handlers may count until the process is gone.
 union Immortal {
   constexpr Immortal() : store() {}
-  ~Immortal() {}
+  // A defaulted one would be deleted, as the member's is not trivial.
+  ~Immortal() {}  // NOLINT(modernize-use-equals-default)
+  Immortal(const Immortal&) = delete;
+  Immortal& operator=(const Immortal&) = delete;
   Metrics store;
 };
 constinit Immortal g_metrics;

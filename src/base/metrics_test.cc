@@ -221,9 +221,15 @@ std::string drain(const UniqueFd& fd) {
   return text;
 }
 
-TEST_F(MetricsTest, a_fifo_that_nobody_reads_loses_lines_but_no_counts_and_never_blocks) {
+// A FIFO takes pages: lines of several sizes, so that it takes some of them in part.
+class MetricsFifoTest : public MetricsTest, public ::testing::WithParamInterface<std::size_t> {};
+INSTANTIATE_TEST_SUITE_P(LineSizes, MetricsFifoTest, ::testing::Values(1, 4'000, 8'000, 12'000));
+
+TEST_P(MetricsFifoTest, a_fifo_that_nobody_reads_loses_lines_but_no_counts_and_never_blocks) {
   const std::string fifo = dir_.fifo("fifo");
-  ASSERT_TRUE(metrics_.open({.path = fifo, .instance_id = {}, .properties = {}}).has_value());
+  ASSERT_TRUE(
+      metrics_.open({.path = fifo, .instance_id = {}, .properties = {{"pad", std::string(GetParam(), 'p')}}})
+          .has_value());
   std::uint64_t lines = 0;
   while (metrics_.flush().has_value()) {
     ASSERT_LT(++lines, 100U);

@@ -1,11 +1,11 @@
 #include "event/signal_watch.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <utility>
 
 namespace mayfly {
