@@ -105,8 +105,10 @@ TEST_F(KvmDevice, a_port_read_reaches_the_register_and_settling_runs_no_further)
   read.data[0] = 0x34;
   read.data[1] = 0x12;
   ASSERT_TRUE(vcpu.complete_pending_access());
+  run_to<Interrupted>(vcpu);
   EXPECT_EQ(x86_64::get_regs(vcpu).value().rax & 0xffff, 0x1234U);
   EXPECT_EQ(x86_64::get_regs(vcpu).value().rip, kCode + 2);
+  vcpu.clear_exit_request();
   const auto write = run_to<PortWrite>(vcpu);
   EXPECT_THAT(write.data, ElementsAre(0x34, 0x12));
 }

@@ -84,11 +84,8 @@ void Vcpu::clear_exit_request() noexcept {
 }
 
 Result<void> Vcpu::complete_pending_access() {
-  const __u8 before = std::atomic_ref<__u8>(run_->immediate_exit).exchange(1, std::memory_order_acq_rel);
+  request_exit();
   auto exit = run();
-  if (before == 0) {
-    clear_exit_request();
-  }
   MAYFLY_TRY(exit);
   if (!std::holds_alternative<Interrupted>(*exit)) {
     return fail(ErrorCode::kInternal,

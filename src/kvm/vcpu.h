@@ -37,7 +37,8 @@ class Vcpu {
   void clear_exit_request() noexcept;
 
   // Completes a port or MMIO access that is still open, without running the guest, so that registers are
-  // whole (the note in api.rst 4.10). Leaves the exit request as it was.
+  // whole (the note in api.rst 4.10). Leaves an exit requested: clearing it here could lose another thread's
+  // request.
   Result<void> complete_pending_access();
 
   // KVM_GET_MP_STATE and KVM_SET_MP_STATE (api.rst 4.38, 4.39): KVM_MP_STATE_*.

@@ -43,8 +43,8 @@ class Vm {
   // IOAPIC (api.rst 4.24).
   static constexpr std::uint32_t kGsiCount = 24;
 
-  // KVM_CREATE_VCPU (api.rst 4.7); on x86-64 `id` is the local APIC's id. Errors: kBusy for an id that is
-  // taken (EEXIST reads as kIo), kInvalidArgument for one past the KVM's limit, kExhausted.
+  // KVM_CREATE_VCPU (api.rst 4.7); on x86-64 `id` is the local APIC's id. Errors: kIo (EEXIST) for an id that
+  // is taken, kInvalidArgument for one past the KVM's limit, kExhausted.
   Result<Vcpu> create_vcpu(std::uint32_t id) const;
 
   // KVM_IRQFD (api.rst 4.75): each signal of `event` is a rising edge on `gsi`. KVM keeps a reference of its
