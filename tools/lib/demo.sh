@@ -8,7 +8,7 @@ Boots Debian's own cloud kernel, unmodified, in a microVM. On a terminal it ends
 without a terminal, or with --auto, the guest says what it is and powers itself off.
 
 The host's KVM is used where it has hardware virtualization; elsewhere the whole runs inside QEMU, which emulates such
-a host (slower: some ten seconds). Nothing is installed but the packages that building and booting take; the kernel
+a host (slower). Nothing is installed but the packages that building and booting take; the kernel
 is downloaded once, unpacked, and kept in ~/.cache/mayfly.
 
   --auto         no shell: run the guest's `tour` and power off

@@ -96,17 +96,8 @@ style_tidy() {
   mkdir -p -- "$ROOT/build/log"
   (cd "$ROOT" && cmake --preset dev -B build/style -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++) >"$log" 2>&1 ||
     { tail -n 40 -- "$log" >&2; return 1; }
-  mapfile -t sources < <(cd "$ROOT" && python3 - "${sources[@]}" <<'PYTHON'
-import json, os, sys
-known = {os.path.realpath(entry["file"]) for entry in json.load(open("build/style/compile_commands.json"))}
-print("\n".join(path for path in sys.argv[1:] if os.path.realpath(path) in known))
-PYTHON
-  )
-  step "clang-tidy over ${#sources[@]} files"
-  if ! (cd "$ROOT" && printf '%s\0' "${sources[@]}" |
-    xargs -0 -n 1 -P "$(job_count)" clang-tidy -p build/style --quiet 2>"$log") >&2; then
-    # What the preprocessor or the compiler refused is told on stderr, beside the count of warnings suppressed.
-    grep -vE 'warnings? generated|^Suppressed|^Use -header-filter' -- "$log" >&2 || true
+  step "clang-tidy"
+  if ! (cd "$ROOT" && python3 "$LIB/tidy.py" build/style "$(job_count)" "${sources[@]}") >&2; then
     if decides clang-tidy; then return 1; fi
   fi
 }
