@@ -87,7 +87,7 @@ class Suite:
                    "--cpus", str(cpus), "--memory", f"{mib}M",
                    "--cmdline", f"console=ttyS0 panic=-1 quiet {cmdline} mayfly.job={jobs}"]
         case.setdefault("cost", kernel.cost)
-        self.entries.append((Case(name, command, timeout=90, **case), check))
+        self.entries.append((Case(name, command, timeout=180, **case), check))
 
     def boots(self):
         for kernel in self.kernels:
