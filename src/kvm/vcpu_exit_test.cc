@@ -19,7 +19,7 @@ class Area {
 
   Area() { std::memset(&storage_, 0, sizeof storage_); }
   kvm_run& run() { return storage_.run; }
-  std::uint8_t* bytes() { return storage_.bytes; }
+  std::uint8_t* bytes() { return storage_.bytes.data(); }
   Result<VcpuExit> decode() { return decode_exit(run(), kSize); }
   template <typename T>
   T decode_as() {
@@ -29,7 +29,7 @@ class Area {
  private:
   union Storage {
     kvm_run run;
-    std::uint8_t bytes[kSize];
+    std::array<std::uint8_t, kSize> bytes;
   } storage_;
 };
 
@@ -132,8 +132,8 @@ TEST(VcpuExit, ends_of_a_guest_carry_their_reasons) {
   EXPECT_EQ(area.decode_as<EntryFailed>().cpu, 3U);
 
   area.run().exit_reason = 39;
-  const std::uint64_t fault[3] = {8, 0x1234000, 4096};
-  std::memcpy(area.run().padding, fault, sizeof fault);
+  const std::array<std::uint64_t, 3> fault = {8, 0x1234000, 4096};
+  std::memcpy(area.run().padding, fault.data(), sizeof fault);
   EXPECT_EQ(area.decode_as<MemoryFaulted>().flags, 8U);
   EXPECT_EQ(area.decode_as<MemoryFaulted>().address, 0x1234000U);
   EXPECT_EQ(area.decode_as<MemoryFaulted>().size, 4096U);

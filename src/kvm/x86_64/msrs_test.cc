@@ -8,7 +8,6 @@
 namespace mayfly::x86_64 {
 namespace {
 
-using testing::ElementsAre;
 using testing::IsEmpty;
 
 // A vCPU that stops at the first register it does not know, as KVM_SET_MSRS does.
