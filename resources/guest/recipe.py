@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -153,6 +154,7 @@ def main(description, build, **flags):
     for flag, choices in flags.items():
         parser.add_argument(flag, choices=choices, help="which one to build")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that what is half made goes
     try:
         print(build(**vars(options)))
     except RecipeError as problem:
