@@ -2,6 +2,7 @@
 // predicate a signal instead of one function a register; knows nothing of the device's state or code.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -73,7 +74,7 @@ class SerialModel {
     effect.pin_before = pin();
     polls_ = 0;
     if (reg < 2 && dlab()) {
-      divisor_[reg] = value;
+      divisor_.at(reg) = value;
     } else if (reg == 0) {
       if (looped()) {
         fresh_ = false;
@@ -177,7 +178,7 @@ class SerialModel {
   std::uint8_t mcr_ = 0;
   std::uint8_t scr_ = 0;
   std::uint8_t deltas_ = 0;
-  std::uint8_t divisor_[2] = {12, 0};
+  std::array<std::uint8_t, 2> divisor_{12, 0};
   bool fifos_ = false;
   unsigned level_ = 0;
   bool overrun_ = false;

@@ -13,12 +13,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -32,11 +33,15 @@ class PollRegistrar final : public EventRegistrar {
  public:
   Result<std::unique_ptr<Watch>> watch(int fd, Interest interest,
                                        std::function<void(Readiness)> callback) override {
+    if (refused == interest) {
+      return fail(ErrorCode::kExhausted, "watch one more descriptor");
+    }
     struct stat status {};
     if (::fstat(fd, &status) != 0) {
       return fail_errno(errno, "watch");
     }
-    if (S_ISREG(status.st_mode) || (S_ISCHR(status.st_mode) && ::isatty(fd) != 1)) {
+    if (S_ISREG(status.st_mode) || S_ISDIR(status.st_mode) ||
+        (S_ISCHR(status.st_mode) && ::isatty(fd) != 1)) {
       return fail_errno(EPERM, "watch");
     }
     auto entry = std::make_shared<Entry>(Entry{fd, interest, true, std::move(callback)});
@@ -81,6 +86,9 @@ class PollRegistrar final : public EventRegistrar {
     return done();
   }
 
+  // Watches for this fail.
+  std::optional<Interest> refused;
+
   std::size_t enabled_watches() const {
     return static_cast<std::size_t>(std::count_if(entries_.begin(), entries_.end(), [](const auto& weak) {
       const auto entry = weak.lock();
@@ -99,6 +107,8 @@ class PollRegistrar final : public EventRegistrar {
    public:
     explicit PollWatch(std::shared_ptr<Entry> entry) : entry_(std::move(entry)) {}
     ~PollWatch() override { entry_->enabled = false; }
+    PollWatch(const PollWatch&) = delete;
+    PollWatch& operator=(const PollWatch&) = delete;
     Result<void> update(Interest interest, bool enabled) override {
       entry_->interest = interest;
       entry_->enabled = enabled;
@@ -187,7 +197,7 @@ class NoLine final : public InterruptLine {
 };
 
 class ConsoleTest : public ::testing::Test {
- protected:
+ public:
   void start(ConsoleConfig config) {
     auto created = Console::create(registrar, std::move(config), metrics);
     ASSERT_TRUE(created.has_value()) << created.error().message();
@@ -299,13 +309,11 @@ TEST_F(ConsoleTest, nothing_is_left_to_do_after_everything_is_written) {
 
 // Fills whatever is behind `writer`, reads it all in the end, and accounts for each byte.
 void expect_exact_but_for_the_mark(const std::string& sent, const std::string& got, std::uint64_t lost) {
-  char mark[96];
-  std::snprintf(mark, sizeof mark, "\r\n[mayfly: %llu bytes of serial output lost]\r\n",
-                static_cast<unsigned long long>(lost));
+  const std::string mark = "\r\n[mayfly: " + std::to_string(lost) + " bytes of serial output lost]\r\n";
   const std::size_t at = got.find(mark);
   ASSERT_NE(at, std::string::npos) << got.substr(got.size() - std::min<std::size_t>(got.size(), 200));
   EXPECT_EQ(got.substr(0, at), sent.substr(0, at));
-  EXPECT_EQ(got.substr(at + std::string(mark).size()), sent.substr(at + lost));
+  EXPECT_EQ(got.substr(at + mark.size()), sent.substr(at + lost));
 }
 
 TEST_F(ConsoleTest, a_pipe_that_nobody_reads_does_not_stop_the_guest) {
@@ -521,7 +529,79 @@ TEST_F(ConsoleTest, vcpus_may_write_while_the_loop_does) {
   EXPECT_EQ(metrics.write_count, 50000U);
 }
 
+TEST_F(ConsoleTest, bytes_after_a_loss_follow_the_mark_while_the_rest_still_waits) {
+  const Pair pipe = make_pipe();
+  ASSERT_GT(::fcntl(pipe.writer.get(), F_SETPIPE_SZ, 4096), 0);
+  start_output(pipe.writer, 16384);
+  send(pattern(30000));
+  std::string got;
+  for (std::uint64_t lost = 0; lost != metrics.lost_bytes;) {
+    lost = metrics.lost_bytes;
+    got += available(pipe.reader);
+    registrar.round();
+    send("z");
+  }
+  send("end\n");
+  EXPECT_TRUE(registrar.run_until([&] { return (got += available(pipe.reader)).ends_with("]\r\nzend\n"); }));
+  expect_exact_but_for_the_mark(
+      pattern(30000) + std::string(metrics.lost_bytes - 30000 + got.find("\r\n["), 'z') + "zend\n", got,
+      metrics.lost_bytes);
+}
+
+TEST_F(ConsoleTest, output_goes_on_where_its_descriptor_cannot_be_waited_for) {
+  const Pair pipe = make_pipe();
+  start_output(pipe.writer);
+  registrar.refused = Interest::kWritable;
+  const std::string text = pattern(100000);
+  send(text);
+  std::string got;
+  EXPECT_TRUE(registrar.run_until([&] { return (got += available(pipe.reader)).size() == text.size(); }));
+  EXPECT_EQ(got, text);
+}
+
 // --- Input
+
+TEST_F(ConsoleTest, input_that_cannot_be_waited_for_is_an_error) {
+  const Pair pipe = make_pipe();
+  ConsoleConfig config;
+  config.input = pipe.reader.get();
+  start(std::move(config));
+  registrar.refused = Interest::kReadable;
+  const auto started = console->start_input(*uart);
+  ASSERT_FALSE(started.has_value());
+  EXPECT_EQ(started.error().code(), ErrorCode::kExhausted);
+}
+
+TEST_F(ConsoleTest, input_that_cannot_be_read_ends_with_an_error_counted) {
+  const UniqueFd directory = open_file("/", O_RDONLY | O_DIRECTORY, "directory").value();
+  start_input(directory);
+  EXPECT_EQ(metrics.error_count, 1U);
+  EXPECT_EQ(registrar.round(), 0);
+}
+
+TEST_F(ConsoleTest, a_vcpu_may_read_while_the_loop_fills_the_receiver) {
+  const UniqueFd file = make_file();
+  const std::string text = pattern(50000);
+  put(file, text);
+  ::lseek(file.get(), 0, SEEK_SET);
+  start_input(file);
+  std::string got;
+  std::atomic<bool> done{false};
+  std::thread vcpu([&] {
+    for (int idle = 0; got.size() < text.size() && idle < 50000000; ++idle) {
+      while ((in(5) & 1) != 0) {
+        got.push_back(static_cast<char>(in(0)));
+        idle = 0;
+      }
+    }
+    done = true;
+  });
+  while (!done) {
+    registrar.round(std::chrono::milliseconds(1));
+  }
+  vcpu.join();
+  EXPECT_EQ(got, text);
+}
 
 TEST_F(ConsoleTest, input_is_read_only_as_far_as_the_guest_takes_it) {
   const Pair pipe = make_pipe();
@@ -662,11 +742,12 @@ TEST(HostStream, each_kind_of_descriptor_gets_its_own_way_of_not_waiting) {
   const UniqueFd file = make_file();
   const UniqueFd null = open_file("/dev/null", O_RDWR, "null device").value();
   const UniqueFd event = make_eventfd().value();
-  const struct {
+  struct Case {
     int fd;
     Direction direction;
     Access access;
-  } kCases[] = {
+  };
+  const std::vector<Case> cases{
       {pipe.reader.get(), Direction::kInput, Access::kOwnDescription},
       {pipe.writer.get(), Direction::kOutput, Access::kOwnDescription},
       {terminal.writer.get(), Direction::kInput, Access::kOwnDescription},
@@ -679,7 +760,7 @@ TEST(HostStream, each_kind_of_descriptor_gets_its_own_way_of_not_waiting) {
       {file.get(), Direction::kInput, Access::kFile},
       {event.get(), Direction::kOutput, Access::kPolled},
   };
-  for (const auto& one : kCases) {
+  for (const auto& one : cases) {
     const auto stream = HostStream::open(one.fd, one.direction);
     ASSERT_TRUE(stream.has_value()) << stream.error().message();
     EXPECT_EQ(stream->access(), one.access);

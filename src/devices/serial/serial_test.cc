@@ -53,7 +53,7 @@ class FakeBackend final : public SerialBackend {
 };
 
 class Serial : public ::testing::Test {
- protected:
+ public:
   std::uint8_t in(std::uint64_t offset) {
     std::array<std::uint8_t, 1> byte{};
     uart.bus_read(offset, byte);
@@ -96,11 +96,12 @@ TEST_F(Serial, after_reset_the_registers_are_as_the_data_sheet_has_them) {
 }
 
 TEST_F(Serial, every_value_written_to_a_register_reads_back_in_the_bits_that_exist) {
-  struct {
+  struct Case {
     Register offset;
     unsigned bits;
-  } const kRegisters[] = {{kIer, 0x0f}, {kMcr, 0x1f}, {kScr, 0xff}, {kLcr, 0xff}};
-  for (const auto& reg : kRegisters) {
+  };
+  const std::vector<Case> registers{{kIer, 0x0f}, {kMcr, 0x1f}, {kScr, 0xff}, {kLcr, 0xff}};
+  for (const auto& reg : registers) {
     for (unsigned value = 0; value < 256; ++value) {
       out(reg.offset, value);
       EXPECT_EQ(in(reg.offset), value & reg.bits) << reg.offset;
@@ -757,7 +758,7 @@ class LatchedLine final : public InterruptLine {
 // everything queued must be sent, whatever the order of events: a lost edge shows as a driver that waits for
 // ever.
 class DriverTest : public ::testing::TestWithParam<unsigned> {
- protected:
+ public:
   class Wire final : public SerialBackend {
    public:
     void transmit(std::uint8_t byte) override { sent.push_back(byte); }

@@ -8,10 +8,12 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "base/unique_fd.h"
@@ -22,7 +24,7 @@ namespace mayfly {
 namespace {
 
 class TerminalGuardTest : public ::testing::Test {
- protected:
+ public:
   void SetUp() override {
     int master_fd = -1;
     int slave_fd = -1;
@@ -76,9 +78,9 @@ TEST_F(TerminalGuardTest, the_terminal_is_raw_while_the_guard_lives_and_keeps_it
 TEST_F(TerminalGuardTest, control_keys_reach_the_reader_as_bytes) {
   const auto guard = TerminalGuard::enter(slave.get()).value();
   ASSERT_EQ(::write(master.get(), "\x03\x1a\r", 3), 3);
-  char got[4] = {};
-  EXPECT_EQ(::read(slave.get(), got, sizeof got), 3);
-  EXPECT_EQ(std::string(got), "\x03\x1a\r");
+  std::array<char, 4> got{};
+  EXPECT_EQ(::read(slave.get(), got.data(), got.size()), 3);
+  EXPECT_EQ(std::string(got.data()), "\x03\x1a\r");
 }
 
 TEST_F(TerminalGuardTest, what_is_not_a_terminal_needs_no_guard) {
@@ -147,6 +149,24 @@ TEST_F(TerminalGuardTest, every_fatal_signal_restores_the_terminal_and_still_kil
   }
 }
 
+TEST_F(TerminalGuardTest, a_handler_is_installed_for_one_shot_and_does_not_nest) {
+  struct sigaction before {};
+  ASSERT_EQ(::sigaction(SIGXCPU, nullptr, &before), 0);
+  ASSERT_EQ(before.sa_handler, SIG_DFL);
+  std::array<struct sigaction, 32> all{};
+  for (int signal = 1; signal < 32; ++signal) {
+    static_cast<void>(::sigaction(signal, nullptr, &all.at(static_cast<std::size_t>(signal))));
+  }
+  restore_terminal_on_fatal_signals();
+  struct sigaction installed {};
+  ASSERT_EQ(::sigaction(SIGXCPU, nullptr, &installed), 0);
+  EXPECT_NE(installed.sa_handler, SIG_DFL);
+  EXPECT_NE(static_cast<unsigned>(installed.sa_flags) & SA_RESETHAND, 0U);
+  for (int signal = 1; signal < 32; ++signal) {
+    static_cast<void>(::sigaction(signal, &all.at(static_cast<std::size_t>(signal)), nullptr));
+  }
+}
+
 TEST_F(TerminalGuardTest, abort_restores_the_terminal) {
   const int status = in_child([&] {
     static_cast<void>(::signal(SIGABRT, SIG_DFL));
@@ -181,10 +201,10 @@ int in_background_job(const UniqueFd& slave, const std::function<int(const Job&)
   const pid_t leader = ::fork();
   if (leader == 0) {
     static_cast<void>(::signal(SIGHUP, SIG_IGN));
-    int request[2];
-    int answer[2];
-    if (::setsid() < 0 || ::ioctl(slave.get(), TIOCSCTTY, 0) != 0 || ::pipe(request) != 0 ||
-        ::pipe(answer) != 0) {
+    std::array<int, 2> request{};
+    std::array<int, 2> answer{};
+    if (::setsid() < 0 || ::ioctl(slave.get(), TIOCSCTTY, 0) != 0 || ::pipe(request.data()) != 0 ||
+        ::pipe(answer.data()) != 0) {
       ::_exit(90);
     }
     const pid_t job = ::fork();
