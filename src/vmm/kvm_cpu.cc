@@ -43,7 +43,7 @@ std::optional<Outcome> KvmCpu::handle(const PortRead& exit) {
   for (std::size_t i = 0; i < exit.count; ++i) {
     if (!buses_.ports.read(exit.port, exit.data.subspan(i * exit.size, exit.size))) {
       metrics().vmm.unknown_port_accesses.add();
-      LOG_WARN_LIMITED("%s: read of port 0x%x (%u bytes): no device", name().c_str(), exit.port, exit.size);
+      LOG_INFO_LIMITED("%s: read of port 0x%x (%u bytes): no device", name().c_str(), exit.port, exit.size);
     }
   }
   return std::nullopt;
@@ -55,7 +55,7 @@ std::optional<Outcome> KvmCpu::handle(const PortWrite& exit) {
   for (std::size_t i = 0; i < exit.count; ++i) {
     if (!buses_.ports.write(exit.port, exit.data.subspan(i * exit.size, exit.size))) {
       metrics().vmm.unknown_port_accesses.add();
-      LOG_WARN_LIMITED("%s: write to port 0x%x (%u bytes): no device", name().c_str(), exit.port, exit.size);
+      LOG_INFO_LIMITED("%s: write to port 0x%x (%u bytes): no device", name().c_str(), exit.port, exit.size);
     }
   }
   return std::nullopt;
@@ -66,7 +66,7 @@ std::optional<Outcome> KvmCpu::handle(const MmioRead& exit) {
   metrics().vcpu.exit_mmio_read.add();
   if (!buses_.mmio.read(exit.address, exit.data)) {
     metrics().vmm.unknown_mmio_accesses.add();
-    LOG_WARN_LIMITED("%s: read of address 0x%llx (%zu bytes): no device", name().c_str(),
+    LOG_INFO_LIMITED("%s: read of address 0x%llx (%zu bytes): no device", name().c_str(),
                      static_cast<unsigned long long>(exit.address), exit.data.size());
   }
   return std::nullopt;
@@ -77,7 +77,7 @@ std::optional<Outcome> KvmCpu::handle(const MmioWrite& exit) {
   metrics().vcpu.exit_mmio_write.add();
   if (!buses_.mmio.write(exit.address, exit.data)) {
     metrics().vmm.unknown_mmio_accesses.add();
-    LOG_WARN_LIMITED("%s: write to address 0x%llx (%zu bytes): no device", name().c_str(),
+    LOG_INFO_LIMITED("%s: write to address 0x%llx (%zu bytes): no device", name().c_str(),
                      static_cast<unsigned long long>(exit.address), exit.data.size());
   }
   return std::nullopt;

@@ -8,6 +8,25 @@ namespace mayfly {
 
 using kvm_detail::command;
 
+namespace {
+
+// Masks every line of both PICs, as firmware leaves them. KVM routes GSI 0-15 to the PICs as well as to the
+// IOAPIC, and a guest with hardware-reduced ACPI knows of no PIC: an edge on a PIC that nobody has
+// initialised would reach it through LINT0 as vector 0 to 15, an exception. A guest that uses the PICs
+// unmasks what it wants. KVM_GET_IRQCHIP, KVM_SET_IRQCHIP: api.rst 4.25, 4.26.
+Result<void> mask_pics(const UniqueFd& vm) {
+  for (const __u32 id : {KVM_IRQCHIP_PIC_MASTER + 0U, KVM_IRQCHIP_PIC_SLAVE + 0U}) {
+    kvm_irqchip chip{};
+    chip.chip_id = id;
+    MAYFLY_TRY(command(vm, KVM_GET_IRQCHIP, &chip, "read a PIC (KVM_GET_IRQCHIP)"));
+    chip.chip.pic.imr = 0xff;
+    MAYFLY_TRY(command(vm, KVM_SET_IRQCHIP, &chip, "mask a PIC (KVM_SET_IRQCHIP)"));
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<void> Vm::create_platform(const VmOptions& options) {
   if (!options.pmu) {
     // Zeroed CPUID leaves hide Intel's counters; AMD's first four are found by family and need this
@@ -27,6 +46,8 @@ Result<void> Vm::create_platform(const VmOptions& options) {
   // and the default routes between them. KVM_CREATE_PIT2 (4.71) needs it; port 0x61 is answered in the kernel
   // too, because guests calibrate their clocks through it.
   MAYFLY_TRY(command(fd_, KVM_CREATE_IRQCHIP, 0UL, "create the interrupt controllers (KVM_CREATE_IRQCHIP)"));
+
+  MAYFLY_TRY(mask_pics(fd_));
   kvm_pit_config timer{};
   timer.flags = KVM_PIT_SPEAKER_DUMMY;
   return command(fd_, KVM_CREATE_PIT2, &timer, "create the timer (KVM_CREATE_PIT2)");
