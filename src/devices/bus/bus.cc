@@ -1,6 +1,7 @@
 #include "devices/bus/bus.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <iterator>
 #include <limits>
@@ -11,9 +12,9 @@ namespace mayfly {
 namespace {
 
 std::string hex(std::uint64_t value) {
-  char text[2 + 16 + 1];
-  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-  return text;
+  std::array<char, 2 + 16 + 1> text{};
+  std::snprintf(text.data(), text.size(), "0x%llx", static_cast<unsigned long long>(value));
+  return text.data();
 }
 
 // "serial at 0x3f8-0x3ff"

@@ -70,7 +70,7 @@ Result<void> Console::set_up() {
   }
   if (output_.valid()) {
     output_state_ = Output::kReady;
-    // Not zeroed: pages of the buffer that are never reached cost nothing.
+    // NOLINTNEXTLINE(modernize-avoid-c-arrays): not zeroed, so that pages never reached cost nothing
     ring_ = std::make_unique_for_overwrite<std::uint8_t[]>(config_.buffer_size);
   }
   wake_timer_ = UniqueFd(::timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));

@@ -133,6 +133,7 @@ class Console final : public SerialBackend {
   std::mutex lock_;  // a leaf: nothing else is locked under it
   HostStream output_;
   Output output_state_ = Output::kEnded;
+  // NOLINTNEXTLINE(modernize-avoid-c-arrays): a vector would zero the buffer and make its pages resident
   std::unique_ptr<std::uint8_t[]> ring_;
   std::size_t head_ = 0;  // the oldest byte
   std::size_t size_ = 0;

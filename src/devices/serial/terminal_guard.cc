@@ -4,12 +4,12 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
 
+#include "base/crash.h"
 #include "base/unique_fd.h"
 
 namespace mayfly {
@@ -32,12 +32,6 @@ Terminal& terminal() noexcept {
 bool same_modes(const termios& a, const termios& b) noexcept {
   return a.c_iflag == b.c_iflag && a.c_oflag == b.c_oflag && a.c_cflag == b.c_cflag &&
          a.c_lflag == b.c_lflag && a.c_cc[VMIN] == b.c_cc[VMIN] && a.c_cc[VTIME] == b.c_cc[VTIME];
-}
-
-extern "C" void restore_and_die(int signal) {
-  restore_terminal();
-  // SA_RESETHAND has put the default action back, SA_NODEFER lets it act here and now.
-  static_cast<void>(::raise(signal));
 }
 
 }  // namespace
@@ -71,19 +65,6 @@ void restore_terminal() noexcept {
   errno = saved_errno;
 }
 
-void restore_terminal_on_fatal_signals() {
-  constexpr std::array kSignals{SIGINT, SIGTERM, SIGHUP,  SIGQUIT, SIGSEGV, SIGBUS,
-                                SIGILL, SIGFPE,  SIGABRT, SIGSYS,  SIGTRAP, SIGXCPU};
-  for (const int signal : kSignals) {
-    struct sigaction action {};
-    if (::sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_DFL) {
-      action.sa_handler = &restore_and_die;
-      action.sa_flags = static_cast<int>(SA_RESETHAND | SA_NODEFER | SA_ONSTACK);
-      static_cast<void>(::sigaction(signal, &action, nullptr));
-    }
-  }
-}
-
 Result<std::unique_ptr<TerminalGuard>> TerminalGuard::enter(int fd) {
   if (::isatty(fd) != 1) {
     return nullptr;
@@ -103,6 +84,7 @@ Result<std::unique_ptr<TerminalGuard>> TerminalGuard::enter(int fd) {
   static_cast<void>(registered);
   state.captured = false;
   state.fd.store(own.release());
+  set_crash_hook([] { restore_terminal(); });
   std::unique_ptr<TerminalGuard> guard(new TerminalGuard());
   MAYFLY_TRY(guard->refresh());
   return guard;
@@ -138,6 +120,7 @@ Result<void> TerminalGuard::refresh() {
 
 TerminalGuard::~TerminalGuard() {
   restore_terminal();
+  set_crash_hook(nullptr);
   const UniqueFd closes(terminal().fd.exchange(-1));
 }
 

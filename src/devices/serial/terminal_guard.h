@@ -10,8 +10,10 @@ namespace mayfly {
 // Puts the terminal's input side into raw mode for as long as it lives: each key reaches the guest at once,
 // Ctrl-C included. The output side stays as it is, so that the monitor's own lines begin at the left edge.
 //
-// The terminal is restored by the destructor, by exit(), and by restore_terminal() from a signal handler.
-// Nothing can restore it after SIGKILL or _exit(); `stty sane` or `reset` does then.
+// The terminal is restored by the destructor, by exit(), and by the crash handlers of base/crash.h, whose
+// hook the guard takes while it lives. SIGTERM and SIGINT are the event loop's, which ends in the destructor.
+// Nothing can restore the terminal after SIGKILL, _exit() or a signal that nobody handles; `stty sane` or
+// `reset` does then.
 //
 // A process in the background touches no terminal that belongs to another: raw mode begins when refresh()
 // finds it in the foreground, and a restore from the background happens only where the modes are still the
@@ -38,11 +40,6 @@ class TerminalGuard {
 // Restores the terminal if a guard has made it raw. Async-signal-safe, keeps errno; any thread, any number of
 // times.
 void restore_terminal() noexcept;
-
-// For those of the signals that end a process by default (SIGINT, SIGTERM, SIGHUP, SIGQUIT, and those of a
-// crash, SIGSYS included) which still do: a handler that restores the terminal and lets the signal end the
-// process all the same. A program with handlers of its own calls restore_terminal() there.
-void restore_terminal_on_fatal_signals();
 
 // Whether the process is in the foreground of the terminal `fd`, or that is not its controlling terminal
 // (then the question does not arise).
