@@ -1,6 +1,9 @@
 #include "vmm/machine.h"
 
+#include <optional>
 #include <string>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "base/log.h"
@@ -36,6 +39,42 @@ Result<GuestMemory> map_memory(const MachineConfig& config) {
 }
 
 }  // namespace
+
+// Makes the VM on a thread of its own. Most of KVM_CREATE_VM is waiting for grace periods of the host's
+// kernel: time in which the guest can be loaded, as loading needs its memory only. Both are borrowed and
+// outlive this.
+class Machine::VmMaker {
+ public:
+  VmMaker(BootTrace* trace, const Kvm& kvm, const GuestMemory& memory) {
+    const auto make = [this, trace, &kvm, &memory] {
+      vm_ = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
+    };
+    try {
+      thread_ = std::thread(make);
+    } catch (const std::system_error&) {
+      make();  // no thread to be had: the vCPUs' own will say so
+    }
+  }
+  ~VmMaker() { join(); }
+  VmMaker(const VmMaker&) = delete;
+  VmMaker& operator=(const VmMaker&) = delete;
+
+  // Once.
+  Result<Vm> take() {
+    join();
+    return std::move(*vm_);
+  }
+
+ private:
+  void join() {
+    if (thread_.joinable()) {
+      thread_.join();
+    }
+  }
+
+  std::optional<Result<Vm>> vm_;
+  std::thread thread_;
+};
 
 void Machine::Ending::power_event(PowerEvent event) noexcept {
   if (event == PowerEvent::kReset) {
@@ -91,16 +130,20 @@ Result<std::unique_ptr<Machine>> Machine::build(const VmConfig& config, MachineS
     return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
-  MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); }));
+  VmMaker maker(trace, kvm, memory);
+  MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
+                      return x86_64::load_guest(memory, config, files, trace);
+                    }));
+  MAYFLY_TRY_ASSIGN(const auto cpuid,
+                    traced(trace, "choose CPUID", [&] { return guest_cpuid(kvm, config.machine); }));
+  MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "wait for the VM", [&] { return maker.take(); }));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
   std::unique_ptr<Machine> machine(
       new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
-  MAYFLY_TRY(traced(trace, "create vCPUs", [&] { return machine->create_cpus(kvm, config.machine); }));
-  MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
-                      return x86_64::load_guest(machine->memory_, config, files, trace);
-                    }));
+  MAYFLY_TRY(
+      traced(trace, "create vCPUs", [&] { return machine->create_cpus(cpuid, config.machine.vcpu_count); }));
   MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;

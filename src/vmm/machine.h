@@ -68,6 +68,8 @@ class Machine {
   Result<void> stop();
 
  private:
+  class VmMaker;
+
   // Where the endings of all vCPUs and devices meet: the first wins.
   class Ending final : public PowerSink {
    public:
@@ -96,8 +98,9 @@ class Machine {
   Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings);
   // What is of the architecture: x86_64/machine_platform.cc.
   static Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory);
+  static Result<std::vector<kvm_cpuid_entry2>> guest_cpuid(const Kvm& kvm, const MachineConfig& config);
   Result<void> connect_devices();
-  Result<void> create_cpus(const Kvm& kvm, const MachineConfig& config);
+  Result<void> create_cpus(std::vector<kvm_cpuid_entry2> cpuid, std::uint32_t count);
   Result<void> start_threads();
 
   // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.

@@ -27,15 +27,17 @@ Result<void> Machine::connect_devices() {
   return {};
 }
 
-Result<void> Machine::create_cpus(const Kvm& kvm, const MachineConfig& config) {
+Result<std::vector<kvm_cpuid_entry2>> Machine::guest_cpuid(const Kvm& kvm, const MachineConfig& config) {
   MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
-  MAYFLY_TRY_ASSIGN(auto cpuid,
-                    x86_64::make_guest_cpuid(
-                        supported, {.vcpu_count = config.vcpu_count,
-                                    .smt = config.smt,
-                                    .tsc_deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0}));
+  return x86_64::make_guest_cpuid(supported,
+                                  {.vcpu_count = config.vcpu_count,
+                                   .smt = config.smt,
+                                   .tsc_deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0});
+}
+
+Result<void> Machine::create_cpus(std::vector<kvm_cpuid_entry2> cpuid, std::uint32_t count) {
   const CpuBuses buses{ports_, mmio_};
-  for (std::uint32_t index = 0; index < config.vcpu_count; ++index) {
+  for (std::uint32_t index = 0; index < count; ++index) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
     // CPUID before MSRs: from Linux 6.13 on KVM refuses MSRs that the CPUID it knows does not have.
     x86_64::set_vcpu_id(cpuid, index);
