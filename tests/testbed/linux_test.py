@@ -40,13 +40,22 @@ ALLOWED = [
     (r"rtc_cmos rtc_cmos: .*", "no RTC, as declared"),
     (r"DMI not present or invalid\.", "no SMBIOS tables; said at level information"),
     # There is no PCI bus; Linux looks for one by port accesses, and only its command line could tell it not to.
-    (r"PCI: Fatal: No config space access function found", "no PCI"),
+    (r"PCI: (Fatal: No config space access function found|System does not support PCI)", "no PCI"),
     # The job that prints this log is told on the command line, and the kernel has no such parameter.
     (r"Unknown kernel command line parameters \"mayfly\.job=.*", "ours, read from /proc/cmdline"),
     # Said by every AMD guest kernel whose host shows it Spectre without the mitigation the host itself has switched
     # off (L1 runs with mitigations=off); it is about the host's choice and not about the machine.
     (r"(Spectre V2|RETBleed|Speculative|SRSO|TSA|MDS|MMIO Stale|TAA|VMSCAPE)\b.*", "processor vulnerabilities"),
 ]
+# What only the emulation of the processor causes, in QEMU's tier.
+ALLOWED_IN_EMULATION = [
+    # QEMU's processor offers no invariant TSC, and without it Linux trusts no AMD machine with several processors.
+    (r"tsc: Marking TSC unstable due to TSCs unsynchronized", "no invariant TSC"),
+    # Four guest processors take turns on one emulated one, beside other work of the host.
+    (r"hrtimer: interrupt took \d+ ns", "slow"),
+]
+# For the same reason nothing may be concluded there from a guest processor that makes no progress for 20 seconds.
+CMDLINE_IN_EMULATION = "rcupdate.rcu_cpu_stall_suppress=1 nowatchdog"
 # QEMU's emulated AMD-V (7.2) does not intercept XSETBV: KVM never learns the guest's XCR0 and leaves the size in CPUID
 # leaf 0xd at its first value. This is the warning about it, whole, taken out only where that emulation is at work.
 XSAVE_WARNING = re.compile(
@@ -68,8 +77,9 @@ class Kernel:
 class Suite:
     """The cases and what is expected of each."""
 
-    def __init__(self, mayfly, scratch):
+    def __init__(self, mayfly, scratch, hardware):
         self.mayfly = mayfly
+        self.cmdline = "console=ttyS0 panic=-1 quiet" + ("" if hardware else f" {CMDLINE_IN_EMULATION}")
         # 64 MiB are too few for Debian's kernel on any machine: its image alone takes 50.
         self.small = Kernel("small", small_kernel.build(), 1, 64)
         self.debian = Kernel("debian", debian_kernel.build(), 4, 128)
@@ -85,7 +95,7 @@ class Suite:
     def add(self, name, check, kernel, jobs, entry="pvh", cpus=1, mib=256, cmdline="reboot=k", initrd=None, **case):
         command = [self.mayfly, "run", "--kernel", kernel.images[entry], "--initrd", initrd or self.busybox,
                    "--cpus", str(cpus), "--memory", f"{mib}M",
-                   "--cmdline", f"console=ttyS0 panic=-1 quiet {cmdline} mayfly.job={jobs}"]
+                   "--cmdline", f"{self.cmdline} {cmdline} mayfly.job={jobs}"]
         case.setdefault("cost", kernel.cost)
         self.entries.append((Case(name, command, timeout=180, **case), check))
 
@@ -190,23 +200,25 @@ def check_info(test, info, cpus):
     """What the guest sees of its machine, and that its kernel found nothing wrong with it."""
     parts = dict(part.split("\n", 1) for part in re.split(r"^--- ", info, flags=re.M)[1:] if "\n" in part)
     test.assertEqual(parts["/proc/interrupts"].splitlines()[0].split(), [f"CPU{n}" for n in range(cpus)])
-    test.assertRegex(parts["/proc/interrupts"], r"(?m)^ *4:.*ttyS0", "the serial port has its interrupt")
-    test.assertRegex(parts["/proc/iomem"], r"(?i)fec00000-fec00.*IOAPIC")
+    test.assertRegex(parts["/proc/interrupts"], r"IO-APIC +4-edge +ttyS0", "the serial port has its interrupt")
+    test.assertRegex(parts["/proc/iomem"], r"(?m)^fee00000-fee00fff : Local APIC$")
     test.assertEqual(parts["clocksource"].strip(), "kvm-clock")
     ids = re.findall(r"^apicid\s*: (\d+)$", parts["/proc/cpuinfo"], re.M)
     test.assertEqual(ids, [str(n) for n in range(cpus)])
     test.assertEqual(set(re.findall(r"^cpu cores\s*: (\d+)$", parts["/proc/cpuinfo"], re.M)), {str(cpus)})
-    log = parts["dmesg"] if test.hardware else XSAVE_WARNING.sub("", parts["dmesg"])
-    complaints = kernel_complaints(log)
+    complaints = kernel_complaints(parts["dmesg"], test.hardware)
     test.assertEqual(complaints, [], "\n".join(["the kernel complains:", *complaints]))
 
 
-def kernel_complaints(log):
+def kernel_complaints(log, hardware=True):
     """Lines of a raw kernel log at level warning or worse, or in a warning's words, that are not allowed."""
+    allowed = ALLOWED if hardware else ALLOWED + ALLOWED_IN_EMULATION
+    if not hardware:
+        log = XSAVE_WARNING.sub("", log)
     lines = []
     for level, text in re.findall(r"^<(\d+)>(?:\[ *[\d.]+\] )?(.*)$", log, re.M):
         bad = int(level) & 7 <= 4 or SUSPICIOUS.search(text)
-        if bad and not any(re.fullmatch(pattern, text) for pattern, _ in ALLOWED):
+        if bad and not any(re.fullmatch(pattern, text) for pattern, _ in allowed):
             lines.append(f"<{level}> {text}")
     return lines
 
@@ -287,7 +299,8 @@ class KernelComplaintsTest(unittest.TestCase):
                "<4>[    0.1] XSAVE consistency problem: size 832 != kernel_size 576\n<4>[    0.1] Call Trace:\n"
                "<4>[    0.1] ---[ end trace 0000000000000000 ]---\n"
                "<4>[    0.1] CPUID[0d, 00]: eax=00000007 ebx=00000240\n<4>[    0.2] odd\n")
-        self.assertEqual(XSAVE_WARNING.sub("", log), "<6>[    0.0] before\n<4>[    0.2] odd\n")
+        self.assertEqual(kernel_complaints(log, hardware=False), ["<4> odd"])
+        self.assertGreater(len(kernel_complaints(log, hardware=True)), 1)
 
     def test_warning_level_is_reported(self):
         self.assertEqual(len(kernel_complaints("<4>[    0.000000] something odd\n")), 1)
@@ -314,14 +327,14 @@ def main():
     tests = unittest.TestSuite()
     try:
         with tempfile.TemporaryDirectory(prefix="mayfly-linux-test-") as scratch:
-            suite = Suite(mayfly.resolve(), Path(scratch))
+            tier = testbed.detect_tier()
+            hardware = tier.name == "hardware"
+            suite = Suite(mayfly.resolve(), Path(scratch), hardware)
             chosen = [(case, check) for case, check in suite.entries if re.search(options.only, case.name)]
             if options.list or not chosen:
                 print("\n".join(case.name for case, _ in chosen) or f"no case matches {options.only}")
                 return 0 if chosen else 2
-            tier = testbed.detect_tier()
             results = testbed.run_cases([case for case, _ in chosen], tier=tier)
-        hardware = tier.name == "hardware"
         tests.addTests(LinuxTest(case, check, results[case.name], hardware) for case, check in chosen)
     except (testbed.TestbedError, testbed.recipe.RecipeError) as problem:
         testbed.say(f"error: {problem}")
