@@ -63,7 +63,7 @@ XSAVE_WARNING = re.compile(
     r"(<4>[^\n]*CPUID\[0d, ..\]: [^\n]*\n)*", re.M | re.S)
 SUSPICIOUS = re.compile(
     r"\bWARNING\b|\bBUG\b|ACPI.*(Error|Warning|Exception)|Firmware (Bug|Warn)|\[Firmware|Call Trace|Oops|"
-    r"unchecked MSR|lockup|stall|TSC.*(unstable|failed)|(?i:\berror\b|\bfailed\b|\binvalid\b|\bcorrupt)")
+    r"unchecked MSR|lockup|detected stalls|TSC.*(unstable|failed)|(?i:\berror\b|\bfailed\b|\binvalid\b|\bcorrupt)")
 
 
 class Kernel:
