@@ -28,5 +28,11 @@ using OrFailure = tl::expected<T, Failure>;
 inline auto with_code(ExitCode code) {
   return [code](const Error& error) { return Failure(code, error.message()); };
 }
+// The same for what a flag asks for: kBadArguments, and the flag is named.
+inline auto blame_flag(const char* flag) {
+  return [flag](const Error& error) {
+    return Failure(ExitCode::kBadArguments, error.within(flag).message());
+  };
+}
 
 }  // namespace mayfly

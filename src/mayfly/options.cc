@@ -45,6 +45,9 @@ constexpr const char* kFooter =
 
 constexpr const char* kRunFooter =
     "\n"
+    "Without --kernel it boots $MAYFLY_KERNEL, or the first that is there of\n"
+    "$XDG_DATA_HOME/mayfly/kernel (~/.local/share/mayfly/kernel) and /usr/share/mayfly/kernel.\n"
+    "\n"
     "The guest's serial console is this terminal: Ctrl-A x ends the microVM, Ctrl-A Ctrl-A sends one Ctrl-A,\n"
     "every other key goes to the guest. The log goes to standard error. 'mayfly --help' lists exit statuses.\n";
 
@@ -78,13 +81,34 @@ std::string check_id(const std::string& text) {
   return is_instance_id(text) ? "" : "\"" + text + "\" must be 1 to 64 letters, digits and '-'";
 }
 
+std::string check_cpus(const std::string& text) {
+  const auto count = parse_integer<std::uint32_t>(text);
+  return count && *count >= 1 && *count <= x86_64::layout::kMaxVcpus
+             ? ""
+             : "\"" + text + "\" must be a number from 1 to " + std::to_string(x86_64::layout::kMaxVcpus);
+}
+
+std::optional<BootProtocolChoice> parse_protocol(std::string_view text) {
+  if (text == "auto") {
+    return BootProtocolChoice::kAuto;
+  }
+  if (text == "pvh") {
+    return BootProtocolChoice::kPvh;
+  }
+  return text == "linux64" ? std::optional(BootProtocolChoice::kLinux64) : std::nullopt;
+}
+
+std::string check_protocol(const std::string& text) {
+  return parse_protocol(text) ? "" : "\"" + text + "\" must be auto, pvh or linux64";
+}
+
 std::string check_level(const std::string& text) {
   const auto level = parse_log_level(text);
   return level ? "" : level.error().message();
 }
 
 std::string check_memory_size(const std::string& text) {
-  const auto size = parse_memory_size(text, "--memory");
+  const auto size = parse_memory_size(text, "size");
   if (!size) {
     return size.error().message();
   }
@@ -125,13 +149,17 @@ void add_run(CLI::App& app, Options& options) {
   run->footer(kRunFooter);
   RunOptions& values = options.run;
   run->add_option("--kernel", values.kernel,
-                  "Kernel image: vmlinux (ELF) or bzImage (default: $MAYFLY_KERNEL, then "
-                  "$XDG_DATA_HOME/mayfly/kernel, then /usr/share/mayfly/kernel)")
+                  "Kernel image: vmlinux (ELF) or bzImage (default: see below)")
       ->type_name("FILE");
   run->add_option("--initrd", values.initrd, "Initial RAM disk")->type_name("FILE");
-  run->add_option("--cpus", values.cpus, "Number of vCPUs, 1 to 32 (default: 1)")
+  run->add_option_function<std::string>(
+         "--cpus",
+         [&values](const std::string& text) {
+           values.cpus = parse_integer<std::uint32_t>(text).value_or(values.cpus);
+         },
+         "Number of vCPUs, 1 to 32 (default: 1)")
       ->type_name("N")
-      ->check(CLI::Range(1U, x86_64::layout::kMaxVcpus));
+      ->check(check_cpus);
   run->add_option_function<std::string>(
          "--memory",
          [&values](const std::string& text) {
@@ -145,23 +173,26 @@ void add_run(CLI::App& app, Options& options) {
          "Kernel command line, at most 2047 characters (default: \"console=ttyS0 reboot=k panic=1\")")
       ->type_name("TEXT");
   run->add_flag("--huge-pages", values.huge_pages, "Back guest memory with reserved 2 MiB pages");
-  static const std::vector<std::pair<std::string, BootProtocolChoice>> kProtocols = {
-      {"auto", BootProtocolChoice::kAuto},
-      {"pvh", BootProtocolChoice::kPvh},
-      {"linux64", BootProtocolChoice::kLinux64}};
   run->add_option_function<std::string>(
          "--boot-protocol",
          [&values](const std::string& text) {
-           for (const auto& [name, choice] : kProtocols) {
-             if (name == text) {
-               values.protocol = choice;
-             }
-           }
+           values.protocol = parse_protocol(text).value_or(BootProtocolChoice::kAuto);
          },
          "How to enter the kernel: auto (PVH where the image offers it), pvh or linux64 (default: auto)")
       ->type_name("NAME")
-      ->check(CLI::IsMember({"auto", "pvh", "linux64"}));
+      ->check(check_protocol);
   add_common_options(*run, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
+}
+
+void add_time(CLI::App& app, const char* name, std::uint64_t& value, const char* help) {
+  app.add_option_function<std::string>(
+         name,
+         [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text).value_or(0); }, help)
+      ->type_name("N")
+      ->group("Start-up metrics")
+      ->check([](const std::string& text) {
+        return parse_integer<std::uint64_t>(text) ? "" : "\"" + text + "\" must be a number of microseconds";
+      });
 }
 
 void add_later_flags(CLI::App& app) {
@@ -195,19 +226,9 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
       ->type_name("FILE");
   app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
   add_common_options(app, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
-  constexpr const char* kTimes = "Start-up metrics";
-  app.add_option("--start-time-us", options.start_time_us,
-                 "When the caller started this process (monotonic, us)")
-      ->type_name("N")
-      ->group(kTimes);
-  app.add_option("--start-time-cpu-us", options.start_time_cpu_us,
-                 "CPU time of the process at that time (us)")
-      ->type_name("N")
-      ->group(kTimes);
-  app.add_option("--parent-cpu-time-us", options.parent_cpu_time_us,
-                 "CPU time that the caller spent on it (us)")
-      ->type_name("N")
-      ->group(kTimes);
+  add_time(app, "--start-time-us", options.start_time_us, "When the caller started this process (monotonic, us)");
+  add_time(app, "--start-time-cpu-us", options.start_time_cpu_us, "CPU time of the process at that time (us)");
+  add_time(app, "--parent-cpu-time-us", options.parent_cpu_time_us, "CPU time that the caller spent on it (us)");
   add_run(app, options);
   CLI::App* doctor =
       app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");

@@ -74,11 +74,8 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
   machine.vcpu_count = run.cpus;
   machine.mem_size_mib = run.memory_mib;
   machine.huge_pages = run.huge_pages ? HugePages::k2M : HugePages::kNone;
-  if (const auto valid = machine.validate(); !valid) {
-    // Only sizes of memory can still be wrong: the parser knows the rest.
-    return tl::make_unexpected(
-        Failure(ExitCode::kBadArguments, valid.error().within("--memory").message()));
-  }
+  // Only the size can still be wrong: the parser of the flags knows the rest.
+  MAYFLY_TRY(machine.validate().map_error(blame_flag("--memory")));
   BootSourceConfig& boot = plan.vm.boot_source;
   if (run.kernel) {
     boot.kernel_image_path = *run.kernel;
