@@ -1,6 +1,7 @@
 #include "base/crash.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
@@ -8,6 +9,7 @@
 #include <cerrno>
 #include <string_view>
 
+#include "base/check.h"
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -47,7 +49,8 @@ constexpr std::array<int, 3> kAbortSignals{SIGABRT, SIGFPE, SIGTRAP};
 std::atomic<void (*)()> g_hook{nullptr};
 // The thread that is ending the process, once there is one. pthread_t is an address with glibc, never null.
 std::atomic<pthread_t> g_ending{};
-alignas(16) std::array<char, 64UL * 1024> g_stack;
+constexpr std::size_t kStackSize = 64UL * 1024;
+alignas(16) std::array<char, kStackSize> g_stack;
 
 void run_hook() {
   if (void (*const hook)() = g_hook.exchange(nullptr); hook != nullptr) {
@@ -155,6 +158,33 @@ Result<void> install_crash_handlers() {
   pipe_action.sa_flags = SA_RESTART;
   ::sigemptyset(&pipe_action.sa_mask);
   return install(SIGPIPE, pipe_action);
+}
+
+Result<CrashStack> CrashStack::create() {
+  void* const memory =
+      ::mmap(nullptr, kStackSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+  if (memory == MAP_FAILED) {
+    return fail_errno(errno, "map a stack for a thread's signal handlers");
+  }
+  return CrashStack(memory);
+}
+
+CrashStack::~CrashStack() {
+  if (memory_ != nullptr) {
+    ::munmap(memory_, kStackSize);
+  }
+}
+
+CrashStack::Use::Use(const CrashStack& stack) noexcept {
+  stack_t own{};
+  own.ss_sp = stack.memory_;
+  own.ss_size = kStackSize;
+  MAYFLY_CHECK(::sigaltstack(&own, &before_) == 0, "a thread can change the stack of its signal handlers");
+}
+
+// What was there before comes back (a sanitizer's runtime has one of its own and takes it down itself).
+CrashStack::Use::~Use() {
+  MAYFLY_CHECK(::sigaltstack(&before_, nullptr) == 0, "a thread leaves the stack of its signal handlers");
 }
 
 void set_crash_hook(void (*hook)()) {

@@ -2,22 +2,53 @@
 #pragma once
 
 #include <csignal>
+#include <utility>
 
 #include "base/result.h"
 
 namespace mayfly {
 
 // Installs handlers, once, at the start of the process:
-// - SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGHUP and SIGILL write one line of log that names the signal,
-// and the
-//   address or the system call; run the restore hook; set the signal's metric and write a last line of
-//   metrics; and end the process with the code that ExitCode documents. SIGHUP stays ignored where it was
-//   ignored before (nohup(1)).
+// - SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGHUP and SIGILL write one line of log that names the
+//   signal, and the address or the system call; run the restore hook; set the signal's metric and write a
+//   last line of metrics; and end the process with the code that ExitCode documents. SIGHUP stays ignored
+//   where it was ignored before (nohup(1)).
 // - SIGABRT, SIGFPE and SIGTRAP run the restore hook and then do what they do by default.
 // - SIGPIPE is counted and does nothing else: the write fails with EPIPE.
 // Handlers run on a stack of their own in the calling thread, so that an overflow of its stack is reported as
-// well; in other threads on the thread's. SIGTERM and SIGINT are left to the event loop.
+// well; in other threads on the thread's unless it has a CrashStack. SIGTERM and SIGINT are left to the event
+// loop.
 Result<void> install_crash_handlers();
+
+// The handlers' stack for one more thread. Made before the thread starts, where an error can still be told;
+// move-only. Costs nothing until a handler runs on it.
+class CrashStack {
+ public:
+  // Error kExhausted where the host has no memory left to map.
+  static Result<CrashStack> create();
+  CrashStack(CrashStack&& other) noexcept : memory_(std::exchange(other.memory_, nullptr)) {}
+  CrashStack& operator=(CrashStack&&) = delete;
+  CrashStack(const CrashStack&) = delete;
+  CrashStack& operator=(const CrashStack&) = delete;
+  ~CrashStack();
+
+  // From its making to its end, handlers of the calling thread run on `stack` (borrowed).
+  class Use {
+   public:
+    explicit Use(const CrashStack& stack) noexcept;
+    ~Use();
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    stack_t before_{};
+  };
+
+ private:
+  explicit CrashStack(void* memory) : memory_(memory) {}
+
+  void* memory_;
+};
 
 // What to restore before the process ends by a signal (the terminal's mode); null: nothing. `hook` must be
 // async-signal-safe. Thread-safe. An ordinary end of the process does not call it.

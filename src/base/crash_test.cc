@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <thread>
 
@@ -171,6 +172,53 @@ TEST(Crash, a_system_call_that_a_filter_forbids_is_named_by_its_number) {
   }
   expect_last_words(outcome, ExitCode::kForbiddenSyscall,
                     "ended by SIGSYS: forbidden system call " + std::to_string(SYS_getppid), "num_faults");
+}
+
+// Recurses until the stack ends. The result depends on every frame, so that none can be left out.
+[[gnu::noinline]] std::size_t overflow_stack(std::size_t depth) {
+  std::array<volatile char, 1024> frame;
+  frame[depth % frame.size()] = 1;
+  return depth == SIZE_MAX ? 0 : overflow_stack(depth + 1) + static_cast<std::size_t>(frame[0]);
+}
+
+void expect_overflow_is_told(const std::function<void()>& body) {
+  const Outcome outcome = run(body);
+  EXPECT_TRUE(exited_with(outcome, ExitCode::kSegmentationFault)) << outcome.status;
+  EXPECT_EQ(outcome.hook, "h");
+  ASSERT_EQ(outcome.log.size(), 1U);
+  EXPECT_NE(outcome.log[0].find("ended by SIGSEGV at address"), std::string::npos) << outcome.log[0];
+}
+
+TEST(Crash, an_overflow_of_the_stack_is_told) {
+  expect_overflow_is_told([] { ::_exit(static_cast<int>(overflow_stack(0))); });
+}
+
+TEST(Crash, an_overflow_of_another_threads_stack_is_told_where_it_has_a_crash_stack) {
+  expect_overflow_is_told([] {
+    auto stack = CrashStack::create();
+    std::thread([&stack] {
+      const CrashStack::Use use(*stack);
+      ::_exit(static_cast<int>(overflow_stack(0)));
+    }).join();
+  });
+}
+
+TEST(Crash, a_crash_stack_that_is_left_gives_the_thread_back_what_it_had) {
+  auto stack = CrashStack::create();
+  ASSERT_TRUE(stack.has_value());
+  stack_t before{};
+  ASSERT_EQ(::sigaltstack(nullptr, &before), 0);
+  {
+    const CrashStack::Use use(*stack);
+    stack_t during{};
+    ASSERT_EQ(::sigaltstack(nullptr, &during), 0);
+    EXPECT_EQ(during.ss_flags & SS_DISABLE, 0);
+    EXPECT_NE(during.ss_sp, before.ss_sp);
+  }
+  stack_t after{};
+  ASSERT_EQ(::sigaltstack(nullptr, &after), 0);
+  EXPECT_EQ(after.ss_sp, before.ss_sp);
+  EXPECT_EQ(after.ss_flags, before.ss_flags);
 }
 
 TEST(Crash, a_fault_on_another_thread_ends_the_process_as_well) {

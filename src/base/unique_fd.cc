@@ -41,6 +41,26 @@ Result<UniqueFd> open_file(const std::string& path, int flags, std::string_view 
   return UniqueFd(fd);
 }
 
+Result<void> ensure_standard_descriptors() {
+  for (int standard = 0; standard <= 2; ++standard) {
+    if (::fcntl(standard, F_GETFD) >= 0) {
+      continue;
+    }
+    // The lowest number that is free is the one that was found to be. Not close-on-exec: it stands for one that
+    // is inherited.
+    int fd = ::open("/dev/null", O_RDWR);  // NOLINT(android-cloexec-open)
+    if (fd < 0) {
+      fd = ::open("/", O_PATH);  // NOLINT(android-cloexec-open)
+    }
+    if (fd != standard) {
+      const int error = fd < 0 ? errno : EBADF;
+      const UniqueFd closes(fd);
+      return fail_errno(error, "open something in place of descriptor " + std::to_string(standard));
+    }
+  }
+  return {};
+}
+
 Result<UniqueFd> make_eventfd() {
   const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd < 0) {

@@ -2,7 +2,10 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <initializer_list>
 #include <utility>
 
 namespace mayfly {
@@ -54,6 +57,35 @@ TEST(UniqueFd, a_file_that_cannot_be_opened_is_named_with_its_role) {
   ASSERT_FALSE(opened.has_value());
   EXPECT_EQ(opened.error().message(),
             "open kernel image /nonexistent/kernel: No such file or directory (ENOENT)");
+}
+
+// In a process of its own: what comes of it when `closed` are closed. Its exit code is a mask of the descriptors
+// that then stand where they should.
+int standard_descriptors_after(std::initializer_list<int> closed) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    for (const int fd : closed) {
+      ::close(fd);
+    }
+    int mask = ensure_standard_descriptors() ? 8 : 0;
+    for (int fd = 0; fd <= 2; ++fd) {
+      mask |= is_open(fd) ? 1 << fd : 0;
+    }
+    const UniqueFd next = make_eventfd().value();
+    ::_exit(next.get() > 2 ? mask : 64);
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST(StandardDescriptors, whichever_is_closed_is_opened_so_that_nothing_else_takes_its_place) {
+  EXPECT_EQ(standard_descriptors_after({}), 15);
+  EXPECT_EQ(standard_descriptors_after({0}), 15);
+  EXPECT_EQ(standard_descriptors_after({1}), 15);
+  EXPECT_EQ(standard_descriptors_after({2}), 15);
+  EXPECT_EQ(standard_descriptors_after({0, 2}), 15);
+  EXPECT_EQ(standard_descriptors_after({0, 1, 2}), 15);
 }
 
 }  // namespace

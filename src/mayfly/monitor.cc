@@ -9,7 +9,6 @@
 #include <mutex>
 #include <utility>
 
-#include "base/crash.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "devices/serial/console.h"
@@ -54,17 +53,16 @@ class DeviceCounts {
   const I8042& i8042_;
 };
 
-Result<void> open_metrics(const Options& options, const std::optional<api::MetricsSection>& section) {
-  MetricsOutput output;
-  if (section) {
-    output.path = section->metrics_path;
-    output.properties = section->properties;
-    output.instance_id = section->emit_id ? options.id : "";
+// After the shell had the terminal, or when it gives it to this job for the first time.
+void refresh(TerminalGuard& terminal) {
+  if (const auto raw = terminal.refresh(); !raw) {
+    LOG_WARN_LIMITED("%s", raw.error().message().c_str());
   }
-  if (options.metrics_path) {
-    output.path = *options.metrics_path;
-  }
-  return output.path.empty() ? Result<void>() : metrics().open(output);
+}
+
+Failure failure_of(const BuildError& error) {
+  const bool configuration = error.fault == BuildError::Fault::kConfiguration;
+  return {configuration ? ExitCode::kBadConfiguration : ExitCode::kError, error.error.message()};
 }
 
 void flush_metrics() {
@@ -75,25 +73,7 @@ void flush_metrics() {
 
 }  // namespace
 
-Result<void> set_up_log(const Options& options, const std::optional<api::LoggerSection>& section,
-                        LogLevel default_level) {
-  const api::LoggerSection file = section.value_or(api::LoggerSection{});
-  const auto either = [](const auto& flag, const auto& field) { return flag ? flag : field; };
-  LogConfig config;
-  config.path = either(options.log.path, file.log_path);
-  config.module = either(options.log.module, file.module);
-  config.show_level = options.log.show_level || file.show_level.value_or(false);
-  config.show_origin = options.log.show_origin || file.show_log_origin.value_or(false);
-  config.level = default_level;
-  if (const auto level = either(options.log.level, file.level)) {
-    MAYFLY_TRY_ASSIGN(config.level, parse_log_level(*level));
-  }
-  MAYFLY_TRY(set_log_instance_id(options.id));
-  return configure_log(config);
-}
-
-Result<Outcome> run_microvm(const Options& options, const VmConfig& config,
-                            const std::optional<api::MetricsSection>& metrics_section, BootTrace* trace) {
+OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
 
   // The first of all that may end the machine decides; the loop's thread reads it when the loop has stopped.
@@ -107,13 +87,18 @@ Result<Outcome> run_microvm(const Options& options, const VmConfig& config,
     loop->stop();
   };
 
+  // The guard is made only when the guest is about to run: what fails before leaves the terminal alone.
+  std::unique_ptr<TerminalGuard> terminal;
   // Before any thread is started: they inherit the signal mask.
-  static constexpr std::array kStopSignals = {SIGTERM, SIGINT};
-  MAYFLY_TRY_ASSIGN(const auto signals, SignalWatch::create(*loop, kStopSignals, [&](int number) {
-                      end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
+  static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGCONT};
+  MAYFLY_TRY_ASSIGN(const auto signals, SignalWatch::create(*loop, kSignals, [&](int number) {
+                      if (number != SIGCONT) {
+                        end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
+                      } else if (terminal) {
+                        refresh(*terminal);
+                      }
                     }));
   MAYFLY_TRY(install_vcpu_kick_handler());
-  MAYFLY_TRY(open_metrics(options, metrics_section));
   flush_metrics();
 
   SerialMetrics serial_metrics;
@@ -121,12 +106,11 @@ Result<Outcome> run_microvm(const Options& options, const VmConfig& config,
   console_config.input = STDIN_FILENO;
   console_config.output = STDOUT_FILENO;
   console_config.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
-  // The guard is made only when the guest is about to run: what fails before leaves the terminal alone.
-  std::unique_ptr<TerminalGuard> terminal;
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<Console> console,
                     Console::create(*loop, std::move(console_config), serial_metrics));
-  MAYFLY_TRY_ASSIGN(const std::unique_ptr<Machine> machine,
-                    Machine::build(config, {*console, serial_metrics, trace, end_with}));
+  MAYFLY_TRY_ASSIGN(
+      const std::unique_ptr<Machine> machine,
+      Machine::build(config, {*console, serial_metrics, trace, end_with}).map_error(failure_of));
 
   DeviceCounts device_counts(serial_metrics, machine->i8042());
   std::unique_ptr<EventRegistrar::Timer> metrics_timer;
@@ -140,7 +124,7 @@ Result<Outcome> run_microvm(const Options& options, const VmConfig& config,
   MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
 
   MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
-  console->start_input(machine->serial());
+  MAYFLY_TRY(console->start_input(machine->serial()));
   MAYFLY_TRY(machine->start());
   LOG_INFO("running: %u vCPUs, %llu MiB of memory", config.machine.vcpu_count,
            static_cast<unsigned long long>(config.machine.mem_size_mib));

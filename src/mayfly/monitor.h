@@ -2,28 +2,16 @@
 // code.
 #pragma once
 
-#include <optional>
-#include <string>
-
-#include "api/config_file.h"
-#include "base/log.h"
-#include "base/result.h"
-#include "mayfly/options.h"
+#include "mayfly/failure.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
 #include "vmm/outcome.h"
 
 namespace mayfly {
 
-// Sets up the log as the flags and the configuration file's logger section ask; flags win. `default_level`
-// holds where neither names one. Errors: kInvalidArgument for a level that is none, else what opening the
-// file reports.
-Result<void> set_up_log(const Options& options, const std::optional<api::LoggerSection>& section,
-                        LogLevel default_level);
-
-// Runs the microVM until it ends by itself, by SIGTERM or SIGINT, or by the console's escape. `trace` may be
-// null. How it ended; an error where it could not be made or its end failed.
-Result<Outcome> run_microvm(const Options& options, const VmConfig& config,
-                            const std::optional<api::MetricsSection>& metrics_section, BootTrace* trace);
+// Runs the microVM until it ends by itself, by SIGTERM or SIGINT, or by the console's escape. Log and metrics
+// are open, the crash handlers installed, descriptors 0 to 2 open. `trace` may be null. How it ended; a
+// failure where it could not be made (kBadConfiguration or kError) or where its end failed.
+OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace);
 
 }  // namespace mayfly

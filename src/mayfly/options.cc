@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/exit_code.h"
+#include "base/log.h"
 #include "base/text.h"
 #include "boot/x86_64/layout.h"
 #include "mayfly/version.h"
@@ -35,11 +36,25 @@ constexpr const char* kFooter =
     "\n"
     "Exit status:\n"
     "  0    the guest powered off or reset itself, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
-    "  1    the microVM could not be made or failed: triple fault, KVM error, host error\n"
-    "  152  bad configuration file\n"
-    "  153  bad arguments\n"
+    "  1    the microVM failed (triple fault, guest crash, KVM error), or the host cannot run it\n"
+    "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
+    "       memory, or an output file that the configuration file names\n"
+    "  153  the arguments cannot be used, or an output file that they name\n"
     "  148, 149, 150, 151, 154, 156, 157\n"
-    "       killed by SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGHUP, SIGILL\n";
+    "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGHUP, SIGILL\n";
+
+constexpr const char* kRunFooter =
+    "\n"
+    "Without --kernel it boots $MAYFLY_KERNEL, or the first that is there of\n"
+    "$XDG_DATA_HOME/mayfly/kernel (~/.local/share/mayfly/kernel) and /usr/share/mayfly/kernel.\n"
+    "\n"
+    "The guest's serial console is this terminal: Ctrl-A x ends the microVM, Ctrl-A Ctrl-A sends one Ctrl-A,\n"
+    "every other key goes to the guest. The log goes to standard error. 'mayfly --help' lists exit statuses.\n";
+
+constexpr const char* kDoctorFooter =
+    "\n"
+    "Each line is good, limited (microVMs run, without something) or BAD (they do not run), with what to do\n"
+    "about it. Exit status: 0 if this host can run microVMs, else 1.\n";
 
 // Flags of the dialect that belong to what is not built yet: refused by name rather than as a typing error.
 struct LaterFlag {
@@ -66,22 +81,46 @@ std::string check_id(const std::string& text) {
   return is_instance_id(text) ? "" : "\"" + text + "\" must be 1 to 64 letters, digits and '-'";
 }
 
+std::string check_cpus(const std::string& text) {
+  const auto count = parse_integer<std::uint32_t>(text);
+  return count && *count >= 1 && *count <= x86_64::layout::kMaxVcpus
+             ? ""
+             : "\"" + text + "\" must be a number from 1 to " + std::to_string(x86_64::layout::kMaxVcpus);
+}
+
+std::optional<BootProtocolChoice> parse_protocol(std::string_view text) {
+  if (text == "auto") {
+    return BootProtocolChoice::kAuto;
+  }
+  if (text == "pvh") {
+    return BootProtocolChoice::kPvh;
+  }
+  return text == "linux64" ? std::optional(BootProtocolChoice::kLinux64) : std::nullopt;
+}
+
+std::string check_protocol(const std::string& text) {
+  return parse_protocol(text) ? "" : "\"" + text + "\" must be auto, pvh or linux64";
+}
+
+std::string check_level(const std::string& text) {
+  const auto level = parse_log_level(text);
+  return level ? "" : level.error().message();
+}
+
 std::string check_memory_size(const std::string& text) {
-  const auto size = parse_memory_size(text, "--memory");
+  const auto size = parse_memory_size(text, "size");
   if (!size) {
     return size.error().message();
   }
   return *size % kMib == 0 && *size > 0 ? "" : "\"" + text + "\" must be a multiple of 1 MiB";
 }
 
-void add_log_options(CLI::App& app, LogOptions& log) {
+void add_log_options(CLI::App& app, LogOptions& log, const char* default_level) {
   constexpr const char* kGroup = "Log";
   app.add_option("--log-path", log.path, "Write the log to this file or FIFO (default: standard error)")
       ->type_name("FILE")
       ->group(kGroup);
-  app.add_option("--level", log.level, "Error, Warn, Info, Debug, Trace or Off (default: Info; run: Warn)")
-      ->type_name("LEVEL")
-      ->group(kGroup);
+  app.add_option("--level", log.level, default_level)->type_name("LEVEL")->group(kGroup)->check(check_level);
   app.add_option("--module", log.module,
                  "Log only what comes from this part of the source, such as devices/serial")
       ->type_name("PREFIX")
@@ -91,7 +130,7 @@ void add_log_options(CLI::App& app, LogOptions& log) {
       ->group(kGroup);
 }
 
-void add_common_options(CLI::App& app, Options& options) {
+void add_common_options(CLI::App& app, Options& options, const char* level) {
   app.add_option("--id", options.id,
                  "Name of the microVM: letters, digits and '-', 1 to 64 (default: anonymous-instance)")
       ->type_name("ID")
@@ -102,20 +141,25 @@ void add_common_options(CLI::App& app, Options& options) {
   app.add_option("--boot-trace", options.boot_trace,
                  "Write a timeline of the start to this file, to be opened in Perfetto (Chrome trace format)")
       ->type_name("FILE");
-  add_log_options(app, options.log);
+  add_log_options(app, options.log, level);
 }
 
 void add_run(CLI::App& app, Options& options) {
-  CLI::App* run = app.add_subcommand("run", "Boot a kernel, with the console on this terminal");
+  CLI::App* run = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
+  run->footer(kRunFooter);
   RunOptions& values = options.run;
   run->add_option("--kernel", values.kernel,
-                  "Kernel image: vmlinux (ELF) or bzImage (default: $MAYFLY_KERNEL, then "
-                  "$XDG_DATA_HOME/mayfly/kernel, then /usr/share/mayfly/kernel)")
+                  "Kernel image: vmlinux (ELF) or bzImage (default: see below)")
       ->type_name("FILE");
   run->add_option("--initrd", values.initrd, "Initial RAM disk")->type_name("FILE");
-  run->add_option("--cpus", values.cpus, "Number of vCPUs, 1 to 32 (default: 1)")
+  run->add_option_function<std::string>(
+         "--cpus",
+         [&values](const std::string& text) {
+           values.cpus = parse_integer<std::uint32_t>(text).value_or(values.cpus);
+         },
+         "Number of vCPUs, 1 to 32 (default: 1)")
       ->type_name("N")
-      ->check(CLI::Range(1U, x86_64::layout::kMaxVcpus));
+      ->check(check_cpus);
   run->add_option_function<std::string>(
          "--memory",
          [&values](const std::string& text) {
@@ -129,23 +173,26 @@ void add_run(CLI::App& app, Options& options) {
          "Kernel command line, at most 2047 characters (default: \"console=ttyS0 reboot=k panic=1\")")
       ->type_name("TEXT");
   run->add_flag("--huge-pages", values.huge_pages, "Back guest memory with reserved 2 MiB pages");
-  static const std::vector<std::pair<std::string, BootProtocolChoice>> kProtocols = {
-      {"auto", BootProtocolChoice::kAuto},
-      {"pvh", BootProtocolChoice::kPvh},
-      {"linux64", BootProtocolChoice::kLinux64}};
   run->add_option_function<std::string>(
          "--boot-protocol",
          [&values](const std::string& text) {
-           for (const auto& [name, choice] : kProtocols) {
-             if (name == text) {
-               values.protocol = choice;
-             }
-           }
+           values.protocol = parse_protocol(text).value_or(BootProtocolChoice::kAuto);
          },
          "How to enter the kernel: auto (PVH where the image offers it), pvh or linux64 (default: auto)")
       ->type_name("NAME")
-      ->check(CLI::IsMember({"auto", "pvh", "linux64"}));
-  add_common_options(*run, options);
+      ->check(check_protocol);
+  add_common_options(*run, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
+}
+
+void add_time(CLI::App& app, const char* name, std::uint64_t& value, const char* help) {
+  app.add_option_function<std::string>(
+         name,
+         [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text).value_or(0); }, help)
+      ->type_name("N")
+      ->group("Start-up metrics")
+      ->check([](const std::string& text) {
+        return parse_integer<std::uint64_t>(text) ? "" : "\"" + text + "\" must be a number of microseconds";
+      });
 }
 
 void add_later_flags(CLI::App& app) {
@@ -161,6 +208,11 @@ void add_later_flags(CLI::App& app) {
   }
 }
 
+tl::unexpected<ParseStop> refused(const std::string& text, const std::string& program) {
+  return tl::make_unexpected(ParseStop{static_cast<int>(ExitCode::kBadArguments), text,
+                                       "Try '" + program + " --help'.\n"});
+}
+
 }  // namespace
 
 tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments) {
@@ -173,23 +225,14 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
                  "Configuration of the microVM (JSON); it starts at once")
       ->type_name("FILE");
   app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
-  add_common_options(app, options);
-  constexpr const char* kTimes = "Start-up metrics";
-  app.add_option("--start-time-us", options.start_time_us,
-                 "When the caller started this process (monotonic, us)")
-      ->type_name("N")
-      ->group(kTimes);
-  app.add_option("--start-time-cpu-us", options.start_time_cpu_us,
-                 "CPU time of the process at that time (us)")
-      ->type_name("N")
-      ->group(kTimes);
-  app.add_option("--parent-cpu-time-us", options.parent_cpu_time_us,
-                 "CPU time that the caller spent on it (us)")
-      ->type_name("N")
-      ->group(kTimes);
+  add_common_options(app, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
+  add_time(app, "--start-time-us", options.start_time_us, "When the caller started this process (monotonic, us)");
+  add_time(app, "--start-time-cpu-us", options.start_time_cpu_us, "CPU time of the process at that time (us)");
+  add_time(app, "--parent-cpu-time-us", options.parent_cpu_time_us, "CPU time that the caller spent on it (us)");
   add_run(app, options);
   CLI::App* doctor =
       app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");
+  doctor->footer(kDoctorFooter);
   add_later_flags(app);
   app.require_subcommand(0, 1);
 
@@ -200,25 +243,30 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
     app.parse(std::move(reversed));
   } catch (const CLI::CallForHelp&) {
     const auto chosen = app.get_subcommands();
-    return tl::make_unexpected(ParseStop{0, chosen.empty() ? app.help() : chosen.front()->help("mayfly")});
+    return tl::make_unexpected(
+        ParseStop{0, chosen.empty() ? app.help() : chosen.front()->help("mayfly"), ""});
   } catch (const CLI::Success& success) {
-    return tl::make_unexpected(ParseStop{0, std::string(success.what()) + "\n"});
+    return tl::make_unexpected(ParseStop{0, std::string(success.what()) + "\n", ""});
   } catch (const CLI::Error& error) {
-    return tl::make_unexpected(ParseStop{static_cast<int>(ExitCode::kBadArguments),
-                                         std::string(error.what()) + "\nTry 'mayfly --help'."});
+    return refused(error.what(), app.got_subcommand("run") ? "mayfly run" : "mayfly");
   }
 
+  const bool has_dialect_flags = options.no_api || options.config_file.has_value();
   if (app.got_subcommand("run")) {
     options.subcommand = Subcommand::kRun;
   } else if (doctor->parsed()) {
     options.subcommand = Subcommand::kDoctor;
-  } else if (!options.no_api || !options.config_file) {
-    const char* text =
-        options.no_api
-            ? "--no-api needs --config-file FILE"
-            : "the API socket is not supported yet: use --no-api --config-file FILE, or 'mayfly run'";
-    return tl::make_unexpected(
-        ParseStop{static_cast<int>(ExitCode::kBadArguments), std::string(text) + "\nTry 'mayfly --help'."});
+  } else if (!has_dialect_flags) {
+    return refused(
+        "nothing to run: say 'mayfly run', or --no-api --config-file FILE (the API socket is not supported yet)",
+        "mayfly");
+  } else if (!options.config_file) {
+    return refused("--no-api needs --config-file FILE", "mayfly");
+  } else if (!options.no_api) {
+    return refused("--config-file needs --no-api: the API socket is not supported yet", "mayfly");
+  }
+  if (options.subcommand != Subcommand::kMonitor && has_dialect_flags) {
+    return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
   }
   return options;
 }

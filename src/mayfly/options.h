@@ -49,11 +49,12 @@ struct Options {
   RunOptions run;
 };
 
-// What parsing says where there is nothing to run: text for stdout (help, version) or an error for stderr,
-// and the exit code.
+// What parsing says where there is nothing to run: text for stdout (help, version; exit code 0), or an error
+// for stderr (kBadArguments) and where to read on.
 struct ParseStop {
   int exit_code;
   std::string text;
+  std::string hint;  // whole lines
 };
 
 // `arguments` without the program's name.

@@ -1,13 +1,14 @@
 #include "vmm/boot_trace.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <utility>
-
-#include "base/file.h"
 
 namespace mayfly {
 namespace {
@@ -18,7 +19,15 @@ double microseconds(BootTrace::Clock::duration duration) {
 
 }  // namespace
 
-BootTrace::BootTrace(std::string path, Clock::time_point start) : path_(std::move(path)), start_(start) {
+Result<std::unique_ptr<BootTrace>> BootTrace::create(const std::string& path, Clock::time_point start) {
+  // For reading as well, so that a FIFO needs no reader to be there (fifo(7)).
+  MAYFLY_TRY_ASSIGN(UniqueFd file,
+                    open_file(path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY, "boot trace", 0600));
+  return std::unique_ptr<BootTrace>(new BootTrace(std::move(file), path, start));
+}
+
+BootTrace::BootTrace(UniqueFd file, const std::string& path, Clock::time_point start)
+    : file_(std::move(file)), path_(path), start_(start) {
   mark("process start");
   events_.back().begin = start;
 }
@@ -41,7 +50,7 @@ void BootTrace::mark(std::string_view name) {
   record({std::string(name), Clock::now(), {}, true, ::gettid()});
 }
 
-Result<void> BootTrace::write() const {
+std::string BootTrace::text() const {
   // The names are this project's own: none needs escaping in JSON.
   std::string text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
   {
@@ -65,7 +74,25 @@ Result<void> BootTrace::write() const {
     }
   }
   text.append("\n]}\n");
-  return write_file(path_, "boot trace", text);
+  return text;
+}
+
+Result<void> BootTrace::write() const {
+  const std::string all = text();
+  // Neither works on a FIFO or a terminal, which is as well: what was written there is gone.
+  static_cast<void>(::lseek(file_.get(), 0, SEEK_SET));
+  static_cast<void>(::ftruncate(file_.get(), 0));
+  for (std::string_view rest = all; !rest.empty();) {
+    const ssize_t count = ::write(file_.get(), rest.data(), rest.size());
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      return fail_errno(errno, "write boot trace " + path_);
+    }
+    rest.remove_prefix(static_cast<std::size_t>(count));
+  }
+  return {};
 }
 
 }  // namespace mayfly

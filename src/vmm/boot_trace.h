@@ -3,13 +3,14 @@
 #pragma once
 
 #include <chrono>
-#include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 
 namespace mayfly {
 
@@ -19,16 +20,18 @@ class BootTrace {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `start` is time zero of the timeline.
-  BootTrace(std::string path, Clock::time_point start);
+  // Opens the file, which is made with mode 0600 if need be and is left as it is until write(): a path that
+  // cannot be written is found before anything runs. Never waits for the reader of a FIFO. `start` is time
+  // zero of the timeline. Errors name the file.
+  static Result<std::unique_ptr<BootTrace>> create(const std::string& path, Clock::time_point start);
 
   // Something that lasted from `begin` to now.
   void phase(std::string_view name, Clock::time_point begin);
   // Something that happened now. Only the first mark of a name is kept.
   void mark(std::string_view name);
 
-  // Writes all that was recorded so far to the file, anew each time: {"traceEvents": [...]}, times in
-  // microseconds.
+  // Replaces the file's contents by all that was recorded so far: {"traceEvents": [...]}, times in
+  // microseconds. Errors name the file; kBusy where a FIFO does not take it at once.
   Result<void> write() const;
 
  private:
@@ -39,8 +42,11 @@ class BootTrace {
     bool is_mark;
     int thread_id;
   };
+  BootTrace(UniqueFd file, const std::string& path, Clock::time_point start);
   void record(Event event);
+  std::string text() const;
 
+  const UniqueFd file_;
   const std::string path_;
   const Clock::time_point start_;
   mutable std::mutex mutex_;

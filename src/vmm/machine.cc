@@ -114,12 +114,20 @@ Machine::Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurrou
       ports_("port"),
       mmio_("MMIO") {}
 
-Result<std::unique_ptr<Machine>> Machine::build(const VmConfig& config, MachineSurroundings surroundings) {
+BuildError BuildError::of_configuration(Error error) {
+  BuildError result(std::move(error));
+  result.fault = Fault::kConfiguration;
+  return result;
+}
+
+tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig& config,
+                                                                  MachineSurroundings surroundings) {
   BootTrace* trace = surroundings.trace;
   const TracePhase whole(trace, "build the machine");
-  MAYFLY_TRY(config.machine.validate());
-  MAYFLY_TRY_ASSIGN(const GuestFiles files,
-                    traced(trace, "open images", [&] { return GuestFiles::open(config.boot_source); }));
+  MAYFLY_TRY(config.machine.validate().map_error(BuildError::of_configuration));
+  MAYFLY_TRY_ASSIGN(const GuestFiles files, traced(trace, "open images", [&] {
+                      return GuestFiles::open(config.boot_source).map_error(BuildError::of_configuration);
+                    }));
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(const Kvm kvm, traced(trace, "open KVM", [] { return Kvm::open(); }));
@@ -132,7 +140,8 @@ Result<std::unique_ptr<Machine>> Machine::build(const VmConfig& config, MachineS
   }
   VmMaker maker(trace, kvm, memory);
   MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
-                      return x86_64::load_guest(memory, config, files, trace);
+                      return x86_64::load_guest(memory, config, files, trace)
+                          .map_error(BuildError::of_configuration);
                     }));
   MAYFLY_TRY_ASSIGN(const auto cpuid,
                     traced(trace, "choose CPUID", [&] { return guest_cpuid(kvm, config.machine); }));

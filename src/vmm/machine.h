@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -35,6 +35,18 @@ struct MachineSurroundings {
   std::function<void(Outcome)> on_outcome;
 };
 
+// Why a machine could not be made: what its configuration says or names, or what the host refused.
+struct BuildError {
+  enum class Fault : std::uint8_t { kConfiguration, kHost };
+
+  Error error;
+  Fault fault = Fault::kHost;
+
+  // NOLINTNEXTLINE(google-explicit-constructor): an error is the host's unless the step says otherwise
+  BuildError(Error from_host) : error(std::move(from_host)) {}
+  static BuildError of_configuration(Error error);
+};
+
 // Made by build() with its guest loaded and its vCPUs parked. One thread owns it and calls it; the vCPU
 // threads it starts are its own.
 class Machine {
@@ -44,9 +56,10 @@ class Machine {
   // How long pause() and stop() wait for the vCPUs to come out of the guest.
   static constexpr std::chrono::seconds kParkLimit{10};
 
-  // Errors: kInvalidArgument and kInvalidImage for what the configuration says or names, else what the host
-  // refused. Nothing is left behind by an error. Install the vCPUs' kick handler first.
-  static Result<std::unique_ptr<Machine>> build(const VmConfig& config, MachineSurroundings surroundings);
+  // What the configuration says and which files it names is looked at before the host is asked for anything.
+  // Nothing is left behind by an error. Install the vCPUs' kick handler first.
+  static tl::expected<std::unique_ptr<Machine>, BuildError> build(const VmConfig& config,
+                                                                  MachineSurroundings surroundings);
 
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/thread_name.h"
 
 namespace mayfly {
 namespace {
@@ -37,6 +38,8 @@ VcpuThread::VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Ou
 Result<std::unique_ptr<VcpuThread>> VcpuThread::start(GuestCpu& cpu, std::uint32_t index,
                                                       std::function<void(Outcome)> on_outcome) {
   std::unique_ptr<VcpuThread> vcpu(new VcpuThread(cpu, index, std::move(on_outcome)));
+  MAYFLY_TRY_ASSIGN(CrashStack crash_stack, CrashStack::create());
+  vcpu->crash_stack_.emplace(std::move(crash_stack));
   cpu.want_exit(true);
   try {
     vcpu->thread_ = std::thread([self = vcpu.get()] { self->main(); });
@@ -56,13 +59,12 @@ VcpuThread::~VcpuThread() {
 void VcpuThread::command(Command command) {
   const std::lock_guard lock(mutex_);
   command_ = command;
-  if (command != Command::kRun) {
-    // In this order: a thread that the signal finds just before it enters the guest sees the wish and comes
-    // back.
-    cpu_.want_exit(true);
-    if (!finished_) {
-      ::pthread_kill(thread_.native_handle(), vcpu_kick_signal());
-    }
+  // Exits are wanted exactly while the command is not to run: set together, or a command that is taken back
+  // before the thread saw it would leave the wish behind, and the thread would never enter the guest again.
+  cpu_.want_exit(command != Command::kRun);
+  // After the wish: a thread that the signal finds just before it enters the guest sees it and comes back.
+  if (command != Command::kRun && !finished_) {
+    ::pthread_kill(thread_.native_handle(), vcpu_kick_signal());
   }
   changed_.notify_all();
 }
@@ -96,14 +98,13 @@ bool VcpuThread::wait_stopped(std::chrono::steady_clock::time_point deadline) {
 }
 
 void VcpuThread::main() noexcept {
-  const std::string name = "mayfly_vcpu " + std::to_string(index_);
-  ::pthread_setname_np(::pthread_self(), name.c_str());
+  const CrashStack::Use crash_stack(*crash_stack_);
+  set_thread_name("mayfly_vcpu " + std::to_string(index_));
   bool ended = false;
   std::unique_lock lock(mutex_);
   while (command_ != Command::kStop) {
     if (command_ == Command::kRun && !ended) {
       parked_ = false;
-      cpu_.want_exit(false);
       lock.unlock();
       ended = !run_until_told();
       lock.lock();

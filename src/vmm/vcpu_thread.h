@@ -7,8 +7,10 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
+#include "base/crash.h"
 #include "base/result.h"
 #include "vmm/guest_cpu.h"
 
@@ -22,7 +24,7 @@ Result<void> install_vcpu_kick_handler();
 
 class VcpuThread {
  public:
-  // Starts the thread, named "<prefix>_vcpu <index>", parked. `cpu` is borrowed and must outlive this.
+  // Starts the thread, named "mayfly_vcpu <index>", parked. `cpu` is borrowed and must outlive this.
   // `on_outcome` is called at most once, on the vCPU's thread, when the guest or KVM ends it; the thread then
   // waits to be stopped.
   static Result<std::unique_ptr<VcpuThread>> start(GuestCpu& cpu, std::uint32_t index,
@@ -53,6 +55,7 @@ class VcpuThread {
   GuestCpu& cpu_;
   const std::uint32_t index_;
   const std::function<void(Outcome)> on_outcome_;
+  std::optional<CrashStack> crash_stack_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

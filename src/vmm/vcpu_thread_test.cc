@@ -2,12 +2,18 @@
 
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
+#include <cstdint>
 #include <string>
+
+#include "base/crash.h"
+#include "base/exit_code.h"
 
 namespace mayfly {
 namespace {
@@ -41,6 +47,8 @@ class FakeCpu final : public GuestCpu {
   }
   void settle() noexcept override { settled_.fetch_add(1); }
   void want_exit(bool wanted) noexcept override { want_exit_.store(wanted); }
+
+  bool exit_wanted() const { return want_exit_.load(); }
 
   void await_inside() const {
     while (inside_.load() == 0) {
@@ -103,6 +111,50 @@ TEST_F(VcpuThreadTest, resume_and_park_back_to_back_never_lose_a_command) {
     ASSERT_TRUE(vcpu->wait_parked(hang_limit()));
     ASSERT_EQ(cpu_.inside_.load(), 0);
   }
+}
+
+TEST_F(VcpuThreadTest, a_park_that_is_taken_back_at_once_leaves_the_guest_running) {
+  auto vcpu = start();
+  vcpu->resume();
+  for (int round = 0; round < 200; ++round) {
+    cpu_.await_inside();
+    vcpu->request_park();
+    vcpu->resume();
+    // A wish to exit that stayed behind would let no run last.
+    ASSERT_FALSE(cpu_.exit_wanted());
+  }
+  vcpu->request_park();
+  EXPECT_TRUE(vcpu->wait_parked(hang_limit()));
+}
+
+TEST_F(VcpuThreadTest, an_overflow_of_the_threads_stack_ends_the_process_with_its_documented_code) {
+  struct OverflowingCpu final : GuestCpu {
+    std::optional<Outcome> run_once() noexcept override {
+      return overflow(0) == 0 ? std::nullopt : std::optional(Outcome{OutcomeKind::kGuestReset, ""});
+    }
+    void settle() noexcept override {}
+    void want_exit(bool) noexcept override {}
+
+    [[gnu::noinline]] static std::size_t overflow(std::size_t depth) {
+      std::array<volatile char, 1024> frame;
+      frame[depth % frame.size()] = 1;
+      return depth == SIZE_MAX ? 0 : overflow(depth + 1) + static_cast<std::size_t>(frame[0]);
+    }
+  };
+  const pid_t child = ::fork();
+  if (child == 0) {
+    OverflowingCpu cpu;
+    if (install_crash_handlers()) {
+      auto vcpu = std::move(*VcpuThread::start(cpu, 0, [](const Outcome&) {}));
+      vcpu->resume();
+      static_cast<void>(vcpu->wait_parked(hang_limit()));
+    }
+    ::_exit(99);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == static_cast<int>(ExitCode::kSegmentationFault))
+      << status;
 }
 
 TEST_F(VcpuThreadTest, a_guest_that_sleeps_in_the_kernel_is_stopped_by_the_signal) {

@@ -1,0 +1,227 @@
+#include "mayfly/options.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "base/exit_code.h"
+#include "mayfly/version.h"
+
+namespace mayfly {
+namespace {
+
+using Arguments = std::vector<std::string>;
+
+tl::expected<Options, ParseStop> parse(const Arguments& arguments) {
+  std::vector<const char*> pointers;
+  pointers.reserve(arguments.size());
+  for (const std::string& argument : arguments) {
+    pointers.push_back(argument.c_str());
+  }
+  return parse_options(static_cast<int>(pointers.size()), pointers.data());
+}
+
+std::string joined(const Arguments& arguments) {
+  std::string text = "mayfly";
+  for (const std::string& argument : arguments) {
+    text.append(" ").append(argument);
+  }
+  return text;
+}
+
+Options parsed(const Arguments& arguments) {
+  auto options = parse(arguments);
+  EXPECT_TRUE(options.has_value()) << joined(arguments) << ": " << options.error().text;
+  return options ? *options : Options{};
+}
+
+void expect_refused(const Arguments& arguments, const std::string& named) {
+  const auto options = parse(arguments);
+  ASSERT_FALSE(options.has_value()) << joined(arguments);
+  EXPECT_EQ(options.error().exit_code, static_cast<int>(ExitCode::kBadArguments)) << joined(arguments);
+  EXPECT_NE(options.error().text.find(named), std::string::npos)
+      << joined(arguments) << ": " << options.error().text;
+  EXPECT_TRUE(options.error().hint.starts_with("Try 'mayfly")) << options.error().hint;
+}
+
+TEST(Options, run_alone_takes_the_defaults) {
+  const Options options = parsed({"run"});
+  EXPECT_EQ(options.subcommand, Subcommand::kRun);
+  EXPECT_EQ(options.id, "anonymous-instance");
+  EXPECT_FALSE(options.run.kernel.has_value());
+  EXPECT_FALSE(options.run.initrd.has_value());
+  EXPECT_FALSE(options.run.cmdline.has_value());
+  EXPECT_EQ(options.run.cpus, 1U);
+  EXPECT_EQ(options.run.memory_mib, 128U);
+  EXPECT_FALSE(options.run.huge_pages);
+  EXPECT_EQ(options.run.protocol, BootProtocolChoice::kAuto);
+  EXPECT_FALSE(options.metrics_path.has_value());
+  EXPECT_FALSE(options.boot_trace.has_value());
+  EXPECT_FALSE(options.log.path.has_value());
+  EXPECT_FALSE(options.log.level.has_value());
+  EXPECT_FALSE(options.log.show_level);
+  EXPECT_FALSE(options.log.show_origin);
+}
+
+TEST(Options, run_takes_every_flag) {
+  const Options options =
+      parsed({"run", "--kernel", "/k", "--initrd", "/i", "--cpus", "32", "--memory", "2G", "--cmdline", "a b=c",
+              "--huge-pages", "--boot-protocol", "linux64", "--id", "vm-7", "--metrics-path", "/m", "--boot-trace",
+              "/t", "--log-path", "/l", "--level", "debug", "--module", "vmm", "--show-level", "--show-log-origin"});
+  EXPECT_EQ(options.run.kernel, "/k");
+  EXPECT_EQ(options.run.initrd, "/i");
+  EXPECT_EQ(options.run.cpus, 32U);
+  EXPECT_EQ(options.run.memory_mib, 2048U);
+  EXPECT_EQ(options.run.cmdline, "a b=c");
+  EXPECT_TRUE(options.run.huge_pages);
+  EXPECT_EQ(options.run.protocol, BootProtocolChoice::kLinux64);
+  EXPECT_EQ(options.id, "vm-7");
+  EXPECT_EQ(options.metrics_path, "/m");
+  EXPECT_EQ(options.boot_trace, "/t");
+  EXPECT_EQ(options.log.path, "/l");
+  EXPECT_EQ(options.log.level, "debug");
+  EXPECT_EQ(options.log.module, "vmm");
+  EXPECT_TRUE(options.log.show_level);
+  EXPECT_TRUE(options.log.show_origin);
+}
+
+TEST(Options, the_dialects_own_flags_are_taken_without_a_subcommand) {
+  const Options options =
+      parsed({"--no-api", "--config-file", "/c", "--id", "x", "--metrics-path", "/m", "--boot-trace", "/t",
+              "--log-path", "/l", "--level", "Off", "--module", "devices::serial", "--show-level",
+              "--show-log-origin", "--start-time-us", "18446744073709551615", "--start-time-cpu-us", "2",
+              "--parent-cpu-time-us", "3"});
+  EXPECT_EQ(options.subcommand, Subcommand::kMonitor);
+  EXPECT_TRUE(options.no_api);
+  EXPECT_EQ(options.config_file, "/c");
+  EXPECT_EQ(options.id, "x");
+  EXPECT_EQ(options.metrics_path, "/m");
+  EXPECT_EQ(options.boot_trace, "/t");
+  EXPECT_EQ(options.log.path, "/l");
+  EXPECT_EQ(options.log.level, "Off");
+  EXPECT_EQ(options.log.module, "devices::serial");
+  EXPECT_TRUE(options.log.show_level);
+  EXPECT_TRUE(options.log.show_origin);
+  EXPECT_EQ(options.start_time_us, ~std::uint64_t{0});
+  EXPECT_EQ(options.start_time_cpu_us, 2U);
+  EXPECT_EQ(options.parent_cpu_time_us, 3U);
+}
+
+TEST(Options, common_flags_may_stand_before_the_subcommand) {
+  const Options options = parsed({"--id", "x", "run", "--cpus=2"});
+  EXPECT_EQ(options.subcommand, Subcommand::kRun);
+  EXPECT_EQ(options.id, "x");
+  EXPECT_EQ(options.run.cpus, 2U);
+}
+
+TEST(Options, doctor_is_a_subcommand_of_its_own) {
+  EXPECT_EQ(parsed({"doctor"}).subcommand, Subcommand::kDoctor);
+}
+
+TEST(Options, a_memory_size_is_in_mib_or_carries_its_unit) {
+  for (const auto& [text, mib] : std::vector<std::pair<std::string, std::uint64_t>>{{"1", 1},
+                                                                                    {"128", 128},
+                                                                                    {"512M", 512},
+                                                                                    {"512m", 512},
+                                                                                    {"1024K", 1},
+                                                                                    {"3G", 3072},
+                                                                                    {"1T", 1048576}}) {
+    EXPECT_EQ(parsed({"run", "--memory", text}).run.memory_mib, mib) << text;
+  }
+}
+
+TEST(Options, a_number_of_vcpus_is_decimal_whatever_it_begins_with) {
+  EXPECT_EQ(parsed({"run", "--cpus", "010"}).run.cpus, 10U);
+}
+
+TEST(Options, values_that_are_none_are_refused_by_the_flags_name) {
+  for (const char* text : {"", "0", "1K", "1025K", "12Q", "M", "-1", "1.5G", "0x10", "99999999999999999999G",
+                           "17592186044416M", " 1", "1 "}) {
+    expect_refused({"run", "--memory", text}, "--memory");
+  }
+  for (const char* text : {"0", "33", "-1", "1.5", "two", "", "4294967297", "+1", " 1"}) {
+    expect_refused({"run", "--cpus", text}, "--cpus");
+  }
+  for (const char* text : {"bios", "PVH", ""}) {
+    expect_refused({"run", "--boot-protocol", text}, "--boot-protocol");
+  }
+  const std::string too_long(65, 'x');
+  for (const std::string& text : {std::string("no/slash"), std::string(""), std::string("a b"), too_long}) {
+    expect_refused({"run", "--id", text}, "--id");
+    expect_refused({"--no-api", "--config-file", "/c", "--id", text}, "--id");
+  }
+  for (const char* text : {"loud", ""}) {
+    expect_refused({"run", "--level", text}, "--level");
+  }
+  expect_refused({"--no-api", "--config-file", "/c", "--start-time-us", "-1"}, "--start-time-us");
+  expect_refused({"--no-api", "--config-file", "/c", "--start-time-cpu-us", "now"}, "--start-time-cpu-us");
+}
+
+TEST(Options, flags_that_are_none_or_stand_in_the_wrong_place_are_refused_by_name) {
+  expect_refused({"--frobnicate"}, "--frobnicate");
+  expect_refused({"run", "--frobnicate"}, "--frobnicate");
+  expect_refused({"run", "kernel"}, "kernel");
+  expect_refused({"frobnicate"}, "frobnicate");
+  expect_refused({"doctor", "--id", "x"}, "--id");
+  expect_refused({"--kernel", "/k"}, "--kernel");
+  expect_refused({"run", "--kernel"}, "--kernel");
+  expect_refused({"run", "--id", "a", "--id", "b"}, "--id");
+  expect_refused({"run", "doctor"}, "doctor");
+}
+
+TEST(Options, what_is_incomplete_says_what_is_missing) {
+  expect_refused({}, "mayfly run");
+  expect_refused({"--no-api"}, "--config-file");
+  expect_refused({"--config-file", "/c"}, "--no-api");
+  expect_refused({"--no-api", "--config-file", "/c", "run"}, "subcommand");
+  expect_refused({"--no-api", "doctor"}, "subcommand");
+}
+
+TEST(Options, flags_of_the_dialect_that_are_not_built_yet_are_refused_as_that) {
+  for (const char* flag : {"--api-sock", "--metadata", "--mmds-size-limit", "--http-api-max-payload-size",
+                           "--seccomp-filter", "--describe-snapshot"}) {
+    expect_refused({flag, "x"}, flag);
+    expect_refused({flag, "x"}, "not supported yet");
+  }
+  for (const char* flag : {"--boot-timer", "--no-seccomp", "--snapshot-version"}) {
+    expect_refused({flag, "--no-api", "--config-file", "/c"}, std::string(flag));
+    expect_refused({flag}, "not supported yet");
+  }
+}
+
+TEST(Options, a_refusal_points_to_the_help_of_the_subcommand) {
+  EXPECT_EQ(parse({"--frobnicate"}).error().hint, "Try 'mayfly --help'.\n");
+  EXPECT_EQ(parse({"run", "--frobnicate"}).error().hint, "Try 'mayfly run --help'.\n");
+}
+
+TEST(Options, help_and_version_are_text_for_stdout_with_0) {
+  for (const Arguments& arguments : {Arguments{"--help"}, Arguments{"-h"}, Arguments{"run", "--help"},
+                                     Arguments{"doctor", "--help"}, Arguments{"--version"}}) {
+    const auto options = parse(arguments);
+    ASSERT_FALSE(options.has_value()) << joined(arguments);
+    EXPECT_EQ(options.error().exit_code, 0) << joined(arguments);
+    EXPECT_TRUE(options.error().text.ends_with("\n")) << joined(arguments);
+  }
+  EXPECT_EQ(parse({"--version"}).error().text, version_text() + "\n");
+}
+
+TEST(Options, help_names_every_flag_and_every_exit_status_and_nothing_that_is_not_built) {
+  const std::string top = parse({"--help"}).error().text;
+  for (const char* word : {"--config-file", "--no-api", "--id", "--metrics-path", "--boot-trace", "--log-path",
+                           "--level", "--module", "--show-level", "--show-log-origin", "--start-time-us", "run",
+                           "doctor", "  0  ", "  1  ", "  152 ", "  153 ", "148, 149, 150, 151, 154, 156, 157"}) {
+    EXPECT_NE(top.find(word), std::string::npos) << word;
+  }
+  EXPECT_EQ(top.find("--api-sock"), std::string::npos);
+  const std::string run = parse({"run", "--help"}).error().text;
+  for (const char* word : {"--kernel", "--initrd", "--cpus", "--memory", "--cmdline", "--huge-pages",
+                           "--boot-protocol", "--id", "--metrics-path", "--boot-trace", "--log-path", "Ctrl-A x",
+                           "$MAYFLY_KERNEL", "console=ttyS0 reboot=k panic=1"}) {
+    EXPECT_NE(run.find(word), std::string::npos) << word;
+  }
+  EXPECT_NE(parse({"doctor", "--help"}).error().text.find("Exit status"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mayfly

@@ -1,0 +1,88 @@
+#include "mayfly/outputs.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "base/log.h"
+#include "base/metrics.h"
+#include "support/temp_dir.h"
+
+namespace mayfly {
+namespace {
+
+using testing::TempDir;
+
+void expect_failure(const OrFailure<void>& opened, ExitCode code, const std::string& begin) {
+  ASSERT_FALSE(opened.has_value());
+  EXPECT_EQ(opened.error().exit_code, code) << opened.error().message;
+  EXPECT_TRUE(opened.error().message.starts_with(begin)) << opened.error().message;
+}
+
+TEST(Outputs, a_path_that_a_flag_names_and_nobody_can_write_is_a_bad_argument) {
+  const TempDir dir;
+  const std::string nowhere = dir.file("no/such");
+  Options log;
+  log.log.path = nowhere;
+  expect_failure(open_log_and_metrics(log, Plan{}), ExitCode::kBadArguments,
+                 "--log-path: open log file " + nowhere);
+  Options metrics;
+  metrics.metrics_path = nowhere;
+  expect_failure(open_log_and_metrics(metrics, Plan{}), ExitCode::kBadArguments,
+                 "--metrics-path: open metrics file " + nowhere);
+  Options module;
+  module.log.module = std::string(kMaxModule + 1, 'm');
+  expect_failure(open_log_and_metrics(module, Plan{}), ExitCode::kBadArguments, "--module: ");
+  Options trace;
+  trace.boot_trace = nowhere;
+  const auto opened = open_boot_trace(trace, BootTrace::Clock::now());
+  ASSERT_FALSE(opened.has_value());
+  EXPECT_EQ(opened.error().exit_code, ExitCode::kBadArguments);
+  EXPECT_TRUE(opened.error().message.starts_with("--boot-trace: open boot trace " + nowhere))
+      << opened.error().message;
+}
+
+TEST(Outputs, a_path_that_the_configuration_file_names_and_nobody_can_write_is_a_bad_configuration) {
+  const TempDir dir;
+  const std::string nowhere = dir.file("no/such");
+  Plan log;
+  log.logger = api::LoggerSection{};
+  log.logger->log_path = nowhere;
+  expect_failure(open_log_and_metrics(Options{}, log), ExitCode::kBadConfiguration,
+                 "logger: open log file " + nowhere);
+  Plan metrics;
+  metrics.metrics = api::MetricsSection{.metrics_path = nowhere, .emit_id = false, .properties = {}};
+  expect_failure(open_log_and_metrics(Options{}, metrics), ExitCode::kBadConfiguration,
+                 "metrics: open metrics file " + nowhere);
+}
+
+TEST(Outputs, what_is_opened_is_written_to_under_the_machines_id) {
+  const TempDir dir;
+  // In a process of its own: log and metrics are set up once in a process.
+  EXPECT_EXIT(
+      {
+        Options options;
+        options.id = "vm-7";
+        options.log.path = dir.file("log");
+        options.metrics_path = dir.file("metrics");
+        const bool opened = open_log_and_metrics(options, Plan{}).has_value();
+        LOG_INFO("a line");
+        LOG_DEBUG("a line too many");
+        ::_exit(opened && metrics().flush() ? 0 : 1);
+      },
+      ::testing::ExitedWithCode(0), "");
+  const auto log = testing::read_lines(dir.file("log"));
+  ASSERT_EQ(log.size(), 1U);
+  EXPECT_NE(log[0].find("[vm-7:"), std::string::npos) << log[0];
+  EXPECT_EQ(testing::read_lines(dir.file("metrics")).size(), 1U);
+}
+
+TEST(Outputs, no_trace_is_opened_unless_one_is_asked_for) {
+  const auto trace = open_boot_trace(Options{}, BootTrace::Clock::now());
+  ASSERT_TRUE(trace.has_value());
+  EXPECT_EQ(*trace, nullptr);
+}
+
+}  // namespace
+}  // namespace mayfly

@@ -1,0 +1,122 @@
+#include "mayfly/plan.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+namespace mayfly {
+namespace {
+
+// The flag where it is given, else the section's field.
+template <typename T>
+std::optional<T> either(const std::optional<T>& flag, const std::optional<T>& field) {
+  return flag ? flag : field;
+}
+
+std::optional<std::string> variable_of_environment(const char* name) {
+  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): before any thread is started
+  return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+}
+
+bool exists(const std::string& path) {
+  return ::access(path.c_str(), F_OK) == 0;
+}
+
+}  // namespace
+
+Surroundings this_process() {
+  return {variable_of_environment, exists};
+}
+
+Result<std::string> default_kernel(const Surroundings& surroundings) {
+  const auto variable = [&](const char* name) {
+    auto value = surroundings.variable(name);
+    return value && value->empty() ? std::nullopt : value;
+  };
+  if (auto named = variable("MAYFLY_KERNEL")) {
+    return std::move(*named);
+  }
+  std::vector<std::string> places;
+  if (const auto data = variable("XDG_DATA_HOME")) {
+    places.push_back(*data + "/mayfly/kernel");
+  } else if (const auto home = variable("HOME")) {
+    places.push_back(*home + "/.local/share/mayfly/kernel");
+  }
+  places.emplace_back("/usr/share/mayfly/kernel");
+  std::string all;
+  for (std::string& place : places) {
+    if (surroundings.exists(place)) {
+      return std::move(place);
+    }
+    all.append(all.empty() ? "" : " or ").append(place);
+  }
+  return fail(ErrorCode::kNotFound,
+              "no kernel: name one with --kernel FILE or $MAYFLY_KERNEL, or put one at " + all);
+}
+
+OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundings) {
+  Plan plan;
+  plan.vm.instance_id = options.id;
+  if (options.subcommand == Subcommand::kMonitor) {
+    MAYFLY_TRY_ASSIGN(
+        api::ConfigFile file,
+        api::read_config_file(*options.config_file).map_error(with_code(ExitCode::kBadConfiguration)));
+    plan.vm.machine = file.machine;
+    plan.vm.boot_source = std::move(file.boot_source);
+    plan.logger = std::move(file.logger);
+    plan.metrics = std::move(file.metrics);
+    return plan;
+  }
+  const RunOptions& run = options.run;
+  MachineConfig& machine = plan.vm.machine;
+  machine.vcpu_count = run.cpus;
+  machine.mem_size_mib = run.memory_mib;
+  machine.huge_pages = run.huge_pages ? HugePages::k2M : HugePages::kNone;
+  // Only the size can still be wrong: the parser of the flags knows the rest.
+  MAYFLY_TRY(machine.validate().map_error(blame_flag("--memory")));
+  BootSourceConfig& boot = plan.vm.boot_source;
+  if (run.kernel) {
+    boot.kernel_image_path = *run.kernel;
+  } else {
+    MAYFLY_TRY_ASSIGN(boot.kernel_image_path,
+                      default_kernel(surroundings).map_error(with_code(ExitCode::kBadArguments)));
+  }
+  boot.initrd_path = run.initrd;
+  boot.boot_args = run.cmdline;
+  boot.protocol = run.protocol;
+  return plan;
+}
+
+OrFailure<LogConfig> log_config_of(const Options& options, const Plan& plan) {
+  const LogOptions& flags = options.log;
+  const api::LoggerSection section = plan.logger.value_or(api::LoggerSection{});
+  LogConfig config;
+  config.path = either(flags.path, section.log_path);
+  config.module = either(flags.module, section.module);
+  config.show_level = flags.show_level || section.show_level.value_or(false);
+  config.show_origin = flags.show_origin || section.show_log_origin.value_or(false);
+  config.level = options.subcommand == Subcommand::kRun ? LogLevel::kWarn : LogLevel::kInfo;
+  if (const auto level = either(flags.level, section.level)) {
+    const ExitCode code = flags.level ? ExitCode::kBadArguments : ExitCode::kBadConfiguration;
+    MAYFLY_TRY_ASSIGN(config.level, parse_log_level(*level).map_error(with_code(code)));
+  }
+  return config;
+}
+
+std::optional<MetricsOutput> metrics_output_of(const Options& options, const Plan& plan) {
+  if (!options.metrics_path && !plan.metrics) {
+    return std::nullopt;
+  }
+  MetricsOutput output;
+  if (plan.metrics) {
+    output.path = plan.metrics->metrics_path;
+    output.properties = plan.metrics->properties;
+    output.instance_id = plan.metrics->emit_id ? options.id : "";
+  }
+  output.path = options.metrics_path.value_or(output.path);
+  return output;
+}
+
+}  // namespace mayfly

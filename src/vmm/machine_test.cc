@@ -1,0 +1,60 @@
+#include "vmm/machine.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <string>
+
+#include "support/temp_dir.h"
+
+namespace mayfly {
+namespace {
+
+struct NoConsole final : SerialBackend {
+  void transmit(std::uint8_t /*byte*/) override {}
+  void input_room_available() override {}
+};
+
+// What comes of a configuration that cannot be built: it is refused before KVM is asked for, so that no host
+// is needed.
+BuildError refusal_of(const VmConfig& config) {
+  NoConsole console;
+  SerialMetrics metrics;
+  auto machine = Machine::build(config, {console, metrics, nullptr, [](const Outcome&) {}});
+  return machine ? BuildError(Error(ErrorCode::kInternal, "it was built")) : machine.error();
+}
+
+void expect_configuration_fault(const VmConfig& config, const std::string& text) {
+  const BuildError refused = refusal_of(config);
+  EXPECT_EQ(refused.fault, BuildError::Fault::kConfiguration) << refused.error.message();
+  EXPECT_NE(refused.error.message().find(text), std::string::npos) << refused.error.message();
+}
+
+TEST(MachineBuild, a_machine_that_is_none_is_the_configurations_fault) {
+  VmConfig config;
+  config.machine.vcpu_count = 33;
+  expect_configuration_fault(config, "vcpu_count 33");
+}
+
+TEST(MachineBuild, a_file_that_cannot_be_opened_is_the_configurations_fault_whatever_the_cause) {
+  const testing::TempDir dir;
+  VmConfig config;
+  config.boot_source.kernel_image_path = dir.file("missing");
+  expect_configuration_fault(config, "kernel image " + dir.file("missing"));
+  config.boot_source.kernel_image_path = dir.file("");
+  expect_configuration_fault(config, "kernel image " + dir.file(""));
+
+  std::ofstream(dir.file("kernel")) << "x";
+  config.boot_source.kernel_image_path = dir.file("kernel");
+  config.boot_source.initrd_path = dir.file("no_initrd");
+  expect_configuration_fault(config, "initrd " + dir.file("no_initrd"));
+}
+
+TEST(MachineBuild, an_error_is_the_hosts_unless_a_step_says_otherwise) {
+  const Error error(ErrorCode::kNotFound, "open KVM device /dev/kvm");
+  EXPECT_EQ(BuildError(error).fault, BuildError::Fault::kHost);
+  EXPECT_EQ(BuildError::of_configuration(error).fault, BuildError::Fault::kConfiguration);
+}
+
+}  // namespace
+}  // namespace mayfly
