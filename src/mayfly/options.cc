@@ -48,8 +48,10 @@ constexpr const char* kRunFooter =
     "Without --kernel it boots $MAYFLY_KERNEL, or the first that is there of\n"
     "$XDG_DATA_HOME/mayfly/kernel (~/.local/share/mayfly/kernel) and /usr/share/mayfly/kernel.\n"
     "\n"
-    "The guest's serial console is this terminal: Ctrl-A x ends the microVM, Ctrl-A Ctrl-A sends one Ctrl-A,\n"
-    "every other key goes to the guest. The log goes to standard error. 'mayfly --help' lists exit statuses.\n";
+    "The guest's serial console is this terminal: Ctrl-A x ends the microVM, Ctrl-A Ctrl-A sends one "
+    "Ctrl-A,\n"
+    "every other key goes to the guest. The log goes to standard error. 'mayfly --help' lists exit "
+    "statuses.\n";
 
 constexpr const char* kDoctorFooter =
     "\n"
@@ -148,8 +150,7 @@ void add_run(CLI::App& app, Options& options) {
   CLI::App* run = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
   run->footer(kRunFooter);
   RunOptions& values = options.run;
-  run->add_option("--kernel", values.kernel,
-                  "Kernel image: vmlinux (ELF) or bzImage (default: see below)")
+  run->add_option("--kernel", values.kernel, "Kernel image: vmlinux (ELF) or bzImage (default: see below)")
       ->type_name("FILE");
   run->add_option("--initrd", values.initrd, "Initial RAM disk")->type_name("FILE");
   run->add_option_function<std::string>(
@@ -186,8 +187,8 @@ void add_run(CLI::App& app, Options& options) {
 
 void add_time(CLI::App& app, const char* name, std::uint64_t& value, const char* help) {
   app.add_option_function<std::string>(
-         name,
-         [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text).value_or(0); }, help)
+         name, [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text).value_or(0); },
+         help)
       ->type_name("N")
       ->group("Start-up metrics")
       ->check([](const std::string& text) {
@@ -209,8 +210,8 @@ void add_later_flags(CLI::App& app) {
 }
 
 tl::unexpected<ParseStop> refused(const std::string& text, const std::string& program) {
-  return tl::make_unexpected(ParseStop{static_cast<int>(ExitCode::kBadArguments), text,
-                                       "Try '" + program + " --help'.\n"});
+  return tl::make_unexpected(
+      ParseStop{static_cast<int>(ExitCode::kBadArguments), text, "Try '" + program + " --help'.\n"});
 }
 
 }  // namespace
@@ -226,9 +227,12 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
       ->type_name("FILE");
   app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
   add_common_options(app, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
-  add_time(app, "--start-time-us", options.start_time_us, "When the caller started this process (monotonic, us)");
-  add_time(app, "--start-time-cpu-us", options.start_time_cpu_us, "CPU time of the process at that time (us)");
-  add_time(app, "--parent-cpu-time-us", options.parent_cpu_time_us, "CPU time that the caller spent on it (us)");
+  add_time(app, "--start-time-us", options.start_time_us,
+           "When the caller started this process (monotonic, us)");
+  add_time(app, "--start-time-cpu-us", options.start_time_cpu_us,
+           "CPU time of the process at that time (us)");
+  add_time(app, "--parent-cpu-time-us", options.parent_cpu_time_us,
+           "CPU time that the caller spent on it (us)");
   add_run(app, options);
   CLI::App* doctor =
       app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");
@@ -258,7 +262,8 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
     options.subcommand = Subcommand::kDoctor;
   } else if (!has_dialect_flags) {
     return refused(
-        "nothing to run: say 'mayfly run', or --no-api --config-file FILE (the API socket is not supported yet)",
+        "nothing to run: say 'mayfly run', or --no-api --config-file FILE (the API socket is not supported "
+        "yet)",
         "mayfly");
   } else if (!options.config_file) {
     return refused("--no-api needs --config-file FILE", "mayfly");

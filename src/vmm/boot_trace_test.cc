@@ -35,7 +35,8 @@ struct Line {
 std::vector<Line> read_trace(const std::string& path) {
   const std::vector<std::string> lines = read_lines(path);
   std::vector<Line> events;
-  if (lines.size() < 3 || lines.front() != R"({"displayTimeUnit":"ms","traceEvents":[)" || lines.back() != "]}") {
+  if (lines.size() < 3 || lines.front() != R"({"displayTimeUnit":"ms","traceEvents":[)" ||
+      lines.back() != "]}") {
     ADD_FAILURE() << "not a trace, " << lines.size() << " lines";
     return events;
   }

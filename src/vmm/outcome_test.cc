@@ -14,9 +14,9 @@ struct Case {
   const char* name;
 };
 constexpr Case kCases[] = {
-    {OutcomeKind::kGuestReset, 0, "guest reset"},   {OutcomeKind::kGuestPowerOff, 0, "guest power-off"},
-    {OutcomeKind::kStopped, 0, "stopped"},          {OutcomeKind::kTripleFault, 1, "triple fault"},
-    {OutcomeKind::kGuestCrash, 1, "guest crash"},   {OutcomeKind::kVcpuFailed, 1, "vCPU failed"},
+    {OutcomeKind::kGuestReset, 0, "guest reset"}, {OutcomeKind::kGuestPowerOff, 0, "guest power-off"},
+    {OutcomeKind::kStopped, 0, "stopped"},        {OutcomeKind::kTripleFault, 1, "triple fault"},
+    {OutcomeKind::kGuestCrash, 1, "guest crash"}, {OutcomeKind::kVcpuFailed, 1, "vCPU failed"},
 };
 
 TEST(Outcome, every_kind_has_its_documented_exit_code_and_a_name_of_its_own) {
