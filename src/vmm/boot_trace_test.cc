@@ -50,7 +50,7 @@ std::vector<Line> read_trace(const std::string& path) {
                     name.data(), &event.ts, &event.dur, &event.pid, &event.tid, end.data()) == 6) {
       event.kind = 'X';
     } else if (std::sscanf(lines[i].c_str(),
-                           R"({"name":"%63[^"]","ph":"i","s":"p","ts":%lf,"pid":%d,"tid":%d%3s)", name,
+                           R"({"name":"%63[^"]","ph":"i","s":"p","ts":%lf,"pid":%d,"tid":%d%3s)", name.data(),
                            &event.ts, &event.pid, &event.tid, end.data()) == 5) {
       event.kind = 'i';
     }
