@@ -38,6 +38,7 @@
 namespace mayfly {
 
 // How GoogleTest names the parameter of a case.
+// NOLINTNEXTLINE(readability-identifier-naming): GoogleTest looks for this name
 static void PrintTo(Backing backing, std::ostream* out) {
   *out << to_string(backing);
 }
