@@ -97,7 +97,7 @@ class Suite:
                    "--cpus", str(cpus), "--memory", f"{mib}M",
                    "--cmdline", f"{self.cmdline} {cmdline} mayfly.job={jobs}"]
         case.setdefault("cost", kernel.cost)
-        self.entries.append((Case(name, command, timeout=180, **case), check))
+        self.entries.append((Case(name, command, timeout=120, **case), check))
 
     def boots(self):
         for kernel in self.kernels:
@@ -334,7 +334,7 @@ def main():
             if options.list or not chosen:
                 print("\n".join(case.name for case, _ in chosen) or f"no case matches {options.only}")
                 return 0 if chosen else 2
-            results = testbed.run_cases([case for case, _ in chosen], tier=tier)
+            results = testbed.run_cases([case for case, _ in chosen], testbed.Options(retry_alone=True), tier)
         tests.addTests(LinuxTest(case, check, results[case.name], hardware) for case, check in chosen)
     except (testbed.TestbedError, testbed.recipe.RecipeError) as problem:
         testbed.say(f"error: {problem}")
@@ -345,6 +345,9 @@ def main():
             for file, data in result.files.items():
                 (options.keep / name / file).write_bytes(data)
     tests.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(KernelComplaintsTest))
+    again = sorted(name for name, result in results.items() if result.attempts > 1)
+    if again:
+        testbed.say(f"!!! judged by a later attempt, because the first hung or overran: {', '.join(again)}")
     outcome = unittest.TextTestRunner(verbosity=2 if options.verbose else 1).run(tests)
     return 0 if outcome.wasSuccessful() else 1
 

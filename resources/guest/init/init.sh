@@ -74,6 +74,8 @@ for word in $(cat /proc/cmdline); do
 done
 for job in $(echo "$jobs" | tr , ' '); do
     echo "GUEST begin $job"
+    # Changing a setting waits until all that was written is out: the kernel's last words must not break into ours.
+    stty echo
     run_job "$job"
     echo "GUEST end $job status $?"
 done
