@@ -16,7 +16,7 @@ std::optional<T> either(const std::optional<T>& flag, const std::optional<T>& fi
 }
 
 std::optional<std::string> variable_of_environment(const char* name) {
-  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): before any thread is started
+  const char* value = std::getenv(name);
   return value == nullptr ? std::nullopt : std::optional<std::string>(value);
 }
 

@@ -254,7 +254,9 @@ class Serial(Case):
         if shell == 0:
             self.be_a_shell(slave, ready)
         os.close(ready)
+        self.kill_at_the_end(shell)
         pid = int(os.read(end, 16))
+        self.kill_at_the_end(pid)
         self.read_until(master, b"ready")
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             self.assertNotIn(file.read().rsplit(")", 1)[1].split()[0], "Tt")
@@ -270,6 +272,17 @@ class Serial(Case):
         self.assertEqual(termios.tcgetattr(slave), before)
         for descriptor in (master, slave, end):
             os.close(descriptor)
+
+    def kill_at_the_end(self, pid):
+        """Whatever a failed test leaves of the process; one that has ended by then is gone, whoever has its number."""
+        descriptor = os.pidfd_open(pid)
+
+        def kill():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            os.close(descriptor)
+
+        self.addCleanup(kill)
 
     def be_a_shell(self, slave, ready):
         """Starts a guest as a job in the background; `fg` when SIGUSR1 comes; ends with the job's exit code."""
