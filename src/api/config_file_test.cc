@@ -2,6 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "support/temp_dir.h"
+
 namespace mayfly::api {
 namespace {
 
@@ -88,6 +96,91 @@ TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name
       error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "track_dirty_pages": true})"))
           .find("track_dirty_pages"),
       std::string::npos);
+}
+
+TEST(ConfigFile, null_is_absent_and_does_not_stand_for_what_must_be_there) {
+  EXPECT_EQ(error_of(R"({"drives": null, "boot-source": {"kernel_image_path": "/k"}})"),
+            "f.json: field \"drives\" is missing");
+  EXPECT_EQ(error_of(R"({"drives": [], "boot-source": null})"), "f.json: field \"boot-source\" is missing");
+  const auto file =
+      parse_config_file(with(R"("machine-config": null, "logger": null, "metrics": null)"), "f.json");
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  EXPECT_EQ(file->machine.mem_size_mib, 128U);
+  EXPECT_FALSE(file->logger.has_value());
+  EXPECT_FALSE(file->metrics.has_value());
+}
+
+TEST(ConfigFile, the_limits_of_a_machine_are_the_limits_of_the_file) {
+  const auto machine = [](const std::string& fields) {
+    return error_of(with("\"machine-config\": {" + fields + "}"));
+  };
+  EXPECT_EQ(machine(R"("vcpu_count": 1, "mem_size_mib": 1)"), "");
+  EXPECT_EQ(machine(R"("vcpu_count": 32, "mem_size_mib": 4194304)"), "");
+  EXPECT_NE(machine(R"("vcpu_count": 32, "mem_size_mib": 4194305)").find("mem_size_mib"), std::string::npos);
+  EXPECT_NE(machine(R"("vcpu_count": 32, "mem_size_mib": 0)").find("mem_size_mib"), std::string::npos);
+  EXPECT_NE(machine(R"("vcpu_count": 0, "mem_size_mib": 1)").find("vcpu_count"), std::string::npos);
+  // 1 in 32 bits: the range is checked before it is narrowed.
+  EXPECT_NE(machine(R"("vcpu_count": 4294967297, "mem_size_mib": 1)").find("vcpu_count"), std::string::npos);
+  EXPECT_NE(machine(R"("vcpu_count": 1, "mem_size_mib": 3, "huge_pages": "2M")").find("huge_pages"),
+            std::string::npos);
+}
+
+TEST(ConfigFile, each_name_of_a_backing_is_its_backing) {
+  for (const auto& [name, huge_pages] :
+       {std::pair("None", HugePages::kNone), std::pair("Transparent", HugePages::kTransparent),
+        std::pair("2M", HugePages::k2M)}) {
+    const auto file =
+        parse_config_file(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 2, "huge_pages": ")" +
+                               std::string(name) + "\"}"),
+                          "f.json");
+    ASSERT_TRUE(file.has_value()) << name;
+    EXPECT_EQ(file->machine.huge_pages, huge_pages) << name;
+  }
+  EXPECT_NE(error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 2, "huge_pages": "1G"})"))
+                .find("\"1G\" is not one of None, Transparent, 2M"),
+            std::string::npos);
+}
+
+TEST(ConfigFile, a_value_of_another_type_is_refused_by_the_sections_and_the_fields_name) {
+  for (const auto& [section, field] : std::vector<std::pair<std::string, std::string>>{
+           {R"("machine-config": {"vcpu_count": "1", "mem_size_mib": 1})",
+            "machine-config: field \"vcpu_count\""},
+           {R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1.5})",
+            "machine-config: field \"mem_size_mib\""},
+           {R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "smt": 0})",
+            "machine-config: field \"smt\""},
+           {R"("machine-config": [])", "machine-config: must be an object"},
+           {R"("logger": {"log_path": 1})", "logger: field \"log_path\""},
+           {R"("logger": {"show_level": "yes"})", "logger: field \"show_level\""},
+           {R"("logger": "/l")", "logger: must be an object"},
+           {R"("metrics": {"metrics_path": ["/m"]})", "metrics: field \"metrics_path\""},
+           {R"("metrics": {"metrics_path": "/m", "emit_id": 1})", "metrics: field \"emit_id\""},
+           {R"("metrics": {"metrics_path": "/m", "properties": {"a": 1}})",
+            "metrics.properties: field \"a\""},
+           {R"("metrics": {"metrics_path": "/m", "properties": []})",
+            "metrics.properties: must be an object"}}) {
+    EXPECT_TRUE(error_of(with(section)).starts_with("f.json: " + field)) << error_of(with(section));
+  }
+  EXPECT_EQ(error_of(R"({"drives": [], "boot-source": "/k"})"),
+            "f.json: boot-source: must be an object, is string");
+  EXPECT_EQ(error_of(R"({"drives": {}, "boot-source": {"kernel_image_path": "/k"}})")
+                .find("f.json: field \"drives\""),
+            0U);
+  EXPECT_EQ(error_of("[]"), "f.json: must be an object, is array");
+}
+
+TEST(ConfigFile, a_key_given_twice_is_refused_however_it_is_spelled) {
+  EXPECT_EQ(error_of(with(R"("\u0064rives": [])")), "f.json: field \"drives\" is given twice");
+}
+
+TEST(ConfigFile, a_fifo_is_read_as_a_file_is) {
+  const testing::TempDir dir;
+  const std::string fifo = dir.fifo("fifo");
+  std::thread writer([&fifo] { std::ofstream(fifo) << "{" << kBoot << "}"; });
+  const auto file = read_config_file(fifo);
+  writer.join();
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  EXPECT_EQ(file->boot_source.kernel_image_path, "/k");
 }
 
 TEST(ConfigFile, a_file_that_cannot_be_read_is_named) {

@@ -46,8 +46,8 @@ Result<void> ensure_standard_descriptors() {
     if (::fcntl(standard, F_GETFD) >= 0) {
       continue;
     }
-    // The lowest number that is free is the one that was found to be. Not close-on-exec: it stands for one that
-    // is inherited.
+    // The lowest number that is free is the one that was found to be. Not close-on-exec: it stands for one
+    // that is inherited.
     int fd = ::open("/dev/null", O_RDWR);  // NOLINT(android-cloexec-open)
     if (fd < 0) {
       fd = ::open("/", O_PATH);  // NOLINT(android-cloexec-open)

@@ -59,8 +59,8 @@ TEST(UniqueFd, a_file_that_cannot_be_opened_is_named_with_its_role) {
             "open kernel image /nonexistent/kernel: No such file or directory (ENOENT)");
 }
 
-// In a process of its own: what comes of it when `closed` are closed. Its exit code is a mask of the descriptors
-// that then stand where they should.
+// In a process of its own: what comes of it when `closed` are closed. Its exit code is a mask of the
+// descriptors that then stand where they should.
 int standard_descriptors_after(std::initializer_list<int> closed) {
   const pid_t child = ::fork();
   if (child == 0) {

@@ -30,9 +30,8 @@ inline auto with_code(ExitCode code) {
 }
 // The same for what a flag asks for: kBadArguments, and the flag is named.
 inline auto blame_flag(const char* flag) {
-  return [flag](const Error& error) {
-    return Failure(ExitCode::kBadArguments, error.within(flag).message());
-  };
+  return
+      [flag](const Error& error) { return Failure(ExitCode::kBadArguments, error.within(flag).message()); };
 }
 
 }  // namespace mayfly

@@ -65,10 +65,34 @@ TEST(Options, run_alone_takes_the_defaults) {
 }
 
 TEST(Options, run_takes_every_flag) {
-  const Options options =
-      parsed({"run", "--kernel", "/k", "--initrd", "/i", "--cpus", "32", "--memory", "2G", "--cmdline", "a b=c",
-              "--huge-pages", "--boot-protocol", "linux64", "--id", "vm-7", "--metrics-path", "/m", "--boot-trace",
-              "/t", "--log-path", "/l", "--level", "debug", "--module", "vmm", "--show-level", "--show-log-origin"});
+  const Options options = parsed({"run",
+                                  "--kernel",
+                                  "/k",
+                                  "--initrd",
+                                  "/i",
+                                  "--cpus",
+                                  "32",
+                                  "--memory",
+                                  "2G",
+                                  "--cmdline",
+                                  "a b=c",
+                                  "--huge-pages",
+                                  "--boot-protocol",
+                                  "linux64",
+                                  "--id",
+                                  "vm-7",
+                                  "--metrics-path",
+                                  "/m",
+                                  "--boot-trace",
+                                  "/t",
+                                  "--log-path",
+                                  "/l",
+                                  "--level",
+                                  "debug",
+                                  "--module",
+                                  "vmm",
+                                  "--show-level",
+                                  "--show-log-origin"});
   EXPECT_EQ(options.run.kernel, "/k");
   EXPECT_EQ(options.run.initrd, "/i");
   EXPECT_EQ(options.run.cpus, 32U);
@@ -87,11 +111,29 @@ TEST(Options, run_takes_every_flag) {
 }
 
 TEST(Options, the_dialects_own_flags_are_taken_without_a_subcommand) {
-  const Options options =
-      parsed({"--no-api", "--config-file", "/c", "--id", "x", "--metrics-path", "/m", "--boot-trace", "/t",
-              "--log-path", "/l", "--level", "Off", "--module", "devices::serial", "--show-level",
-              "--show-log-origin", "--start-time-us", "18446744073709551615", "--start-time-cpu-us", "2",
-              "--parent-cpu-time-us", "3"});
+  const Options options = parsed({"--no-api",
+                                  "--config-file",
+                                  "/c",
+                                  "--id",
+                                  "x",
+                                  "--metrics-path",
+                                  "/m",
+                                  "--boot-trace",
+                                  "/t",
+                                  "--log-path",
+                                  "/l",
+                                  "--level",
+                                  "Off",
+                                  "--module",
+                                  "devices::serial",
+                                  "--show-level",
+                                  "--show-log-origin",
+                                  "--start-time-us",
+                                  "18446744073709551615",
+                                  "--start-time-cpu-us",
+                                  "2",
+                                  "--parent-cpu-time-us",
+                                  "3"});
   EXPECT_EQ(options.subcommand, Subcommand::kMonitor);
   EXPECT_TRUE(options.no_api);
   EXPECT_EQ(options.config_file, "/c");
@@ -208,16 +250,17 @@ TEST(Options, help_and_version_are_text_for_stdout_with_0) {
 
 TEST(Options, help_names_every_flag_and_every_exit_status_and_nothing_that_is_not_built) {
   const std::string top = parse({"--help"}).error().text;
-  for (const char* word : {"--config-file", "--no-api", "--id", "--metrics-path", "--boot-trace", "--log-path",
-                           "--level", "--module", "--show-level", "--show-log-origin", "--start-time-us", "run",
-                           "doctor", "  0  ", "  1  ", "  152 ", "  153 ", "148, 149, 150, 151, 154, 156, 157"}) {
+  for (const char* word :
+       {"--config-file", "--no-api", "--id", "--metrics-path", "--boot-trace", "--log-path", "--level",
+        "--module", "--show-level", "--show-log-origin", "--start-time-us", "run", "doctor", "  0  ", "  1  ",
+        "  152 ", "  153 ", "148, 149, 150, 151, 154, 156, 157"}) {
     EXPECT_NE(top.find(word), std::string::npos) << word;
   }
   EXPECT_EQ(top.find("--api-sock"), std::string::npos);
   const std::string run = parse({"run", "--help"}).error().text;
   for (const char* word : {"--kernel", "--initrd", "--cpus", "--memory", "--cmdline", "--huge-pages",
-                           "--boot-protocol", "--id", "--metrics-path", "--boot-trace", "--log-path", "Ctrl-A x",
-                           "$MAYFLY_KERNEL", "console=ttyS0 reboot=k panic=1"}) {
+                           "--boot-protocol", "--id", "--metrics-path", "--boot-trace", "--log-path",
+                           "Ctrl-A x", "$MAYFLY_KERNEL", "console=ttyS0 reboot=k panic=1"}) {
     EXPECT_NE(run.find(word), std::string::npos) << word;
   }
   EXPECT_NE(parse({"doctor", "--help"}).error().text.find("Exit status"), std::string::npos);

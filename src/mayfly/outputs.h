@@ -1,5 +1,5 @@
-// The files that the monitor writes to, opened before anything runs: one that cannot be written is the fault of
-// the one who named it, and nothing has happened yet.
+// The files that the monitor writes to, opened before anything runs: one that cannot be written is the fault
+// of the one who named it, and nothing has happened yet.
 #pragma once
 
 #include <memory>

@@ -16,8 +16,9 @@ namespace mayfly {
 
 // What a plan depends on besides the flags, so that a test can stand in for it.
 struct Surroundings {
-  std::function<std::optional<std::string>(const char*)> variable;  // of the environment; empty counts as none
-  std::function<bool(const std::string&)> exists;                   // a file of that path
+  std::function<std::optional<std::string>(const char*)>
+      variable;                                    // of the environment; empty counts as none
+  std::function<bool(const std::string&)> exists;  // a file of that path
 };
 Surroundings this_process();
 

@@ -64,7 +64,8 @@ TEST(DefaultKernel, where_there_is_none_every_place_is_named) {
   const FakeProcess process{{{"HOME", "/h"}}, {}};
   const auto kernel = default_kernel(process.surroundings());
   ASSERT_FALSE(kernel.has_value());
-  for (const char* place : {"--kernel", "$MAYFLY_KERNEL", "/h/.local/share/mayfly/kernel", "/usr/share/mayfly/kernel"}) {
+  for (const char* place :
+       {"--kernel", "$MAYFLY_KERNEL", "/h/.local/share/mayfly/kernel", "/usr/share/mayfly/kernel"}) {
     EXPECT_NE(kernel.error().message().find(place), std::string::npos) << place;
   }
   EXPECT_TRUE(default_kernel(FakeProcess{}.surroundings())
@@ -161,11 +162,8 @@ TEST(LogConfigOf, the_level_is_info_and_warn_for_run_unless_somebody_names_one) 
 
 TEST(LogConfigOf, flags_win_over_the_section_one_by_one) {
   Plan plan;
-  plan.logger = api::LoggerSection{.log_path = "/section",
-                                   .level = {},
-                                   .show_level = true,
-                                   .show_log_origin = false,
-                                   .module = "section"};
+  plan.logger = api::LoggerSection{
+      .log_path = "/section", .level = {}, .show_level = true, .show_log_origin = false, .module = "section"};
   Options options = file_options("/c");
   const auto by_section = log_config_of(options, plan);
   EXPECT_EQ(by_section->path, "/section");

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -35,26 +36,27 @@ struct Line {
 std::vector<Line> read_trace(const std::string& path) {
   const std::vector<std::string> lines = read_lines(path);
   std::vector<Line> events;
-  if (lines.size() < 3 || lines.front() != R"({"displayTimeUnit":"ms","traceEvents":[)" || lines.back() != "]}") {
+  if (lines.size() < 3 || lines.front() != R"({"displayTimeUnit":"ms","traceEvents":[)" ||
+      lines.back() != "]}") {
     ADD_FAILURE() << "not a trace, " << lines.size() << " lines";
     return events;
   }
   for (std::size_t i = 1; i + 1 < lines.size(); ++i) {
     const bool last = i + 2 == lines.size();
     Line event;
-    char name[64] = "";
-    char end[4] = "";
+    std::array<char, 64> name{};
+    std::array<char, 4> end{};
     if (std::sscanf(lines[i].c_str(), R"({"name":"%63[^"]","ph":"X","ts":%lf,"dur":%lf,"pid":%d,"tid":%d%3s)",
-                    name, &event.ts, &event.dur, &event.pid, &event.tid, end) == 6) {
+                    name.data(), &event.ts, &event.dur, &event.pid, &event.tid, end.data()) == 6) {
       event.kind = 'X';
     } else if (std::sscanf(lines[i].c_str(),
-                           R"({"name":"%63[^"]","ph":"i","s":"p","ts":%lf,"pid":%d,"tid":%d%3s)", name,
-                           &event.ts, &event.pid, &event.tid, end) == 5) {
+                           R"({"name":"%63[^"]","ph":"i","s":"p","ts":%lf,"pid":%d,"tid":%d%3s)", name.data(),
+                           &event.ts, &event.pid, &event.tid, end.data()) == 5) {
       event.kind = 'i';
     }
     EXPECT_NE(event.kind, '?') << lines[i];
-    EXPECT_STREQ(end, last ? "}" : "},") << lines[i];
-    event.name = name;
+    EXPECT_STREQ(end.data(), last ? "}" : "},") << lines[i];
+    event.name = name.data();
     events.push_back(event);
   }
   return events;
@@ -131,9 +133,9 @@ TEST(BootTrace, threads_record_side_by_side_under_their_own_ids) {
   const TempDir dir;
   const auto trace = make_trace(dir.file("t"));
   constexpr int kPhases = 100;
-  std::vector<std::thread> threads;
-  for (int i = 0; i < 4; ++i) {
-    threads.emplace_back([&trace] {
+  std::array<std::thread, 4> threads;
+  for (auto& thread : threads) {
+    thread = std::thread([&trace] {
       for (int n = 0; n < kPhases; ++n) {
         const TracePhase phase(trace.get(), "work");
         trace->mark("mark");

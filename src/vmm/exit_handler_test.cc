@@ -218,10 +218,10 @@ TEST_F(ExitHandlerTest, a_halt_is_a_failure) {
 TEST_F(ExitHandlerTest, an_internal_error_is_told_with_its_suberror_and_data) {
   expect_failure(InternalError{.suberror = KVM_INTERNAL_ERROR_EMULATION, .data_count = 0, .data = {}},
                  "vCPU 7: KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION (1)");
-  expect_failure(InternalError{.suberror = KVM_INTERNAL_ERROR_EMULATION,
-                               .data_count = 2,
-                               .data = {0xf, 0xfedcba9876543210, 0x77}},
-                 "vCPU 7: KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION (1), data 0xf 0xfedcba9876543210");
+  expect_failure(
+      InternalError{
+          .suberror = KVM_INTERNAL_ERROR_EMULATION, .data_count = 2, .data = {0xf, 0xfedcba9876543210, 0x77}},
+      "vCPU 7: KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_EMULATION (1), data 0xf 0xfedcba9876543210");
   expect_failure(InternalError{.suberror = 99, .data_count = 1, .data = {1}},
                  "vCPU 7: KVM_EXIT_INTERNAL_ERROR, KVM_INTERNAL_ERROR_? (99), data 0x1");
 
@@ -239,8 +239,7 @@ TEST_F(ExitHandlerTest, a_failed_entry_is_told_with_the_hardwares_reason) {
 }
 
 TEST_F(ExitHandlerTest, a_memory_fault_is_told_with_its_place) {
-  expect_failure(MemoryFaulted{0, 0x1234000, 4096},
-                 "vCPU 7: KVM_EXIT_MEMORY_FAULT, 4096 bytes at 0x1234000");
+  expect_failure(MemoryFaulted{0, 0x1234000, 4096}, "vCPU 7: KVM_EXIT_MEMORY_FAULT, 4096 bytes at 0x1234000");
 }
 
 TEST_F(ExitHandlerTest, any_other_exit_is_a_failure_that_names_it) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <set>
 #include <string>
 
@@ -13,10 +14,10 @@ struct Case {
   int exit_code;
   const char* name;
 };
-constexpr Case kCases[] = {
-    {OutcomeKind::kGuestReset, 0, "guest reset"},   {OutcomeKind::kGuestPowerOff, 0, "guest power-off"},
-    {OutcomeKind::kStopped, 0, "stopped"},          {OutcomeKind::kTripleFault, 1, "triple fault"},
-    {OutcomeKind::kGuestCrash, 1, "guest crash"},   {OutcomeKind::kVcpuFailed, 1, "vCPU failed"},
+constexpr std::array kCases = {
+    Case{OutcomeKind::kGuestReset, 0, "guest reset"}, Case{OutcomeKind::kGuestPowerOff, 0, "guest power-off"},
+    Case{OutcomeKind::kStopped, 0, "stopped"},        Case{OutcomeKind::kTripleFault, 1, "triple fault"},
+    Case{OutcomeKind::kGuestCrash, 1, "guest crash"}, Case{OutcomeKind::kVcpuFailed, 1, "vCPU failed"},
 };
 
 TEST(Outcome, every_kind_has_its_documented_exit_code_and_a_name_of_its_own) {
@@ -26,7 +27,7 @@ TEST(Outcome, every_kind_has_its_documented_exit_code_and_a_name_of_its_own) {
     EXPECT_STREQ(name_of(c.kind), c.name);
     names.insert(c.name);
   }
-  EXPECT_EQ(names.size(), std::size(kCases));
+  EXPECT_EQ(names.size(), kCases.size());
 }
 
 TEST(Outcome, a_kind_that_is_none_counts_as_a_failure) {

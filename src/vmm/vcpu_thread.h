@@ -39,7 +39,7 @@ class VcpuThread {
   void request_park();
   void request_stop();
 
-  // Waits until the thread runs no guest code; false at the deadline.
+  // After request_park() waits until the thread runs no guest code; false at the deadline.
   bool wait_parked(std::chrono::steady_clock::time_point deadline);
   // Waits for the thread's end after request_stop(); false at the deadline.
   bool wait_stopped(std::chrono::steady_clock::time_point deadline);

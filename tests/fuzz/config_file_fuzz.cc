@@ -1,5 +1,5 @@
-// Configuration files: the input is the file's text. What is accepted must be a microVM that can be built, and
-// what is refused must say so in a sentence that begins with the file's name.
+// Configuration files: the input is the file's text. What is accepted must be a microVM that can be built,
+// and what is refused must say so in a sentence that begins with the file's name.
 #include "api/config_file.h"
 
 #include <cstddef>

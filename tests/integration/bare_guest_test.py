@@ -8,6 +8,7 @@ A host without a usable /dev/kvm cannot run them: that is said, and the exit cod
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -139,6 +140,23 @@ class Endings(Case):
         vm.process.send_signal(signal.SIGTERM)
         self.expect(vm.end(), 0)
 
+    def test_two_signals_in_quick_succession_are_one_ending(self):
+        for first, second in ((signal.SIGTERM, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)):
+            with self.subTest(first=first, second=second):
+                vm = Running("run", "--kernel", guest("spin"), "--cpus", "4").until(b"spinning\n")
+                vm.process.send_signal(first)
+                vm.process.send_signal(second)
+                self.expect(vm.end(), 0)
+
+    def test_a_stop_signal_at_any_moment_of_the_start_ends_it(self):
+        # Before the monitor has taken the signal into its hands it does what it does to any process.
+        for delay in range(0, 12):
+            with self.subTest(delay=delay):
+                vm = Running("run", "--kernel", guest("spin"), "--cpus", "8")
+                time.sleep(delay / 1000)
+                vm.process.send_signal(signal.SIGTERM)
+                self.assertIn(vm.end().code, (0, -signal.SIGTERM))
+
     def test_a_hang_up_ends_with_156(self):
         vm = Running("run", "--kernel", guest("spin")).until(b"spinning\n")
         vm.process.send_signal(signal.SIGHUP)
@@ -202,6 +220,82 @@ class Serial(Case):
         vm.process.send_signal(signal.SIGTERM)
         self.assertEqual(vm.process.wait(HANG), 0)
         vm.process.stderr.close()
+
+    def test_descriptors_that_are_closed_are_nobody_elses(self):
+        """Without the monitor's care the first files that it opens would be its standard input and output."""
+        log = self.path("log")
+        flags = f"--log-path {log} --level Info --metrics-path {self.path('metrics')}"
+        for closed in ("<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"):
+            with self.subTest(closed=closed):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(log)
+                done = subprocess.run(f"exec {MAYFLY} run --kernel {guest('power_off')} {flags} {closed}", shell=True,
+                                      stdin=subprocess.DEVNULL, capture_output=True, timeout=HANG, check=False)
+                self.assertEqual((done.returncode, done.stderr), (0, b""))
+                self.assertEqual(done.stdout, b"" if ">&-" in closed.split() else b"hello\n")
+                with open(log, encoding="utf-8") as file:
+                    text = file.read()
+                self.assertIn("guest power-off", text)
+                self.assertNotIn("hello", text)
+
+    def test_output_to_a_file_is_whole(self):
+        with open(self.path("out"), "wb") as file:
+            process = subprocess.run([MAYFLY, "run", "--kernel", guest("string_io")], stdin=subprocess.DEVNULL,
+                                     stdout=file, stderr=subprocess.PIPE, timeout=HANG, check=False)
+        self.assertEqual((process.returncode, process.stderr), (0, b""))
+        with open(self.path("out"), "rb") as file:
+            self.assertTrue(file.read().endswith(b"PASS\n"))
+
+    def test_a_job_in_the_background_leaves_the_terminal_alone_until_it_is_brought_to_the_front(self):
+        master, slave = pty.openpty()
+        before = termios.tcgetattr(slave)
+        end, ready = os.pipe()
+        shell = os.fork()
+        if shell == 0:
+            self.be_a_shell(slave, ready)
+        os.close(ready)
+        pid = int(os.read(end, 16))
+        self.read_until(master, b"ready")
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            self.assertNotIn(file.read().rsplit(")", 1)[1].split()[0], "Tt")
+        self.assertEqual(termios.tcgetattr(slave), before)
+        os.kill(shell, signal.SIGUSR1)  # to the front
+        limit = time.monotonic() + HANG
+        while termios.tcgetattr(slave)[3] & termios.ICANON:
+            self.assertLess(time.monotonic(), limit, "the terminal does not become raw")
+            time.sleep(0.01)
+        os.write(master, b"aq")
+        self.read_until(master, b"b")
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(shell, 0)[1]), 0)
+        self.assertEqual(termios.tcgetattr(slave), before)
+        for descriptor in (master, slave, end):
+            os.close(descriptor)
+
+    def be_a_shell(self, slave, ready):
+        """Starts a guest as a job in the background; `fg` when SIGUSR1 comes; ends with the job's exit code."""
+        code = 99
+        try:
+            os.setsid()
+            fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+            job = os.fork()
+            if job == 0:
+                os.setpgid(0, 0)
+                os.dup2(slave, 0)
+                os.dup2(slave, 1)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+                os.execv(MAYFLY, [MAYFLY, "run", "--kernel", guest("echo")])
+            with contextlib.suppress(PermissionError):  # the job has done it and runs already
+                os.setpgid(job, job)
+            os.write(ready, str(job).encode())
+            signal.sigwait([signal.SIGUSR1])
+            os.tcsetpgrp(slave, job)
+            os.kill(job, signal.SIGCONT)
+            code = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
+            signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            os.tcsetpgrp(slave, os.getpgrp())
+        finally:
+            os._exit(code & 0xff)
 
     def wait_for_exits(self, vm, count):
         """Until the vCPU thread has used CPU time for that many exits at least."""
@@ -283,15 +377,19 @@ class Starting(Case):
 
     def test_threads_carry_the_names_that_tools_look_for(self):
         vm = Running("run", "--kernel", guest("spin"), "--cpus", "2").until(b"spinning\n")
-        names = set()
-        for thread in os.listdir(f"/proc/{vm.process.pid}/task"):
-            with open(f"/proc/{vm.process.pid}/task/{thread}/comm", encoding="utf-8") as file:
-                names.add(file.read().strip())
+        wanted = {"mayfly", "mayfly_vcpu 0", "mayfly_vcpu 1"}
+        names, end = set(), time.monotonic() + HANG
+        # A thread names itself: one that waits for its first turn still has the name of its process.
+        while names != wanted and time.monotonic() < end:
+            names = set()
+            for thread in os.listdir(f"/proc/{vm.process.pid}/task"):
+                with open(f"/proc/{vm.process.pid}/task/{thread}/comm", encoding="utf-8") as file:
+                    names.add(file.read().strip())
+            # KVM has a thread of its own in the process (kvm-nx-lpage-recovery).
+            names = {name for name in names if not name.startswith("kvm-")}
         vm.process.send_signal(signal.SIGTERM)
         self.expect(vm.end(), 0)
-        # KVM has a thread of its own in the process (kvm-nx-lpage-recovery).
-        self.assertEqual({name for name in names if not name.startswith("kvm-")},
-                         {"mayfly", "mayfly_vcpu 0", "mayfly_vcpu 1"})
+        self.assertEqual(names, wanted)
 
     def test_a_default_kernel_is_found_by_the_environment(self):
         env = {**os.environ, "MAYFLY_KERNEL": guest("power_off")}
@@ -338,6 +436,46 @@ class Refusals(Case):
                 config = self.write("bad.json", content)
                 self.expect(mayfly("--no-api", "--config-file", config), 152, b"", text)
         self.expect(mayfly("--no-api", "--config-file", self.path("missing.json")), 152, b"", "missing.json")
+
+    def test_output_files_that_cannot_be_written_are_refused_before_anything_runs(self):
+        nowhere = self.path("no/such")
+        for flag in ("--log-path", "--metrics-path", "--boot-trace"):
+            with self.subTest(flag=flag):
+                self.expect(run_guest("power_off", flag, nowhere), 153, b"", (flag, nowhere))
+        for section, field in (("logger", "log_path"), ("metrics", "metrics_path")):
+            with self.subTest(section=section):
+                config = self.config(guest("power_off"), **{section: {field: nowhere}})
+                self.expect(mayfly("--no-api", "--config-file", config), 152, b"", (section, nowhere))
+
+    def test_a_boot_trace_that_is_full_at_the_end_is_an_error_of_the_host(self):
+        self.expect(run_guest("power_off", "--boot-trace", "/dev/full"), 1, b"hello\n", "/dev/full")
+
+    def test_what_comes_from_a_file_reaches_no_terminal_raw(self):
+        config = self.write("bad.json", json.dumps({"\x1b[31m\n" + "x" * 100_000: 1, "drives": [],
+                                                   "boot-source": {"kernel_image_path": "/k"}}))
+        result = mayfly("--no-api", "--config-file", config)
+        self.expect(result, 152, b"", "unknown field")
+        self.assertNotIn("\x1b", result.err)
+        self.assertLess(len(result.err), 5000)
+
+    def without_kvm(self, hide, *runner):
+        """Runs a guest where `hide`, a shell command in mount namespace of its own, has changed /dev."""
+        script = f'mount --make-rprivate / && {hide} && exec "$@"'
+        done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *runner, MAYFLY, "run", "--kernel",
+                               guest("power_off")], stdin=subprocess.DEVNULL, capture_output=True, timeout=HANG,
+                              check=False)
+        return Result(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+
+    def test_a_kvm_that_is_missing_or_forbidden_or_none_is_the_hosts_fault(self):
+        if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/dev"], capture_output=True,
+                          check=False).returncode != 0:
+            self.skipTest("mounting in a namespace of its own takes root")
+        self.expect(self.without_kvm("mount -t tmpfs none /dev"), 1, b"", ("/dev/kvm", "ENOENT", "modprobe"))
+        self.expect(self.without_kvm("mount --bind /dev/null /dev/kvm"), 1, b"", ("/dev/kvm", "not a KVM device"))
+        forbidden = self.write("forbidden", "")
+        os.chmod(forbidden, 0)
+        self.expect(self.without_kvm(f"mount --bind {forbidden} /dev/kvm", "setpriv", "--bounding-set=-all",
+                                     "--inh-caps=-all"), 1, b"", ("/dev/kvm", "EACCES", "group"))
 
     def test_images_that_are_none_are_refused_by_name(self):
         noise = self.path("noise")
@@ -389,6 +527,28 @@ class Output(Case):
             text = file.read()
         self.assertRegex(text, r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9} \[vm-7:mayfly:INFO:[\w/]+\.cc:\d+\] ")
         self.assertIn("guest power-off", text)
+
+    def test_the_configuration_files_logger_and_metrics_are_followed_and_flags_win(self):
+        sections = {"logger": {"log_path": self.path("log"), "level": "Info", "show_level": True},
+                    "metrics": {"metrics_path": self.path("metrics"), "emit_id": True, "properties": {"zone": "a"}}}
+        config = self.config(guest("power_off"), **sections)
+        self.expect(mayfly("--no-api", "--config-file", config, "--id", "vm-7"), 0, b"hello\n")
+        with open(self.path("log"), encoding="utf-8") as file:
+            self.assertRegex(file.read(), r"(?m)^\S+ \[vm-7:mayfly:INFO\] guest power-off")
+        with open(self.path("metrics"), encoding="utf-8") as file:
+            line = json.loads(file.readline())
+        self.assertEqual((line["id"], line["properties"]), ("vm-7", {"zone": "a"}))
+
+        self.expect(mayfly("--no-api", "--config-file", config, "--log-path", self.path("other"), "--metrics-path",
+                           self.path("others")), 0, b"hello\n")
+        self.assertGreater(os.path.getsize(self.path("other")), 0)
+        self.assertGreater(os.path.getsize(self.path("others")), 0)
+
+    def test_fifos_without_a_reader_hold_up_nothing(self):
+        for name in ("log", "metrics", "trace"):
+            os.mkfifo(self.path(name))
+        self.expect(run_guest("flood_unknown", "--log-path", self.path("log"), "--level", "Trace", "--metrics-path",
+                              self.path("metrics"), "--boot-trace", self.path("trace")), 0, b"still here\n")
 
     def test_metrics_are_written_at_the_start_and_at_the_end(self):
         metrics = self.path("metrics")

@@ -56,6 +56,7 @@ class I8042 {
   explicit I8042(PowerLine& line) : line_(line) {}  // borrowed; outlives the device
   I8042(const I8042&) = delete;
   I8042& operator=(const I8042&) = delete;
+  ~I8042() = default;
 
   BusDevice& data_port() { return data_port_; }
   BusDevice& command_port() { return command_port_; }

@@ -29,6 +29,7 @@ class PowerLine {
   explicit PowerLine(PowerSink& sink) : sink_(sink) {}  // borrowed; outlives the line
   PowerLine(const PowerLine&) = delete;
   PowerLine& operator=(const PowerLine&) = delete;
+  ~PowerLine() = default;
 
   void request(PowerEvent event) noexcept;
 
