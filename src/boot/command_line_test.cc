@@ -10,7 +10,10 @@
 namespace mayfly {
 namespace {
 
-using namespace mayfly::testing;
+using testing::Bytes;
+using testing::make_memory;
+using testing::read_memory;
+using testing::to_bytes;
 
 std::string appended(std::string_view text, std::string_view parameter) {
   auto line = CommandLine::make(text);

@@ -23,7 +23,7 @@ constexpr std::uint64_t kMaxNoteBytes = 64 * 1024;
 
 // xen/include/public/elfnote.h
 constexpr std::uint32_t XEN_ELFNOTE_PHYS32_ENTRY = 18;
-constexpr std::string_view kXenNoteName("Xen", 4);  // with its NUL
+constexpr std::string_view kXenNoteName("Xen\0", 4);
 
 struct Segment {
   std::size_t index;          // of its program header, for errors

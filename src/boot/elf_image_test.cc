@@ -4,6 +4,7 @@
 #include <functional>
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "boot/kernel_image.h"
 #include "support/image_builder.h"
@@ -11,8 +12,23 @@
 namespace mayfly {
 namespace {
 
-using namespace mayfly::testing;
+using testing::Bytes;
+using testing::ElfImage;
 using ::testing::HasSubstr;
+using testing::kElfDataAddress;
+using testing::kElfPvhEntry;
+using testing::kElfTextAddress;
+using testing::make_file;
+using testing::make_memory;
+using testing::make_vmlinux;
+using testing::Note;
+using testing::note_bytes;
+using testing::pattern;
+using testing::put;
+using testing::put_bytes;
+using testing::pvh_note;
+using testing::read_memory;
+using testing::to_bytes;
 
 constexpr std::uint64_t kMiB = 1024 * 1024;
 
@@ -92,8 +108,8 @@ TEST(ElfImage, the_pvh_note_is_found_behind_other_notes_in_later_segments_and_at
   for (const std::uint64_t alignment : {4U, 8U}) {
     ElfImage image = ElfImage::make(0);
     image.add_load(0x1000000, 0x1000, pattern(0x200), 0x200);
-    image.add_notes(0x2000, note_bytes({Note{18, to_bytes(std::string_view("Xem", 4)), pattern(8)},
-                                        Note{17, to_bytes(std::string_view("Xen", 4)), pattern(8)},
+    image.add_notes(0x2000, note_bytes({Note{18, to_bytes(std::string_view("Xem\0", 4)), pattern(8)},
+                                        Note{17, to_bytes(std::string_view("Xen\0", 4)), pattern(8)},
                                         Note{18, to_bytes("Xenon"), pattern(8)}, Note{18, {}, {}}}));
     image.add_notes(0x3000,
                     note_bytes({Note{5, to_bytes("a name!"), pattern(13)}, pvh_note(0x1000123)}, alignment),
@@ -117,6 +133,18 @@ TEST(ElfImage, a_pvh_note_of_4_bytes_is_as_good_as_one_of_8) {
   EXPECT_EQ(kernel->entry.entry, GuestAddress(0x1000100));
 }
 
+TEST(ElfImage, bytes_behind_the_last_note_that_are_no_header_are_passed_over) {
+  GuestMemory memory = make_memory(32 * kMiB);
+  ElfImage image = ElfImage::make(0x1000000);
+  image.add_load(0x1000000, 0x1000, pattern(0x200), 0x200);
+  Bytes notes = note_bytes({Note{3, to_bytes(std::string_view("GNU\0", 4)), pattern(20)}});
+  put_bytes(notes, notes.size(), pattern(11));
+  image.add_notes(0x2000, notes);
+  const auto kernel = load(memory, image.bytes());
+  ASSERT_TRUE(kernel) << kernel.error().message();
+  EXPECT_EQ(kernel->entry.protocol, BootProtocol::kLinux64);
+}
+
 TEST(ElfImage, asking_for_pvh_without_a_note_is_the_callers_error) {
   GuestMemory memory = make_memory(32 * kMiB);
   ElfImage image = ElfImage::make(0x1000000);
@@ -135,8 +163,8 @@ struct Damage {
   BootProtocolChoice choice = BootProtocolChoice::kAuto;
 };
 
-void PrintTo(const Damage& damage, std::ostream* stream) {
-  *stream << damage.name;
+std::ostream& operator<<(std::ostream& stream, const Damage& damage) {
+  return stream << damage.name;
 }
 
 class DamagedElf : public ::testing::TestWithParam<Damage> {};
@@ -160,7 +188,7 @@ void replace_notes(ElfImage& image, const Note& note) {
 
 // Program headers: 0 text, 1 data and BSS, 2 notes (a GNU note of 36 bytes, then the PVH note).
 constexpr std::uint64_t kHuge = std::uint64_t{1} << 63;
-const Damage kDamages[] = {
+const std::vector<Damage> kDamages = {
     {"class_32", [](ElfImage& i) { i.header.e_ident[EI_CLASS] = ELFCLASS32; }, "is not a 64-bit ELF file"},
     {"big_endian", [](ElfImage& i) { i.header.e_ident[EI_DATA] = ELFDATA2MSB; }, "little-endian"},
     {"ident_version", [](ElfImage& i) { i.header.e_ident[EI_VERSION] = 0; }, "unknown ELF version"},

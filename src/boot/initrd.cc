@@ -19,7 +19,7 @@ constexpr std::uint64_t page_down(std::uint64_t address) {
   return address & ~(kPageSize - 1);
 }
 
-// [begin, end) in whole pages; empty where end <= begin.
+// [begin, end), of which `begin` starts a page; empty where end <= begin.
 struct Gap {
   std::uint64_t begin;
   std::uint64_t end;
@@ -38,7 +38,7 @@ Result<GuestRange> load_initrd(GuestMemory& memory, const UniqueFd& file, std::s
   const GuestRange& ram = memory.regions().front().range;
   const std::uint64_t last =
       std::min({ram.last().value(), kernel.initrd_last.value(), layout::kMmioGapEnd - 1});
-  const std::uint64_t end = page_down(last + 1);
+  const std::uint64_t end = last + 1;
   const std::uint64_t start = std::max(page_down(ram.base().value()), layout::kHighMemoryStart);
 
   std::array<Gap, 2> gaps{Gap{start, end}, Gap{0, 0}};

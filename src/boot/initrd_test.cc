@@ -11,8 +11,12 @@
 namespace mayfly {
 namespace {
 
-using namespace mayfly::testing;
+using testing::Bytes;
 using ::testing::HasSubstr;
+using testing::make_file;
+using testing::make_memory;
+using testing::pattern;
+using testing::read_memory;
 
 constexpr std::uint64_t kMiB = 1024 * 1024;
 
@@ -69,6 +73,7 @@ TEST(Initrd, stays_below_the_address_that_the_kernel_names) {
   GuestMemory memory = make_memory(64 * kMiB);
   EXPECT_EQ(placed_at(memory, 0x1000, kernel_at(16 * kMiB, kMiB, 48 * kMiB - 1)), 48 * kMiB - 0x1000);
   EXPECT_EQ(placed_at(memory, 0x1000, kernel_at(16 * kMiB, kMiB, 48 * kMiB - 2)), 48 * kMiB - 0x2000);
+  EXPECT_EQ(placed_at(memory, 0xfff, kernel_at(16 * kMiB, kMiB, 48 * kMiB - 2)), 48 * kMiB - 0x1000);
 }
 
 TEST(Initrd, goes_into_the_first_range_of_memory) {

@@ -2,19 +2,23 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <string>
 
 #include "boot/image_file.h"
 #include "support/image_builder.h"
+#include "support/temp_dir.h"
 
 namespace mayfly {
 namespace {
 
-using namespace mayfly::testing;
+using testing::Bytes;
 using ::testing::HasSubstr;
+using testing::make_file;
+using testing::make_memory;
+using testing::pattern;
+using testing::to_bytes;
 
 std::string refusal(const Bytes& file) {
   GuestMemory memory = make_memory(32 * 1024 * 1024);
@@ -37,45 +41,32 @@ TEST(KernelImage, files_that_are_no_kernels_are_refused_by_what_they_are) {
   EXPECT_EQ(refusal(to_bytes("\x28\xb5\x2f\xfd")), "kernel image /k: is packed with zstd: unpack it first");
 }
 
-class ImageFileTest : public ::testing::Test {
- protected:
-  ImageFileTest() {
-    std::string name = ::testing::TempDir() + "mayfly-image-XXXXXX";
-    directory_ = ::mkdtemp(name.data());
-  }
-  ~ImageFileTest() override {
-    ::unlink(path("file").c_str());
-    ::rmdir(directory_.c_str());
-  }
-  std::string path(const char* name) const { return directory_ + "/" + name; }
-
-  std::string directory_;
-};
-
-TEST_F(ImageFileTest, only_a_regular_file_is_opened) {
+TEST(ImageFile, only_a_regular_file_is_opened) {
+  const testing::TempDir directory;
   const auto message = [](const std::string& name) {
     const auto file = open_image_file(name, "initrd");
     return file ? std::string("opened") : file.error().message();
   };
-  EXPECT_EQ(message(directory_), "initrd " + directory_ + ": is a directory, not a regular file");
+  const std::string folder = directory.file(".");
+  EXPECT_EQ(message(folder), "initrd " + folder + ": is a directory, not a regular file");
   EXPECT_EQ(message("/dev/null"), "initrd /dev/null: is a device, not a regular file");
-  EXPECT_THAT(message(path("none")), HasSubstr("No such file or directory"));
+  EXPECT_THAT(message(directory.file("none")), HasSubstr("No such file or directory"));
 
   // Opening a pipe that nobody writes to must not wait.
-  ASSERT_EQ(::mkfifo(path("file").c_str(), 0600), 0);
-  EXPECT_EQ(message(path("file")), "initrd " + path("file") + ": is a pipe, not a regular file");
-  ASSERT_EQ(::unlink(path("file").c_str()), 0);
+  const std::string pipe = directory.fifo("pipe");
+  EXPECT_EQ(message(pipe), "initrd " + pipe + ": is a pipe, not a regular file");
 
-  ASSERT_TRUE(open_file(path("file"), O_CREAT | O_WRONLY, "test file"));
-  EXPECT_EQ(message(path("file")), "opened");
+  ASSERT_TRUE(open_file(directory.file("file"), O_CREAT | O_WRONLY, "test file"));
+  EXPECT_EQ(message(directory.file("file")), "opened");
 }
 
-TEST_F(ImageFileTest, descriptors_that_cannot_be_read_are_errors) {
+TEST(ImageFile, descriptors_that_cannot_be_read_are_errors) {
   const auto nothing = ImageFile::examine(UniqueFd(), "kernel image", "/k");
   ASSERT_FALSE(nothing);
   EXPECT_EQ(nothing.error().message(), "look at kernel image /k: Bad file descriptor (EBADF)");
 
-  auto file = open_file(path("file"), O_CREAT | O_WRONLY, "test file");
+  const testing::TempDir directory;
+  auto file = open_file(directory.file("file"), O_CREAT | O_WRONLY, "test file");
   ASSERT_TRUE(file);
   ASSERT_EQ(::ftruncate(file->get(), 10), 0);
   const auto image = ImageFile::examine(*file, "kernel image", "/k");
@@ -85,14 +76,14 @@ TEST_F(ImageFileTest, descriptors_that_cannot_be_read_are_errors) {
   EXPECT_EQ(read.error().message(), "read kernel image /k: Bad file descriptor (EBADF)");
 }
 
-TEST_F(ImageFileTest, descriptors_of_no_file_are_refused) {
+TEST(ImageFile, descriptors_of_no_file_are_refused) {
   const UniqueFd event = std::move(*make_eventfd());
   const auto image = ImageFile::examine(event, "kernel image", "/k");
   ASSERT_FALSE(image);
   EXPECT_EQ(image.error().message(), "kernel image /k: is a special file, not a regular file");
 }
 
-TEST_F(ImageFileTest, a_file_that_shrinks_while_it_is_read_is_an_error) {
+TEST(ImageFile, a_file_that_shrinks_while_it_is_read_is_an_error) {
   const UniqueFd file = make_file(pattern(100));
   const auto image = ImageFile::examine(file, "kernel image", "/k");
   ASSERT_TRUE(image);

@@ -116,7 +116,7 @@ inline Bytes note_bytes(const std::vector<Note>& notes, std::uint64_t alignment 
 }
 
 inline Note pvh_note(std::uint64_t entry) {
-  Note note{18, to_bytes(std::string_view("Xen", 4)), {}};
+  Note note{18, to_bytes(std::string_view("Xen\0", 4)), {}};
   put(note.description, 0, entry);
   return note;
 }
@@ -192,7 +192,7 @@ inline ElfImage make_vmlinux() {
   ElfImage image = ElfImage::make(kElfTextAddress);
   image.add_load(kElfTextAddress, 0x1000, pattern(0x1800), 0x1800);
   image.add_load(kElfDataAddress, 0x3000, pattern(0x345, 9), 0x5000);
-  image.add_notes(0x3800, note_bytes({Note{3, to_bytes(std::string_view("GNU", 4)), pattern(20)},
+  image.add_notes(0x3800, note_bytes({Note{3, to_bytes(std::string_view("GNU\0", 4)), pattern(20)},
                                       pvh_note(kElfPvhEntry)}));
   return image;
 }

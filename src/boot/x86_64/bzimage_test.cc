@@ -4,6 +4,7 @@
 #include <functional>
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "boot/kernel_image.h"
 #include "support/image_builder.h"
@@ -11,8 +12,15 @@
 namespace mayfly::x86_64 {
 namespace {
 
-using namespace mayfly::testing;
+using testing::Bytes;
+using testing::BzImage;
 using ::testing::HasSubstr;
+using testing::make_bzimage;
+using testing::make_file;
+using testing::make_memory;
+using testing::pattern;
+using testing::put_bytes;
+using testing::read_memory;
 
 constexpr std::uint64_t kMiB = 1024 * 1024;
 
@@ -107,12 +115,12 @@ TEST(BzImage, asking_for_pvh_is_the_callers_error) {
 
 struct Damage {
   const char* name;
-  std::function<void(mayfly::testing::BzImage&)> apply;
+  std::function<void(BzImage&)> apply;
   const char* message;
 };
 
-void PrintTo(const Damage& damage, std::ostream* stream) {
-  *stream << damage.name;
+std::ostream& operator<<(std::ostream& stream, const Damage& damage) {
+  return stream << damage.name;
 }
 
 class DamagedBzImage : public ::testing::TestWithParam<Damage> {};
@@ -129,42 +137,42 @@ TEST_P(DamagedBzImage, is_refused_with_its_name_and_the_reason_and_nothing_is_pl
   EXPECT_EQ(read_memory(memory, 0x1000000, 0x1000), Bytes(0x1000));
 }
 
-using Image = mayfly::testing::BzImage;
-const Damage kDamages[] = {
-    {"no_magic", [](Image& i) { i.set<std::uint32_t>(0x202, 0x53726449); },
+const std::vector<Damage> kDamages = {
+    {"no_magic", [](BzImage& i) { i.set<std::uint32_t>(0x202, 0x53726449); },
      "neither an ELF file nor a bzImage"},
-    {"boot_flag", [](Image& i) { i.set<std::uint16_t>(0x1fe, 0x55aa); },
+    {"boot_flag", [](BzImage& i) { i.set<std::uint16_t>(0x1fe, 0x55aa); },
      "boot flag 0x55aa instead of 0xaa55"},
-    {"version", [](Image& i) { i.set<std::uint16_t>(0x206, 0x020b); }, "version 0x20b, older than 0x20c"},
-    {"header_short", [](Image& i) { i.set<std::uint8_t>(0x201, 0x61); }, "setup header that ends at 0x263"},
-    {"header_long", [](Image& i) { i.set<std::uint8_t>(0x201, 0x8f); }, "setup header that ends at 0x291"},
-    {"loaded_low", [](Image& i) { i.set<std::uint8_t>(0x211, 0); }, "a zImage"},
-    {"no_64_bit_entry", [](Image& i) { i.set<std::uint16_t>(0x236, 0x2); }, "no 64-bit entry"},
-    {"alignment_none", [](Image& i) { i.set<std::uint32_t>(0x230, 0); }, "alignment of 0x0"},
-    {"alignment_odd", [](Image& i) { i.set<std::uint32_t>(0x230, 0x300000); }, "not a power of two"},
-    {"no_code", [](Image& i) { i.set<std::uint32_t>(0x1f4, 0); }, "only 0 bytes of kernel"},
-    {"no_code_at_the_entry", [](Image& i) { i.set<std::uint32_t>(0x1f4, 0x20); }, "only 512 bytes of kernel"},
-    {"cut_off", [](Image& i) { i.file.pop_back(); }, "before its 0x1230 bytes of kernel at 0xa00 do"},
-    {"code_huge", [](Image& i) { i.set<std::uint32_t>(0x1f4, 0xffffffff); }, "0xffffffff0 bytes of kernel"},
-    {"setup_huge", [](Image& i) { i.set<std::uint8_t>(0x1f1, 255); }, "bytes of kernel at 0x20000"},
-    {"payload_outside", [](Image& i) { i.set<std::uint32_t>(0x24c, 0xf31); },
+    {"version", [](BzImage& i) { i.set<std::uint16_t>(0x206, 0x020b); }, "version 0x20b, older than 0x20c"},
+    {"header_short", [](BzImage& i) { i.set<std::uint8_t>(0x201, 0x61); }, "setup header that ends at 0x263"},
+    {"header_long", [](BzImage& i) { i.set<std::uint8_t>(0x201, 0x8f); }, "setup header that ends at 0x291"},
+    {"loaded_low", [](BzImage& i) { i.set<std::uint8_t>(0x211, 0); }, "a zImage"},
+    {"no_64_bit_entry", [](BzImage& i) { i.set<std::uint16_t>(0x236, 0x2); }, "no 64-bit entry"},
+    {"alignment_none", [](BzImage& i) { i.set<std::uint32_t>(0x230, 0); }, "alignment of 0x0"},
+    {"alignment_odd", [](BzImage& i) { i.set<std::uint32_t>(0x230, 0x300000); }, "not a power of two"},
+    {"no_code", [](BzImage& i) { i.set<std::uint32_t>(0x1f4, 0); }, "only 0 bytes of kernel"},
+    {"no_code_at_the_entry", [](BzImage& i) { i.set<std::uint32_t>(0x1f4, 0x20); },
+     "only 512 bytes of kernel"},
+    {"cut_off", [](BzImage& i) { i.file.pop_back(); }, "before its 0x1230 bytes of kernel at 0xa00 do"},
+    {"code_huge", [](BzImage& i) { i.set<std::uint32_t>(0x1f4, 0xffffffff); }, "0xffffffff0 bytes of kernel"},
+    {"setup_huge", [](BzImage& i) { i.set<std::uint8_t>(0x1f1, 255); }, "bytes of kernel at 0x20000"},
+    {"payload_outside", [](BzImage& i) { i.set<std::uint32_t>(0x24c, 0xf31); },
      "payload of 0xf31 bytes at 0x300"},
-    {"payload_wraps", [](Image& i) { i.set<std::uint32_t>(0x248, 0xffffff00); }, "payload of 0x400 bytes"},
-    {"init_size_over", [](Image& i) { i.set<std::uint32_t>(0x260, 0x1000001); },
+    {"payload_wraps", [](BzImage& i) { i.set<std::uint32_t>(0x248, 0xffffff00); }, "payload of 0x400 bytes"},
+    {"init_size_over", [](BzImage& i) { i.set<std::uint32_t>(0x260, 0x1000001); },
      "needs 16777217 bytes of memory at 0x1000000 to start"},
-    {"init_size_huge", [](Image& i) { i.set<std::uint32_t>(0x260, 0xffffffff); }, "give it more memory"},
-    {"address_huge", [](Image& i) { i.set<std::uint64_t>(0x258, 0x8000000000000000); },
+    {"init_size_huge", [](BzImage& i) { i.set<std::uint32_t>(0x260, 0xffffffff); }, "give it more memory"},
+    {"address_huge", [](BzImage& i) { i.set<std::uint64_t>(0x258, 0x8000000000000000); },
      "give it more memory"},
-    {"address_cannot_be_aligned", [](Image& i) { i.set<std::uint64_t>(0x258, ~std::uint64_t{0}); },
+    {"address_cannot_be_aligned", [](BzImage& i) { i.set<std::uint64_t>(0x258, ~std::uint64_t{0}); },
      "past the end of the address space"},
     {"fixed_address_wraps",
-     [](Image& i) {
+     [](BzImage& i) {
        i.set<std::uint8_t>(0x234, 0);
        i.set<std::uint64_t>(0x258, ~std::uint64_t{0});
      },
      "give it more memory"},
     {"fixed_address_low",
-     [](Image& i) {
+     [](BzImage& i) {
        i.set<std::uint8_t>(0x234, 0);
        i.set<std::uint64_t>(0x258, 0xff000);
      },
@@ -176,7 +184,7 @@ INSTANTIATE_TEST_SUITE_P(BzImage, DamagedBzImage, ::testing::ValuesIn(kDamages),
 
 TEST(BzImage, a_file_cut_off_anywhere_is_refused) {
   GuestMemory memory = make_memory(32 * kMiB);
-  mayfly::testing::BzImage image = make_bzimage();
+  BzImage image = make_bzimage();
   const Bytes whole = image.file;
   for (std::size_t size = 0; size < whole.size(); size += size < 0x1f0 || size > 0x280 ? 61 : 1) {
     image.file = Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size));
@@ -188,7 +196,7 @@ TEST(BzImage, a_file_cut_off_anywhere_is_refused) {
 
 TEST(BzImage, must_lie_below_1_gib_whole) {
   GuestMemory memory = make_memory(1100 * kMiB);
-  mayfly::testing::BzImage image = make_bzimage();
+  BzImage image = make_bzimage();
   image.set<std::uint64_t>(0x258, 1024 * kMiB - 0x800000);
   EXPECT_TRUE(load(memory, image));
   image.set<std::uint32_t>(0x260, 0x800001);

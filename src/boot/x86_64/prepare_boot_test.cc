@@ -16,9 +16,13 @@
 namespace mayfly::x86_64 {
 namespace {
 
-using namespace mayfly::testing;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::make_bzimage;
+using testing::make_file;
+using testing::make_memory;
+using testing::read_memory;
+using testing::to_bytes;
 
 constexpr std::uint64_t kMiB = 1024 * 1024;
 constexpr std::uint64_t kGiB = 1024 * kMiB;
@@ -253,7 +257,7 @@ TEST(CpuState, pvh_is_entered_in_flat_protected_mode_without_paging) {
   // Page tables are not needed and cost nothing.
   EXPECT_EQ(at<std::uint64_t>(memory, layout::kPml4), 0U);
   EXPECT_EQ(read_memory(memory, layout::kCommandLine, 20),
-            to_bytes(std::string_view("console=ttyS0 quiet", 20)));
+            to_bytes(std::string_view("console=ttyS0 quiet\0", 20)));
   EXPECT_EQ(at<std::uint32_t>(memory, layout::kPvhStartInfo), kPvhMagic);
 }
 

@@ -2,6 +2,7 @@
 
 #include <asm/bootparam.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -48,9 +49,9 @@ Result<void> write_zero_page(GuestMemory& memory, const BootPlan& plan) {
     // The whole header as the image has it, also fields that are newer than our struct setup_header.
     const std::vector<std::byte>& header = plan.kernel.setup_header;
     MAYFLY_CHECK(header.size() <= kSetupHeaderLimit - kSetupHeaderStart, "checked when the image was loaded");
-    std::byte page[sizeof(params)] = {};
-    std::memcpy(page + kSetupHeaderStart, header.data(), header.size());
-    std::memcpy(&params, page, sizeof(params));
+    std::array<std::byte, sizeof(params)> page{};
+    std::memcpy(page.data() + kSetupHeaderStart, header.data(), header.size());
+    std::memcpy(&params, page.data(), sizeof(params));
     params.hdr.code32_start = low_half(plan.kernel.extent.base().value());
   } else {
     params.hdr = make_elf_header();
