@@ -48,9 +48,9 @@ Result<void> ensure_standard_descriptors() {
     }
     // The lowest number that is free is the one that was found to be. Not close-on-exec: it stands for one
     // that is inherited.
-    int fd = ::open("/dev/null", O_RDWR);  // NOLINT(android-cloexec-open)
+    int fd = ::open("/dev/null", O_RDWR);
     if (fd < 0) {
-      fd = ::open("/", O_PATH);  // NOLINT(android-cloexec-open)
+      fd = ::open("/", O_PATH);
     }
     if (fd != standard) {
       const int error = fd < 0 ? errno : EBADF;
