@@ -139,10 +139,10 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
   VmMaker maker(trace, kvm, memory);
-  MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
-                      return x86_64::load_guest(memory, config, files, trace)
-                          .map_error(BuildError::of_configuration);
-                    }));
+  MAYFLY_TRY_ASSIGN(
+      const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
+        return x86_64::load_guest(memory, config, files, trace).map_error(BuildError::of_configuration);
+      }));
   MAYFLY_TRY_ASSIGN(const auto cpuid,
                     traced(trace, "choose CPUID", [&] { return guest_cpuid(kvm, config.machine); }));
   MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "wait for the VM", [&] { return maker.take(); }));
