@@ -1,6 +1,7 @@
-/* The floor under every monitor's start on this machine: the fewest KVM calls that bring a 64-bit guest with KVM's
- * interrupt controllers to its first port write, in a static process that does nothing else. Writes that byte to
- * standard output and ends. Memory comes before the interrupt controllers, for the reason that kvm.h gives. */
+/* The floor under every monitor's start on this machine: the fewest KVM calls that bring a 64-bit guest with
+ * KVM's interrupt controllers to its first port write, in a static process that does nothing else. Writes
+ * that byte to standard output and ends. Memory comes before the interrupt controllers, for the reason that
+ * kvm.h gives. */
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdint.h>
@@ -22,7 +23,8 @@ static long must(long result, const char* doing) {
 }
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type, uint8_t is_code) {
-  struct kvm_segment segment = {.limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .s = 1, .g = 1};
+  struct kvm_segment segment = {
+      .limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .s = 1, .g = 1};
   segment.l = is_code;
   segment.db = !is_code;
   return segment;

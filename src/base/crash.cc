@@ -90,6 +90,7 @@ void on_fatal_signal(int number, siginfo_t* info, void*) {
     }
     // Another thread is at it and ends this one in a moment. No call waits here: the thread's seccomp filter
     // may allow none.
+    // SAFETY: orders nothing; it only makes the loop one that a compiler must not take away.
     for (;;) {
       std::atomic_signal_fence(std::memory_order_seq_cst);
     }

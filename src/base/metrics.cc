@@ -382,8 +382,7 @@ namespace {
 // Holds the store without ever destroying it: threads and handlers may count until the process is gone.
 union Immortal {
   constexpr Immortal() : store() {}
-  // A defaulted one would be deleted, as the member's is not trivial.
-  ~Immortal() {}  // NOLINT(modernize-use-equals-default)
+  ~Immortal() {}  // NOLINT(modernize-use-equals-default): would be deleted, as the member's is not trivial
   Immortal(const Immortal&) = delete;
   Immortal& operator=(const Immortal&) = delete;
   Metrics store;

@@ -146,6 +146,10 @@ class ProjectText(Tree):
         self.assert_found(self.text("// SAFETY: one\nauto* x =\n    f(\n    const_cast<int*>(p));\n"))
         self.assert_found(self.text("// SAFETY: a long\n// reason\n// of\n// five\n// lines\nconst_cast<int*>(p);\n"))
         self.assert_found(self.text("// SAFETY: all\n" + "const_cast<int*>(p);\n" * 6))
+        scoped = "void f() {\n  // SAFETY (of the casts here): checked\n  a();\n  b();\n  c();\n  const_cast<int*>(p);\n}\n"
+        self.assert_found(self.text(scoped))
+        self.assert_found(self.text(scoped + "\n\n\n\nconst_cast<int*>(q);\n"), "const_cast")
+        self.assert_found(self.text("// SAFETY:\nconst_cast<int*>(q);\n"), "const_cast")
         self.assert_found(self.text("// not code: const_cast<int*>(p)\n"))
 
 

@@ -2,8 +2,8 @@
 """Checks the words that must not stand alone in the source.
 
 project_text.py ROOT: a note of unfinished work or a silenced linter says why; a cast that the compiler cannot check
-and a fence carry a comment `SAFETY:` on their line, or in the three lines or the comment above; one comment is enough
-for lines of casts that follow one another.
+and a fence carry a comment `SAFETY:` on their line, or in the three lines or the comment above. One comment is enough
+for lines of casts that follow one another, and `SAFETY (of what):` holds to the end of the function or type it is in.
 """
 
 import re
@@ -19,6 +19,7 @@ CPP = {".h", ".cc", ".c"}
 UNFINISHED = "TO" + "DO"
 FORBIDDEN = re.compile(r"\b(FIX" + r"ME|X" + r"XX|HA" + r"CK)\b")
 SILENCED = "NO" + "LINT"
+SAFETY = re.compile(r"// SAFETY( \([^)]+\))?: *\w|// .*\bSAFETY: *\w")
 UNSAFE = re.compile(r"\b(reinterpret_cast|const_cast)\b|\batomic_(thread|signal)_fence\b")
 
 
@@ -35,13 +36,18 @@ def check_line(line):
 
 def has_safety(lines, number):
     """Whether line `number` (from 0) or what stands above it says why it is safe."""
-    if any("SAFETY:" in line for line in lines[max(0, number - 3):number + 1]):
+    if any(SAFETY.search(line) for line in lines[max(0, number - 3):number + 1]):
         return True
     if number > 0 and UNSAFE.search(lines[number - 1].split("//")[0]):
         return has_safety(lines, number - 1)
     above = number - 1
     while above >= 0 and lines[above].lstrip().startswith("//"):
-        if "SAFETY:" in lines[above]:
+        if SAFETY.search(lines[above]):
+            return True
+        above -= 1
+    while above >= 0 and not lines[above].startswith("}"):
+        found = SAFETY.search(lines[above])
+        if found and found[1]:
             return True
         above -= 1
     return False

@@ -13,7 +13,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 # Tiers in the order of the summary; a test belongs to the first of whose labels it has one.
-TIERS = (("linux", {"linux"}), ("integration", {"integration"}), ("release", {"release"}),
+TIERS = (("linux", {"linux"}), ("integration", {"integration", "kvm"}), ("release", {"release"}),
          ("house", {"house"}), ("unit", {"unit"}))
 
 
