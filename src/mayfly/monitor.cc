@@ -11,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "base/metrics.h"
@@ -78,33 +79,42 @@ void flush_metrics() {
 // needed again, and what is gets mapped anew from the page cache at its next use.
 //
 // A page fault there maps the 64 KiB around it as well, as far as the mapping goes (the kernel's
-// fault-around), and what runs once the guest does is strewn over the program: nearly all of it would be back
-// at once. So the mapping is cut into short stripes, by an advice that means nothing to a file's pages, on
+// fault-around), and what runs once the guest does is strewn over the code: nearly all of it would be back at
+// once. So the code's mapping is cut into stripes, by an advice that means nothing to a file's pages, on
 // every other of them. Only hints: refused, they cost nothing but memory.
 void release_startup_pages() {
-  static constexpr std::uint64_t kStripe = std::uint64_t{16} << 10;  // bytes
-  const auto release = [](dl_phdr_info* program, std::size_t /*size*/, void* /*unused*/) {
+  static constexpr std::uint64_t kStripe = std::uint64_t{32} << 10;  // bytes
+  struct Segment {
+    std::uint64_t begin;
+    std::uint64_t end;
+    bool is_code;
+  };
+  std::vector<Segment> segments;
+  const auto collect = [](dl_phdr_info* program, std::size_t /*size*/, void* result) {
     const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
     for (std::size_t i = 0; i < program->dlpi_phnum; ++i) {
-      const ElfW(Phdr)& segment = program->dlpi_phdr[i];
+      const ElfW(Phdr)& header = program->dlpi_phdr[i];
       // What was relocated lies in a writable segment, also where it is read-only by now: it has no copy in
       // the file.
-      if (segment.p_type != PT_LOAD || (segment.p_flags & PF_W) != 0) {
-        continue;
+      if (header.p_type == PT_LOAD && (header.p_flags & PF_W) == 0) {
+        const std::uint64_t begin = (program->dlpi_addr + header.p_vaddr) & ~(page - 1);
+        static_cast<std::vector<Segment>*>(result)->push_back(
+            {begin, program->dlpi_addr + header.p_vaddr + header.p_memsz, (header.p_flags & PF_X) != 0});
       }
-      const std::uint64_t begin = (program->dlpi_addr + segment.p_vaddr) & ~(page - 1);
-      const std::uint64_t end = program->dlpi_addr + segment.p_vaddr + segment.p_memsz;
-      for (std::uint64_t stripe = begin; stripe < end; stripe += 2 * kStripe) {
-        // SAFETY: an address inside the segment; core dumps hold no pages of a file that was not written to.
-        ::madvise(reinterpret_cast<void*>(stripe), std::min(kStripe, end - stripe), MADV_DONTDUMP);
-      }
-      // SAFETY: a private mapping of the program's file that nothing has written to: its contents stay the
-      // same.
-      ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
     }
     return 1;  // the program comes first; the libraries of a build that has some stay as they are
   };
-  ::dl_iterate_phdr(release, nullptr);
+  ::dl_iterate_phdr(collect, &segments);
+  for (const Segment& segment : segments) {
+    for (std::uint64_t stripe = segment.begin; segment.is_code && stripe < segment.end;
+         stripe += 2 * kStripe) {
+      // SAFETY: an address inside the segment; core dumps hold no pages of a file that was not written to.
+      ::madvise(reinterpret_cast<void*>(stripe), std::min(kStripe, segment.end - stripe), MADV_DONTDUMP);
+    }
+    // SAFETY: a private mapping of the program's file that nothing has written to: its contents stay the
+    // same.
+    ::madvise(reinterpret_cast<void*>(segment.begin), segment.end - segment.begin, MADV_DONTNEED);
+  }
 }
 
 }  // namespace
