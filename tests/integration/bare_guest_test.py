@@ -360,8 +360,10 @@ class Starting(Case):
     def test_the_command_line_reaches_the_guest_by_either_entry(self):
         for name in ("command_line", "pvh"):
             with self.subTest(guest=name):
-                self.expect(run_guest(name, "--cmdline", "one two=3"), 0, b"one two=3\n")
-                self.expect(run_guest(name), 0, b"console=ttyS0 reboot=k panic=1\n")
+                self.expect(run_guest(name, "--cmdline", "one two=3"), 0, b"one two=3 pci=off\n")
+                self.expect(run_guest(name, "--cmdline", "one -- two"), 0, b"one pci=off -- two\n")
+                self.expect(run_guest(name, "--cmdline", "pci=conf1 one"), 0, b"pci=conf1 one\n")
+                self.expect(run_guest(name), 0, b"console=ttyS0 reboot=k panic=1 pci=off\n")
 
     def test_a_configuration_file_boots_as_the_flags_do(self):
         config = self.config(guest("power_off"), **{"machine-config": {"vcpu_count": 2, "mem_size_mib": 64}})

@@ -24,6 +24,22 @@ Result<GuestFiles> GuestFiles::open(const BootSourceConfig& config) {
 }
 
 namespace x86_64 {
+namespace {
+
+// Tells the kernel that there is no PCI, which nothing else can: it would look for devices by hundreds of
+// port accesses, each of them an exit. A command line that says something of PCI itself, or has no room left,
+// stays as it is.
+void say_that_there_is_no_pci(CommandLine& command_line, std::uint64_t kernel_max) {
+  if ((" " + command_line.text()).find(" pci=") != std::string::npos) {
+    return;
+  }
+  CommandLine longer = command_line;
+  if (longer.append("pci=off") && longer.size() <= kernel_max) {
+    command_line = std::move(longer);
+  }
+}
+
+}  // namespace
 
 Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
                                 BootTrace* trace) {
@@ -37,6 +53,7 @@ Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, con
   if (!kernel) {
     return tl::make_unexpected(kernel.error());
   }
+  say_that_there_is_no_pci(command_line, kernel->command_line_max);
   BootPlan plan{std::move(*kernel), std::nullopt, std::move(command_line), std::nullopt};
 
   if (files.initrd) {
