@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # First process of the testbed's virtual machine: loads KVM, then does what the host asks for on the serial line.
 #
 #   kernel command line   testbed=serve   run the cases that are asked for, one after the other

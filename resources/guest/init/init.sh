@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # First process of a guest: does the jobs that its kernel command line names, mayfly.job=ONE,TWO,..., in turn.
 # Without any it opens a shell. Every job is framed by two lines that a test can look for.
 /bin/busybox mkdir -p /bin /dev /proc /sys /tmp /root

@@ -34,7 +34,7 @@ AcpiConfig config_of(std::uint32_t vcpus, std::uint32_t devices) {
 // Every check of a read is a test failure with an exception, which ends the case.
 class Reader {
  public:
-  Reader(std::vector<std::byte> image, std::uint64_t base) : base_(base) {
+  Reader(const std::vector<std::byte>& image, std::uint64_t base) : base_(base) {
     for (const std::byte byte : image) {
       image_.push_back(static_cast<std::uint8_t>(byte));
     }
@@ -235,6 +235,7 @@ class AmlDecoder {
     return data.at(0) <= 1 ? data[0] : Reader::integer(data, 1, data.size() - 1);
   }
 
+ private:
   Bytes aml_;
 };
 
