@@ -83,15 +83,9 @@ void Vcpu::clear_exit_request() noexcept {
   std::atomic_ref<__u8>(run_->immediate_exit).store(0, std::memory_order_release);
 }
 
-Result<void> Vcpu::complete_pending_access() {
+Result<VcpuExit> Vcpu::complete_pending_access() {
   request_exit();
-  auto exit = run();
-  MAYFLY_TRY(exit);
-  if (!std::holds_alternative<Interrupted>(*exit)) {
-    return fail(ErrorCode::kInternal,
-                "vCPU " + std::to_string(id_) + ": KVM_RUN entered the guest although it was told not to");
-  }
-  return {};
+  return run();
 }
 
 Result<kvm_mp_state> Vcpu::mp_state() const {

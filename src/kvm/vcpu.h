@@ -37,9 +37,10 @@ class Vcpu {
   void clear_exit_request() noexcept;
 
   // Completes a port or MMIO access that is still open, without running the guest, so that registers are
-  // whole (the note in api.rst 4.10). Leaves an exit requested: clearing it here could lose another thread's
-  // request.
-  Result<void> complete_pending_access();
+  // whole (the note in api.rst 4.10). Interrupted: nothing is open any more. Another access: KVM had split
+  // one (a wide MMIO access, a string instruction) and wants this part handled next; handle it and call
+  // again. Leaves the exit requested.
+  Result<VcpuExit> complete_pending_access();
 
   // KVM_GET_MP_STATE and KVM_SET_MP_STATE (api.rst 4.38, 4.39): KVM_MP_STATE_*.
   Result<kvm_mp_state> mp_state() const;

@@ -13,18 +13,22 @@
 #include <utility>
 #include <vector>
 
+#include "base/exit_code.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "devices/serial/console.h"
 #include "devices/serial/terminal_guard.h"
 #include "event/event_loop.h"
 #include "event/signal_watch.h"
+#include "kvm/host_kind.h"
 #include "vmm/machine.h"
 
 namespace mayfly {
 namespace {
 
 constexpr std::chrono::seconds kMetricsInterval{60};
+// After which a guest that has printed nothing is worth a look at its host.
+constexpr std::chrono::seconds kSilence{3};
 
 // Brings what the devices count themselves into the metrics store.
 class DeviceCounts {
@@ -173,11 +177,24 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   MAYFLY_TRY(console->start_input(machine->serial()));
   MAYFLY_TRY(machine->start());
   release_startup_pages();
+  MAYFLY_TRY_ASSIGN(const auto silence_timer, loop->make_timer([&] {
+    if (serial_metrics.write_count.load() == 0 && classify_host(read_host_facts()) == HostKind::kNoHardware) {
+      LOG_WARN(
+          "the guest has printed nothing yet: this host's KVM works without hardware virtualization, and "
+          "Linux may not boot on it; see 'mayfly doctor'");
+    }
+  }));
+  MAYFLY_TRY(silence_timer->start(kSilence));
   LOG_INFO("running: %u vCPUs, %llu MiB of memory", config.machine.vcpu_count,
            static_cast<unsigned long long>(config.machine.mem_size_mib));
 
   MAYFLY_TRY(loop->run());
-  MAYFLY_TRY(machine->stop());
+  if (const auto stopped = machine->stop(); !stopped) {
+    // A vCPU's thread still uses what an orderly end would take down.
+    LOG_ERROR("%s", stopped.error().message().c_str());
+    restore_terminal();
+    ::_exit(static_cast<int>(ExitCode::kError));
+  }
   console->stop_input();
   console->flush();
   terminal.reset();

@@ -40,7 +40,16 @@ std::optional<Outcome> ExitHandler::on(const PortWrite& exit) const {
       LOG_INFO_LIMITED("%s: write to port 0x%x (%u bytes): no device", name_.c_str(), exit.port, exit.size);
     }
   }
-  return std::nullopt;
+  return power_outcome();
+}
+
+std::optional<Outcome> ExitHandler::power_outcome() const {
+  const auto event = buses_.power == nullptr ? std::nullopt : buses_.power->requested();
+  if (!event) {
+    return std::nullopt;
+  }
+  return *event == PowerEvent::kReset ? Outcome{OutcomeKind::kGuestReset, "the guest asked for a reset"}
+                                      : Outcome{OutcomeKind::kGuestPowerOff, "the guest asked for power-off"};
 }
 
 std::optional<Outcome> ExitHandler::on(const MmioRead& exit) const {

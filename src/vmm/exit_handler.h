@@ -6,6 +6,7 @@
 #include <string>
 
 #include "devices/bus/bus.h"
+#include "devices/power/power_line.h"
 #include "kvm/vcpu_exit.h"
 #include "vmm/outcome.h"
 
@@ -15,11 +16,14 @@ namespace mayfly {
 struct CpuBuses {
   const Bus& ports;
   const Bus& mmio;
+  // Where the guest's wish to end is known; null: nowhere.
+  const PowerLine* power = nullptr;
 };
 
 // The exits of KVM_RUN (api.rst section 5) and what they lead to:
 // - KVM_EXIT_IO, KVM_EXIT_MMIO: the bus, a string instruction element by element. What nobody answers reads
-//   as all ones, is counted, and is logged with a limit.
+//   as all ones, is counted, and is logged with a limit. A write by which the guest ended itself ends the
+//   vCPU.
 // - KVM_EXIT_INTR, EINTR, EAGAIN: nothing.
 // - KVM_EXIT_SYSTEM_EVENT: RESET and SHUTDOWN are the guest's own reset and power-off, CRASH is its crash;
 //   others are logged with a limit and ignored.
@@ -55,6 +59,9 @@ class ExitHandler {
   std::optional<Outcome> on(const EntryFailed& exit) const;
   std::optional<Outcome> on(const MemoryFaulted& exit) const;
   std::optional<Outcome> on(const OtherExit& exit) const;
+
+  // How the guest has asked to end, if it has.
+  std::optional<Outcome> power_outcome() const;
 
   const std::string name_;  // "vCPU 3"
   const CpuBuses buses_;

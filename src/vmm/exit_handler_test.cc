@@ -258,5 +258,24 @@ TEST_F(ExitHandlerTest, a_flood_of_unknown_accesses_is_counted_in_full_and_logge
   EXPECT_GT(suppressed(), 0U);
 }
 
+// Ends with the guest's own wish, as the monitor's sink does.
+class NoSink final : public PowerSink {
+ public:
+  void power_event(PowerEvent /*event*/) noexcept override {}
+};
+
+TEST_F(ExitHandlerTest, a_write_by_which_the_guest_ends_itself_ends_the_vcpu) {
+  NoSink sink;
+  PowerLine line(sink);
+  const ExitHandler handler(3, CpuBuses{ports_, mmio_, &line});
+  const std::array<std::uint8_t, 1> byte{0};
+  const VcpuExit write = PortWrite{kPort, 1, 1, byte};
+  EXPECT_FALSE(handler.handle(write).has_value());
+  line.request(PowerEvent::kPowerOff);
+  const auto outcome = handler.handle(write);
+  ASSERT_TRUE(outcome.has_value());
+  EXPECT_EQ(outcome->kind, OutcomeKind::kGuestPowerOff);
+}
+
 }  // namespace
 }  // namespace mayfly

@@ -16,8 +16,8 @@ class GuestCpu {
 
   // Finishes what the last exit left half done (a port read whose value the guest has not yet seen), without
   // running a guest instruction, so that the registers are whole. On the vCPU's thread only, with exits asked
-  // for.
-  virtual void settle() noexcept = 0;
+  // for. Nothing: done; an outcome where that ended the guest.
+  virtual std::optional<Outcome> settle() noexcept = 0;
 
   // While `wanted`, run_once() returns without entering the guest. From any thread. Does not by itself
   // interrupt a guest that is running: that takes a signal to the thread, too.

@@ -1,8 +1,17 @@
 #include "vmm/kvm_cpu.h"
 
+#include <variant>
+
 #include "base/log.h"
 
 namespace mayfly {
+namespace {
+
+// Parts into which KVM can split one access, and more: its emulator leaves a string instruction every 1,024
+// elements at the latest, so that only a KVM that ignores the wish to stay out of the guest reaches this.
+constexpr int kMostParts = 4096;
+
+}  // namespace
 
 std::optional<Outcome> KvmCpu::run_once() noexcept {
   const auto exit = vcpu_.run();
@@ -16,10 +25,20 @@ std::optional<Outcome> KvmCpu::run_once() noexcept {
   return exits_.handle(*exit);
 }
 
-void KvmCpu::settle() noexcept {
-  if (auto done = vcpu_.complete_pending_access(); !done) {
-    LOG_ERROR("vCPU %u: %s", vcpu_.id(), done.error().message().c_str());
+std::optional<Outcome> KvmCpu::settle() noexcept {
+  for (int part = 0; part < kMostParts; ++part) {
+    const auto exit = vcpu_.complete_pending_access();
+    if (!exit) {
+      return exits_.failed(exit.error().message());
+    }
+    if (std::holds_alternative<Interrupted>(*exit)) {
+      return std::nullopt;
+    }
+    if (auto outcome = exits_.handle(*exit)) {
+      return outcome;
+    }
   }
+  return exits_.failed("an access to a device does not come to its end");
 }
 
 void KvmCpu::want_exit(bool wanted) noexcept {

@@ -21,7 +21,7 @@ class KvmCpu final : public GuestCpu {
   Vcpu& vcpu() { return vcpu_; }
 
   std::optional<Outcome> run_once() noexcept override;
-  void settle() noexcept override;
+  std::optional<Outcome> settle() noexcept override;
   void want_exit(bool wanted) noexcept override;
 
  private:

@@ -23,6 +23,13 @@ int vcpu_kick_signal() {
 }
 
 Result<void> install_vcpu_kick_handler() {
+  // A mask that was inherited through exec must not keep the kick from the vCPUs.
+  sigset_t kick;
+  ::sigemptyset(&kick);
+  ::sigaddset(&kick, vcpu_kick_signal());
+  if (const int failed = ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr); failed != 0) {
+    return fail_errno(failed, "unblock the vCPU kick signal");
+  }
   struct sigaction action = {};
   action.sa_handler = [](int) {};
   // No SA_RESTART: KVM_RUN must come back with EINTR.
@@ -127,8 +134,11 @@ bool VcpuThread::run_until_told() noexcept {
     }
     const std::lock_guard lock(mutex_);
     if (command_ != Command::kRun) {
-      cpu_.settle();
-      return true;
+      auto outcome = cpu_.settle();
+      if (outcome) {
+        on_outcome_(std::move(*outcome));
+      }
+      return !outcome;
     }
   }
 }

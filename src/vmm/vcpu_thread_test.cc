@@ -45,7 +45,10 @@ class FakeCpu final : public GuestCpu {
     inside.fetch_sub(1);
     return outcome;
   }
-  void settle() noexcept override { settled.fetch_add(1); }
+  std::optional<Outcome> settle() noexcept override {
+    settled.fetch_add(1);
+    return std::nullopt;
+  }
   void want_exit(bool wanted) noexcept override { want_exit_.store(wanted); }
 
   bool exit_wanted() const { return want_exit_.load(); }
@@ -132,7 +135,7 @@ TEST_F(VcpuThreadTest, an_overflow_of_the_threads_stack_ends_the_process_with_it
     std::optional<Outcome> run_once() noexcept override {
       return overflow(0) == 0 ? std::nullopt : std::optional(Outcome{OutcomeKind::kGuestReset, ""});
     }
-    void settle() noexcept override {}
+    std::optional<Outcome> settle() noexcept override { return std::nullopt; }
     void want_exit(bool) noexcept override {}
 
     [[gnu::noinline]] static std::size_t overflow(std::size_t depth) {
@@ -205,7 +208,7 @@ TEST_F(VcpuThreadTest, threads_carry_the_name_that_tools_look_for) {
       name = buffer.data();
       return Outcome{OutcomeKind::kGuestReset, ""};
     }
-    void settle() noexcept override {}
+    std::optional<Outcome> settle() noexcept override { return std::nullopt; }
     void want_exit(bool) noexcept override {}
     std::string name;
   } cpu;

@@ -157,6 +157,18 @@ class Endings(Case):
                 vm.process.send_signal(signal.SIGTERM)
                 self.assertIn(vm.end().code, (0, -signal.SIGTERM))
 
+    def test_stop_signals_work_where_the_caller_had_them_and_the_kick_signal_blocked(self):
+        for name, text in (("spin", b"spinning\n"), ("halt", b"halting\n")):
+            with self.subTest(guest=name):
+                masked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+                try:
+                    vm = Running("run", "--kernel", guest(name))
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+                vm.until(text)
+                vm.process.send_signal(signal.SIGTERM)
+                self.expect(vm.end(), 0)
+
     def test_a_hang_up_ends_with_156(self):
         vm = Running("run", "--kernel", guest("spin")).until(b"spinning\n")
         vm.process.send_signal(signal.SIGHUP)

@@ -36,7 +36,7 @@ Result<std::vector<kvm_cpuid_entry2>> Machine::guest_cpuid(const Kvm& kvm, const
 }
 
 Result<void> Machine::create_cpus(std::vector<kvm_cpuid_entry2> cpuid, std::uint32_t count) {
-  const CpuBuses buses{ports_, mmio_};
+  const CpuBuses buses{ports_, mmio_, &power_line_};
   for (std::uint32_t index = 0; index < count; ++index) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
     // CPUID before MSRs: from Linux 6.13 on KVM refuses MSRs that the CPUID it knows does not have.
