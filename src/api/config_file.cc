@@ -21,8 +21,7 @@ Result<MachineConfig> read_machine_config(const json& value) {
   if (const auto count = object.integer("vcpu_count", 1, 32)) {
     config.vcpu_count = static_cast<std::uint32_t>(*count);
   }
-  config.mem_size_mib = object.integer("mem_size_mib", 1, std::numeric_limits<std::uint32_t>::max())
-                            .value_or(config.mem_size_mib);
+  config.mem_size_mib = object.integer("mem_size_mib", 1, kMaxMemoryMib).value_or(config.mem_size_mib);
   config.smt = object.boolean("smt").value_or(config.smt);
   config.track_dirty_pages = object.boolean("track_dirty_pages").value_or(config.track_dirty_pages);
   static constexpr std::array<std::string_view, 3> kHugePages = {"None", "Transparent", "2M"};

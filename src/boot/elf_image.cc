@@ -110,7 +110,8 @@ Result<Segment> check_segment(const GuestMemory& memory, const ImageFile& image,
                         hex(layout::kHighMemoryStart) + " (below it are the boot data)");
   }
   if (!memory.contains(*range)) {
-    return image.refuse(name + " lies at " + range_text(*range) + ", which is not in the guest's memory");
+    return image.refuse(name + " lies at " + range_text(*range) + ", which is not in the guest's memory of " +
+                        std::to_string(memory.size() >> 20U) + " MiB");
   }
   return Segment{index, header.p_offset, header.p_filesz, *range};
 }

@@ -49,6 +49,9 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   if (!plan) {
     return refuse(plan.error());
   }
+  if (auto kept = keep_inputs_from_outputs(options, *plan); !kept) {
+    return refuse(kept.error());
+  }
   const auto trace = open_boot_trace(options, start);
   if (!trace) {
     return refuse(trace.error());
@@ -79,8 +82,8 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
 
 int examine_host() {
   const auto findings = examine(this_host());
-  std::fputs(report(findings).c_str(), stdout);
-  return static_cast<int>(can_run(findings) ? ExitCode::kOk : ExitCode::kError);
+  const bool told = std::fputs(report(findings).c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+  return static_cast<int>(told && can_run(findings) ? ExitCode::kOk : ExitCode::kError);
 }
 
 int main_of(int argument_count, char** arguments) {
@@ -92,8 +95,8 @@ int main_of(int argument_count, char** arguments) {
   if (!options) {
     const ParseStop& stop = options.error();
     if (stop.exit_code == 0) {
-      std::fputs(stop.text.c_str(), stdout);
-      return 0;
+      const bool told = std::fputs(stop.text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+      return static_cast<int>(told ? ExitCode::kOk : ExitCode::kError);
     }
     return refuse(ExitCode::kBadArguments, stop.text, stop.hint.c_str());
   }

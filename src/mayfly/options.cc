@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "boot/x86_64/layout.h"
 #include "mayfly/version.h"
+#include "vmm/config.h"
 
 namespace mayfly {
 namespace {
@@ -114,7 +115,9 @@ std::string check_memory_size(const std::string& text) {
   if (!size) {
     return size.error().message();
   }
-  return *size % kMib == 0 && *size > 0 ? "" : "\"" + text + "\" must be a multiple of 1 MiB";
+  return *size % kMib == 0 && *size > 0 && *size / kMib <= kMaxMemoryMib
+             ? ""
+             : "\"" + text + "\" must be at least 1M and at most 4T, in whole MiB";
 }
 
 void add_log_options(CLI::App& app, LogOptions& log, const char* default_level) {

@@ -1,5 +1,10 @@
 #include "mayfly/outputs.h"
 
+#include <sys/stat.h>
+
+#include <array>
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "base/log.h"
@@ -17,7 +22,47 @@ auto blame(bool is_flag, const char* flag, const char* section) {
   };
 }
 
+struct NamedFile {
+  const char* name;  // the flag or the section
+  std::optional<std::string> path;
+  bool is_flag = true;
+};
+
+// Whether both paths lead to one file that is there.
+bool same_file(const std::string& one, const std::string& other) {
+  struct stat a {};
+  struct stat b {};
+  return ::stat(one.c_str(), &a) == 0 && ::stat(other.c_str(), &b) == 0 && S_ISREG(a.st_mode) &&
+         a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
 }  // namespace
+
+OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& plan) {
+  const std::array inputs = {
+      NamedFile{"the kernel image", plan.vm.boot_source.kernel_image_path},
+      NamedFile{"the initrd", plan.vm.boot_source.initrd_path},
+      NamedFile{"the configuration file", options.config_file},
+  };
+  const std::array outputs = {
+      NamedFile{"--log-path", options.log.path},
+      NamedFile{"--metrics-path", options.metrics_path},
+      NamedFile{"--boot-trace", options.boot_trace},
+      NamedFile{"logger", plan.logger ? plan.logger->log_path : std::nullopt, false},
+      NamedFile{"metrics", plan.metrics ? std::optional(plan.metrics->metrics_path) : std::nullopt, false},
+  };
+  for (const NamedFile& output : outputs) {
+    for (const NamedFile& input : inputs) {
+      if (output.path && input.path && same_file(*output.path, *input.path)) {
+        return tl::make_unexpected(
+            Failure(output.is_flag ? ExitCode::kBadArguments : ExitCode::kBadConfiguration,
+                    std::string(output.name) + " " + *output.path + ": is " + input.name +
+                        ", which it would overwrite"));
+      }
+    }
+  }
+  return {};
+}
 
 OrFailure<void> open_log_and_metrics(const Options& options, const Plan& plan) {
   MAYFLY_TRY_ASSIGN(LogConfig log, log_config_of(options, plan));

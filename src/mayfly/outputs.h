@@ -11,6 +11,10 @@
 
 namespace mayfly {
 
+// Refuses an output that is one of the inputs: the kernel, the initrd or the configuration file. By flag 153,
+// by section of the configuration file 152. Before any output is opened.
+OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& plan);
+
 // Sets up the log and opens the metrics' file, as flags and configuration file ask. Call once in a process.
 // kBadArguments for what a flag names, kBadConfiguration for what the configuration file names.
 OrFailure<void> open_log_and_metrics(const Options& options, const Plan& plan);

@@ -3,12 +3,6 @@
 #include "boot/x86_64/layout.h"
 
 namespace mayfly {
-namespace {
-
-constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{4} << 20;  // 4 TiB
-
-}  // namespace
-
 Result<void> MachineConfig::validate() const {
   if (vcpu_count < 1 || vcpu_count > x86_64::layout::kMaxVcpus) {
     return fail(ErrorCode::kInvalidArgument, "vcpu_count " + std::to_string(vcpu_count) + ": must be 1 to " +

@@ -13,6 +13,9 @@ namespace mayfly {
 // Backing of guest memory as the dialect names it.
 enum class HugePages : std::uint8_t { kNone, kTransparent, k2M };
 
+// 4 TiB: what the memory map of the guest leaves room for on every processor is more.
+inline constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{4} << 20;
+
 struct MachineConfig {
   std::uint32_t vcpu_count = 1;  // 1..32; with smt 1 or even
   std::uint64_t mem_size_mib = 128;

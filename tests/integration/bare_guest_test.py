@@ -517,6 +517,18 @@ class Refusals(Case):
                 with self.subTest(arguments=arguments):
                     self.expect(mayfly("run", *arguments), 152, b"", path)
 
+    def test_an_output_that_is_an_input_is_refused_and_the_input_kept(self):
+        kernel = self.path("kernel.elf")
+        with open(guest("power_off"), "rb") as file:
+            content = file.read()
+        with open(kernel, "wb") as file:
+            file.write(content)
+        for flag in ("--log-path", "--metrics-path", "--boot-trace"):
+            with self.subTest(flag=flag):
+                self.expect(mayfly("run", "--kernel", kernel, flag, kernel), 153, b"", ("kernel image", flag))
+                with open(kernel, "rb") as file:
+                    self.assertEqual(file.read(), content)
+
     def test_a_command_line_that_is_too_long_or_not_text_is_refused(self):
         self.expect(run_guest("command_line", "--cmdline", "x" * 2047), 0, b"x" * 2047 + b"\n")
         self.expect(run_guest("command_line", "--cmdline", "x" * 2048), 152, b"", "2048")
