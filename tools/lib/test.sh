@@ -24,7 +24,7 @@ HELP
 }
 
 test_main() {
-  local scope=all preset=dev pattern="" unit_labels='^(unit|house)$'
+  local scope=all preset=dev pattern="" among="" unit_labels='^(unit|house)$'
   while (($# > 0)); do
     case "$1" in
       --unit) scope=unit ;;
@@ -73,7 +73,8 @@ test_main() {
     runs+=(release)
   fi
   if ((${#runs[@]} == 0)); then
-    if [[ -n "$pattern" ]]; then usage_error "no test's name matches '$pattern'"; fi
+    if [[ "$scope" != all ]]; then among=" among the $scope tests of preset $preset"; fi
+    if [[ -n "$pattern" ]]; then usage_error "no test's name matches '$pattern'$among"; fi
     fail "$EXIT_FAILED" "ctest lists no tests in build/$preset"
   fi
 
