@@ -6,7 +6,24 @@ bench_programs() {
   find "$ROOT/bench" -maxdepth 1 -type f -perm -u+x -printf '%f\n' | sort
 }
 
+bench_names() { bench_programs | sed 's/\..*//' | paste -sd' '; }
+
+# bench_program NAME: its file in bench/, or nothing.
+bench_program() {
+  local file
+  while read -r file; do
+    if [[ "${file%.*}" == "$1" ]]; then printf '%s' "$file"; fi
+  done < <(bench_programs)
+}
+
+# A benchmark's own help needs no build.
 bench_help() {
+  local program
+  program="$(bench_program "$1")"
+  if [[ -n "$program" ]]; then
+    "$ROOT/bench/$program" --help
+    return
+  fi
   cat <<HELP
 Usage: tools/devtool bench NAME [ARGUMENT...]
 
@@ -21,13 +38,16 @@ HELP
 bench_main() {
   local name="${1:-}" program
   case "$name" in
-    "" | -*) usage_error "bench needs the name of a benchmark; there are: $(bench_programs | sed 's/\..*//' | paste -sd' ')" ;;
+    "") usage_error "bench needs the name of a benchmark; there are: $(bench_names)" ;;
+    -*) usage_error "bench has no option '$name'; see tools/devtool bench --help" ;;
   esac
   shift
-  program="$(bench_programs | grep -E -- "^$name(\.(py|sh))?$" | head -n 1)" ||
-    usage_error "there is no benchmark '$name'; there are: $(bench_programs | sed 's/\..*//' | paste -sd' ')"
+  program="$(bench_program "$name")"
+  [[ -n "$program" ]] || usage_error "there is no benchmark '$name'; there are: $(bench_names)"
   ensure_packages build
   ensure_guest_packages kernel
+  # It counts instructions in emulation, also on a host that could do without.
+  if [[ "$name" == boot ]]; then ensure_packages emulator; fi
   build_preset release
   step "bench $name"
   MAYFLY_PROGRAM="$RELEASE_PROGRAM" "$ROOT/bench/$program" "$@"

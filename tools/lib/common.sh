@@ -48,8 +48,10 @@ job_count() {
 
 presets() { sed -n '/"configurePresets"/,/\]/s/.*{"name": "\([a-z-]*\)", "inherits".*/\1/p' "$ROOT/CMakePresets.json"; }
 
+is_preset() { presets | grep -xF -- "$1" >/dev/null; }
+
 check_preset() {
-  presets | grep -qxF -- "$1" || usage_error "there is no preset '$1'; there are: $(presets | paste -sd' ')"
+  is_preset "$1" || usage_error "there is no preset '$1'; there are: $(presets | paste -sd' ')"
 }
 
 # configure PRESET [cmake argument...]: CMake's own chatter only where it fails.

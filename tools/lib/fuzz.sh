@@ -3,14 +3,18 @@
 fuzz_help() {
   cat <<'HELP'
 Usage: tools/devtool fuzz [--seconds N] [--keep] [TARGET...]
+       tools/devtool fuzz --list
 
 Builds the fuzz targets with clang's libFuzzer, AddressSanitizer and UndefinedBehaviorSanitizer, and runs each of them
 (or those named) for N seconds (default 60), several side by side. Starts from tests/fuzz/corpus/TARGET and from what
 earlier runs found, which is kept in build/fuzz-work. An input that breaks something is left in
 build/fuzz-work/TARGET/findings; with it as its only argument, build/fuzz/.../TARGET_fuzz repeats the failure.
 
-  --keep  afterwards, put the inputs that reach something new into tests/fuzz/corpus/TARGET
-  --list  name the targets and end
+  --seconds N  how long each target runs (default 60)
+  --keep       afterwards, put the inputs that reach something new into tests/fuzz/corpus/TARGET
+  --list       name the targets and end
+
+Exit code: 0 if nothing was found, 1 if something was.
 HELP
 }
 

@@ -20,6 +20,7 @@ setup_main() {
     read -r -a groups <<<"$PACKAGE_GROUPS"
   fi
   for group in "${groups[@]}"; do
+    if [[ "$group" == -* ]]; then usage_error "setup has no option '$group'; see tools/devtool setup --help"; fi
     [[ " $PACKAGE_GROUPS " == *" $group "* ]] || usage_error "there is no group '$group'; there are: $PACKAGE_GROUPS"
   done
   ensure_packages "${groups[@]}"

@@ -11,7 +11,7 @@ Usage: tools/devtool style [--fix] [--format-only] [FILE...]
 Checks the formatting (clang-format), runs clang-tidy over every source file as clang would compile it, and shellcheck
 over the scripts. With FILEs, only these.
 
-  --fix          reformat in place instead of complaining
+  --fix          reformat in place instead of complaining, and leave the linters out
   --format-only  leave the linters out: seconds instead of minutes
 
 Version $STYLE_VERSION of the clang tools decides (Debian 12 has it); what another version finds is shown without failing.
@@ -22,7 +22,7 @@ style_main() {
   local fix=0 linters=1 files=()
   while (($# > 0)); do
     case "$1" in
-      --fix) fix=1 ;;
+      --fix) fix=1; linters=0 ;;
       --format-only) linters=0 ;;
       -*) usage_error "style has no option '$1'; see tools/devtool style --help" ;;
       *)
@@ -44,7 +44,7 @@ style_main() {
   if ((failed)); then
     fail "$EXIT_FAILED" "the style is not kept; tools/devtool style --fix mends the formatting"
   fi
-  step "the style is kept"
+  if ((fix)); then step "the formatting is mended"; else step "the style is kept"; fi
 }
 
 # All source files and scripts of the project, relative to its root; but for one header that is the assembler's.

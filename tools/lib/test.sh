@@ -15,15 +15,16 @@ names every test that was skipped, with its reason:
   --unit           unit and house tests only: no guest, nothing to install for one
   --quick          all but the linux tests and the release build
   --preset PRESET  run the unit tests of another build: asan-ubsan, tsan, coverage
-  PATTERN          only the tests whose name matches this regular expression
+  PATTERN          only the tests whose name matches this regular expression; quote it: 'serial.*'
 
-The first full run downloads Debian's kernel and builds the small one (minutes, once: kept in ~/.cache/mayfly).
+The first full run downloads Debian's kernel and builds the small one (minutes, once: kept in ~/.cache/mayfly);
+all of it takes 20 to 25 minutes on 4 cores.
 Exit code: 0 if every test passed or was skipped for a reason, 1 if one failed.
 HELP
 }
 
 test_main() {
-  local scope=all preset=dev pattern="" unit_labels='^(unit|house)$'
+  local scope=all preset=dev pattern="" among="" unit_labels='^(unit|house)$'
   while (($# > 0)); do
     case "$1" in
       --unit) scope=unit ;;
@@ -61,12 +62,20 @@ test_main() {
   esac
   if [[ -n "$pattern" ]]; then selection+=(-R "$pattern"); fi
 
+  # A pattern may match in one of the two builds only.
   local failed=0
-  run_ctest "$preset" "${selection[@]}" || failed=1
-  runs+=("$preset")
+  if has_tests "$preset" "${selection[@]}"; then
+    run_ctest "$preset" "${selection[@]}" || failed=1
+    runs+=("$preset")
+  fi
   if [[ "$scope" == all ]] && has_tests release -L '^release$' ${pattern:+-R "$pattern"}; then
     run_ctest release -L '^release$' ${pattern:+-R "$pattern"} || failed=1
     runs+=(release)
+  fi
+  if ((${#runs[@]} == 0)); then
+    if [[ "$scope" != all ]]; then among=" among the $scope tests of preset $preset"; fi
+    if [[ -n "$pattern" ]]; then usage_error "no test's name matches '$pattern'$among"; fi
+    fail "$EXIT_FAILED" "ctest lists no tests in build/$preset"
   fi
 
   python3 "$LIB/test_summary.py" --host-kvm "$(kvm_kind)" --linux-tier "$(linux_tier)" \
@@ -79,7 +88,7 @@ test_main() {
 has_tests() {
   local preset="$1"
   shift
-  (cd "$ROOT" && ctest --preset "$preset" -N "$@") 2>/dev/null | grep -q '^Total Tests: [1-9]'
+  (cd "$ROOT" && ctest --preset "$preset" -N "$@") 2>/dev/null | grep '^Total Tests: [1-9]' >/dev/null
 }
 
 # run_ctest PRESET [ctest argument...]: leaves the results in build/log/ctest-PRESET.{xml,json} for the summary.

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # shellcheck shell=dash
 # First process of a guest: does the jobs that its kernel command line names, mayfly.job=ONE,TWO,..., in turn.
-# Without any it opens a shell. Every job is framed by two lines that a test can look for.
+# Without any it opens a shell. Every job is framed by two lines that a test can look for, but with mayfly.marks=off.
 /bin/busybox mkdir -p /bin /dev /proc /sys /tmp /root
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/root TERM=linux
@@ -68,17 +68,22 @@ run_job() {
 }
 
 jobs=shell
+marks=on
 for word in $(cat /proc/cmdline); do
     case $word in
         mayfly.job=*) jobs=${word#mayfly.job=} ;;
+        mayfly.marks=*) marks=${word#mayfly.marks=} ;;
     esac
 done
+mark() {
+    if [ "$marks" = on ]; then echo "GUEST $*"; fi
+}
 for job in $(echo "$jobs" | tr , ' '); do
-    echo "GUEST begin $job"
+    mark begin "$job"
     # Changing a setting waits until all that was written is out: the kernel's last words must not break into ours.
     stty echo
     run_job "$job"
-    echo "GUEST end $job status $?"
+    mark end "$job" status $?
 done
 # Nothing asked for an end: this is one.
 poweroff -f
