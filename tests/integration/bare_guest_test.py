@@ -361,6 +361,30 @@ class Serial(Case):
                 os.close(master)
                 os.close(slave)
 
+    def test_the_escape_ends_a_guest_that_does_not_read_its_port(self):
+        for junk in (b"", b"junk" * 2560):
+            with self.subTest(junk=len(junk)):
+                master, slave = pty.openpty()
+                process = subprocess.Popen([MAYFLY, "run", "--kernel", guest("spin")], stdin=slave, stdout=slave,
+                                           stderr=subprocess.PIPE, start_new_session=True)
+                self.kill_at_the_end(process.pid)
+                self.read_until(master, b"spinning")
+                self.write_all(master, junk + b"\x01x")
+                self.assertEqual(process.wait(HANG), 0)
+                process.stderr.close()
+                os.close(master)
+                os.close(slave)
+
+    def write_all(self, fd, data):
+        os.set_blocking(fd, False)
+        end = time.monotonic() + HANG
+        while data:
+            self.assertLess(time.monotonic(), end, f"{len(data)} bytes are not taken")
+            try:
+                data = data[os.write(fd, data):]
+            except BlockingIOError:
+                time.sleep(0.01)
+
     def read_until(self, fd, text):
         seen = b""
         while text not in seen:

@@ -223,13 +223,29 @@ void Console::pump_input() {
   for (int round = 0; round < kInputRounds; ++round) {
     const std::size_t taken = uart_->receive(pending_input_);
     pending_input_.erase(pending_input_.begin(), pending_input_.begin() + static_cast<std::ptrdiff_t>(taken));
-    const std::size_t room = pending_input_.empty() ? uart_->input_room() : 0;
-    if (room == 0) {
-      // The UART reports when there is some.
+    std::size_t limit = pending_input_.empty() ? uart_->input_room() : 0;
+    taken_in_pace_ += taken;
+    if (pending_input_.size() < kTypeAhead / 2) {
+      pace_end_.reset();
+    }
+    if (hears_escape()) {
+      if (pending_input_.size() < kTypeAhead) {
+        limit = kTypeAhead - pending_input_.size();
+      } else if (may_drop()) {
+        limit = kDropStep;
+      } else {
+        watch_input(false);
+        const std::lock_guard guard(lock_);
+        wake_in(config_.drop_pace);
+        return;
+      }
+    }
+    if (limit == 0) {
+      // The UART reports when there is room.
       watch_input(false);
       return;
     }
-    if (!input_.valid() || !read_input(room)) {
+    if (!input_.valid() || !read_input(limit)) {
       return;
     }
   }
@@ -237,7 +253,18 @@ void Console::pump_input() {
   wake_in(kAtOnce);
 }
 
-bool Console::read_input(std::size_t room) {
+bool Console::may_drop() {
+  const auto now = std::chrono::steady_clock::now();
+  const bool over = pace_end_ && now >= *pace_end_;
+  const bool idle = taken_in_pace_ < kDropStep;
+  if (!pace_end_ || over) {
+    pace_end_ = now + config_.drop_pace;
+    taken_in_pace_ = 0;
+  }
+  return over && idle;
+}
+
+bool Console::read_input(std::size_t limit) {
   if (input_.is_terminal()) {
     if (!in_foreground(input_.fd())) {
       in_background_ = true;
@@ -250,8 +277,8 @@ bool Console::read_input(std::size_t room) {
       count_error();
     }
   }
-  std::array<std::uint8_t, SerialState::kFifoSize> buffer;
-  const ssize_t got = input_.read(std::span(buffer).first(std::min(room, buffer.size())));
+  std::array<std::uint8_t, kDropStep> buffer;
+  const ssize_t got = input_.read(std::span(buffer).first(std::min(limit, buffer.size())));
   if (got == -EAGAIN) {
     if (input_watch_ != nullptr) {
       watch_input(true);
@@ -270,12 +297,25 @@ bool Console::read_input(std::size_t room) {
     return false;
   }
   const auto bytes = std::span(buffer).first(static_cast<std::size_t>(got));
-  if (!input_.is_terminal() || !config_.on_quit) {
+  if (hears_escape()) {
+    take_typed(bytes);
+  } else {
     pending_input_.assign(bytes.begin(), bytes.end());
-  } else if (escape_.feed(bytes, pending_input_)) {
-    config_.on_quit();
   }
   return true;
+}
+
+void Console::take_typed(std::span<const std::uint8_t> bytes) {
+  const bool full = pending_input_.size() >= kTypeAhead;
+  std::vector<std::uint8_t> dropped;
+  const bool quit = escape_.feed(bytes, full ? dropped : pending_input_);
+  metrics_.lost_input_bytes.fetch_add(dropped.size(), std::memory_order_relaxed);
+  if (!std::exchange(losing_input_, full) && full) {
+    count_error();
+  }
+  if (quit) {
+    config_.on_quit();
+  }
 }
 
 void Console::append(std::uint8_t byte) {
@@ -326,7 +366,7 @@ void Console::drain() {
     if (output_state_ != Output::kFailing) {
       count_error();
     }
-    if (taken == -ENOSPC || taken == -EDQUOT) {
+    if (taken == -ENOSPC || taken == -EDQUOT || taken == -EFBIG) {
       output_state_ = Output::kFailing;
       return;
     }

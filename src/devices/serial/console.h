@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -39,6 +40,8 @@ struct ConsoleConfig {
   std::size_t buffer_size = 64U << 10U;
   // Called on the loop's thread after Ctrl-A x, where the input is a terminal. May be empty: no escape then.
   std::function<void()> on_quit;
+  // See Console; less than a second.
+  std::chrono::nanoseconds drop_pace = std::chrono::milliseconds(100);
   // Borrowed, outlives the console; may be null. Made raw again when the process returns to the foreground.
   TerminalGuard* terminal = nullptr;
 };
@@ -49,12 +52,17 @@ struct ConsoleConfig {
 // What the reader does not take stays in the buffer, and the loop's thread writes it when there is room.
 // While the buffer is full the newest bytes are dropped, until half of it is free again or all is written; a
 // line "[mayfly: N bytes of serial output lost]" stands in their place. So what is read is exact up to the
-// mark, and exact after it. A full disk counts as a reader that does not read, tried again every kRetryDelay.
+// mark, and exact after it. A full disk, or a file that has reached the size the process may write, counts as
+// a reader that does not read, tried again every kRetryDelay.
 // A reader that is gone (EPIPE, a terminal hung up) ends output: all further bytes are lost bytes.
 //
-// Input is read only as far as the receiver has room, so that the rest stays with whoever sent it. Its end
-// (EOF, a hang-up) ends input and nothing else. A terminal is read only while the process is in its
-// foreground.
+// Input is read only as far as the receiver has room, so that the rest stays with whoever sent it. Not so at
+// a terminal that has an escape (on_quit): a guest that does not read must not keep the escape from being
+// seen. There input is read whatever the room is, and kTypeAhead bytes of it are kept. While so many wait and
+// the guest takes less than kDropStep bytes in a drop_pace, as many are read, searched for the escape and
+// dropped (lost_input_bytes): so a guest that reads gets all of what is pasted, and the escape comes through
+// at no less than that rate. The end of input (EOF, a hang-up) ends input and nothing else. A terminal is
+// read only while the process is in its foreground.
 //
 // Threads: transmit() and input_room_available() from any vCPU thread under the UART's lock; all else,
 // construction and destruction included, on the loop's thread. vCPU threads make the system calls write, send
@@ -65,6 +73,8 @@ class Console final : public SerialBackend {
   static constexpr std::size_t kBatchSize = 1024;
   static constexpr std::chrono::nanoseconds kBatchWindow = std::chrono::milliseconds(1);
   static constexpr std::chrono::nanoseconds kRetryDelay = std::chrono::milliseconds(250);
+  static constexpr std::size_t kTypeAhead = 4096;
+  static constexpr std::size_t kDropStep = 1024;
   static constexpr std::chrono::milliseconds kFlushPatience{100};
   static constexpr std::chrono::milliseconds kFlushLimit{1000};
 
@@ -95,7 +105,7 @@ class Console final : public SerialBackend {
   enum class Output : std::uint8_t {
     kReady,    // the last write was taken
     kBlocked,  // the reader does not read: waiting for writability
-    kFailing,  // the file system is full: waiting for a while
+    kFailing,  // the file system is full, or the file as large as it may be: waiting for a while
     kEnded,
   };
 
@@ -107,8 +117,14 @@ class Console final : public SerialBackend {
   void end_input();
   void watch_input(bool enabled);
   void watch_output(bool enabled);
-  // The next bytes for the guest into pending_input_; false where there are none now.
-  bool read_input(std::size_t room);
+  // Whether input is read however little of it the guest takes.
+  bool hears_escape() const { return input_.is_terminal() && config_.on_quit; }
+  // The next bytes for the guest, `limit` at most, into pending_input_; false where there are none now.
+  bool read_input(std::size_t limit);
+  // While kTypeAhead bytes wait: whether it is time to drop what comes on top.
+  bool may_drop();
+  // Seeks the escape in `bytes`; what is the guest's goes into pending_input_ where there is room.
+  void take_typed(std::span<const std::uint8_t> bytes);
 
   // Guarded by lock_, held by the caller.
   void append(std::uint8_t byte);
@@ -127,7 +143,10 @@ class Console final : public SerialBackend {
   UniqueFd wake_timer_;  // a timerfd, as vCPU threads start it
   Serial16550* uart_ = nullptr;
   EscapeFilter escape_;
-  std::vector<std::uint8_t> pending_input_;
+  std::vector<std::uint8_t> pending_input_;  // kTypeAhead bytes at most, and a Ctrl-A held back
+  bool losing_input_ = false;
+  std::optional<std::chrono::steady_clock::time_point> pace_end_;  // while much is typed ahead
+  std::size_t taken_in_pace_ = 0;                                  // by the guest
   bool in_background_ = false;
 
   std::mutex lock_;  // a leaf: nothing else is locked under it

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <pty.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -21,6 +22,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -187,6 +189,15 @@ void put(const UniqueFd& fd, std::string_view text) {
   ASSERT_EQ(::write(fd.get(), text.data(), text.size()), static_cast<ssize_t>(text.size()));
 }
 
+// How much of `text` went into `fd`, which need not have room for any of it.
+std::size_t put_some(const UniqueFd& fd, std::string_view text) {
+  const int flags = ::fcntl(fd.get(), F_GETFL);
+  ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK);
+  const ssize_t taken = ::write(fd.get(), text.data(), text.size());
+  ::fcntl(fd.get(), F_SETFL, flags);
+  return taken > 0 ? static_cast<std::size_t>(taken) : 0;
+}
+
 bool is_nonblocking(const UniqueFd& fd) {
   return (::fcntl(fd.get(), F_GETFL) & O_NONBLOCK) != 0;
 }
@@ -214,6 +225,15 @@ class ConsoleTest : public ::testing::Test {
     ConsoleConfig config;
     config.input = fd.get();
     config.on_quit = std::move(on_quit);
+    start(std::move(config));
+    guest_listens();
+    ASSERT_TRUE(console->start_input(*uart).has_value());
+  }
+  void start_terminal(const UniqueFd& fd, std::chrono::nanoseconds drop_pace, std::function<void()> on_quit) {
+    ConsoleConfig config;
+    config.input = fd.get();
+    config.on_quit = std::move(on_quit);
+    config.drop_pace = drop_pace;
     start(std::move(config));
     guest_listens();
     ASSERT_TRUE(console->start_input(*uart).has_value());
@@ -445,6 +465,29 @@ TEST_F(ConsoleTest, a_full_disk_keeps_what_fits_and_is_tried_again) {
   EXPECT_EQ(metrics.error_count, 1U);
 }
 
+TEST_F(ConsoleTest, a_file_as_large_as_it_may_be_keeps_what_fits_and_is_tried_again) {
+  const UniqueFd file = make_file();
+  const std::string text = pattern(5000);
+  // In a process of its own, as the limit is the whole process's. Its exit code says what went wrong.
+  EXPECT_EXIT(
+      {
+        rlimit limit{};
+        ::getrlimit(RLIMIT_FSIZE, &limit);
+        rlimit small = limit;
+        small.rlim_cur = 1000;
+        ::signal(SIGXFSZ, SIG_IGN);
+        ::setrlimit(RLIMIT_FSIZE, &small);
+        start_output(file);
+        send(text);
+        const bool waits = console->flush() == 4000 && contents(file) == text.substr(0, 1000);
+        ::setrlimit(RLIMIT_FSIZE, &limit);
+        const bool goes_on = console->flush() == 0 && contents(file) == text;
+        const bool counted = metrics.error_count == 1 && metrics.lost_bytes == 0;
+        ::_exit((waits ? 0 : 1) + (goes_on ? 0 : 2) + (counted ? 0 : 4));
+      },
+      ::testing::ExitedWithCode(0), "");
+}
+
 TEST_F(ConsoleTest, output_that_is_not_open_is_dropped) {
   for (const int fd : {-1, 1000000}) {
     ConsoleConfig config;
@@ -465,6 +508,17 @@ TEST_F(ConsoleTest, a_descriptor_of_the_wrong_direction_counts_as_not_open) {
   send("x");
   EXPECT_EQ(metrics.lost_bytes, 1U);
   EXPECT_TRUE(console->start_input(*uart).has_value());
+}
+
+TEST_F(ConsoleTest, a_descriptor_that_only_names_a_file_counts_as_not_open) {
+  const UniqueFd name = open_file("/", O_PATH, "name").value();
+  start_input(name);
+  EXPECT_EQ(metrics.error_count, 0U);
+  for (const auto direction : {HostStream::Direction::kInput, HostStream::Direction::kOutput}) {
+    const auto stream = HostStream::open(name.get(), direction);
+    ASSERT_FALSE(stream.has_value());
+    EXPECT_EQ(stream.error().os_errno(), EBADF);
+  }
 }
 
 TEST_F(ConsoleTest, a_buffer_too_small_for_the_mark_is_refused) {
@@ -702,6 +756,88 @@ TEST_F(ConsoleTest, a_terminal_gives_input_and_its_escape_quits) {
   terminal.reader.reset();
   EXPECT_TRUE(registrar.run_until([&] { return registrar.enabled_watches() == 1; }));
   EXPECT_EQ(metrics.error_count, 0U);
+}
+
+TEST_F(ConsoleTest, the_escape_quits_though_the_guest_does_not_read) {
+  for (const bool listens : {false, true}) {
+    const Pair terminal = make_terminal();
+    int quits = 0;
+    ConsoleConfig config;
+    config.input = terminal.writer.get();
+    config.on_quit = [&] { ++quits; };
+    start(std::move(config));
+    if (listens) {
+      guest_listens();
+    }
+    ASSERT_TRUE(console->start_input(*uart).has_value());
+    const std::string text = pattern(100);
+    put(terminal.reader, text);
+    registrar.round(std::chrono::milliseconds(5));
+    put(terminal.reader, "\x01x");
+    EXPECT_TRUE(registrar.run_until([&] { return quits == 1; }));
+    guest_listens();
+    EXPECT_EQ(guest_reads(100), text);
+    uart.reset();
+    console.reset();
+  }
+  EXPECT_EQ(metrics.lost_input_bytes, 0U);
+  EXPECT_EQ(metrics.error_count, 0U);
+}
+
+TEST_F(ConsoleTest, typing_ahead_is_bounded_and_the_escape_comes_after_any_of_it) {
+  const Pair terminal = make_terminal();
+  int quits = 0;
+  start_terminal(terminal.writer, std::chrono::milliseconds(1), [&] { ++quits; });
+  const std::string text = pattern(10240);
+  const std::string typed = text + "\x01x";
+  EXPECT_TRUE(registrar.run_until([&, left = std::string_view(typed)]() mutable {
+    left.remove_prefix(put_some(terminal.reader, left));
+    return left.empty();
+  }));
+  EXPECT_TRUE(registrar.run_until([&] { return quits == 1; }));
+  const std::size_t kept = Console::kTypeAhead + SerialState::kFifoSize;
+  EXPECT_EQ(metrics.lost_input_bytes, text.size() - kept);
+  EXPECT_EQ(metrics.error_count, 1U);
+  EXPECT_EQ(guest_reads(kept), text.substr(0, kept));
+  put(terminal.reader, "next");
+  EXPECT_EQ(guest_reads(4), "next");
+  EXPECT_EQ(metrics.error_count, 1U);
+}
+
+TEST_F(ConsoleTest, a_paste_is_whole_where_the_guest_reads_it) {
+  const Pair terminal = make_terminal();
+  start_terminal(terminal.writer, std::chrono::milliseconds(900), [] {});
+  const std::string text = pattern(20000);
+  std::string got;
+  std::size_t sent = 0;
+  // More than is kept, before the guest reads any of it.
+  for (int i = 0; i < 20; ++i) {
+    sent += put_some(terminal.reader, std::string_view(text).substr(sent));
+    registrar.round();
+  }
+  for (int i = 0; i < 20000 && got.size() < text.size(); ++i) {
+    sent += put_some(terminal.reader, std::string_view(text).substr(sent));
+    while ((in(5) & 1) != 0) {
+      got.push_back(static_cast<char>(in(0)));
+    }
+    registrar.round(std::chrono::milliseconds(5));
+  }
+  EXPECT_EQ(got, text);
+  EXPECT_EQ(metrics.lost_input_bytes, 0U);
+}
+
+TEST_F(ConsoleTest, a_terminal_without_an_escape_is_read_only_as_far_as_the_guest_takes_it) {
+  const Pair terminal = make_terminal();
+  const std::string text = pattern(1000);
+  start_input(terminal.writer);
+  put(terminal.reader, text);
+  for (int i = 0; i < 5; ++i) {
+    registrar.round(std::chrono::milliseconds(5));
+  }
+  int waiting = 0;
+  ASSERT_EQ(::ioctl(terminal.writer.get(), FIONREAD, &waiting), 0);
+  EXPECT_EQ(waiting, 1000 - 16);
+  EXPECT_EQ(guest_reads(1000), text);
 }
 
 TEST_F(ConsoleTest, a_pipe_has_no_escape) {

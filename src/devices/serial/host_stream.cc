@@ -47,7 +47,7 @@ Result<HostStream> HostStream::open(int fd, Direction direction, const char* des
     return fail_errno(errno, doing);
   }
   const int mode = flags & O_ACCMODE;
-  if (mode == (direction == Direction::kInput ? O_WRONLY : O_RDONLY)) {
+  if ((flags & O_PATH) != 0 || mode == (direction == Direction::kInput ? O_WRONLY : O_RDONLY)) {
     return fail_errno(EBADF, doing);
   }
   HostStream stream;

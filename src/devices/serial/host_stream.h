@@ -34,7 +34,7 @@ class HostStream {
 
   HostStream() = default;
   // Does not take `fd`, which may be closed afterwards. Errors: kIo (EBADF) for a descriptor that is not
-  // open, or not open for this direction; those of fstat and dup.
+  // open, or not open for this direction, as one of O_PATH is for neither; those of fstat and dup.
   // `descriptors` is where the process finds its own descriptors by number.
   static Result<HostStream> open(int fd, Direction direction, const char* descriptors = "/proc/self/fd");
 
