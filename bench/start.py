@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Start-up beside the floor under every monitor: time to a guest's first output, whole life, memory, binary size.
 
-  start.py [NAME=BINARY ...] [--runs N]
+  start.py [NAME=BINARY ...] [--runs N] [--check]
 
 Without arguments it measures mayfly, the binary that MAYFLY_PROGRAM names; each further BINARY must take the dialect's
 --no-api and --config-file. The guests are bare metal: what is timed is the monitor. The floor is bench/kvm_floor.c, the
@@ -30,6 +30,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 GUEST_MIB = 128
 LIMIT = 30  # seconds, after which a start has failed
+# What is promised, as medians.
+OUTPUT_LIMIT = 1.5  # times the floor
+PRIVATE_LIMIT_KIB = 1024
+BINARY_LIMIT_KIB = 3584
 
 
 def build(folder):
@@ -129,6 +133,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("monitors", nargs="*", metavar="NAME=BINARY")
     parser.add_argument("--runs", type=int, default=30, help="runs of each (default 30), after one that is not counted")
+    parser.add_argument("--check", action="store_true",
+                        help=f"exit with 1 where the first monitor is over a limit: output {OUTPUT_LIMIT} x floor, "
+                             f"{PRIVATE_LIMIT_KIB} KiB private memory, {BINARY_LIMIT_KIB} KiB of program")
     options = parser.parse_args()
     if not options.monitors and os.environ.get("MAYFLY_PROGRAM"):
         options.monitors = [f"mayfly={os.environ['MAYFLY_PROGRAM']}"]
@@ -157,7 +164,20 @@ def main():
                         for name in medians if name != first))
     for monitor, binary in monitors.items():
         print(f"{'binary KiB':20}  {monitor} {os.path.getsize(binary) / 1024:8.0f}")
-    return 0
+    return check(figures, first, monitors[first]) if options.check else 0
+
+
+def check(figures, name, binary):
+    """1 where the monitor is over a limit, with a line for each."""
+    median = lambda figure, of: statistics.median(figures[figure][of])
+    over = [text for is_over, text in (
+        (median("output ms", name) > OUTPUT_LIMIT * median("output ms", "floor"), f"output: more than {OUTPUT_LIMIT} x floor"),
+        (median("memory private KiB", name) > PRIVATE_LIMIT_KIB, f"memory: more than {PRIVATE_LIMIT_KIB} KiB private"),
+        (os.path.getsize(binary) > BINARY_LIMIT_KIB << 10, f"program: more than {BINARY_LIMIT_KIB} KiB"),
+    ) if is_over]
+    for text in over:
+        print(f"OVER THE LIMIT: {text}")
+    return 1 if over else 0
 
 
 if __name__ == "__main__":

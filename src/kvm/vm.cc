@@ -1,10 +1,10 @@
 #include "kvm/vm.h"
 
-#include <array>
-#include <cstdio>
 #include <string>
 
 #include "kvm/ioctl.h"
+
+#include "base/text.h"
 
 namespace mayfly {
 namespace {
@@ -14,12 +14,6 @@ using kvm_detail::command;
 
 constexpr std::uint64_t kPageSize = 4096;
 constexpr __u32 kLogDirtyPages = KVM_MEM_LOG_DIRTY_PAGES;
-
-std::string hex(std::uint64_t value) {
-  std::array<char, 19> text{};
-  const int length = std::snprintf(text.data(), text.size(), "%#llx", static_cast<unsigned long long>(value));
-  return {text.data(), static_cast<std::size_t>(length)};
-}
 
 std::string describe(const kvm_userspace_memory_region& slot) {
   return "set guest memory slot " + std::to_string(slot.slot) + " of " + hex(slot.memory_size) +

@@ -6,10 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cinttypes>
-#include <cstdio>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -18,6 +15,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/text.h"
 #include "memory/guest_copy.h"
 
 namespace mayfly {
@@ -32,12 +30,6 @@ constexpr std::uint64_t kMiB = 1ULL << 20;
 
 std::uint64_t page_size() {
   return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-}
-
-std::string hex(std::uint64_t value) {
-  std::array<char, 19> text{};
-  std::snprintf(text.data(), text.size(), "0x%" PRIx64, value);
-  return text.data();
 }
 
 bool is_shared(Backing backing) {

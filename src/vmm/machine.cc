@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/metrics.h"
 #include "memory/x86_64/ranges.h"
 #include "vmm/x86_64/cpu_setup.h"
 #include "vmm/x86_64/load_guest.h"
@@ -205,6 +206,7 @@ Result<void> Machine::pause() {
   for (const auto& cpu : cpus_) {
     // Without it a paused guest's watchdogs would bark; a guest that does not listen loses nothing.
     if (auto noted = cpu->vcpu().note_pause(); !noted) {
+      metrics().vcpu.kvmclock_ctrl_fails.add();
       LOG_WARN("%s", noted.error().message().c_str());
     }
   }

@@ -1,21 +1,14 @@
 #include "devices/bus/bus.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <iterator>
 #include <limits>
 
 #include "base/checked.h"
+#include "base/text.h"
 
 namespace mayfly {
 namespace {
-
-std::string hex(std::uint64_t value) {
-  std::array<char, 2 + 16 + 1> text{};
-  std::snprintf(text.data(), text.size(), "0x%llx", static_cast<unsigned long long>(value));
-  return text.data();
-}
 
 // "serial at 0x3f8-0x3ff"
 std::string describe(std::string_view name, std::uint64_t base, std::uint64_t last) {
