@@ -29,33 +29,41 @@ struct FatalSignal {
   Gauge& (*metric)();
 };
 
-constexpr std::array<FatalSignal, 7> kFatalSignals{{
+constexpr std::array<FatalSignal, 6> kFatalSignals{{
     {SIGSYS, "SIGSYS", ExitCode::kForbiddenSyscall, Detail::kSyscall,
      []() -> Gauge& { return metrics().seccomp.num_faults; }},
     {SIGBUS, "SIGBUS", ExitCode::kBusError, Detail::kAddress,
      []() -> Gauge& { return metrics().signals.sigbus; }},
     {SIGSEGV, "SIGSEGV", ExitCode::kSegmentationFault, Detail::kAddress,
      []() -> Gauge& { return metrics().signals.sigsegv; }},
-    {SIGXFSZ, "SIGXFSZ", ExitCode::kFileSizeLimit, Detail::kNone,
-     []() -> Gauge& { return metrics().signals.sigxfsz; }},
     {SIGXCPU, "SIGXCPU", ExitCode::kCpuTimeLimit, Detail::kNone,
      []() -> Gauge& { return metrics().signals.sigxcpu; }},
     {SIGHUP, "SIGHUP", ExitCode::kHangUp, Detail::kNone, []() -> Gauge& { return metrics().signals.sighup; }},
     {SIGILL, "SIGILL", ExitCode::kIllegalInstruction, Detail::kAddress,
      []() -> Gauge& { return metrics().signals.sigill; }},
 }};
+// Those that a fault of the program's own raises, and those that only others send.
 constexpr std::array<int, 3> kAbortSignals{SIGABRT, SIGFPE, SIGTRAP};
+constexpr std::array<int, 11> kEndingSignals{SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM,   SIGVTALRM, SIGPROF,
+                                             SIGIO,   SIGPWR,  SIGTERM, SIGSTKFLT, SIGINT};
 
 std::atomic<void (*)()> g_hook{nullptr};
+// The process's own id: a handler cannot ask the kernel, the filter may forbid it.
+std::atomic<pid_t> g_own_id{0};
 // The thread that is ending the process, once there is one. pthread_t is an address with glibc, never null.
 std::atomic<pthread_t> g_ending{};
 constexpr std::size_t kStackSize = 64UL * 1024;
 alignas(16) std::array<char, kStackSize> g_stack;
 
-void run_hook() {
-  if (void (*const hook)() = g_hook.exchange(nullptr); hook != nullptr) {
+void call(void (*hook)()) {
+  if (hook != nullptr) {
     hook();
   }
+}
+
+// Once: a fault within the hook must not lead back to it.
+void run_last_hook() {
+  call(g_hook.exchange(nullptr));
 }
 
 void describe(TextBuffer& text, const FatalSignal& signal, const siginfo_t& info) {
@@ -63,8 +71,10 @@ void describe(TextBuffer& text, const FatalSignal& signal, const siginfo_t& info
   text.append(signal.name);
   // A positive code comes from the kernel: sent by kill(2) there is a sender instead of a fault.
   if (info.si_code <= 0) {
-    text.append(" sent by process ");
-    text.append_decimal(static_cast<std::uint64_t>(info.si_pid));
+    if (info.si_pid != g_own_id.load()) {
+      text.append(" sent by process ");
+      text.append_decimal(static_cast<std::uint64_t>(info.si_pid));
+    }
   } else if (signal.detail == Detail::kAddress) {
     text.append(" at address 0x");
     // SAFETY: the address is only printed.
@@ -95,7 +105,7 @@ void on_fatal_signal(int number, siginfo_t* info, void*) {
       std::atomic_signal_fence(std::memory_order_seq_cst);
     }
   }
-  run_hook();  // first: should the rest fail, the terminal is in order
+  run_last_hook();  // first: should the rest fail, the terminal is in order
   std::array<char, 160> storage{};
   TextBuffer text(storage);
   describe(text, *signal, *info);
@@ -107,17 +117,67 @@ void on_fatal_signal(int number, siginfo_t* info, void*) {
 
 // SA_RESETHAND has put the default action back, and the signal is not blocked (SA_NODEFER).
 void on_abort_signal(int number) {
-  run_hook();
+  run_last_hook();
   ::raise(number);
+}
+
+// SIGSTOP, whose action nobody needs to put in place first and take back afterwards.
+void on_stop_signal(int) {
+  const int saved_errno = errno;
+  call(g_hook.load());
+  ::raise(SIGSTOP);
+  errno = saved_errno;
 }
 
 void on_sigpipe(int) {
   metrics().signals.sigpipe.add();
 }
 
+void on_sigxfsz(int) {
+  metrics().signals.sigxfsz.add();
+}
+
+struct sigaction action_of(void (*handler)(int), int flags) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = flags;
+  ::sigemptyset(&action.sa_mask);
+  return action;
+}
+
+bool is_ignored(int number) {
+  struct sigaction action {};
+  return ::sigaction(number, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
 Result<void> install(int number, const struct sigaction& action) {
   if (::sigaction(number, &action, nullptr) != 0) {
     return fail_errno(errno, "install a handler for signal " + std::to_string(number));
+  }
+  return {};
+}
+
+Result<void> install_unless_ignored(int number, const struct sigaction& action) {
+  return is_ignored(number) ? Result<void>() : install(number, action);
+}
+
+Result<void> unblock_handled() {
+  sigset_t handled{};
+  ::sigemptyset(&handled);
+  for (const FatalSignal& signal : kFatalSignals) {
+    ::sigaddset(&handled, signal.number);
+  }
+  for (const int number : kAbortSignals) {
+    ::sigaddset(&handled, number);
+  }
+  for (const int number : kEndingSignals) {
+    ::sigaddset(&handled, number);
+  }
+  for (const int number : {SIGTSTP, SIGPIPE, SIGXFSZ}) {
+    ::sigaddset(&handled, number);
+  }
+  if (const int error = ::pthread_sigmask(SIG_UNBLOCK, &handled, nullptr); error != 0) {
+    return fail_errno(error, "unblock the signals that are handled");
   }
   return {};
 }
@@ -133,6 +193,7 @@ Result<void> install_crash_handlers() {
   }
   // The first call asks the kernel: not in a handler, where the filter may forbid it.
   static_cast<void>(thread_name());
+  g_own_id.store(::getpid());
 
   struct sigaction fatal {};
   fatal.sa_sigaction = on_fatal_signal;
@@ -140,25 +201,21 @@ Result<void> install_crash_handlers() {
   fatal.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
   ::sigemptyset(&fatal.sa_mask);
   for (const FatalSignal& signal : kFatalSignals) {
-    struct sigaction before {};
-    if (signal.number == SIGHUP && ::sigaction(SIGHUP, nullptr, &before) == 0 &&
-        before.sa_handler == SIG_IGN) {
-      continue;
-    }
-    MAYFLY_TRY(install(signal.number, fatal));
+    MAYFLY_TRY(signal.number == SIGHUP ? install_unless_ignored(SIGHUP, fatal)
+                                       : install(signal.number, fatal));
   }
-  struct sigaction abort_action {};
-  abort_action.sa_handler = on_abort_signal;
-  abort_action.sa_flags = static_cast<int>(SA_RESETHAND | SA_NODEFER | SA_ONSTACK);
-  ::sigemptyset(&abort_action.sa_mask);
+  const auto abort_action =
+      action_of(on_abort_signal, static_cast<int>(SA_RESETHAND | SA_NODEFER | SA_ONSTACK));
   for (const int number : kAbortSignals) {
     MAYFLY_TRY(install(number, abort_action));
   }
-  struct sigaction pipe_action {};
-  pipe_action.sa_handler = on_sigpipe;
-  pipe_action.sa_flags = SA_RESTART;
-  ::sigemptyset(&pipe_action.sa_mask);
-  return install(SIGPIPE, pipe_action);
+  for (const int number : kEndingSignals) {
+    MAYFLY_TRY(install_unless_ignored(number, abort_action));
+  }
+  MAYFLY_TRY(install_unless_ignored(SIGTSTP, action_of(on_stop_signal, SA_RESTART | SA_ONSTACK)));
+  MAYFLY_TRY(install(SIGPIPE, action_of(on_sigpipe, SA_RESTART | SA_ONSTACK)));
+  MAYFLY_TRY(install(SIGXFSZ, action_of(on_sigxfsz, SA_RESTART | SA_ONSTACK)));
+  return unblock_handled();
 }
 
 Result<CrashStack> CrashStack::create() {

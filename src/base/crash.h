@@ -9,15 +9,20 @@
 namespace mayfly {
 
 // Installs handlers, once, at the start of the process:
-// - SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGHUP and SIGILL write one line of log that names the
-//   signal, and the address or the system call; run the restore hook; set the signal's metric and write a
-//   last line of metrics; and end the process with the code that ExitCode documents. SIGHUP stays ignored
-//   where it was ignored before (nohup(1)).
-// - SIGABRT, SIGFPE and SIGTRAP run the restore hook and then do what they do by default.
-// - SIGPIPE is counted and does nothing else: the write fails with EPIPE.
+// - SIGSYS, SIGBUS, SIGSEGV, SIGXCPU, SIGHUP and SIGILL write one line of log that names the signal, and the
+//   address, the system call or the process that sent it; run the restore hook; set the signal's metric and
+//   write a last line of metrics; and end the process with the code that ExitCode documents.
+// - SIGABRT, SIGFPE, SIGTRAP, and every other standard signal that ends a process by default and can be
+//   handled, run the restore hook and then do what they do by default. So do SIGTERM and SIGINT until an
+//   event loop takes them.
+// - SIGTSTP runs the restore hook and stops the process; what SIGCONT does is the event loop's.
+// - SIGPIPE and SIGXFSZ are counted and do nothing else: the write fails with EPIPE or EFBIG. A guest that
+//   fills a file up to the limit set for the process (RLIMIT_FSIZE) must not end the monitor.
+// Those that do not report an error of the program's own (SIGHUP, SIGINT, SIGTSTP and so on) stay ignored
+// where they were ignored before (nohup(1)). All are unblocked for the calling thread: a mask is inherited
+// through execve(2).
 // Handlers run on a stack of their own in the calling thread, so that an overflow of its stack is reported as
-// well; in other threads on the thread's unless it has a CrashStack. SIGTERM and SIGINT are left to the event
-// loop.
+// well; in other threads on the thread's unless it has a CrashStack.
 Result<void> install_crash_handlers();
 
 // The handlers' stack for one more thread. Made before the thread starts, where an error can still be told;

@@ -12,7 +12,7 @@ enum class ExitCode : std::uint8_t {
   kForbiddenSyscall = 148,    // SIGSYS: a system call that the seccomp filter does not allow
   kBusError = 149,            // SIGBUS: a mapped file shrank, or memory failed
   kSegmentationFault = 150,   // SIGSEGV
-  kFileSizeLimit = 151,       // SIGXFSZ: a file grew beyond the limit that was set for the process
+  kFileSizeLimit = 151,       // not used: at SIGXFSZ the write fails and the monitor goes on. Kept reserved
   kBadConfiguration = 152,    // the configuration (file or start-up request) cannot be used
   kBadArguments = 153,        // the command line cannot be used
   kCpuTimeLimit = 154,        // SIGXCPU

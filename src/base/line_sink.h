@@ -1,4 +1,4 @@
-// Where lines of log and metrics go: a file or a FIFO that must never hold up the monitor.
+// Where lines of log and metrics go: a file, a FIFO or stderr, none of which may hold up the monitor.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +22,16 @@ Result<UniqueFd> open_line_file(const std::string& path, std::string_view role);
 // Keeps errno. Async-signal-safe.
 std::size_t write_once(int fd, std::string_view text);
 
-// The same to a descriptor that may be in blocking mode (stderr, which is shared with others and so must not
-// be changed): looks whether there is room first. `text` is at most kAtomicLine.
-std::size_t write_once_if_ready(int fd, std::string_view text);
+// `fd` (stderr) once more, as a descriptor in non-blocking mode that others do not share: the mode of `fd`
+// itself stays as it is, for it is theirs as well. For a terminal or a FIFO; none where `fd` is neither, or
+// where it cannot be opened again (no /proc, or it is another user's), and write_shared() is what is left.
+// `descriptors` is the folder of the process's descriptors.
+UniqueFd reopen_for_lines(int fd, const std::string& descriptors = "/proc/self/fd");
+
+// Writes to a descriptor that may be in blocking mode, and gives how many bytes of `text` (at most
+// kAtomicLine) were taken. A terminal that has room promises to take one byte and no more, so it is asked
+// before each. Only another writer that takes the room between the question and the write can make it wait,
+// and then any signal with a handler ends that. Keeps errno. Async-signal-safe.
+std::size_t write_shared(int fd, std::string_view text);
 
 }  // namespace mayfly

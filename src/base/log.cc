@@ -105,7 +105,7 @@ void write_line(LogLevel level, log_detail::Origin origin, std::string_view mess
   storage[size++] = '\n';
   const std::string_view line(storage.data(), size);
   const int fd = g_settings.fd.load(std::memory_order_acquire);
-  if ((fd == STDERR_FILENO ? write_once_if_ready(fd, line) : write_once(fd, line)) != size) {
+  if ((fd == STDERR_FILENO ? write_shared(fd, line) : write_once(fd, line)) != size) {
     metrics().logger.missed_log_count.add();
   }
 }
@@ -140,6 +140,14 @@ Result<LogLevel> parse_log_level(std::string_view text) {
   return fail(
       ErrorCode::kInvalidArgument,
       std::string("log level \"").append(text).append("\": not Off, Error, Warn, Info, Debug or Trace"));
+}
+
+void open_log_on_stderr() {
+  UniqueFd own = reopen_for_lines(STDERR_FILENO);
+  const std::lock_guard lock(g_settings.mutex);
+  if (own && g_settings.fd.load(std::memory_order_relaxed) == STDERR_FILENO) {
+    g_settings.fd.store(own.release(), std::memory_order_release);
+  }
 }
 
 Result<void> configure_log(const LogConfig& config) {

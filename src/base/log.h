@@ -45,6 +45,11 @@ struct LogConfig {
   std::optional<std::string> module;
 };
 
+// Gives the log a non-blocking description of stderr of its own, where stderr is a terminal or a pipe, and
+// leaves the one that others share as it is. Call once, at the start of the process, when descriptors 0 to 2
+// are open and the log goes to stderr. Without it, lines reach a terminal byte by byte.
+void open_log_on_stderr();
+
 // Applies all of `config`, or nothing where it fails (the path cannot be opened). May be called again and
 // again.
 Result<void> configure_log(const LogConfig& config);

@@ -2,6 +2,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <pty.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +14,8 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
+#include <functional>
 #include <thread>
 #include <vector>
 
@@ -312,6 +319,147 @@ TEST(LogLevels, names_are_taken_in_any_case) {
   }
 }
 
+// A terminal whose reader reads nothing, with room for a line and a part of one, or less.
+class StalledTerminal : public ::testing::Test {
+ protected:
+  static constexpr std::size_t kLine = 3000;
+  static constexpr int kMaxLines = 100;
+
+  void SetUp() override {
+    int master_fd = -1;
+    int slave_fd = -1;
+    termios raw{};
+    ::cfmakeraw(&raw);
+    ASSERT_EQ(::openpty(&master_fd, &slave_fd, nullptr, &raw, nullptr), 0);
+    master_ = UniqueFd(master_fd);
+    slave_ = UniqueFd(slave_fd);
+    stall();
+  }
+  void stall() const {
+    const UniqueFd filler = reopen_for_lines(slave_.get());
+    ASSERT_TRUE(filler.valid());
+    // What was written moves on to the reader's side a little later and leaves room.
+    while (write_once(filler.get(), "x") == 1 || has_room(50)) {
+    }
+    std::array<char, 512> chunk{};
+    while (!has_room(50)) {
+      ASSERT_GT(::read(master_.get(), chunk.data(), chunk.size()), 0);
+    }
+  }
+  // Writes lines by `write` until one is taken in part or not at all.
+  static int until_part(const std::function<std::size_t(std::string_view)>& write) {
+    const std::string line(kLine, 'y');
+    for (int i = 0; i < kMaxLines; ++i) {
+      if (write(line) < line.size()) {
+        return 0;
+      }
+    }
+    return 1;
+  }
+  bool has_room(int wait_ms) const {
+    pollfd ready{.fd = slave_.get(), .events = POLLOUT, .revents = 0};
+    return ::poll(&ready, 1, wait_ms) == 1;
+  }
+  // Runs `body` in a child with the terminal as stderr; its exit code. What blocks is ended by the alarm.
+  int with_stderr(const std::function<int()>& body) const {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      std::signal(SIGALRM, SIG_DFL);
+      ::alarm(20);
+      ::_exit(::dup2(slave_.get(), STDERR_FILENO) == STDERR_FILENO ? body() : 90);
+    }
+    int status = 0;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status)) << "it blocked: " << status;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+
+  UniqueFd master_;
+  UniqueFd slave_;
+};
+
+// Other tests give the log a file, and it does not go back to stderr: this one runs itself as a new program.
+TEST_F(StalledTerminal, a_line_of_log_is_dropped_and_counted_and_does_not_wait) {
+  constexpr const char* kInside = "MAYFLY_TEST_INSIDE_STALLED_TERMINAL";
+  if (const char* const how = std::getenv(kInside); how != nullptr) {
+    if (std::string_view(how) != "shared") {
+      open_log_on_stderr();
+    }
+    const std::string line(kLine, 'y');
+    for (int i = 0; i < kMaxLines && metrics().logger.missed_log_count.value() == 0; ++i) {
+      if (std::string_view(how) == "signal") {
+        log_detail::write_from_signal(LogLevel::kError, MAYFLY_LOG_ORIGIN, line);
+      } else {
+        LOG_ERROR("%s", line.c_str());
+      }
+    }
+    ::_exit(metrics().logger.missed_log_count.value() == 1 ? 0 : 1);
+  }
+  for (const char* how : {"own", "shared", "signal"}) {
+    stall();
+    SCOPED_TRACE(how);
+    EXPECT_EQ(with_stderr([how] {
+                ::setenv(kInside, how, 1);
+                const UniqueFd null = open_file("/dev/null", O_WRONLY, "null device").value();
+                ::dup2(null.get(), STDOUT_FILENO);
+                ::execl(
+                    "/proc/self/exe", "stalled",
+                    "--gtest_filter=StalledTerminal.a_line_of_log_is_dropped_and_counted_and_does_not_wait",
+                    nullptr);
+                return 91;
+              }),
+              0);
+  }
+}
+
+TEST_F(StalledTerminal, an_own_description_of_it_takes_a_part_and_does_not_wait) {
+  const int flags = ::fcntl(slave_.get(), F_GETFL);
+  EXPECT_EQ(with_stderr([] {
+              const UniqueFd own = reopen_for_lines(STDERR_FILENO);
+              return own ? until_part([&](std::string_view line) { return write_once(own.get(), line); }) : 2;
+            }),
+            0);
+  EXPECT_EQ(::fcntl(slave_.get(), F_GETFL), flags);
+  EXPECT_EQ(flags & O_NONBLOCK, 0);
+}
+
+TEST_F(StalledTerminal, the_shared_description_takes_a_part_and_does_not_wait) {
+  EXPECT_EQ(with_stderr([] {
+              return until_part([](std::string_view line) { return write_shared(STDERR_FILENO, line); });
+            }),
+            0);
+}
+
+TEST_F(StalledTerminal, what_cannot_be_opened_again_has_no_own_description) {
+  EXPECT_FALSE(reopen_for_lines(slave_.get(), "/nowhere").valid());
+  EXPECT_FALSE(reopen_for_lines(-1).valid());
+  const int ptmx = ::open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+  ASSERT_GE(ptmx, 0);
+  const UniqueFd new_master(ptmx);
+  EXPECT_FALSE(reopen_for_lines(ptmx).valid());
+}
+
+TEST(LineSink, a_socket_that_is_full_or_left_takes_nothing_and_does_not_block) {
+  std::array<int, 2> fds{};
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()), 0);
+  UniqueFd reader(fds[0]);
+  const UniqueFd writer(fds[1]);
+  const std::string line(kAtomicLine, 'x');
+  while (write_shared(writer.get(), line) == line.size()) {
+  }
+  EXPECT_EQ(write_shared(writer.get(), line), 0U);
+  reader.reset();
+  EXPECT_EQ(write_shared(writer.get(), line), 0U);  // and no SIGPIPE
+}
+
+TEST(LineSink, a_file_takes_a_line_as_it_is) {
+  const TempDir dir;
+  const UniqueFd file = open_file(dir.file("err"), O_WRONLY | O_CREAT, "file").value();
+  EXPECT_FALSE(reopen_for_lines(file.get()).valid());
+  EXPECT_EQ(write_shared(file.get(), "line\n"), 5U);
+  EXPECT_EQ(read_lines(dir.file("err")), std::vector<std::string>{"line"});
+}
+
 TEST(LineSink, a_blocking_pipe_without_room_or_reader_takes_nothing_and_does_not_block) {
   std::array<int, 2> fds{};
   ASSERT_EQ(::pipe2(fds.data(), O_CLOEXEC), 0);
@@ -319,16 +467,16 @@ TEST(LineSink, a_blocking_pipe_without_room_or_reader_takes_nothing_and_does_not
   const UniqueFd writer(fds[1]);
   const std::string line(kAtomicLine, 'x');
   std::size_t taken = 0;
-  while (write_once_if_ready(writer.get(), line) == line.size()) {
+  while (write_shared(writer.get(), line) == line.size()) {
     taken += line.size();
   }
   EXPECT_GT(taken, 0U);
-  EXPECT_EQ(write_once_if_ready(writer.get(), line), 0U);
+  EXPECT_EQ(write_shared(writer.get(), line), 0U);
   reader.reset();
   const auto before = std::signal(SIGPIPE, SIG_IGN);
-  EXPECT_EQ(write_once_if_ready(writer.get(), line), 0U);
+  EXPECT_EQ(write_shared(writer.get(), line), 0U);
   std::signal(SIGPIPE, before);
-  EXPECT_EQ(write_once_if_ready(-1, line), 0U);
+  EXPECT_EQ(write_shared(-1, line), 0U);
 }
 
 TEST(ThreadName, is_known_to_the_kernel_as_well_and_cut_where_it_is_too_long) {

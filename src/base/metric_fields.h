@@ -128,7 +128,7 @@
 #define MAYFLY_SIGNALS_METRICS(COUNTER, GAUGE, LATENCY) \
   GAUGE(sigbus, "Whether SIGBUS ended the monitor") \
   GAUGE(sigsegv, "Whether SIGSEGV ended the monitor") \
-  GAUGE(sigxfsz, "Whether SIGXFSZ ended the monitor") \
+  COUNTER(sigxfsz, "SIGXFSZ signals: writes beyond the file size limit, which fail") \
   GAUGE(sigxcpu, "Whether SIGXCPU ended the monitor") \
   COUNTER(sigpipe, "SIGPIPE signals") \
   GAUGE(sighup, "Whether SIGHUP ended the monitor") \

@@ -41,6 +41,7 @@ int refuse(const Failure& failure) {
 
 // From what is to run to the exit code.
 int run(const Options& options, BootTrace::Clock::time_point start) {
+  open_log_on_stderr();
   if (auto installed = install_crash_handlers(); !installed) {
     return refuse(installed.error());
   }

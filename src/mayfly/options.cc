@@ -41,8 +41,9 @@ constexpr const char* kFooter =
     "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
     "       memory, or an output file that the configuration file names\n"
     "  153  the arguments cannot be used, or an output file that they name\n"
-    "  148, 149, 150, 151, 154, 156, 157\n"
-    "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXFSZ, SIGXCPU, SIGHUP, SIGILL\n";
+    "  148, 149, 150, 154, 156, 157\n"
+    "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXCPU, SIGHUP, SIGILL\n"
+    "  151  never: a write beyond the process's file size limit fails instead\n";
 
 constexpr const char* kRunFooter =
     "\n"

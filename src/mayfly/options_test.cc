@@ -253,7 +253,7 @@ TEST(Options, help_names_every_flag_and_every_exit_status_and_nothing_that_is_no
   for (const char* word :
        {"--config-file", "--no-api", "--id", "--metrics-path", "--boot-trace", "--log-path", "--level",
         "--module", "--show-level", "--show-log-origin", "--start-time-us", "run", "doctor", "  0  ", "  1  ",
-        "  152 ", "  153 ", "148, 149, 150, 151, 154, 156, 157"}) {
+        "  152 ", "  153 ", "148, 149, 150, 154, 156, 157", "  151  never"}) {
     EXPECT_NE(top.find(word), std::string::npos) << word;
   }
   EXPECT_EQ(top.find("--api-sock"), std::string::npos);

@@ -214,7 +214,7 @@ Result<void> GuestMemory::open_backing(std::uint64_t size) {
   }
   backing_fd_ = UniqueFd(fd);
 
-  // Growing a file past this limit would not only fail but end the process by SIGXFSZ.
+  // Growing a file past this limit fails with an error that does not name it.
   rlimit limit{};
   if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur) {
     return fail(ErrorCode::kExhausted,

@@ -134,7 +134,8 @@ TEST_F(TerminalGuardTest, exit_restores_the_terminal) {
 
 TEST_F(TerminalGuardTest, every_signal_of_a_crash_restores_the_terminal_and_still_ends_the_process) {
   for (const int signal :
-       {SIGHUP, SIGSEGV, SIGBUS, SIGILL, SIGSYS, SIGXCPU, SIGXFSZ, SIGFPE, SIGABRT, SIGTRAP}) {
+       {SIGHUP,  SIGSEGV, SIGBUS,  SIGILL,    SIGSYS,  SIGXCPU, SIGFPE, SIGABRT,   SIGTRAP, SIGQUIT,
+        SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO,   SIGPWR, SIGSTKFLT, SIGTERM, SIGINT}) {
     const int status = in_child([&] {
       static_cast<void>(::signal(signal, SIG_DFL));  // a sanitizer has its own
       const auto guard = TerminalGuard::enter(slave.get());
