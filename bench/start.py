@@ -107,7 +107,7 @@ def measure(name, binary, folder, figures):
     begin, process = start([binary, *configuration(folder, "spin")])
     add("output ms", await_output(begin, process))
     add("cpu ms", cpu_ms(process.pid))
-    time.sleep(0.02)  # what the monitor does after the guest's first byte belongs to its memory
+    time.sleep(0.05)  # the monitor gives back what only the start needed
     private, proportional = overhead_kib(process.pid)
     add("memory private KiB", private)
     add("memory pss KiB", proportional)

@@ -27,6 +27,8 @@ namespace mayfly {
 namespace {
 
 constexpr std::chrono::seconds kMetricsInterval{60};
+// After which the guest's first instructions no longer share the process's memory map with what tidies it.
+constexpr std::chrono::milliseconds kStartIsOver{25};
 // After which a guest that has printed nothing is worth a look at its host.
 constexpr std::chrono::seconds kSilence{3};
 
@@ -176,7 +178,8 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
   MAYFLY_TRY(console->start_input(machine->serial()));
   MAYFLY_TRY(machine->start());
-  release_startup_pages();
+  MAYFLY_TRY_ASSIGN(const auto release_timer, loop->make_timer(release_startup_pages));
+  MAYFLY_TRY(release_timer->start(kStartIsOver));
   MAYFLY_TRY_ASSIGN(const auto silence_timer, loop->make_timer([&] {
     if (serial_metrics.write_count.load() == 0 && classify_host(read_host_facts()) == HostKind::kNoHardware) {
       LOG_WARN(
