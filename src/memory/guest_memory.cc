@@ -332,6 +332,10 @@ MemoryResult<void> GuestMemory::fill(GuestAddress address, std::uint64_t length,
   return {};
 }
 
+void GuestSlice::fill(std::byte value) const {
+  fill_guest(host_, value, size_);
+}
+
 MemoryResult<GuestSlice> GuestMemory::slice(GuestAddress address, std::uint64_t length) const {
   if (length == 0) {
     return tl::make_unexpected(MemoryFault{address, length});

@@ -22,6 +22,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/check.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "memory/guest_address.h"
@@ -85,6 +86,44 @@ class GuestSlice {
   // Copies to or from the start of the slice. A span that is longer than the slice is a bug of ours: aborts.
   void copy_to(std::span<std::byte> destination) const;
   void copy_from(std::span<const std::byte> source) const;
+  void fill(std::byte value) const;
+
+  // `length` bytes from `offset` on, which must lie in the slice, else: aborts. Of no bytes at the end is a
+  // part too.
+  GuestSlice part(std::size_t offset, std::size_t length) const {
+    MAYFLY_CHECK(offset <= size_ && length <= size_ - offset, "a part reaches past its slice");
+    return {static_cast<std::byte*>(host_) + offset, length, GuestAddress(address_.value() + offset)};
+  }
+
+  // One object, copied whole; not atomic. It must lie in the slice, else: aborts.
+  template <typename T>
+  requires std::is_trivially_copyable_v<T> T object(std::size_t offset)
+  const {
+    T value;
+    part(offset, sizeof(T)).copy_to(std::as_writable_bytes(std::span(&value, 1)));
+    return value;
+  }
+  template <typename T>
+  requires std::is_trivially_copyable_v<T>
+  void set_object(std::size_t offset, const T& value) const {
+    part(offset, sizeof(T)).copy_from(std::as_bytes(std::span(&value, 1)));
+  }
+
+  // A little-endian integer in one access, for what a driver and a device share (ring indices). It must lie
+  // in the slice and be naturally aligned in guest memory, else: aborts. The two are sequentially consistent:
+  // a store() is visible to the guest before a later load() looks, which is what the notification rules of
+  // virtio need (and what orders all other accesses, too).
+  template <GuestInteger T>
+  T load(std::size_t offset) const {
+    // SAFETY: integer_at() checked the bounds and the alignment. An atomic access is no data race with a
+    // vCPU's; a T there is never accessed but so or as volatile bytes.
+    return __atomic_load_n(static_cast<const volatile T*>(integer_at(offset, sizeof(T))), __ATOMIC_SEQ_CST);
+  }
+  template <GuestInteger T>
+  void store(std::size_t offset, std::type_identity_t<T> value) const {
+    // SAFETY: as in load().
+    __atomic_store_n(static_cast<volatile T*>(integer_at(offset, sizeof(T))), value, __ATOMIC_SEQ_CST);
+  }
 
   // For readv(2), writev(2) and their kin only: the kernel accesses the bytes, never we through the pointer.
   // (ThreadSanitizer counts such a call as an access of ours; it does not see copies, which are in
@@ -95,6 +134,11 @@ class GuestSlice {
   friend class GuestMemory;
   GuestSlice(void* host, std::size_t size, GuestAddress address)
       : host_(host), size_(size), address_(address) {}
+
+  void* integer_at(std::size_t offset, std::size_t size) const {
+    MAYFLY_CHECK((address_.value() + offset) % size == 0, "a guest integer is not aligned");
+    return part(offset, size).host_;
+  }
 
   void* host_;
   std::size_t size_;

@@ -1,0 +1,123 @@
+// The register window of a virtio device on the MMIO bus (virtio 1.2, section 4.2; version 2).
+//
+// Every register of 4.2.2 is here. Control registers are accessed as aligned 32-bit words; any other access
+// reads as all ones and writes nothing, and so do registers that cannot be read, that cannot be written and
+// that do not exist. A write that the state of the device does not allow is ignored:
+//
+//   DriverFeatures                      between DRIVER and FEATURES_OK
+//   QueueSize, addresses, QueueReady 1  between FEATURES_OK and DRIVER_OK, while that queue is not ready
+//   QueueReady 0                        from FEATURES_OK on: stops the queue
+//   configuration space                 from DRIVER on
+//
+// and none of them once FAILED or DEVICE_NEEDS_RESET is set. Status bits are set in the order of 3.1.1 and
+// cleared by a reset only; FEATURES_OK stays 0 where the driver accepted what was not offered, or not
+// VIRTIO_F_VERSION_1.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "devices/bus/bus.h"
+#include "devices/bus/interrupt_line.h"
+#include "devices/virtio/transport/virtio_device.h"
+#include "event/event_loop.h"
+#include "memory/guest_memory.h"
+
+namespace mayfly {
+
+struct MmioQueueRegisters {
+  std::uint32_t size = 0;  // descriptors
+  bool ready = false;
+  std::uint64_t descriptor_table = 0;
+  std::uint64_t available_ring = 0;
+  std::uint64_t used_ring = 0;
+
+  friend bool operator==(const MmioQueueRegisters&, const MmioQueueRegisters&) = default;
+};
+
+// All that the transport remembers.
+struct MmioTransportState {
+  std::uint32_t status = 0;
+  std::uint32_t device_features_select = 0;
+  std::uint32_t driver_features_select = 0;
+  std::uint64_t driver_features = 0;
+  std::uint32_t queue_select = 0;
+  std::uint32_t interrupt_status = 0;
+  std::uint32_t generation = 0;
+  std::vector<MmioQueueRegisters> queues;
+
+  friend bool operator==(const MmioTransportState&, const MmioTransportState&) = default;
+};
+
+// Thread-safe as a BusDevice.
+class MmioTransport final : public BusDevice, private VirtioTransport {
+ public:
+  static constexpr std::uint64_t kWindow = 0x1000;    // bytes
+  static constexpr std::uint64_t kQueueNotify = 0x50;  // where the doorbell is
+  static constexpr std::uint64_t kConfiguration = 0x100;
+  static constexpr std::uint32_t kVendorId = 0x594c464d;  // "MFLY"
+
+  // Status bits (2.1).
+  static constexpr std::uint32_t kAcknowledge = 1;
+  static constexpr std::uint32_t kDriver = 2;
+  static constexpr std::uint32_t kDriverOk = 4;
+  static constexpr std::uint32_t kFeaturesOk = 8;
+  static constexpr std::uint32_t kDeviceNeedsReset = 64;
+  static constexpr std::uint32_t kFailed = 128;
+
+  // InterruptStatus bits.
+  static constexpr std::uint32_t kUsedBuffers = 1;
+  static constexpr std::uint32_t kConfigurationChanged = 2;
+
+  // Everything is borrowed and outlives the transport, which is made and destroyed on the registrar's thread.
+  // Errors: those of an eventfd.
+  static Result<std::unique_ptr<MmioTransport>> create(VirtioDevice& device, GuestMemory& memory,
+                                                       InterruptLine& line, EventRegistrar& registrar);
+  ~MmioTransport() override = default;
+
+  void bus_read(std::uint64_t offset, std::span<std::uint8_t> data) override;
+  void bus_write(std::uint64_t offset, std::span<const std::uint8_t> data) override;
+
+  // Signalling it calls the device's process(), whatever was written: for KVM's ioeventfd at kQueueNotify,
+  // with which a doorbell does not leave the kernel. Without one, bus_write() signals it.
+  const UniqueFd& doorbell() const { return doorbell_; }
+
+  MmioTransportState state();
+
+ private:
+  MmioTransport(VirtioDevice& device, GuestMemory& memory, InterruptLine& line, UniqueFd doorbell);
+
+  void used_buffers() noexcept override;
+  void configuration_changed() noexcept override;
+  void needs_reset(std::string_view why) noexcept override;
+  void process_later() noexcept override;
+
+  void doorbell_rang();
+  // The functions below are called under the device's lock.
+  std::uint32_t read_register(std::uint64_t offset) const;
+  void write_register(std::uint64_t offset, std::uint32_t value);
+  void write_status(std::uint32_t value);
+  void write_queue_register(std::uint64_t offset, std::uint32_t value);
+  void write_queue_ready(std::uint32_t value);
+  bool accepts_features() const;
+  void activate();
+  void reset();
+  bool has_failed() const { return (state_.status & (kFailed | kDeviceNeedsReset)) != 0; }
+  std::uint64_t offered_features() const { return device_.features() | kFeatureVersion1; }
+  void interrupt(std::uint32_t reason) noexcept;
+
+  VirtioDevice& device_;
+  GuestMemory& memory_;
+  InterruptLine& line_;
+  UniqueFd doorbell_;
+  MmioTransportState state_;  // guarded by the device's lock; interrupt_status is kept in the next
+  std::atomic<std::uint32_t> interrupt_status_{0};  // without the lock: two accesses an interrupt
+  std::unique_ptr<Watch> watch_;                    // after doorbell_: goes first
+};
+
+}  // namespace mayfly
