@@ -11,7 +11,6 @@
 namespace mayfly {
 namespace {
 
-using testing::HasSubstr;
 using testing::StartsWith;
 
 constexpr std::uint64_t kMs = 1'000'000;
