@@ -101,10 +101,13 @@ class BlockRig {
 
   // Makes the device; false, and the error kept, where it cannot be.
   bool make(const BlockDeviceConfig& config) { return take(BlockDevice::create(config, registrar)); }
-  bool make(const BlockDeviceConfig& config, std::vector<std::unique_ptr<IoEngine>> engines) {
+  // The same over other engines, by another clock.
+  bool make(const BlockDeviceConfig& config, std::vector<std::unique_ptr<IoEngine>> engines,
+            const Clock& clock = kSystemClock) {
     auto image = ImageFile::open("drive " + config.id, config.path,
                                  {.access = config.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite});
-    return take(BlockDevice::create(config, registrar, std::move(*image), std::move(engines)));
+    return take(BlockDevice::create(
+        config, registrar, {.image = std::move(*image), .engines = std::move(engines), .clock = clock}));
   }
   // As far as DRIVER_OK, with `queues` of `size`.
   void start(std::uint64_t wanted = kAllFeatures, std::uint16_t queues = 1, std::uint16_t size = 256) {
