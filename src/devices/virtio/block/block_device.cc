@@ -29,6 +29,9 @@ constexpr std::uint32_t kUnmap = 1;
 
 constexpr std::uint64_t kSectorSize = ImageFile::kSectorSize;
 
+// What a request has room for at first.
+constexpr std::size_t kUsualBuffers = 16;
+
 // Up to where the configuration space is read and written; the structure ends there without padding.
 constexpr std::size_t kSpaceSize = 60;
 static_assert(offsetof(BlockConfigurationSpace, unused1) + sizeof(BlockConfigurationSpace::unused1) == kSpaceSize);
@@ -313,8 +316,8 @@ Result<void> BlockDevice::update_backing(const std::string& path) {
       return fail(ErrorCode::kUnsupported,
                   name_ + ": an overlay lies on the image that it was made for, which cannot be changed");
     }
-    if (path == image_.path() || image_.is_at(path)) {
-      // This file, whose lock is ours already.
+    if (image_.is_at(path)) {
+      // This file, whose lock is ours already. (The same path may lead to another one by now.)
       return image_.refresh_size(name_);
     }
     MAYFLY_TRY_ASSIGN(
@@ -424,8 +427,7 @@ BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
       bytes_left -= std::min(bytes_left, begin(queue, std::move(**chain)).value_or(0));
       continue;
     }
-    const bool all_handed_over = queue.engine->kick();
-    reap(queue);
+    const bool all_handed_over = exchange(queue);
     const auto more = ring.want_doorbell();
     if (!more) {
       give_up(more.error());
@@ -437,8 +439,7 @@ BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
     ring.spare_doorbell();
   }
   // The driver need not ring: we come back anyway, be it when the limiter has been refilled.
-  const bool all_handed_over = queue.engine->kick();
-  reap(queue);
+  const bool all_handed_over = exchange(queue);
   return held_back_ && all_handed_over ? Round::kDone : Round::kLeftOver;
 }
 
@@ -450,6 +451,13 @@ void BlockDevice::reap(Queue& queue) {
       release(queue, completion->token);
     }
   }
+}
+
+// Hands over what was begun and takes back what is over. False where the host did not take all.
+bool BlockDevice::exchange(Queue& queue) {
+  queue.engine->kick();
+  reap(queue);
+  return queue.engine->kick();  // of nothing, as a rule
 }
 
 // Shows the driver what was answered: one interrupt at most, for all queues.
@@ -605,13 +613,15 @@ BlockDevice::Status BlockDevice::prepare_segments(Request& request, const Header
       return Status::kUnsupported;
     }
   }
-  for (const Segment& segment : segments) {
+  for (Segment& segment : segments) {
     if (segment.sectors > (is_discard ? kMaxDiscardSectors : kMaxWriteZeroesSectors)) {
       return refuse("a segment is larger than the limits allow");
     }
     if (!in_capacity(segment.sector, segment.sectors)) {
       return refuse("a segment reaches past the drive's end");
     }
+    // To keep its storage is a way to make zeroes of it, whatever the driver asks for.
+    segment.flags = config_.discard ? segment.flags : 0;
     // What may have to be written out counts as that.
     request.bytes += is_discard ? 0 : segment.sectors * kSectorSize;
   }
@@ -755,8 +765,8 @@ void BlockDevice::answer(Queue& queue, DescriptorChain chain, Status status, boo
 std::uint32_t BlockDevice::acquire(Queue& queue) {
   if (queue.free.empty()) {
     // No more than the ring has descriptors: each holds a chain that was taken from it.
-    queue.free.reserve(queue.requests.size() + 1);
-    queue.requests.emplace_back();
+    queue.requests.emplace_back().buffers.reserve(kUsualBuffers);
+    queue.free.reserve(queue.requests.capacity());
     return static_cast<std::uint32_t>(queue.requests.size() - 1);
   }
   const std::uint32_t token = queue.free.back();

@@ -186,6 +186,7 @@ class BlockDevice final : public VirtioDevice {
 
   void process_queues();
   Round process_queue(Queue& queue);
+  bool exchange(Queue& queue);
   void reap(Queue& queue);
   void settle(Queue& queue);
   void forget_requests(Queue& queue);
