@@ -36,6 +36,7 @@ constexpr std::uint64_t kSectors = 64;
 constexpr std::uint64_t kMemory = 1U << 20;
 constexpr std::uint64_t kRing = 0x4000;
 constexpr std::uint64_t kArena = 0x10000;
+constexpr std::size_t kLongestChain = 8;  // descriptors; the smallest ring has as many
 
 [[noreturn]] void found(const std::string& what) {
   std::fprintf(stderr, "%s\n", what.c_str());
@@ -129,9 +130,9 @@ class Session {
       try {
         this->step();
       } catch (const std::bad_alloc&) {
-        restart();
+        out_of_room();
       } catch (const std::length_error&) {
-        restart();
+        out_of_room();
       }
     }
     settle();
@@ -173,7 +174,18 @@ class Session {
     run();
   }
 
+  // Of descriptors or buffers: those of a chain that was lied about may never come back.
+  void out_of_room() {
+    if (honest_) {
+      found("descriptors or buffers are lost");
+    }
+    restart();
+  }
+
   void step() {
+    if (ring_->free_descriptors() < kLongestChain) {
+      settle();
+    }
     switch (input_.byte() % 16) {
       case 0:
         settle();
