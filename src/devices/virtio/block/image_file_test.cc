@@ -6,6 +6,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
+#include <thread>
 
 #include "support/temp_dir.h"
 
@@ -64,6 +66,16 @@ TEST_F(ImageFileTest, lock_ends_with_its_owner_and_can_be_left_out) {
     EXPECT_TRUE(ImageFile::open("drive b", path_, unlocked));
   }
   EXPECT_TRUE(ImageFile::open("drive b", path_, kWriter));
+}
+
+TEST_F(ImageFileTest, lock_of_a_process_that_is_ending_is_waited_for) {
+  std::optional<ImageFile> writer(std::move(*ImageFile::open("drive a", path_, kWriter)));
+  std::thread ending([&writer] {
+    ::usleep(30'000);
+    writer.reset();
+  });
+  EXPECT_TRUE(ImageFile::open("drive b", path_, kWriter));
+  ending.join();
 }
 
 TEST_F(ImageFileTest, what_is_no_image_is_refused_at_once) {
