@@ -229,15 +229,16 @@ class Session {
   void lie_to_ring() {
     lie();
     const auto at = input_.byte();
+    const auto slot = static_cast<std::uint16_t>(at % ring_->layout().size);
     switch (input_.byte() % 3) {
       case 0:
         ring_->write_available_index(static_cast<std::uint16_t>(ring_->available_index() + at));
         return;
       case 1:
-        ring_->write_available_entry(at % ring_->layout().size, static_cast<std::uint16_t>(input_.number(2)));
+        ring_->write_available_entry(slot, static_cast<std::uint16_t>(input_.number(2)));
         return;
       default:
-        ring_->write_descriptor(at % ring_->layout().size,
+        ring_->write_descriptor(slot,
                                 {.address = input_.number(3),
                                  .length = static_cast<std::uint32_t>(input_.number(3)),
                                  .flags = static_cast<std::uint16_t>(input_.byte() % 16),
@@ -258,7 +259,7 @@ class Session {
     const std::uint32_t type = chosen < 248 ? kTypes.at(chosen % kTypes.size()) : chosen - 236U;
     std::uint64_t sector = input_.byte() % (kSectors + 4);
     if (input_.rarely(64)) {
-      sector = ~sector << (input_.byte() % 64);
+      sector = ~sector << (input_.byte() % 64U);
     }
     std::vector<std::byte> readable = header(type, sector);
     std::uint32_t writable = 1;
@@ -271,8 +272,8 @@ class Session {
       case VIRTIO_BLK_T_FLUSH:
         break;
       case VIRTIO_BLK_T_GET_ID: {
-        writable = 1U + input_.byte() % 32;
-        expected.status = writable < 21 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
+        writable = 1U + input_.byte() % 32U;
+        expected.status = writable < 21U ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
         break;
       }
       case VIRTIO_BLK_T_DISCARD:
@@ -288,9 +289,9 @@ class Session {
 
   void transfer(std::uint32_t type, std::uint64_t sector, std::vector<std::byte>& readable,
                 std::uint32_t& writable, Expected& expected) {
-    std::uint32_t bytes = input_.byte() % 16 * 512U;
+    std::uint32_t bytes = input_.byte() % 16U * 512U;
     if (input_.rarely(64)) {
-      bytes += 1U + input_.byte() % 511;
+      bytes += 1U + input_.byte() % 511U;
     }
     const bool is_read = type == VIRTIO_BLK_T_IN;
     const bool fits = bytes % 512 == 0 && bytes / 512 <= kSectors && sector <= kSectors - bytes / 512;
@@ -312,13 +313,13 @@ class Session {
     const bool is_discard = type == VIRTIO_BLK_T_DISCARD;
     const std::uint64_t feature =
         is_discard ? BlockDevice::kFeatureDiscard : BlockDevice::kFeatureWriteZeroes;
-    const unsigned count = input_.byte() % 18;
+    const unsigned count = input_.byte() % 18U;
     bool in_range = count >= 1 && count <= 16;
     bool flags_known = true;
     std::vector<std::pair<std::uint64_t, std::uint32_t>> ranges;
     for (unsigned index = 0; index < count; ++index) {
       const std::uint64_t sector = input_.byte() % (kSectors + 2);
-      const std::uint32_t sectors = input_.byte() % 32;
+      const std::uint32_t sectors = input_.byte() % 32U;
       const std::uint32_t flags = input_.rarely(4) ? input_.byte() % 4U : 0;
       const auto bytes = segment(sector, sectors, flags);
       readable.insert(readable.end(), bytes.begin(), bytes.end());
@@ -359,13 +360,13 @@ class Session {
   void submit(const std::vector<std::byte>& readable, std::uint32_t writable) {
     auto chain = ring_->chain();
     std::span<const std::byte> left = readable;
-    for (unsigned cuts = input_.byte() % 4; cuts != 0 && left.size() > 1; --cuts) {
+    for (unsigned cuts = input_.byte() % 4U; cuts != 0 && left.size() > 1; --cuts) {
       const std::size_t here = 1 + input_.byte() % (left.size() - 1);
       chain.readable(left.first(here));
       left = left.subspan(here);
     }
     chain.readable(left);
-    for (unsigned cuts = input_.byte() % 4; cuts != 0 && writable > 1; --cuts) {
+    for (unsigned cuts = input_.byte() % 4U; cuts != 0 && writable > 1; --cuts) {
       const std::uint32_t here = 1 + static_cast<std::uint32_t>(input_.number(2)) % (writable - 1);
       chain.writable(here);
       writable -= here;

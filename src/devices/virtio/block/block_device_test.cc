@@ -403,8 +403,8 @@ TEST_P(EitherEngineTest, every_queue_is_served) {
 
 TEST_P(EitherEngineTest, reset_ends_all_access_to_the_guests_memory) {
   start(config());
-  SplitRing& ring = *rig_.rings[0];
   for (int round = 0; round < 50; ++round) {
+    SplitRing& ring = *rig_.rings[0];
     for (std::uint64_t index = 0; index < 16; ++index) {
       ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable_at(0x800000 + index * 0x40000, 0x40001).submit();
     }
