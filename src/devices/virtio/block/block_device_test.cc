@@ -5,12 +5,14 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <fstream>
 #include <new>
+#include <thread>
 
 #include "base/metrics.h"
 #include "devices/virtio/block/sync_engine.h"
@@ -420,6 +422,44 @@ TEST_P(EitherEngineTest, reset_ends_all_access_to_the_guests_memory) {
     ASSERT_TRUE(agreed);
     rig_.finish_start();
   }
+  EXPECT_EQ(rig_.in(5, 512).data, sectors(5, 1));
+}
+
+// The driver on a thread of its own, as a vCPU's, and the queues on this one.
+TEST_P(EitherEngineTest, reset_from_another_thread_ends_all_access) {
+  auto two = config();
+  two.queue_count = 2;
+  start(two);
+  rig_.runs_elsewhere = true;
+  std::atomic<bool> over{false};
+  std::atomic<int> changed{0};
+  std::thread vcpu([this, &over, &changed] {
+    const std::vector<std::byte> blank(16 * 0x8000 + 1, std::byte{0xdd});
+    for (int round = 0; round < 200; ++round) {
+      for (std::uint64_t index = 0; index < 32; ++index) {
+        rig_.rings[index % 2]
+            ->chain()
+            .readable(header(VIRTIO_BLK_T_IN, 0))
+            .writable_at(0x700000 + index / 2 * 0x8000, 0x8001)
+            .submit();
+      }
+      rig_.driver->notify(0);
+      ::usleep(static_cast<useconds_t>(round % 10 * 20));
+      rig_.driver->reset();
+      rig_.driver_memory().write(0x700000, blank);
+      ::usleep(100);
+      changed += rig_.driver_memory().read_bytes(0x700000, blank.size()) == blank ? 0 : 1;
+      rig_.driver->negotiate(BlockRig::kAllFeatures);
+      rig_.finish_start(2);
+    }
+    over = true;
+  });
+  while (!over) {
+    rig_.registrar.report_readable(1);
+  }
+  vcpu.join();
+  EXPECT_EQ(changed, 0);
+  rig_.runs_elsewhere = false;
   EXPECT_EQ(rig_.in(5, 512).data, sectors(5, 1));
 }
 
