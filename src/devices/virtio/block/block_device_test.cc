@@ -7,54 +7,17 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <fstream>
-#include <new>
 #include <thread>
 
 #include "base/metrics.h"
 #include "devices/virtio/block/sync_engine.h"
 #include "devices/virtio/block/uring_engine.h"
+#include "support/allocation_count.h"
 #include "support/block_rig.h"
 #include "support/temp_dir.h"
-
-namespace {
-
-// Allocations of this thread while it is set.
-thread_local bool g_counting = false;
-thread_local std::size_t g_allocations = 0;
-
-void* allocate(std::size_t size) {
-  g_allocations += g_counting ? 1U : 0U;
-  void* const memory = std::malloc(size == 0 ? 1 : size);
-  if (memory == nullptr) {
-    throw std::bad_alloc();
-  }
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) {
-  return allocate(size);
-}
-void* operator new[](std::size_t size) {
-  return allocate(size);
-}
-void operator delete(void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory) noexcept {
-  std::free(memory);
-}
-void operator delete(void* memory, std::size_t /*size*/) noexcept {
-  std::free(memory);
-}
-void operator delete[](void* memory, std::size_t /*size*/) noexcept {
-  std::free(memory);
-}
 
 namespace mayfly::testing {
 namespace {
@@ -481,14 +444,14 @@ TEST_P(EitherEngineTest, running_queue_allocates_nothing) {
     }
     rig_.driver->notify(0);
     // The doorbell is looked at by hand: the rig itself allocates.
-    g_allocations = 0;
-    g_counting = round == 2;
+    const std::size_t before = allocation_count();
     {
       const MutexLock lock(rig_.device->mutex());
       rig_.device->process();
     }
-    g_counting = false;
-    EXPECT_EQ(g_allocations, 0U);
+    if (round == 2) {
+      EXPECT_EQ(allocation_count(), before);
+    }
     ASSERT_THAT(rig_.collect(), SizeIs(80));
   }
 }
