@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "memory/x86_64/ranges.h"
+#include "vmm/virtio_devices.h"
 #include "vmm/x86_64/cpu_setup.h"
 #include "vmm/x86_64/load_guest.h"
 
@@ -101,6 +102,7 @@ void Machine::TracedConsole::transmit(std::uint8_t byte) {
 Machine::Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings)
     : memory_(std::move(memory)),
       vm_(std::move(vm)),
+      registrar_(surroundings.registrar),
       trace_(surroundings.trace),
       ending_(std::move(surroundings.on_outcome)),
       power_line_(ending_),
@@ -129,6 +131,10 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(const GuestFiles files, traced(trace, "open images", [&] {
                       return GuestFiles::open(config.boot_source).map_error(BuildError::of_configuration);
                     }));
+  MAYFLY_TRY_ASSIGN(auto virtio_devices, traced(trace, "open drives and networks", [&] {
+                      return make_virtio_devices(config, surroundings.registrar)
+                          .map_error(BuildError::of_configuration);
+                    }));
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(const Kvm kvm, traced(trace, "open KVM", [] { return Kvm::open(); }));
@@ -151,12 +157,23 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
 
   std::unique_ptr<Machine> machine(
       new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
-  MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
+  MAYFLY_TRY(traced(trace, "connect devices", [&]() -> Result<void> {
+    MAYFLY_TRY(machine->add_virtio(std::move(virtio_devices)));
+    return machine->connect_devices();
+  }));
   MAYFLY_TRY(
       traced(trace, "create vCPUs", [&] { return machine->create_cpus(cpuid, config.machine.vcpu_count); }));
   MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;
+}
+
+Result<void> Machine::add_virtio(std::vector<std::unique_ptr<VirtioDevice>> devices) {
+  for (auto& device : devices) {
+    MAYFLY_TRY_ASSIGN(auto slot, VirtioSlot::create(std::move(device), memory_, registrar_));
+    virtio_.push_back(std::move(slot));
+  }
+  return {};
 }
 
 Result<void> Machine::start_threads() {

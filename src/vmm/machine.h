@@ -14,6 +14,7 @@
 #include "devices/i8042/i8042.h"
 #include "devices/power/power.h"
 #include "devices/serial/serial.h"
+#include "event/event_loop.h"
 #include "kvm/kvm.h"
 #include "memory/guest_memory.h"
 #include "vmm/boot_mark.h"
@@ -23,11 +24,13 @@
 #include "vmm/kvm_cpu.h"
 #include "vmm/outcome.h"
 #include "vmm/vcpu_thread.h"
+#include "vmm/virtio_slot.h"
 
 namespace mayfly {
 
 // What a machine needs from around it. Borrowed; outlives the machine.
 struct MachineSurroundings {
+  EventRegistrar& registrar;  // of the thread that owns the machine
   SerialBackend& console;
   SerialMetrics& serial_metrics;
   BootTrace* trace;  // null: none wanted
@@ -112,13 +115,16 @@ class Machine {
   // What is of the architecture: x86_64/machine_platform.cc.
   static Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory);
   static Result<std::vector<kvm_cpuid_entry2>> guest_cpuid(const Kvm& kvm, const MachineConfig& config);
+  Result<void> add_virtio(std::vector<std::unique_ptr<VirtioDevice>> devices);
   Result<void> connect_devices();
+  Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
   Result<void> create_cpus(std::vector<kvm_cpuid_entry2> cpuid, std::uint32_t count);
   Result<void> start_threads();
 
   // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.
   GuestMemory memory_;
   Vm vm_;
+  EventRegistrar& registrar_;
   BootTrace* trace_;
   Ending ending_;
   PowerLine power_line_;
@@ -128,6 +134,7 @@ class Machine {
   I8042 i8042_;
   PowerDevice power_;
   std::unique_ptr<BootMark> boot_mark_;
+  std::vector<std::unique_ptr<VirtioSlot>> virtio_;
   Bus ports_;
   Bus mmio_;
   std::vector<std::unique_ptr<KvmCpu>> cpus_;

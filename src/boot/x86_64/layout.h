@@ -44,7 +44,22 @@ inline constexpr std::uint16_t kI8042CommandPort = 0x64;
 inline constexpr std::uint16_t kPowerPort = 0x600;
 inline constexpr std::uint16_t kPowerPortCount = 3;
 inline constexpr std::uint32_t kPowerButtonGsi = 5;  // generic event device
-inline constexpr std::uint32_t kVirtioFirstGsi = 6;  // legacy pins first, then 16..23
+inline constexpr std::uint32_t kVirtioFirstGsi = 6;   // legacy pins first, then 16..23
+inline constexpr std::uint32_t kMaxVirtioDevices = 18;  // one line each, up to the I/O APIC's last pin, 23
 inline constexpr std::uint32_t kMaxVcpus = 32;
 
 }  // namespace mayfly::x86_64::layout
+
+namespace mayfly::x86_64 {
+
+// Where the virtio device with that index is found; indices from 0 to kMaxVirtioDevices - 1.
+struct VirtioPlace {
+  std::uint64_t base;
+  std::uint32_t gsi;
+};
+
+constexpr VirtioPlace virtio_place(std::uint32_t index) {
+  return {layout::kVirtioMmioStart + index * layout::kVirtioMmioWindow, layout::kVirtioFirstGsi + index};
+}
+
+}  // namespace mayfly::x86_64

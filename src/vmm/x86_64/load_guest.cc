@@ -1,8 +1,11 @@
 #include "vmm/x86_64/load_guest.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "base/text.h"
 #include "boot/command_line.h"
 #include "boot/image_file.h"
 #include "boot/initrd.h"
@@ -26,17 +29,45 @@ Result<GuestFiles> GuestFiles::open(const BootSourceConfig& config) {
 namespace x86_64 {
 namespace {
 
+// Whether a parameter that starts so is there.
+bool has_token(const CommandLine& command_line, std::string_view token) {
+  return (" " + command_line.text()).find(" " + std::string(token)) != std::string::npos;
+}
+
 // Tells the kernel that there is no PCI, which nothing else can: it would look for devices by hundreds of
 // port accesses, each of them an exit. A command line that says something of PCI itself, or has no room left,
 // stays as it is.
 void say_that_there_is_no_pci(CommandLine& command_line, std::uint64_t kernel_max) {
-  if ((" " + command_line.text()).find(" pci=") != std::string::npos) {
+  if (has_token(command_line, "pci=")) {
     return;
   }
   CommandLine longer = command_line;
   if (longer.append("pci=off") && longer.size() <= kernel_max) {
     command_line = std::move(longer);
   }
+}
+
+// Where the root file system is, unless the command line says so itself.
+Result<void> name_root(CommandLine& command_line, const VmConfig& config) {
+  const auto root = std::ranges::find_if(config.drives, &DriveConfig::is_root_device);
+  if (root == config.drives.end() || has_token(command_line, "root=")) {
+    return {};
+  }
+  const std::string device = root->partuuid ? "PARTUUID=" + *root->partuuid : "/dev/vda";
+  return command_line.append("root=" + device + (root->device.read_only ? " ro" : " rw"));
+}
+
+// A kernel without ACPI finds devices by its command line only
+// (Documentation/admin-guide/kernel-parameters.txt, virtio_mmio.device).
+Result<void> name_virtio_devices(CommandLine& command_line, std::uint32_t count) {
+  if (!has_token(command_line, "acpi=off")) {
+    return {};
+  }
+  for (std::uint32_t index = 0; index < count; ++index) {
+    const VirtioPlace place = virtio_place(index);
+    MAYFLY_TRY(command_line.append("virtio_mmio.device=4K@" + hex(place.base) + ":" + std::to_string(place.gsi)));
+  }
+  return {};
 }
 
 }  // namespace
@@ -53,6 +84,9 @@ Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, con
   if (!kernel) {
     return tl::make_unexpected(kernel.error());
   }
+  const auto virtio_count = static_cast<std::uint32_t>(config.drives.size() + config.networks.size());
+  MAYFLY_TRY(name_root(command_line, config));
+  MAYFLY_TRY(name_virtio_devices(command_line, virtio_count));
   say_that_there_is_no_pci(command_line, kernel->command_line_max);
   BootPlan plan{std::move(*kernel), std::nullopt, std::move(command_line), std::nullopt};
 
@@ -62,8 +96,13 @@ Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, con
   }
 
   const TracePhase phase(trace, "write boot data");
+  std::vector<AcpiVirtioMmio> virtio;
+  for (std::uint32_t index = 0; index < virtio_count; ++index) {
+    const VirtioPlace place = virtio_place(index);
+    virtio.push_back({place.base, layout::kVirtioMmioWindow, place.gsi});
+  }
   const AcpiConfig tables{.vcpu_count = config.machine.vcpu_count,
-                          .virtio_mmio = {},
+                          .virtio_mmio = std::move(virtio),
                           .serial = AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
                           .power = {.port = layout::kPowerPort,
                                     .sleep_type_off = PowerDevice::kSleepTypeOff,

@@ -24,7 +24,21 @@ Result<void> Machine::connect_devices() {
   if (boot_mark_) {
     MAYFLY_TRY(mmio_.insert(layout::kBootMark, BootMark::kSize, *boot_mark_, "boot mark"));
   }
+  for (std::uint32_t index = 0; index < virtio_.size(); ++index) {
+    MAYFLY_TRY(connect_virtio(*virtio_[index], index));
+  }
   return {};
+}
+
+Result<void> Machine::connect_virtio(VirtioSlot& slot, std::uint32_t index) {
+  const x86_64::VirtioPlace place = x86_64::virtio_place(index);
+  MAYFLY_TRY(mmio_.insert(place.base, MmioTransport::kWindow, slot.transport(), slot.device().name()));
+  MAYFLY_TRY(vm_.register_irqfd(slot.line().event(), place.gsi));
+  // Without a length: KVM then need not decode the guest's instruction to see what it writes.
+  return vm_.register_doorbell(slot.transport().doorbell(), {.space = Doorbell::Space::kMmio,
+                                                             .address = place.base + MmioTransport::kQueueNotify,
+                                                             .length = 0,
+                                                             .value = std::nullopt});
 }
 
 Result<std::vector<kvm_cpuid_entry2>> Machine::guest_cpuid(const Kvm& kvm, const MachineConfig& config) {

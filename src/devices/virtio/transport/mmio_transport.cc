@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/metrics.h"
 #include "base/text.h"
 
 namespace mayfly {
@@ -354,6 +355,7 @@ void MmioTransport::needs_reset(std::string_view why) noexcept {
 }
 
 void MmioTransport::interrupt(std::uint32_t reason) noexcept {
+  (reason == kUsedBuffers ? metrics().interrupts.triggers : metrics().interrupts.config_updates).add();
   interrupt_status_.fetch_or(reason);
   line_.trigger();
 }
