@@ -29,8 +29,4 @@ HostFacts read_host_facts(const std::string& cpuinfo = "/proc/cpuinfo",
 // alone (the processor could, but another KVM is loaded): both must be there.
 HostKind classify_host(const HostFacts& facts);
 
-// A sentence without a final stop, for `doctor` and the log: "hardware virtualization (AMD-V, module
-// kvm_amd)".
-std::string describe_host(const HostFacts& facts);
-
 }  // namespace mayfly

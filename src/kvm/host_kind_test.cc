@@ -10,7 +10,6 @@ namespace mayfly {
 namespace {
 
 using testing::ElementsAre;
-using testing::HasSubstr;
 
 HostFacts facts(std::string flags, std::vector<std::string> modules) {
   HostFacts facts;
@@ -43,16 +42,6 @@ TEST(HostKind, what_the_host_hides_is_said_to_be_unknown) {
   EXPECT_EQ(classify_host(no_modules), HostKind::kUnknown);
   const HostFacts read = read_host_facts("/nonexistent/cpuinfo", "/nonexistent/module");
   EXPECT_EQ(classify_host(read), HostKind::kUnknown);
-}
-
-TEST(HostKind, each_is_described) {
-  EXPECT_EQ(describe_host(facts(" svm", {"kvm", "kvm_amd"})),
-            "hardware virtualization (AMD-V, module kvm_amd)");
-  EXPECT_EQ(describe_host(facts(" vmx", {"kvm", "kvm_intel"})),
-            "hardware virtualization (Intel VT-x, module kvm_intel)");
-  EXPECT_THAT(describe_host(facts(" fpu", {"kvm", "kvm_pvm"})), HasSubstr("kvm, kvm_pvm"));
-  EXPECT_EQ(describe_host(facts(" fpu", {})), "no KVM module is loaded");
-  EXPECT_THAT(describe_host(HostFacts{}), HasSubstr("unknown"));
 }
 
 TEST(HostFacts, are_read_from_the_first_processor_and_the_modules_folder) {
