@@ -1,4 +1,4 @@
-// What stands behind this host's KVM.
+// What stands behind this host's KVM: modules and the processor.
 #pragma once
 
 #include <cstdint>
@@ -28,5 +28,8 @@ HostFacts read_host_facts(const std::string& cpuinfo = "/proc/cpuinfo",
 // A module alone does not tell (one that is built in is listed although it found no hardware), nor a flag
 // alone (the processor could, but another KVM is loaded): both must be there.
 HostKind classify_host(const HostFacts& facts);
+
+// How many bits of physical address the processor has. Asking it may trap, which takes some microseconds.
+unsigned host_address_bits();
 
 }  // namespace mayfly

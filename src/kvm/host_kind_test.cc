@@ -60,5 +60,10 @@ TEST(HostFacts, are_read_from_the_first_processor_and_the_modules_folder) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(HostAddressBits, are_as_many_as_a_processor_can_have) {
+  EXPECT_GE(host_address_bits(), 32U);
+  EXPECT_LE(host_address_bits(), 52U);  // of x86-64 and of 64-bit Arm alike
+}
+
 }  // namespace
 }  // namespace mayfly

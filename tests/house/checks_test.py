@@ -187,15 +187,20 @@ class Promises(Tree):
     def promise(self, held_by):
         self.write("SPECIFICATION.md", f"{self.HEAD}| it works | yes | {held_by} |\n")
         self.write("bench/boot.py", "")
+        self.write("tools/lib/fuzz.sh", "")
+        self.write(".ci/run", "stage tsan tools/devtool test --preset tsan\n")
         return promises.check(self.root, {"base.Error.named", "release.size"})
 
     def test_promises_that_something_holds_pass(self):
-        self.assert_found(self.promise("`test base.Error.named`, `test release.*`, `bench boot`"))
+        self.assert_found(self.promise("`test base.Error.named`, `test release.*`, `bench boot --check`"))
+        self.assert_found(self.promise("`devtool fuzz --seconds 600`, `ci tsan`"))
 
     def test_a_promise_that_nothing_holds_is_found(self):
-        self.assert_found(self.promise("good will"), "names no `test NAME`")
+        self.assert_found(self.promise("good will"), "names no `test`")
         self.assert_found(self.promise("`test base.Error.gone`"), "there is no test base.Error.gone")
-        self.assert_found(self.promise("`bench boot`, `bench start`"), "there is no bench start")
+        self.assert_found(self.promise("`bench boot`, `bench start --check`"), "there is no bench start --check")
+        self.assert_found(self.promise("`devtool coverage`"), "there is no devtool coverage")
+        self.assert_found(self.promise("`ci asan`"), "there is no ci asan")
 
     def test_a_missing_or_empty_specification_is_found(self):
         self.assert_found(promises.check(self.root, set()), "there is no SPECIFICATION.md")
