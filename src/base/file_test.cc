@@ -1,8 +1,10 @@
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <string>
 
@@ -37,6 +39,43 @@ TEST_F(FileTest, errors_name_the_role_and_the_path) {
   EXPECT_EQ(read_file("/", "note", 5).error().message(), "read note /: Is a directory (EISDIR)");
   EXPECT_EQ(write_file("/", "note", "x").error().message(), "open note /: Is a directory (EISDIR)");
   EXPECT_EQ(write_file("/dev/full", "note", "x").error().os_errno(), ENOSPC);
+}
+
+// The stretch [offset, offset + size) of the file, or what there is of it.
+std::string stretch(const std::string& path, std::uint64_t offset, std::size_t size) {
+  const UniqueFd file = open_file(path, O_RDONLY, "test file").value();
+  std::string text(size, '\0');
+  text.resize(read_at(file, offset, {text.data(), size}, "test file").value());
+  return text;
+}
+
+TEST(ReadAt, gives_the_stretch_asked_for_and_less_only_at_the_end) {
+  const std::string whole = read_file("/proc/self/exe", "test program", std::size_t{1} << 30).value();
+  EXPECT_EQ(stretch("/proc/self/exe", 0, whole.size()), whole);
+  EXPECT_EQ(stretch("/proc/self/exe", 1, 3), "ELF");
+  EXPECT_EQ(stretch("/proc/self/exe", whole.size() - 5, 5), whole.substr(whole.size() - 5));
+  EXPECT_EQ(stretch("/proc/self/exe", whole.size() - 5, 10), whole.substr(whole.size() - 5));
+  EXPECT_EQ(stretch("/proc/self/exe", whole.size() + 5, 10), "");
+  EXPECT_EQ(stretch("/proc/self/exe", 0, 0), "");
+}
+
+TEST(ReadAt, a_file_that_comes_in_pieces_is_read_on) {
+  constexpr std::size_t kSize = 64 * 1024;
+  const UniqueFd file = UniqueFd(::open("/proc/kallsyms", O_RDONLY | O_CLOEXEC));
+  std::string piece(kSize, '\0');
+  const ssize_t at_once = ::pread(file.get(), piece.data(), kSize, 0);
+  if (at_once <= 0 || static_cast<std::size_t>(at_once) == kSize) {
+    GTEST_SKIP() << "this host has no file that is known to come in pieces (/proc/kallsyms)";
+  }
+  EXPECT_EQ(stretch("/proc/kallsyms", 0, kSize).size(), kSize);
+}
+
+TEST(ReadAt, errors_name_the_role) {
+  std::array<char, 4> buffer;
+  const UniqueFd folder = open_file("/", O_RDONLY, "folder").value();
+  EXPECT_EQ(read_at(folder, 0, {buffer.data(), 4}, "folder /").error().message(),
+            "read folder /: Is a directory (EISDIR)");
+  EXPECT_EQ(read_at(UniqueFd(), 0, {buffer.data(), 4}, "nothing").error().os_errno(), EBADF);
 }
 
 }  // namespace

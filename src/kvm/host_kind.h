@@ -1,4 +1,4 @@
-// What stands behind this host's KVM.
+// What stands behind this host's KVM: modules and the processor.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,7 @@ HostFacts read_host_facts(const std::string& cpuinfo = "/proc/cpuinfo",
 // alone (the processor could, but another KVM is loaded): both must be there.
 HostKind classify_host(const HostFacts& facts);
 
-// A sentence without a final stop, for `doctor` and the log: "hardware virtualization (AMD-V, module
-// kvm_amd)".
-std::string describe_host(const HostFacts& facts);
+// How many bits of physical address the processor has. Asking it may trap, which takes some microseconds.
+unsigned host_address_bits();
 
 }  // namespace mayfly

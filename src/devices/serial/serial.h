@@ -79,14 +79,12 @@ struct SerialState {
 // Interrupts: the part holds its INTR pin high as long as an enabled source is pending. A PC's interrupt
 // controller sees only the pin's rising edges, and remembers one while the handler runs. An edge is made
 //  - when the pin goes from low to high, for whatever reason;
-//  - when the guest reads a byte and leaves some below the trigger level: on the real part the read ends the
-//  time-out
-//    and four character times later it is raised again;
+//  - when the guest reads a byte and leaves some below the trigger level: on the real part the read ends
+//    the time-out and four character times later it is raised again;
 //  - when a byte is written with the THRE interrupt enabled: on the real part the pin goes low until it is
-//  sent;
+//    sent;
 //  - when input arrives while the pin is high already. The real part makes no edge then, and a driver that
-//  gives up
-//    in the middle of endless input (Linux does after 512 rounds) would never be called again.
+//    gives up in the middle of endless input (Linux does after 512 rounds) would never be called again.
 // Not made is the edge of a byte written right after another edge, with no other access in between: a handler
 // that the first one starts has not looked at the part yet, so it finds what the second one would tell. So
 // whenever the pin is high, the guest has an edge that it has not answered, or has run a handler since the
@@ -142,7 +140,7 @@ class Serial16550 final : public BusDevice {
   std::size_t capacity() const;
   std::size_t trigger_level() const;
   std::size_t room() const;
-  // Makes the edge that the change just made asks for; `arrival` where one is due though the pin was high
+  // Makes the edge that the change just made asks for; `arrival` where one is due although the pin was high
   // already.
   void settle(bool arrival = false);
   // Tells a back end that waits for room if there is some.
