@@ -130,6 +130,9 @@ bool VcpuThread::run_until_told() noexcept {
   for (;;) {
     if (auto outcome = cpu_.run_once()) {
       on_outcome_(std::move(*outcome));
+      // The access that it ended by may be half done. A second outcome is no news.
+      const std::lock_guard lock(mutex_);
+      static_cast<void>(cpu_.settle());
       return false;
     }
     const std::lock_guard lock(mutex_);
