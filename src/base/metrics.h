@@ -194,10 +194,10 @@ class Metrics {
   bool write_line(Output& output);
 
   const Clock& clock_;
-  std::mutex
-      mutex_;  // held by a flush or a visit, and while something is added; no other lock is taken under it
-  std::atomic<bool> sampling_{
-      false};  // true while samples or the line's storage are in use: what a signal handler looks at
+  // Held by a flush or a visit, and while something is added; no other lock is taken under it.
+  std::mutex mutex_;
+  // True while samples or the line's storage are in use: what a signal handler looks at.
+  std::atomic<bool> sampling_{false};
   // Append-only lists without locks for their readers, so that a signal handler can walk them.
   std::atomic<Device<BlockMetrics>*> block_devices_{nullptr};
   std::atomic<Device<NetMetrics>*> net_devices_{nullptr};

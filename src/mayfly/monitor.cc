@@ -53,6 +53,7 @@ class DeviceCounts {
     bring(serial_.read_count, store.uart.read_count);
     bring(serial_.write_count, store.uart.write_count);
     bring(serial_.lost_bytes, store.uart.rate_limiter_dropped_bytes);
+    bring(serial_.lost_input_bytes, store.uart.lost_input_bytes);
   }
 
  private:

@@ -11,6 +11,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "devices/serial/terminal_guard.h"
+
 namespace mayfly {
 namespace {
 
@@ -265,17 +267,11 @@ bool Console::may_drop() {
 }
 
 bool Console::read_input(std::size_t limit) {
-  if (input_.is_terminal()) {
-    if (!in_foreground(input_.fd())) {
-      in_background_ = true;
-      watch_input(false);
-      const std::lock_guard guard(lock_);
-      wake_in(kRetryDelay);
-      return false;
-    }
-    if (std::exchange(in_background_, false) && config_.terminal != nullptr && !config_.terminal->refresh()) {
-      count_error();
-    }
+  if (input_.is_terminal() && !in_foreground(input_.fd())) {
+    watch_input(false);
+    const std::lock_guard guard(lock_);
+    wake_in(kRetryDelay);
+    return false;
   }
   std::array<std::uint8_t, kDropStep> buffer;
   const ssize_t got = input_.read(std::span(buffer).first(std::min(limit, buffer.size())));

@@ -15,7 +15,6 @@
 #include "base/unique_fd.h"
 #include "devices/serial/host_stream.h"
 #include "devices/serial/serial.h"
-#include "devices/serial/terminal_guard.h"
 #include "event/event_loop.h"
 
 namespace mayfly {
@@ -42,8 +41,6 @@ struct ConsoleConfig {
   std::function<void()> on_quit;
   // See Console; less than a second.
   std::chrono::nanoseconds drop_pace = std::chrono::milliseconds(100);
-  // Borrowed, outlives the console; may be null. Made raw again when the process returns to the foreground.
-  TerminalGuard* terminal = nullptr;
 };
 
 // Output never makes the guest wait. A byte that comes after a pause is written at once by the vCPU's thread;
@@ -147,7 +144,6 @@ class Console final : public SerialBackend {
   bool losing_input_ = false;
   std::optional<std::chrono::steady_clock::time_point> pace_end_;  // while much is typed ahead
   std::size_t taken_in_pace_ = 0;                                  // by the guest
-  bool in_background_ = false;
 
   std::mutex lock_;  // a leaf: nothing else is locked under it
   HostStream output_;

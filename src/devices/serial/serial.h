@@ -19,14 +19,13 @@ namespace mayfly {
 struct SerialMetrics {
   // The host failed to take output or to give input, or typed input began to be lost.
   std::atomic<std::uint64_t> error_count{0};
-  std::atomic<std::uint64_t> flush_count{0};                 // buffered output handed to the host
-  std::atomic<std::uint64_t> missed_read_count{0};           // reads of a receiver that held nothing
-  std::atomic<std::uint64_t> missed_write_count{0};          // writes to a register that cannot be written
-  std::atomic<std::uint64_t> read_count{0};                  // bytes of input that the guest took
-  std::atomic<std::uint64_t> lost_input_bytes{0};            // typed, and dropped as the guest did not read
-  std::atomic<std::uint64_t> write_count{0};                 // bytes that the guest sent
-  std::atomic<std::uint64_t> lost_bytes{0};                  // of those, bytes that never reached the host
-  std::atomic<std::uint64_t> rate_limiter_dropped_bytes{0};  // of those, bytes over the configured rate
+  std::atomic<std::uint64_t> flush_count{0};         // buffered output handed to the host
+  std::atomic<std::uint64_t> missed_read_count{0};   // reads of a receiver that held nothing
+  std::atomic<std::uint64_t> missed_write_count{0};  // writes to a register that cannot be written
+  std::atomic<std::uint64_t> read_count{0};          // bytes of input that the guest took
+  std::atomic<std::uint64_t> lost_input_bytes{0};    // typed, and dropped as the guest did not read
+  std::atomic<std::uint64_t> write_count{0};         // bytes that the guest sent
+  std::atomic<std::uint64_t> lost_bytes{0};          // of those, bytes that never reached the host
 };
 
 // What the UART's line is wired to. Both calls come from vCPU threads with the UART's lock held: they must
