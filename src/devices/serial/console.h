@@ -6,11 +6,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "devices/serial/host_stream.h"
@@ -113,7 +113,7 @@ class Console final : public SerialBackend {
   void pump_input();
   void end_input();
   void watch_input(bool enabled);
-  void watch_output(bool enabled);
+  void watch_output(int output, bool enabled);
   // Whether input is read however little of it the guest takes.
   bool hears_escape() const { return input_.is_terminal() && config_.on_quit; }
   // The next bytes for the guest, `limit` at most, into pending_input_; false where there are none now.
@@ -123,13 +123,12 @@ class Console final : public SerialBackend {
   // Seeks the escape in `bytes`; what is the guest's goes into pending_input_ where there is room.
   void take_typed(std::span<const std::uint8_t> bytes);
 
-  // Guarded by lock_, held by the caller.
-  void append(std::uint8_t byte);
-  void append_loss_mark();
-  void drain();
-  void wake_in(std::chrono::nanoseconds delay);
+  void append(std::uint8_t byte) MAYFLY_REQUIRES(lock_);
+  void append_loss_mark() MAYFLY_REQUIRES(lock_);
+  void drain() MAYFLY_REQUIRES(lock_);
+  void wake_in(std::chrono::nanoseconds delay) MAYFLY_REQUIRES(lock_);
   void lose(std::size_t count);
-  void count_error();  // needs no lock
+  void count_error();
 
   EventRegistrar& registrar_;
   ConsoleConfig config_;
@@ -145,16 +144,16 @@ class Console final : public SerialBackend {
   std::optional<std::chrono::steady_clock::time_point> pace_end_;  // while much is typed ahead
   std::size_t taken_in_pace_ = 0;                                  // by the guest
 
-  std::mutex lock_;  // a leaf: nothing else is locked under it
-  HostStream output_;
-  Output output_state_ = Output::kEnded;
+  Mutex lock_;  // a leaf: no other lock is taken under it
+  HostStream output_ MAYFLY_GUARDED_BY(lock_);
+  Output output_state_ MAYFLY_GUARDED_BY(lock_) = Output::kEnded;
   // NOLINTNEXTLINE(modernize-avoid-c-arrays): a vector would zero the buffer and make its pages resident
-  std::unique_ptr<std::uint8_t[]> ring_;
-  std::size_t head_ = 0;  // the oldest byte
-  std::size_t size_ = 0;
-  std::uint64_t lost_in_a_row_ = 0;         // while it is not 0, bytes are dropped
-  bool batch_open_ = false;                 // bytes may wait for the timer
-  std::chrono::nanoseconds wake_delay_{0};  // of the running timer; 0: not running
+  std::unique_ptr<std::uint8_t[]> ring_ MAYFLY_GUARDED_BY(lock_);
+  std::size_t head_ MAYFLY_GUARDED_BY(lock_) = 0;  // the oldest byte
+  std::size_t size_ MAYFLY_GUARDED_BY(lock_) = 0;
+  std::uint64_t lost_in_a_row_ MAYFLY_GUARDED_BY(lock_) = 0;         // while it is not 0, bytes are dropped
+  bool batch_open_ MAYFLY_GUARDED_BY(lock_) = false;                 // bytes may wait for the timer
+  std::chrono::nanoseconds wake_delay_ MAYFLY_GUARDED_BY(lock_){0};  // of the running timer; 0: not running
 
   // Last, so that they go first: their descriptors are above.
   std::unique_ptr<Watch> wake_watch_;
