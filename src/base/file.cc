@@ -55,19 +55,4 @@ Result<std::string> read_file(const std::string& path, std::string_view role, st
   }
 }
 
-Result<void> write_file(const std::string& path, std::string_view role, std::string_view text) {
-  MAYFLY_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY, role));
-  while (!text.empty()) {
-    const ssize_t count = ::write(fd.get(), text.data(), text.size());
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      return fail_errno(errno, std::string("write ").append(role).append(" ").append(path));
-    }
-    text.remove_prefix(static_cast<std::size_t>(count));
-  }
-  return {};
-}
-
 }  // namespace mayfly

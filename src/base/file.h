@@ -23,7 +23,4 @@ Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec de
 // in errors.
 Result<std::string> read_file(const std::string& path, std::string_view role, std::size_t limit);
 
-// Replaces the contents of `path`, which is made with mode 0600 if need be. Not atomic.
-Result<void> write_file(const std::string& path, std::string_view role, std::string_view text);
-
 }  // namespace mayfly

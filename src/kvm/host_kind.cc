@@ -36,7 +36,8 @@ std::string first_value(std::string_view text, std::string_view key) {
     const std::size_t colon = line.find(':');
     if (colon != std::string_view::npos && line.starts_with(key) &&
         line.find_first_not_of(" \t", key.size()) == colon) {
-      return std::string(line.substr(colon + 1));
+      const std::size_t value = line.find_first_not_of(" \t", colon + 1);
+      return std::string(line.substr(std::min(value, line.size())));
     }
   }
   return {};
@@ -72,7 +73,9 @@ bool extension_in_use(const HostFacts& facts) {
 
 HostFacts read_host_facts(const std::string& cpuinfo, const std::string& modules) {
   HostFacts facts;
-  facts.cpu_flags = first_value(read_start(cpuinfo), "flags");
+  const std::string text = read_start(cpuinfo);
+  facts.cpu_model = first_value(text, "model name");
+  facts.cpu_flags = first_value(text, "flags");
   const std::unique_ptr<DIR, CloseFolder> folder(::opendir(modules.c_str()));
   facts.modules_known = folder != nullptr;
   while (const dirent* entry = folder ? ::readdir(folder.get()) : nullptr) {
@@ -83,6 +86,13 @@ HostFacts read_host_facts(const std::string& cpuinfo, const std::string& modules
   }
   std::sort(facts.modules.begin(), facts.modules.end());
   return facts;
+}
+
+std::string_view processor_extension(const HostFacts& facts) {
+  const auto found = std::find_if(
+      kExtensions.begin(), kExtensions.end(),
+      [&facts](const Extension& extension) { return has_word(facts.cpu_flags, extension.flag); });
+  return found != kExtensions.end() ? found->name : std::string_view();
 }
 
 HostKind classify_host(const HostFacts& facts) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mayfly {
@@ -15,7 +16,9 @@ enum class HostKind : std::uint8_t {
 };
 
 struct HostFacts {
-  std::string cpu_flags;             // of the first processor in /proc/cpuinfo; empty where it cannot be read
+  // Of the first processor in /proc/cpuinfo; empty where it cannot be read.
+  std::string cpu_model;
+  std::string cpu_flags;             // with spaces between them
   std::vector<std::string> modules;  // those of /sys/module whose name starts with "kvm"; sorted
   bool modules_known = false;        // whether /sys/module could be read
 };
@@ -24,6 +27,10 @@ struct HostFacts {
 // tens of microseconds, so not on the way to a guest's first instruction.
 HostFacts read_host_facts(const std::string& cpuinfo = "/proc/cpuinfo",
                           const std::string& modules = "/sys/module");
+
+// The processor's extension for guests ("Intel VT-x", "AMD-V"), whether it is in use or not; empty where it
+// has none.
+std::string_view processor_extension(const HostFacts& facts);
 
 // A module alone does not tell (one that is built in is listed although it found no hardware), nor a flag
 // alone (the processor could, but another KVM is loaded): both must be there.

@@ -44,7 +44,6 @@ struct BootSourceConfig {
 inline constexpr const char* kDefaultBootArgs = "console=ttyS0 reboot=k panic=1";
 
 struct VmConfig {
-  std::string instance_id = "anonymous-instance";
   MachineConfig machine;
   BootSourceConfig boot_source;
 };

@@ -98,6 +98,11 @@ class Arrows(Tree):
         (self.root / "src/base/error.cc").unlink()
         self.assert_found(self.includes("src/api/routes.cc", "<nlohmann/json.hpp>"))
 
+    def test_a_lock_that_nobody_checks_is_found_and_where_it_is_wrapped_passes(self):
+        self.assert_found(self.includes("src/base/error.cc", "<mutex>", "<condition_variable>"), "locks", "locks")
+        (self.root / "src/base/error.cc").unlink()
+        self.assert_found(self.includes("src/base/mutex.h", "<mutex>", "<condition_variable>"))
+
     def test_an_http_library_outside_its_door_is_found(self):
         self.assert_found(self.includes("src/api/routes.cc", "<httplib.h>"), "HTTP")
 
