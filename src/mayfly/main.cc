@@ -61,6 +61,7 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
     return refuse(opened.error());
   }
 
+  record_startup_times(options.process_start);
   const auto outcome = run_microvm(plan->vm, trace->get());
   ExitCode code = ExitCode::kOk;
   if (!outcome) {

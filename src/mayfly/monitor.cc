@@ -9,13 +9,14 @@
 #include <chrono>
 #include <csignal>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/mutex.h"
 #include "devices/serial/console.h"
 #include "devices/serial/terminal_guard.h"
 #include "event/event_loop.h"
@@ -53,6 +54,7 @@ class DeviceCounts {
     bring(serial_.read_count, store.uart.read_count);
     bring(serial_.write_count, store.uart.write_count);
     bring(serial_.lost_bytes, store.uart.rate_limiter_dropped_bytes);
+    bring(serial_.lost_input_bytes, store.uart.lost_input_bytes);
   }
 
  private:
@@ -61,6 +63,26 @@ class DeviceCounts {
 
   const SerialMetrics& serial_;
   const I8042& i8042_;
+};
+
+// How the microVM ended: the first of all that may end it decides. Thread-safe.
+class FirstOutcome {
+ public:
+  void set(Outcome outcome) {
+    const MutexLock lock(mutex_);
+    if (!outcome_) {
+      outcome_ = std::move(outcome);
+    }
+  }
+  // After something was set.
+  Outcome get() const {
+    const MutexLock lock(mutex_);
+    return *outcome_;
+  }
+
+ private:
+  mutable Mutex mutex_;  // a leaf: no other lock is taken under it
+  std::optional<Outcome> outcome_ MAYFLY_GUARDED_BY(mutex_);
 };
 
 // After the shell had the terminal, or when it gives it to this job for the first time.
@@ -128,14 +150,9 @@ void release_startup_pages() {
 OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
 
-  // The first of all that may end the machine decides; the loop's thread reads it when the loop has stopped.
-  std::mutex mutex;
-  std::optional<Outcome> outcome;
+  FirstOutcome outcome;
   const auto end_with = [&](Outcome how) {
-    const std::lock_guard lock(mutex);
-    if (!outcome) {
-      outcome = std::move(how);
-    }
+    outcome.set(std::move(how));
     loop->stop();
   };
 
@@ -204,8 +221,7 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   device_counts.collect();
   flush_metrics();
 
-  const std::lock_guard lock(mutex);
-  return *outcome;
+  return outcome.get();
 }
 
 }  // namespace mayfly

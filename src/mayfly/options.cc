@@ -188,10 +188,9 @@ void add_run_options(CLI::App* run, Options& options) {
   add_common_options(*run, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 
-void add_time(CLI::App& app, const char* name, std::uint64_t& value, const char* help) {
+void add_time(CLI::App& app, const char* name, std::optional<std::uint64_t>& value, const char* help) {
   app.add_option_function<std::string>(
-         name, [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text).value_or(0); },
-         help)
+         name, [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text); }, help)
       ->type_name("N")
       ->group("Start-up metrics")
       ->check([](const std::string& text) {
@@ -240,11 +239,11 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
         ->type_name("FILE");
     app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
     add_common_options(app, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
-    add_time(app, "--start-time-us", options.start_time_us,
+    add_time(app, "--start-time-us", options.process_start.monotonic_us,
              "When the caller started this process (monotonic, us)");
-    add_time(app, "--start-time-cpu-us", options.start_time_cpu_us,
+    add_time(app, "--start-time-cpu-us", options.process_start.cpu_us,
              "CPU time of the process at that time (us)");
-    add_time(app, "--parent-cpu-time-us", options.parent_cpu_time_us,
+    add_time(app, "--parent-cpu-time-us", options.process_start.parent_cpu_us,
              "CPU time that the caller spent on it (us)");
     add_later_flags(app, given);
   }

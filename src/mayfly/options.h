@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "boot/boot.h"
 
@@ -41,10 +42,7 @@ struct Options {
   bool no_api = false;
   std::optional<std::string> metrics_path;
   std::optional<std::string> boot_trace;
-  // Microseconds: CLOCK_MONOTONIC and CPU time of whoever started this process, for the start-up metrics.
-  std::uint64_t start_time_us = 0;
-  std::uint64_t start_time_cpu_us = 0;
-  std::uint64_t parent_cpu_time_us = 0;
+  ProcessStart process_start;
   LogOptions log;
   RunOptions run;
 };

@@ -145,9 +145,9 @@ TEST(Options, the_dialects_own_flags_are_taken_without_a_subcommand) {
   EXPECT_EQ(options.log.module, "devices::serial");
   EXPECT_TRUE(options.log.show_level);
   EXPECT_TRUE(options.log.show_origin);
-  EXPECT_EQ(options.start_time_us, ~std::uint64_t{0});
-  EXPECT_EQ(options.start_time_cpu_us, 2U);
-  EXPECT_EQ(options.parent_cpu_time_us, 3U);
+  EXPECT_EQ(options.process_start.monotonic_us, ~std::uint64_t{0});
+  EXPECT_EQ(options.process_start.cpu_us, 2U);
+  EXPECT_EQ(options.process_start.parent_cpu_us, 3U);
 }
 
 TEST(Options, common_flags_may_stand_before_the_subcommand) {

@@ -58,7 +58,6 @@ Result<std::string> default_kernel(const Surroundings& surroundings) {
 
 OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundings) {
   Plan plan;
-  plan.vm.instance_id = options.id;
   if (options.subcommand == Subcommand::kMonitor) {
     MAYFLY_TRY_ASSIGN(
         api::ConfigFile file,

@@ -13,7 +13,7 @@ namespace mayfly {
 // Backing of guest memory as the dialect names it.
 enum class HugePages : std::uint8_t { kNone, kTransparent, k2M };
 
-// 4 TiB: what the memory map of the guest leaves room for on every processor is more.
+// 4 TiB. What the host's processor can address may be less: check_address_bits().
 inline constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{4} << 20;
 
 struct MachineConfig {
@@ -25,6 +25,11 @@ struct MachineConfig {
 
   // kInvalidArgument naming the field and its limits.
   Result<void> validate() const;
+
+  // kInvalidArgument naming mem_size_mib and its limit where guest memory ends beyond what so many bits of
+  // physical address reach. For a valid configuration. `bits` is asked only where memory goes beyond 4 GiB,
+  // which every processor reaches: the CPUID instruction may trap.
+  Result<void> check_address_bits(unsigned (*bits)()) const;
 };
 
 struct BootSourceConfig {
@@ -39,7 +44,6 @@ struct BootSourceConfig {
 inline constexpr const char* kDefaultBootArgs = "console=ttyS0 reboot=k panic=1";
 
 struct VmConfig {
-  std::string instance_id = "anonymous-instance";
   MachineConfig machine;
   BootSourceConfig boot_source;
 };

@@ -128,6 +128,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   BootTrace* trace = surroundings.trace;
   const TracePhase whole(trace, "build the machine");
   MAYFLY_TRY(config.machine.validate().map_error(BuildError::of_configuration));
+  MAYFLY_TRY(
+      config.machine.check_address_bits(surroundings.address_bits).map_error(BuildError::of_configuration));
   MAYFLY_TRY_ASSIGN(const GuestFiles files, traced(trace, "open images", [&] {
                       return GuestFiles::open(config.boot_source).map_error(BuildError::of_configuration);
                     }));

@@ -15,6 +15,7 @@
 #include "devices/power/power.h"
 #include "devices/serial/serial.h"
 #include "event/event_loop.h"
+#include "kvm/host_kind.h"
 #include "kvm/kvm.h"
 #include "memory/guest_memory.h"
 #include "vmm/boot_mark.h"
@@ -36,6 +37,7 @@ struct MachineSurroundings {
   BootTrace* trace;  // null: none wanted
   // How the guest or KVM ended it: called at most once, on a vCPU's thread. Must not wait for that thread.
   std::function<void(Outcome)> on_outcome;
+  unsigned (*address_bits)() = &host_address_bits;  // of the host's processor; a test's own
 };
 
 // Why a machine could not be made: what its configuration says or names, or what the host refused.

@@ -1,6 +1,8 @@
 // What an x86-64 virtual machine has before its vCPUs.
+#include <cpuid.h>
 #include <linux/kvm.h>
 
+#include "kvm/host_kind.h"
 #include "kvm/ioctl.h"
 #include "kvm/vm.h"
 
@@ -51,6 +53,15 @@ Result<void> Vm::create_platform(const VmOptions& options) {
   kvm_pit_config timer{};
   timer.flags = KVM_PIT_SPEAKER_DUMMY;
   return command(fd_, KVM_CREATE_PIT2, &timer, "create the timer (KVM_CREATE_PIT2)");
+}
+
+// MAXPHYADDR (SDM volume 3, 4.1.4): 36 where the processor does not say.
+unsigned host_address_bits() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) != 0 ? eax & 0xffU : 36;
 }
 
 }  // namespace mayfly
