@@ -28,8 +28,9 @@ namespace mayfly {
 namespace {
 
 constexpr std::chrono::seconds kMetricsInterval{60};
-// After which the guest's first instructions no longer share the process's memory map with what tidies it.
-constexpr std::chrono::milliseconds kStartIsOver{25};
+// After which the guest's boot no longer shares the process's memory map, which every fault on fresh guest
+// memory needs, with what tidies it.
+constexpr std::chrono::milliseconds kStartIsOver{250};
 // After which a guest that has printed nothing is worth a look at its host.
 constexpr std::chrono::seconds kSilence{3};
 

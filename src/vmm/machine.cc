@@ -42,29 +42,30 @@ Result<GuestMemory> map_memory(const MachineConfig& config) {
 
 }  // namespace
 
-// Makes the VM on a thread of its own. Most of KVM_CREATE_VM is waiting for grace periods of the host's
-// kernel: time in which the guest can be loaded, as loading needs its memory only. Both are borrowed and
-// outlive this.
-class Machine::VmMaker {
+// Loads the guest on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for grace
+// periods of the host's kernel and so goes first: loading fills the gaps, even on a single processor. All that
+// is passed is borrowed and outlives this.
+class Machine::GuestLoader {
  public:
-  VmMaker(BootTrace* trace, const Kvm& kvm, const GuestMemory& memory) {
-    const auto make = [this, trace, &kvm, &memory] {
-      vm_ = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
+  GuestLoader(BootTrace* trace, GuestMemory& memory, const VmConfig& config, const GuestFiles& files) {
+    const auto load = [this, trace, &memory, &config, &files] {
+      boot_state_ =
+          traced(trace, "load guest", [&] { return x86_64::load_guest(memory, config, files, trace); });
     };
     try {
-      thread_ = std::thread(make);
+      thread_ = std::thread(load);
     } catch (const std::system_error&) {
-      make();  // no thread to be had: the vCPUs' own will say so
+      load();  // no thread to be had: the vCPUs' own will say so
     }
   }
-  ~VmMaker() { join(); }
-  VmMaker(const VmMaker&) = delete;
-  VmMaker& operator=(const VmMaker&) = delete;
+  ~GuestLoader() { join(); }
+  GuestLoader(const GuestLoader&) = delete;
+  GuestLoader& operator=(const GuestLoader&) = delete;
 
   // Once.
-  Result<Vm> take() {
+  Result<x86_64::CpuBootState> take() {
     join();
-    return std::move(*vm_);
+    return std::move(*boot_state_);
   }
 
  private:
@@ -74,7 +75,7 @@ class Machine::VmMaker {
     }
   }
 
-  std::optional<Result<Vm>> vm_;
+  std::optional<Result<x86_64::CpuBootState>> boot_state_;
   std::thread thread_;
 };
 
@@ -147,14 +148,15 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
     return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
-  VmMaker maker(trace, kvm, memory);
-  MAYFLY_TRY_ASSIGN(
-      const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
-        return x86_64::load_guest(memory, config, files, trace).map_error(BuildError::of_configuration);
-      }));
-  MAYFLY_TRY_ASSIGN(const auto cpuid,
-                    traced(trace, "choose CPUID", [&] { return guest_cpuid(kvm, config.machine); }));
-  MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "wait for the VM", [&] { return maker.take(); }));
+  GuestLoader loader(trace, memory, config, files);
+  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
+  auto chosen = traced(trace, "choose CPUID", [&] { return guest_cpuid(kvm, config.machine); });
+  // What is wrong with the guest's files is said before what the host refuses.
+  MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState boot_state, traced(trace, "wait for the guest", [&] {
+                      return loader.take().map_error(BuildError::of_configuration);
+                    }));
+  MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
+  MAYFLY_TRY_ASSIGN(auto cpuid, std::move(chosen));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
   std::unique_ptr<Machine> machine(
@@ -164,7 +166,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
     return machine->connect_devices();
   }));
   MAYFLY_TRY(
-      traced(trace, "create vCPUs", [&] { return machine->create_cpus(cpuid, config.machine.vcpu_count); }));
+      traced(trace, "create vCPUs", [&] { return machine->create_cpus(std::move(cpuid), config.machine.vcpu_count); }));
   MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;

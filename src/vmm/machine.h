@@ -86,7 +86,7 @@ class Machine {
   Result<void> stop();
 
  private:
-  class VmMaker;
+  class GuestLoader;
 
   // Where the endings of all vCPUs and devices meet: the first wins.
   class Ending final : public PowerSink {
