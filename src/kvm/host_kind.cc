@@ -17,10 +17,11 @@ namespace {
 struct Extension {
   std::string_view flag;
   std::string_view module;
+  std::string_view name;
 };
 constexpr std::array<Extension, 2> kExtensions = {{
-    {"vmx", "kvm_intel"},
-    {"svm", "kvm_amd"},
+    {"vmx", "kvm_intel", "Intel VT-x"},
+    {"svm", "kvm_amd", "AMD-V"},
 }};
 
 struct CloseFolder {
