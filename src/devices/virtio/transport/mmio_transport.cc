@@ -254,6 +254,7 @@ void MmioTransport::write_status(std::uint32_t value) {
   const bool newly_features_ok = (value & ~state_.status & kFeaturesOk) != 0;
   if (newly_features_ok && (state_.status & kDriver) != 0 && accepts_features()) {
     state_.status |= kFeaturesOk;
+    device_.features_accepted(state_.driver_features);
   }
   const bool newly_driver_ok = (value & ~state_.status & kDriverOk) != 0;
   if (newly_driver_ok && (state_.status & kFeaturesOk) != 0) {

@@ -1,0 +1,682 @@
+#include "devices/virtio/block/block_device.h"
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "devices/virtio/block/sync_engine.h"
+
+namespace mayfly {
+namespace {
+
+// 5.2.6: types of requests, and the one flag of a segment.
+constexpr std::uint32_t kTypeIn = 0;
+constexpr std::uint32_t kTypeOut = 1;
+constexpr std::uint32_t kTypeFlush = 4;
+constexpr std::uint32_t kTypeGetId = 8;
+constexpr std::uint32_t kTypeDiscard = 11;
+constexpr std::uint32_t kTypeWriteZeroes = 13;
+constexpr std::uint32_t kUnmap = 1;
+
+constexpr std::uint64_t kSectorSize = ImageFile::kSectorSize;
+
+// Up to where the configuration space is read and written; the structure ends there without padding.
+constexpr std::size_t kSpaceSize = 60;
+static_assert(offsetof(BlockConfigurationSpace, unused1) + sizeof(BlockConfigurationSpace::unused1) == kSpaceSize);
+
+std::uint64_t size_of(std::span<const GuestSlice> slices) {
+  std::uint64_t bytes = 0;
+  for (const GuestSlice& slice : slices) {
+    bytes += slice.size();
+  }
+  return bytes;
+}
+
+const char* to_string(IoOperation::Kind kind) {
+  switch (kind) {
+    case IoOperation::Kind::kRead:
+      return "a read";
+    case IoOperation::Kind::kWrite:
+      return "a write";
+    case IoOperation::Kind::kFlush:
+      return "a flush";
+    case IoOperation::Kind::kDiscard:
+      return "a discard";
+    case IoOperation::Kind::kZero:
+    case IoOperation::Kind::kZeroAndFree:
+      return "a write of zeroes";
+  }
+  return "an operation";
+}
+
+}  // namespace
+
+Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const BlockDeviceConfig& config,
+                                                         EventRegistrar& registrar) {
+  MAYFLY_TRY(config.validate());
+  MAYFLY_TRY_ASSIGN(
+      ImageFile image,
+      ImageFile::open("drive " + config.id, config.path,
+                      {.access = config.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
+                       .lock = config.lock}));
+  std::vector<std::unique_ptr<IoEngine>> engines;
+  engines.push_back(std::make_unique<SyncEngine>(image.fd()));
+  return create(config, registrar, std::move(image), std::move(engines));
+}
+
+Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const BlockDeviceConfig& config,
+                                                         EventRegistrar& registrar, ImageFile image,
+                                                         std::vector<std::unique_ptr<IoEngine>> engines) {
+  MAYFLY_CHECK(engines.size() == 1 || engines.size() == config.queue_count,
+               "a drive has one engine, or one for each queue");
+  std::unique_ptr<BlockDevice> device(new BlockDevice(config, std::move(image), std::move(engines)));
+  MAYFLY_TRY(device->watch_completions(registrar));
+  return device;
+}
+
+BlockDevice::BlockDevice(const BlockDeviceConfig& config, ImageFile image,
+                         std::vector<std::unique_ptr<IoEngine>> engines)
+    : config_(config),
+      name_("drive " + config.id),
+      image_(std::move(image)),
+      engines_(std::move(engines)),
+      metrics_(metrics().block_device(config.id)),
+      queue_limits_(config.queue_count, kQueueSize),
+      queues_(config.queue_count) {
+  for (std::size_t index = 0; index < queues_.size(); ++index) {
+    queues_[index].engine = engines_[index % engines_.size()].get();
+  }
+
+  offered_ = kFeatureSizeMax | kFeatureSegMax | kFeatureBlockSize | kFeatureTopology | kFeatureIndirectDesc |
+             kFeatureEventIndex;
+  space_.size_max = kSizeMax;
+  space_.seg_max = kSegMax;
+  space_.blk_size = kSectorSize;
+  if (config_.read_only) {
+    offered_ |= kFeatureReadOnly;
+  } else {
+    offered_ |= kFeatureWriteZeroes;
+    space_.max_write_zeroes_sectors = kMaxWriteZeroesSectors;
+    space_.max_write_zeroes_seg = kMaxSegments;
+    space_.write_zeroes_may_unmap = config_.discard ? 1 : 0;
+    if (config_.discard) {
+      offered_ |= kFeatureDiscard;
+      space_.max_discard_sectors = kMaxDiscardSectors;
+      space_.max_discard_seg = kMaxSegments;
+    }
+  }
+  // 5.2.5.2: CONFIG_WCE comes with FLUSH only.
+  if (config_.cache_type == BlockCacheType::kWriteback) {
+    offered_ |= kFeatureFlush | kFeatureConfigWce;
+  }
+  if (config_.queue_count > 1) {
+    offered_ |= kFeatureMultiQueue;
+    space_.num_queues = static_cast<std::uint16_t>(config_.queue_count);
+  }
+  take_up_size();
+  initialize_writeback();
+}
+
+BlockDevice::~BlockDevice() {
+  const MutexLock lock(mutex());
+  reset();
+}
+
+Result<void> BlockDevice::watch_completions(EventRegistrar& registrar) {
+  for (Queue& queue : queues_) {
+    if (const int fd = queue.engine->completion_fd(); fd >= 0) {
+      MAYFLY_TRY_ASSIGN(queue.completions, registrar.watch(fd, Interest::kReadable,
+                                                           [this](Readiness) { completions_arrived(); }));
+    }
+  }
+  return {};
+}
+
+void BlockDevice::completions_arrived() {
+  const MutexLock lock(mutex());
+  process_queues();
+}
+
+// --- the configuration space ---
+
+void BlockDevice::take_up_size() {
+  if (image_.size() % kSectorSize != 0) {
+    LOG_WARN("%s: the size of %s is not a multiple of 512 bytes: its last %llu bytes are left out", name_.c_str(),
+             image_.path().c_str(), static_cast<unsigned long long>(image_.size() % kSectorSize));
+  }
+  space_.capacity = image_.sectors();
+  // What the host would like to move at once, as the driver's physical block; never less than a page, which
+  // is what the host's cache works in.
+  const auto block = static_cast<std::uint32_t>(
+      std::clamp<std::uint64_t>(std::bit_floor(image_.preferred_block()), 4096, 65536) / kSectorSize);
+  space_.physical_block_exp = static_cast<std::uint8_t>(std::countr_zero(block));
+  space_.min_io_size = static_cast<std::uint16_t>(block);
+  if ((offered_ & kFeatureDiscard) != 0) {
+    space_.discard_sector_alignment = block;
+  }
+}
+
+void BlockDevice::initialize_writeback() {
+  // 5.2.5.2: with CONFIG_WCE but without FLUSH the driver could not make anything stable itself.
+  const bool cannot_flush = negotiated(kFeatureConfigWce) && !negotiated(kFeatureFlush);
+  space_.writeback = (offered_ & kFeatureFlush) != 0 && !cannot_flush ? 1 : 0;
+}
+
+bool BlockDevice::writes_through() const {
+  if ((offered_ & kFeatureFlush) == 0) {
+    return false;
+  }
+  // 5.2.6.2: the first two cases in which a completed write is stable.
+  return negotiated(kFeatureConfigWce) ? space_.writeback == 0 : !negotiated(kFeatureFlush);
+}
+
+void BlockDevice::read_configuration(std::uint64_t offset, std::span<std::uint8_t> data) {
+  std::array<std::uint8_t, sizeof(BlockConfigurationSpace)> bytes;
+  std::memcpy(bytes.data(), &space_, sizeof(space_));
+  for (std::uint8_t& byte : data) {
+    byte = offset < kSpaceSize ? bytes.at(offset) : std::uint8_t{0};
+    offset = std::min<std::uint64_t>(offset, kSpaceSize) + 1;
+  }
+}
+
+void BlockDevice::write_configuration(std::uint64_t offset, std::span<const std::uint8_t> data) {
+  // `writeback` is the only field that a driver may write, and only so (5.2.6.1).
+  if (offset == offsetof(BlockConfigurationSpace, writeback) && data.size() == 1 && data[0] <= 1 &&
+      negotiated(kFeatureConfigWce)) {
+    space_.writeback = data[0];
+    return;
+  }
+  metrics_.cfg_fails.add();
+  LOG_WARN_LIMITED("%s: the driver writes %zu bytes of the configuration space where it may not, at %llu",
+                   name_.c_str(), data.size(), static_cast<unsigned long long>(offset));
+}
+
+void BlockDevice::features_accepted(std::uint64_t features) {
+  accepted_ = features;
+  initialize_writeback();
+}
+
+// --- life ---
+
+void BlockDevice::activate(VirtioActivation activation) {
+  if (accepted_ != activation.features) {
+    features_accepted(activation.features);
+  }
+  for (std::size_t index = 0; index < queues_.size() && index < activation.queues.size(); ++index) {
+    queues_[index].ring = std::move(activation.queues[index]);
+  }
+  active_ = true;
+}
+
+void BlockDevice::activation_failed() {
+  metrics_.activate_fails.add();
+}
+
+void BlockDevice::reset() {
+  active_ = false;
+  for (Queue& queue : queues_) {
+    queue.engine->drain();
+    reap(queue);
+    forget_requests(queue);
+    queue.ring.reset();
+  }
+  accepted_ = 0;
+  initialize_writeback();
+}
+
+void BlockDevice::stop_queue(std::size_t index) {
+  Queue& queue = queues_.at(index);
+  if (!queue.ring) {
+    return;
+  }
+  // What is under way is given back: the driver may count on it until the queue has stopped.
+  settle(queue);
+  publish();
+  forget_requests(queue);
+  queue.ring.reset();
+}
+
+// Waits until every request of a queue is answered.
+void BlockDevice::settle(Queue& queue) {
+  // Each turn ends one operation of every request at least; a request has few (kMaxSegments and a flush).
+  while (queue.free.size() != queue.requests.size()) {
+    queue.engine->drain();
+    reap(queue);
+  }
+}
+
+// Drops what was under way when the device ended the use of its queues: nobody is answered any more.
+void BlockDevice::forget_requests(Queue& queue) {
+  for (std::uint32_t token = 0; token < queue.requests.size(); ++token) {
+    if (queue.requests[token].chain) {
+      release(queue, token);
+    }
+  }
+}
+
+Result<void> BlockDevice::update_backing(const std::string& path) {
+  const auto replace = [this, &path]() -> Result<void> {
+    if (path == image_.path() || image_.is_at(path)) {
+      // This file, whose lock is ours already.
+      return image_.refresh_size(name_);
+    }
+    MAYFLY_TRY_ASSIGN(
+        ImageFile image,
+        ImageFile::open(name_, path,
+                        {.access = config_.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
+                         .lock = config_.lock}));
+    for (Queue& queue : queues_) {
+      settle(queue);
+    }
+    for (const auto& engine : engines_) {
+      engine->set_file(image.fd());
+    }
+    image_ = std::move(image);
+    return {};
+  };
+  if (auto done = replace(); !done) {
+    metrics_.update_fails.add();
+    return done;
+  }
+  metrics_.update_count.add();
+  publish();
+  take_up_size();
+  transport().configuration_changed();
+  return {};
+}
+
+BlockDeviceState BlockDevice::state() {
+  BlockDeviceState state{.features = accepted_, .writeback = space_.writeback != 0, .queues = {}};
+  for (Queue& queue : queues_) {
+    if (active_) {
+      settle(queue);
+    }
+  }
+  publish();
+  for (const Queue& queue : queues_) {
+    state.queues.push_back(queue.ring ? std::optional(queue.ring->state()) : std::nullopt);
+  }
+  return state;
+}
+
+// --- queues ---
+
+void BlockDevice::process() {
+  metrics_.queue_event_count.add();
+  process_queues();
+}
+
+void BlockDevice::process_queues() {
+  Round round = Round::kDone;
+  // The queues take turns in being first, so that none starves behind a busy one.
+  first_queue_ = (first_queue_ + 1) % queues_.size();
+  for (std::size_t turn = 0; turn < queues_.size(); ++turn) {
+    Queue& queue = queues_[(first_queue_ + turn) % queues_.size()];
+    if (!active_) {
+      reap(queue);
+    } else if (queue.ring && process_queue(queue) == Round::kLeftOver) {
+      round = Round::kLeftOver;
+    }
+  }
+  if (!active_) {
+    return;
+  }
+  publish();
+  if (round == Round::kLeftOver) {
+    metrics_.remaining_reqs_count.add();
+    transport().process_later();
+  }
+}
+
+BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
+  VirtQueue& ring = *queue.ring;
+  reap(queue);
+  ring.spare_doorbell();
+  std::uint32_t requests_left = ring.config().size;
+  std::uint64_t bytes_left = kBytesPerRound;
+  while (requests_left != 0 && bytes_left != 0) {
+    auto chain = ring.take();
+    if (!chain) {
+      give_up(chain.error());
+      return Round::kDone;
+    }
+    if (*chain) {
+      --requests_left;
+      bytes_left -= std::min(bytes_left, begin(queue, std::move(**chain)));
+      continue;
+    }
+    const bool all_handed_over = queue.engine->kick();
+    reap(queue);
+    const auto more = ring.want_doorbell();
+    if (!more) {
+      give_up(more.error());
+      return Round::kDone;
+    }
+    if (!*more) {
+      return all_handed_over ? Round::kDone : Round::kLeftOver;
+    }
+    ring.spare_doorbell();
+  }
+  // The driver need not ring: we come back anyway.
+  queue.engine->kick();
+  reap(queue);
+  return Round::kLeftOver;
+}
+
+void BlockDevice::reap(Queue& queue) {
+  while (const auto completion = queue.engine->reap()) {
+    if (active_) {
+      finish(queue, completion->token, completion->result);
+    } else {
+      release(queue, completion->token);
+    }
+  }
+}
+
+// Shows the driver what was answered: one interrupt at most, for all queues.
+void BlockDevice::publish() {
+  bool wanted = false;
+  for (Queue& queue : queues_) {
+    wanted = (queue.ring && queue.ring->publish()) || wanted;
+  }
+  if (wanted) {
+    transport().used_buffers();
+  }
+}
+
+void BlockDevice::give_up(QueueFault fault) {
+  // What was answered until here was answered well.
+  publish();
+  active_ = false;
+  metrics_.event_fails.add();
+  transport().needs_reset(mayfly::to_string(fault));
+}
+
+// --- requests ---
+
+std::uint64_t BlockDevice::begin(Queue& queue, DescriptorChain chain) {
+  if (chain.writable().empty()) {
+    // There is no byte that a status could go to. The queue itself is sound, and a reset would cost the
+    // driver's other requests: the chain goes back with nothing written, which no answer looks like.
+    refuse("it has no byte for its status");
+    queue.ring->complete(std::move(chain), 0);
+    return 0;
+  }
+  ChainReader reader = chain.reader();
+  const auto header = reader.read_object<Header>();
+  if (!header) {
+    const std::uint64_t filled_bytes = size_of(chain.writable());
+    answer(queue, std::move(chain), refuse("its header is too short"), false);
+    return filled_bytes;
+  }
+  if (header->type == kTypeGetId) {
+    bool filled = false;
+    const Status status = answer_id(chain, filled);
+    const std::uint64_t filled_bytes = size_of(chain.writable());
+    answer(queue, std::move(chain), status, filled);
+    return filled_bytes;
+  }
+  const std::uint32_t token = acquire(queue);
+  Request& request = queue.requests[token];
+  request.chain.emplace(std::move(chain));
+  if (const Status status = prepare(request, *header, reader); status != Status::kOk) {
+    DescriptorChain refused = std::move(*request.chain);
+    release(queue, token);
+    const std::uint64_t filled_bytes = size_of(refused.writable());
+    answer(queue, std::move(refused), status, false);
+    return filled_bytes;
+  }
+  const std::uint64_t bytes = request.bytes;
+  request.began_ns = monotonic_ns();
+  advance(queue, token);
+  return bytes;
+}
+
+BlockDevice::Status BlockDevice::prepare(Request& request, const Header& header, ChainReader data) {
+  switch (header.type) {
+    case kTypeIn:
+    case kTypeOut:
+      return prepare_transfer(request, header, data);
+    case kTypeFlush:
+      request.operation.kind = IoOperation::Kind::kFlush;
+      // Not offered and sent all the same: the drive was asked for without.
+      request.begun = config_.cache_type == BlockCacheType::kUnsafe;
+      return Status::kOk;
+    case kTypeDiscard:
+    case kTypeWriteZeroes:
+      return prepare_segments(request, header, data);
+    default:
+      metrics_.invalid_reqs_count.add();
+      return Status::kUnsupported;
+  }
+}
+
+BlockDevice::Status BlockDevice::prepare_transfer(Request& request, const Header& header, ChainReader data) {
+  const bool is_read = header.type == kTypeIn;
+  if (!is_read && config_.read_only) {
+    return refuse("it writes to a read-only drive");  // 5.2.6.2
+  }
+  ChainWriter writer = request.chain->writer();
+  const std::uint64_t bytes = is_read ? writer.remaining() - 1 : data.remaining();
+  if (bytes % kSectorSize != 0) {
+    return refuse("its data are not whole sectors");
+  }
+  if (bytes > kMaxRequestBytes) {
+    return refuse("it has more data than the limits allow");
+  }
+  if (!in_capacity(header.sector, bytes / kSectorSize)) {
+    return refuse("it reaches past the drive's end");
+  }
+  const bool taken = is_read ? writer.take(bytes, request.buffers) : data.take(bytes, request.buffers);
+  MAYFLY_CHECK(taken, "a chain has fewer bytes than it has");
+  request.bytes = bytes;
+  request.begun = bytes == 0;
+  request.operation = {.kind = is_read ? IoOperation::Kind::kRead : IoOperation::Kind::kWrite,
+                       .durable = !is_read && writes_through(),
+                       .offset = header.sector * kSectorSize,
+                       .length = bytes,
+                       .buffers = request.buffers};
+  return Status::kOk;
+}
+
+BlockDevice::Status BlockDevice::prepare_segments(Request& request, const Header& header, ChainReader data) {
+  const bool is_discard = header.type == kTypeDiscard;
+  if (config_.read_only) {
+    return refuse("it writes to a read-only drive");  // 5.2.6.2
+  }
+  if (!negotiated(is_discard ? kFeatureDiscard : kFeatureWriteZeroes)) {
+    metrics_.invalid_reqs_count.add();
+    return Status::kUnsupported;
+  }
+  const std::uint64_t bytes = data.remaining();
+  if (bytes == 0 || bytes % sizeof(Segment) != 0 || bytes / sizeof(Segment) > kMaxSegments) {
+    return refuse("its segments are none, too many or not whole");
+  }
+  request.segment_count = static_cast<std::uint32_t>(bytes / sizeof(Segment));
+  const auto segments = std::span(request.segments).first(request.segment_count);
+  data.read(std::as_writable_bytes(segments));
+  // Of all segments before any is acted on: these answers are demanded (5.2.6.2).
+  for (const Segment& segment : segments) {
+    if ((segment.flags & ~kUnmap) != 0 || (is_discard && segment.flags != 0)) {
+      metrics_.invalid_reqs_count.add();
+      return Status::kUnsupported;
+    }
+  }
+  for (const Segment& segment : segments) {
+    if (segment.sectors > (is_discard ? kMaxDiscardSectors : kMaxWriteZeroesSectors)) {
+      return refuse("a segment is larger than the limits allow");
+    }
+    if (!in_capacity(segment.sector, segment.sectors)) {
+      return refuse("a segment reaches past the drive's end");
+    }
+    // What may have to be written out counts as that.
+    request.bytes += is_discard ? 0 : segment.sectors * kSectorSize;
+  }
+  request.operation.kind = is_discard ? IoOperation::Kind::kDiscard : IoOperation::Kind::kZero;
+  request.begun = true;
+  // Zeroes are written data as any (5.2.6.2); what a discard leaves behind is nothing to rely on.
+  request.then_flush = !is_discard && writes_through();
+  return Status::kOk;
+}
+
+bool BlockDevice::in_capacity(std::uint64_t sector, std::uint64_t sectors) const {
+  return sectors <= space_.capacity && sector <= space_.capacity - sectors;
+}
+
+BlockDevice::Status BlockDevice::answer_id(const DescriptorChain& chain, bool& filled) {
+  ChainWriter writer = chain.writer();
+  if (writer.remaining() - 1 < kIdSize) {
+    return refuse("it has no room for the drive's id");
+  }
+  if (writer.remaining() - 1 > kMaxRequestBytes) {
+    return refuse("it has more data than the limits allow");
+  }
+  std::array<std::byte, kIdSize> id{};
+  std::memcpy(id.data(), config_.id.data(), std::min(config_.id.size(), id.size()));
+  writer.write(id);
+  writer.write_zeroes(writer.remaining() - 1);
+  filled = true;
+  return Status::kOk;
+}
+
+BlockDevice::Status BlockDevice::refuse(const char* why) {
+  metrics_.invalid_reqs_count.add();
+  LOG_WARN_LIMITED("%s: a request is refused: %s", name_.c_str(), why);
+  return Status::kIoError;
+}
+
+// What a request has done next: nothing where all is over.
+const IoOperation* BlockDevice::next_operation(Request& request) {
+  IoOperation& operation = request.operation;
+  if (!request.begun) {
+    request.begun = true;
+    return &operation;
+  }
+  if (request.segments_begun < request.segment_count) {
+    const Segment& segment = request.segments.at(request.segments_begun++);
+    if (operation.kind != IoOperation::Kind::kDiscard) {
+      operation.kind =
+          (segment.flags & kUnmap) != 0 ? IoOperation::Kind::kZeroAndFree : IoOperation::Kind::kZero;
+    }
+    operation.offset = segment.sector * kSectorSize;
+    operation.length = segment.sectors * kSectorSize;
+    return &operation;
+  }
+  if (request.then_flush) {
+    request.then_flush = false;
+    operation.kind = IoOperation::Kind::kFlush;
+    return &operation;
+  }
+  return nullptr;
+}
+
+void BlockDevice::advance(Queue& queue, std::uint32_t token) {
+  Request& request = queue.requests[token];
+  while (const IoOperation* const operation = next_operation(request)) {
+    const bool is_nothing = operation->kind != IoOperation::Kind::kFlush && operation->length == 0;
+    const auto result = is_nothing ? IoResult{} : queue.engine->submit(token, *operation);
+    if (!result) {
+      return;
+    }
+    if (result->os_errno != 0) {
+      finish(queue, token, *result);
+      return;
+    }
+  }
+  count(request);
+  const bool filled = request.operation.kind == IoOperation::Kind::kRead;
+  DescriptorChain chain = std::move(*request.chain);
+  release(queue, token);
+  answer(queue, std::move(chain), Status::kOk, filled);
+}
+
+void BlockDevice::finish(Queue& queue, std::uint32_t token, IoResult result) {
+  if (result.os_errno == 0) {
+    advance(queue, token);
+    return;
+  }
+  Request& request = queue.requests[token];
+  metrics_.execute_fails.add();
+  const IoOperation& operation = request.operation;
+  const char* const why = result.os_errno == ENODATA ? "the file ends before: it was shrunk"
+                                                     : ::strerrordesc_np(result.os_errno);
+  LOG_WARN_LIMITED("%s: %s of %llu bytes at byte %llu of %s failed: %s", name_.c_str(), to_string(operation.kind),
+                   static_cast<unsigned long long>(operation.length),
+                   static_cast<unsigned long long>(operation.offset), image_.path().c_str(),
+                   why != nullptr ? why : "unknown error");
+  DescriptorChain chain = std::move(*request.chain);
+  release(queue, token);
+  answer(queue, std::move(chain), Status::kIoError, false);
+}
+
+void BlockDevice::count(const Request& request) {
+  const std::uint64_t duration_us = (monotonic_ns() - request.began_ns) / 1000;
+  switch (request.operation.kind) {
+    case IoOperation::Kind::kRead:
+      metrics_.read_count.add();
+      metrics_.read_bytes.add(request.bytes);
+      metrics_.read_agg.record_us(duration_us);
+      return;
+    case IoOperation::Kind::kWrite:
+      metrics_.write_count.add();
+      metrics_.write_bytes.add(request.bytes);
+      metrics_.write_agg.record_us(duration_us);
+      return;
+    case IoOperation::Kind::kFlush:
+      if (request.segment_count == 0) {
+        metrics_.flush_count.add();
+      }
+      return;
+    default:
+      return;
+  }
+}
+
+// Gives a chain back with its status in the last writable byte (5.2.6). `filled`: the bytes before that one
+// were written, too. Otherwise they are now, as zeroes: a driver looks at no byte past the length that it is
+// told (2.7.8.3), and must look at the status.
+void BlockDevice::answer(Queue& queue, DescriptorChain chain, Status status, bool filled) {
+  const auto writable = chain.writable();
+  const std::uint64_t bytes = size_of(writable);
+  if (!filled && bytes > 1 && bytes - 1 <= kMaxRequestBytes) {
+    chain.writer().write_zeroes(bytes - 1);
+    filled = true;
+  }
+  const GuestSlice& last = writable.back();
+  last.set_object(last.size() - 1, static_cast<std::uint8_t>(status));
+  // Beyond the limits filling would take too long, and such a driver has no claim: too few rather than too
+  // many (2.7.8.2).
+  queue.ring->complete(std::move(chain), filled || bytes == 1 ? static_cast<std::uint32_t>(bytes) : 0);
+}
+
+std::uint32_t BlockDevice::acquire(Queue& queue) {
+  if (queue.free.empty()) {
+    // No more than the ring has descriptors: each holds a chain that was taken from it.
+    queue.free.reserve(queue.requests.size() + 1);
+    queue.requests.emplace_back();
+    return static_cast<std::uint32_t>(queue.requests.size() - 1);
+  }
+  const std::uint32_t token = queue.free.back();
+  queue.free.pop_back();
+  return token;
+}
+
+void BlockDevice::release(Queue& queue, std::uint32_t token) {
+  Request& request = queue.requests[token];
+  request.chain.reset();
+  request.operation = {};
+  request.buffers.clear();
+  request.segment_count = 0;
+  request.segments_begun = 0;
+  request.begun = false;
+  request.then_flush = false;
+  request.bytes = 0;
+  queue.free.push_back(token);
+}
+
+}  // namespace mayfly

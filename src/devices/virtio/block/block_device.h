@@ -1,0 +1,208 @@
+// The virtio block device (virtio 1.2, section 5.2) over a disk image on the host.
+//
+// The guest controls everything in its queues and may ask for anything at any time. What a request may be:
+//
+//   IN, OUT        whole sectors (512 bytes) within the capacity, at most kMaxRequestBytes
+//   FLUSH          nothing but header and status
+//   GET_ID         20 bytes or more to put the drive's id in
+//   DISCARD,       1 to kMaxSegments segments within the capacity and the limits
+//   WRITE_ZEROES
+//
+// Anything else is answered by UNSUPP (what the device cannot do) or IOERR (what it cannot do so), as is what
+// the host fails at. Header, data and status may lie in any division over descriptors (2.7.4.1).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/metrics.h"
+#include "base/result.h"
+#include "devices/virtio/block/block_config.h"
+#include "devices/virtio/block/image_file.h"
+#include "devices/virtio/block/io_engine.h"
+#include "devices/virtio/transport/virtio_device.h"
+#include "event/event_loop.h"
+
+namespace mayfly {
+
+// 5.2.4: struct virtio_blk_config, as far as the features offered go.
+struct BlockConfigurationSpace {
+  std::uint64_t capacity = 0;  // sectors
+  std::uint32_t size_max = 0;
+  std::uint32_t seg_max = 0;
+  std::uint32_t geometry = 0;
+  std::uint32_t blk_size = 0;
+  std::uint8_t physical_block_exp = 0;
+  std::uint8_t alignment_offset = 0;
+  std::uint16_t min_io_size = 0;
+  std::uint32_t opt_io_size = 0;
+  std::uint8_t writeback = 0;
+  std::uint8_t unused0 = 0;
+  std::uint16_t num_queues = 0;
+  std::uint32_t max_discard_sectors = 0;
+  std::uint32_t max_discard_seg = 0;
+  std::uint32_t discard_sector_alignment = 0;
+  std::uint32_t max_write_zeroes_sectors = 0;
+  std::uint32_t max_write_zeroes_seg = 0;
+  std::uint8_t write_zeroes_may_unmap = 0;
+  std::array<std::uint8_t, 3> unused1{};
+};
+
+// All that the device remembers which its driver has brought about, taken while nothing is under way.
+struct BlockDeviceState {
+  std::uint64_t features = 0;
+  bool writeback = false;
+  // One a queue, nothing for one that is not in use.
+  std::vector<std::optional<VirtQueueState>> queues;
+};
+
+class BlockDevice final : public VirtioDevice {
+ public:
+  static constexpr std::uint32_t kDeviceId = 2;  // 5.2.1
+
+  // Feature bits (5.2.3).
+  static constexpr std::uint64_t kFeatureSizeMax = 1U << 1;
+  static constexpr std::uint64_t kFeatureSegMax = 1U << 2;
+  static constexpr std::uint64_t kFeatureReadOnly = 1U << 5;
+  static constexpr std::uint64_t kFeatureBlockSize = 1U << 6;
+  static constexpr std::uint64_t kFeatureFlush = 1U << 9;
+  static constexpr std::uint64_t kFeatureTopology = 1U << 10;
+  static constexpr std::uint64_t kFeatureConfigWce = 1U << 11;
+  static constexpr std::uint64_t kFeatureMultiQueue = 1U << 12;
+  static constexpr std::uint64_t kFeatureDiscard = 1U << 13;
+  static constexpr std::uint64_t kFeatureWriteZeroes = 1U << 14;
+
+  // Limits that the driver is told.
+  static constexpr std::uint16_t kQueueSize = 256;
+  static constexpr std::uint32_t kSegMax = kQueueSize - 2;  // a descriptor each for header and status
+  static constexpr std::uint32_t kSizeMax = 1U << 20;       // bytes
+  static constexpr std::uint32_t kMaxSegments = 16;
+  static constexpr std::uint32_t kMaxDiscardSectors = 1U << 21;
+  // Less: where the file system cannot do better, the zeroes are written out.
+  static constexpr std::uint32_t kMaxWriteZeroesSectors = 1U << 15;
+  // What follows from the first two; more is refused, since a request is not interrupted once it is begun.
+  static constexpr std::uint64_t kMaxRequestBytes = std::uint64_t{kSegMax} * kSizeMax;
+  // One process() begins no further request once it has moved so many bytes.
+  static constexpr std::uint64_t kBytesPerRound = 4U << 20;
+  static constexpr std::size_t kIdSize = 20;
+
+  // Opens and locks the image; made and destroyed on the registrar's thread, which `registrar` outlives it
+  // on. Errors name the drive: those of BlockDeviceConfig::validate(), of ImageFile and of the event loop.
+  static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config, EventRegistrar& registrar);
+  // The same over engines of the caller's, one for each queue or one for all.
+  static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config, EventRegistrar& registrar,
+                                                     ImageFile image,
+                                                     std::vector<std::unique_ptr<IoEngine>> engines);
+  ~BlockDevice() override;
+
+  std::string_view name() const override { return name_; }
+  std::uint32_t type() const override { return kDeviceId; }
+  std::uint64_t features() const override { return offered_; }
+  std::span<const std::uint16_t> queue_limits() const override { return queue_limits_; }
+  void read_configuration(std::uint64_t offset, std::span<std::uint8_t> data) override;
+  void write_configuration(std::uint64_t offset, std::span<const std::uint8_t> data) override;
+  void features_accepted(std::uint64_t features) override;
+  void activate(VirtioActivation activation) override;
+  void activation_failed() override;
+  void reset() override;
+  void stop_queue(std::size_t index) override;
+  void process() override;
+
+  // Puts another image in the place of this one, with the size it has; the driver is told. The same path
+  // again takes up a size that has changed. All under the device's lock, on the registrar's thread. After an
+  // error nothing has changed.
+  Result<void> update_backing(const std::string& path);
+
+  // Waits for what is under way and gives it back to the driver first.
+  BlockDeviceState state();
+
+ private:
+  struct Segment {  // 5.2.6: struct virtio_blk_discard_write_zeroes
+    std::uint64_t sector;
+    std::uint32_t sectors;
+    std::uint32_t flags;
+  };
+  struct Header {  // 5.2.6: the start of struct virtio_blk_req
+    std::uint32_t type;
+    std::uint32_t reserved;
+    std::uint64_t sector;
+  };
+
+  // A request on its way through the engine, as one operation after the other.
+  struct Request {
+    std::optional<DescriptorChain> chain;  // nothing: the token is free
+    // IN, OUT and FLUSH: the one. DISCARD and WRITE_ZEROES: what the segment under way is.
+    IoOperation operation;
+    std::vector<iovec> buffers;
+    std::array<Segment, kMaxSegments> segments{};
+    std::uint32_t segment_count = 0;
+    std::uint32_t segments_begun = 0;
+    bool begun = false;       // the one operation
+    bool then_flush = false;  // a flush is still to come
+    std::uint64_t bytes = 0;  // of data
+    std::uint64_t began_ns = 0;
+  };
+  struct Queue {
+    std::optional<VirtQueue> ring;
+    IoEngine* engine = nullptr;
+    std::vector<Request> requests;    // by token; grows as far as the ring's size
+    std::vector<std::uint32_t> free;  // tokens not in use: the one that was given back last is first again
+    std::unique_ptr<Watch> completions;
+  };
+  enum class Status : std::uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2 };  // 5.2.6
+  enum class Round : std::uint8_t { kDone, kLeftOver };
+
+  BlockDevice(const BlockDeviceConfig& config, ImageFile image, std::vector<std::unique_ptr<IoEngine>> engines);
+
+  Result<void> watch_completions(EventRegistrar& registrar);
+  void completions_arrived();
+  void take_up_size();
+  void initialize_writeback();
+  bool writes_through() const;
+  bool negotiated(std::uint64_t feature) const { return (accepted_ & feature) != 0; }
+
+  void process_queues();
+  Round process_queue(Queue& queue);
+  void reap(Queue& queue);
+  void settle(Queue& queue);
+  void forget_requests(Queue& queue);
+  void publish();
+  void give_up(QueueFault fault);
+
+  // Takes a chain that holds a request: answers it, or begins it. The bytes that it moves.
+  std::uint64_t begin(Queue& queue, DescriptorChain chain);
+  Status prepare(Request& request, const Header& header, ChainReader data);
+  Status prepare_transfer(Request& request, const Header& header, ChainReader data);
+  Status prepare_segments(Request& request, const Header& header, ChainReader data);
+  bool in_capacity(std::uint64_t sector, std::uint64_t sectors) const;
+  Status answer_id(const DescriptorChain& chain, bool& filled);
+  Status refuse(const char* why);
+
+  static const IoOperation* next_operation(Request& request);
+  // Begins what comes next of a request until something is under way or all is over.
+  void advance(Queue& queue, std::uint32_t token);
+  void finish(Queue& queue, std::uint32_t token, IoResult result);
+  void count(const Request& request);
+  static void answer(Queue& queue, DescriptorChain chain, Status status, bool filled);
+  std::uint32_t acquire(Queue& queue);
+  static void release(Queue& queue, std::uint32_t token);
+
+  const BlockDeviceConfig config_;
+  const std::string name_;
+  ImageFile image_;
+  std::vector<std::unique_ptr<IoEngine>> engines_;
+  BlockMetrics& metrics_;
+  std::uint64_t offered_ = 0;
+  std::vector<std::uint16_t> queue_limits_;
+  BlockConfigurationSpace space_;
+  std::uint64_t accepted_ = 0;
+  bool active_ = false;
+  std::size_t first_queue_ = 0;  // which one begins the next round
+  std::vector<Queue> queues_;  // after engines_: their watches go first
+};
+
+}  // namespace mayfly

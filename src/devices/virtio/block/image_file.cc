@@ -1,0 +1,90 @@
+#include "devices/virtio/block/image_file.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include <cerrno>
+
+#include "base/log.h"
+
+namespace mayfly {
+namespace {
+
+Result<void> lock_file(const std::string& owner, const std::string& path, int fd, ImageAccess access) {
+  struct flock whole {};
+  whole.l_type = access == ImageAccess::kRead ? F_RDLCK : F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (::fcntl(fd, F_OFD_SETLK, &whole) == 0) {
+    return {};
+  }
+  const int cause = errno;
+  if (cause == EAGAIN || cause == EACCES) {
+    return fail(ErrorCode::kBusy,
+                owner + ": " + path + " is in use: another process or drive has it open " +
+                    (access == ImageAccess::kRead ? "for writing" : "and holds a lock on it") +
+                    ". Stop the other, give this drive a copy or an overlay of its own, or switch the lock off" +
+                    " where the two are known not to harm each other");
+  }
+  return tl::make_unexpected(Error::from_errno(cause, owner + ": lock " + path +
+                                                          " (where its file system has no locks, switch the"
+                                                          " lock off)"));
+}
+
+}  // namespace
+
+Result<ImageFile> ImageFile::open(const std::string& owner, const std::string& path, const Options& options) {
+  const bool writes = options.access == ImageAccess::kReadAndWrite;
+  // Not to hang where the path is a FIFO's.
+  const int flags = (writes ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY | (options.create ? O_CREAT : 0);
+  auto fd = open_file(path, flags, "image");
+  if (!fd) {
+    Error error = fd.error().within(owner);
+    if (writes && (error.os_errno() == EACCES || error.os_errno() == EROFS)) {
+      error = error.within("for writing (make the drive read-only, or give it an overlay, where it need not)");
+    }
+    return tl::make_unexpected(std::move(error));
+  }
+  ImageFile image(std::move(*fd), path);
+  MAYFLY_TRY(image.refresh_size(owner));
+  if (options.lock) {
+    MAYFLY_TRY(lock_file(owner, path, image.fd(), options.access));
+    // Another may have changed it until now.
+    MAYFLY_TRY(image.refresh_size(owner));
+  }
+  // io_uring takes a non-blocking file at its word, regular or not.
+  if (::fcntl(image.fd(), F_SETFL, 0) != 0) {
+    return fail_errno(errno, owner + ": make " + path + " blocking");
+  }
+  return image;
+}
+
+Result<void> ImageFile::refresh_size(const std::string& owner) {
+  struct stat status {};
+  if (::fstat(fd_.get(), &status) != 0) {
+    return fail_errno(errno, owner + ": look at " + path_);
+  }
+  if (S_ISREG(status.st_mode)) {
+    size_ = static_cast<std::uint64_t>(status.st_size);
+  } else if (S_ISBLK(status.st_mode)) {
+    std::uint64_t bytes = 0;
+    if (::ioctl(fd_.get(), BLKGETSIZE64, &bytes) != 0) {
+      return fail_errno(errno, owner + ": find the size of " + path_);
+    }
+    size_ = bytes;
+  } else {
+    return fail(ErrorCode::kInvalidArgument,
+                owner + ": " + path_ + " is neither a regular file nor a block device");
+  }
+  preferred_block_ = status.st_blksize > 0 ? static_cast<std::uint64_t>(status.st_blksize) : kSectorSize;
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
+  return {};
+}
+
+bool ImageFile::is_at(const std::string& path) const {
+  struct stat status {};
+  return ::stat(path.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_;
+}
+
+}  // namespace mayfly
