@@ -85,6 +85,60 @@ Result<MetricsSection> read_metrics(const json& value) {
   return section;
 }
 
+// The overlay of a drive: "memory", or the path of its file.
+BlockOverlayConfig overlay_of(std::string place) {
+  return place == "memory" ? BlockOverlayConfig{} : BlockOverlayConfig{.path = std::move(place)};
+}
+
+Result<BlockDeviceConfig> read_drive(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  BlockDeviceConfig drive;
+  object.require("drive_id");
+  object.require("is_root_device");
+  object.require("path_on_host");
+  drive.id = object.string("drive_id").value_or("");
+  drive.is_root = object.boolean("is_root_device").value_or(false);
+  drive.path = object.string("path_on_host").value_or("");
+  drive.partuuid = object.string("partuuid");
+  drive.read_only = object.boolean("is_read_only").value_or(drive.read_only);
+  drive.discard = object.boolean("discard").value_or(drive.discard);
+  static constexpr std::array<std::string_view, 2> kCacheTypes = {"Unsafe", "Writeback"};
+  if (const auto index = object.choice("cache_type", kCacheTypes)) {
+    drive.cache_type = static_cast<BlockCacheType>(*index);
+  }
+  static constexpr std::array<std::string_view, 2> kEngines = {"Sync", "Async"};
+  if (const auto index = object.choice("io_engine", kEngines)) {
+    drive.engine = static_cast<BlockEngineType>(*index);
+  }
+  if (const auto count = object.integer("num_queues", 1, BlockDeviceConfig::kMaxQueues)) {
+    drive.queue_count = static_cast<unsigned>(*count);
+  }
+  drive.lock = object.boolean("lock").value_or(drive.lock);
+  if (auto overlay = object.string("overlay")) {
+    drive.overlay = overlay_of(std::move(*overlay));
+  }
+  MAYFLY_TRY(object.finish());
+  if (auto valid = drive.validate(); !valid) {
+    return tl::make_unexpected(valid.error().within(path));
+  }
+  return drive;
+}
+
+// The elements of a list, each read by `read_one` and called "key[index]" in errors.
+template <typename Element, typename Read>
+Result<std::vector<Element>> read_list(const json& list, std::string_view key, Read read_one) {
+  if (!list.is_array()) {
+    return fail(ErrorCode::kInvalidArgument, std::string(key) + ": must be a list");
+  }
+  std::vector<Element> elements;
+  for (const json& value : list) {
+    MAYFLY_TRY_ASSIGN(auto element,
+                      read_one(value, std::string(key) + "[" + std::to_string(elements.size()) + "]"));
+    elements.push_back(std::move(element));
+  }
+  return elements;
+}
+
 // A section this build has nothing to do with: absent, null and an empty list are fine.
 void refuse_section(JsonObject& file, std::string_view key, std::string_view why) {
   const json* value = file.value(key);
@@ -104,7 +158,6 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
 
   constexpr std::string_view kNotYet = "virtio devices are not supported yet; leave it empty";
   constexpr std::string_view kNoDevice = "this monitor has no such device, on purpose; leave it out";
-  refuse_section(file, "drives", kNotYet);
   refuse_section(file, "network-interfaces", kNotYet);
   refuse_section(file, "mmds-config", "the metadata service is not supported yet; leave it out");
   refuse_section(file, "cpu-config", "CPU templates are not supported yet; leave it out");
@@ -126,6 +179,13 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
       return in_file(boot_source.error());
     }
     config.boot_source = std::move(*boot_source);
+  }
+  if (const json* section = file.value("drives")) {
+    auto drives = read_list<BlockDeviceConfig>(*section, "drives", read_drive);
+    if (!drives) {
+      return in_file(drives.error());
+    }
+    config.drives = std::move(*drives);
   }
   if (const json* section = file.value("logger")) {
     auto logger = read_logger(*section);

@@ -5,8 +5,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
+#include "devices/virtio/block/block_config.h"
 #include "vmm/config.h"
 
 namespace mayfly::api {
@@ -30,6 +32,7 @@ struct MetricsSection {
 struct ConfigFile {
   MachineConfig machine;
   BootSourceConfig boot_source;
+  std::vector<BlockDeviceConfig> drives;
   std::optional<LoggerSection> logger;
   std::optional<MetricsSection> metrics;
 };

@@ -180,7 +180,7 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
                     Console::create(*loop, std::move(console_config), serial_metrics));
   MAYFLY_TRY_ASSIGN(
       const std::unique_ptr<Machine> machine,
-      Machine::build(config, {*console, serial_metrics, trace, end_with}).map_error(failure_of));
+      Machine::build(config, {*loop, *console, serial_metrics, trace, end_with}).map_error(failure_of));
 
   DeviceCounts device_counts(serial_metrics, machine->i8042());
   std::unique_ptr<EventRegistrar::Timer> metrics_timer;

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "boot/x86_64/layout.h"
+#include "mayfly/device_options.h"
 #include "mayfly/version.h"
 #include "vmm/config.h"
 
@@ -103,6 +104,8 @@ class Named {
   const std::vector<std::string>& arguments_;
   const bool all_;
 };
+
+constexpr const char* kRootDrive = "rootfs";  // its id
 
 constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
 
@@ -196,6 +199,47 @@ void add_common_options(CLI::App& app, const Named& named, Options& options, con
   add_log_options(app, named, options.log, level);
 }
 
+std::string check_drive(const std::string& text) {
+  const auto drive = parse_drive_option(text);
+  return drive ? "" : drive.error().message();
+}
+
+void add_drive_options(CLI::App* run, const Named& named, RunOptions& values) {
+  constexpr const char* kGroup = "Devices";
+  constexpr const char* kDrive = "IMAGE[:ro][:overlay[=FILE]]";
+  const auto add = [&values](const std::string& text, std::string id) {
+    if (auto drive = parse_drive_option(text)) {
+      drive->id = std::move(id);
+      drive->is_root = drive->id == kRootDrive;
+      values.drives.push_back(std::move(*drive));
+    }
+  };
+  if (named("--rootfs")) {
+    run->add_option_function<std::string>(
+           "--rootfs", [add](const std::string& text) { add(text, kRootDrive); },
+           "Disk image whose file system is the guest's root (/dev/vda): raw, or a block device. With ro it is "
+           "only read; with overlay, what the guest writes goes to FILE, or to memory, and not to it")
+        ->type_name(kDrive)
+        ->group(kGroup)
+        ->check(check_drive);
+  }
+  if (named("--disk")) {
+    run->add_option_function<std::vector<std::string>>(
+           "--disk",
+           [add](const std::vector<std::string>& texts) {
+             for (std::size_t index = 0; index < texts.size(); ++index) {
+               add(texts[index], "disk" + std::to_string(index + 1));
+             }
+           },
+           "A further disk, likewise (/dev/vdb, ...); may be given several times")
+        ->type_name(kDrive)
+        ->group(kGroup)
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check(check_drive);
+  }
+}
+
 void add_run_options(CLI::App* run, const Named& named, Options& options) {
   run->footer(kRunFooter);
   RunOptions& values = options.run;
@@ -245,6 +289,7 @@ void add_run_options(CLI::App* run, const Named& named, Options& options) {
         ->type_name("NAME")
         ->check(check_protocol);
   }
+  add_drive_options(run, named, values);
   add_common_options(*run, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 

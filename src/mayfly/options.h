@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
 #include "boot/boot.h"
+#include "devices/virtio/block/block_config.h"
 
 namespace mayfly {
 
@@ -32,6 +34,7 @@ struct RunOptions {
   std::uint32_t cpus = 1;
   std::uint64_t memory_mib = 128;
   bool huge_pages = false;
+  std::vector<BlockDeviceConfig> drives;  // the root drive, where there is one, and the others in their order
   BootProtocolChoice protocol = BootProtocolChoice::kAuto;
 };
 

@@ -64,6 +64,7 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
         api::read_config_file(*options.config_file).map_error(with_code(ExitCode::kBadConfiguration)));
     plan.vm.machine = file.machine;
     plan.vm.boot_source = std::move(file.boot_source);
+    plan.vm.drives = std::move(file.drives);
     plan.logger = std::move(file.logger);
     plan.metrics = std::move(file.metrics);
     return plan;
@@ -85,6 +86,7 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
   boot.initrd_path = run.initrd;
   boot.boot_args = run.cmdline;
   boot.protocol = run.protocol;
+  plan.vm.drives = run.drives;
   return plan;
 }
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <set>
 #include <string>
+#include <string_view>
 
 #include "boot/x86_64/layout.h"
 #include "memory/x86_64/ranges.h"
@@ -25,6 +27,28 @@ Result<void> MachineConfig::validate() const {
   if (huge_pages == HugePages::k2M && mem_size_mib % 2 != 0) {
     return fail(ErrorCode::kInvalidArgument, "mem_size_mib " + std::to_string(mem_size_mib) +
                                                  ": must be a multiple of 2 when huge_pages is 2M");
+  }
+  return {};
+}
+
+Result<void> VmConfig::validate_devices() const {
+  if (drives.size() > x86_64::layout::kMaxVirtioDevices) {
+    return fail(ErrorCode::kInvalidArgument, "there are " + std::to_string(drives.size()) +
+                                                 " drives and network interfaces: at most " +
+                                                 std::to_string(x86_64::layout::kMaxVirtioDevices) + " find room");
+  }
+  const BlockDeviceConfig* root = nullptr;
+  std::set<std::string_view> ids;
+  for (const BlockDeviceConfig& drive : drives) {
+    MAYFLY_TRY(drive.validate());
+    if (!ids.insert(drive.id).second) {
+      return fail(ErrorCode::kInvalidArgument, "drive " + drive.id + ": another drive has this id");
+    }
+    if (drive.is_root && root != nullptr) {
+      return fail(ErrorCode::kInvalidArgument,
+                  "drive " + drive.id + ": drive " + root->id + " is the root device already");
+    }
+    root = drive.is_root ? &drive : root;
   }
   return {};
 }

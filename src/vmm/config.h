@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "boot/boot.h"
+#include "devices/virtio/block/block_config.h"
 
 namespace mayfly {
 
@@ -46,6 +48,11 @@ inline constexpr const char* kDefaultBootArgs = "console=ttyS0 reboot=k panic=1"
 struct VmConfig {
   MachineConfig machine;
   BootSourceConfig boot_source;
+  std::vector<BlockDeviceConfig> drives;
+
+  // Checks what the drives and networks are as a whole: that their ids differ, that there is at most one root
+  // drive, and that they find room. kInvalidArgument, naming the drive or the interface.
+  Result<void> validate_devices() const;
 };
 
 }  // namespace mayfly

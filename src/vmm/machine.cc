@@ -161,10 +161,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
 
   std::unique_ptr<Machine> machine(
       new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
-  MAYFLY_TRY(traced(trace, "connect devices", [&]() -> Result<void> {
-    MAYFLY_TRY(machine->add_virtio(std::move(virtio_devices)));
-    return machine->connect_devices();
-  }));
+  MAYFLY_TRY(machine->add_virtio(std::move(virtio_devices)));
+  MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(
       traced(trace, "create vCPUs", [&] { return machine->create_cpus(std::move(cpuid), config.machine.vcpu_count); }));
   MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));

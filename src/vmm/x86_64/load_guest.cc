@@ -49,12 +49,12 @@ void say_that_there_is_no_pci(CommandLine& command_line, std::uint64_t kernel_ma
 
 // Where the root file system is, unless the command line says so itself.
 Result<void> name_root(CommandLine& command_line, const VmConfig& config) {
-  const auto root = std::ranges::find_if(config.drives, &DriveConfig::is_root_device);
+  const auto root = std::ranges::find_if(config.drives, &BlockDeviceConfig::is_root);
   if (root == config.drives.end() || has_token(command_line, "root=")) {
     return {};
   }
   const std::string device = root->partuuid ? "PARTUUID=" + *root->partuuid : "/dev/vda";
-  return command_line.append("root=" + device + (root->device.read_only ? " ro" : " rw"));
+  return command_line.append("root=" + device + (root->read_only ? " ro" : " rw"));
 }
 
 // A kernel without ACPI finds devices by its command line only
@@ -84,7 +84,7 @@ Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, con
   if (!kernel) {
     return tl::make_unexpected(kernel.error());
   }
-  const auto virtio_count = static_cast<std::uint32_t>(config.drives.size() + config.networks.size());
+  const auto virtio_count = static_cast<std::uint32_t>(config.drives.size());
   MAYFLY_TRY(name_root(command_line, config));
   MAYFLY_TRY(name_virtio_devices(command_line, virtio_count));
   say_that_there_is_no_pci(command_line, kernel->command_line_max);

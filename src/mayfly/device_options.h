@@ -1,0 +1,16 @@
+// The values of the flags that give a microVM its drives and networks.
+#pragma once
+
+#include <string_view>
+
+#include "base/result.h"
+#include "devices/virtio/block/block_config.h"
+
+namespace mayfly {
+
+// IMAGE[:ro][:overlay[=FILE]]: a path, then what is to be different about it, in any order. `ro` is for reading
+// only; with `overlay` the image stays as it is and what the guest writes goes to FILE or, without one, to
+// memory. A path may have other colons in it. Errors (kInvalidArgument) say what is wrong.
+Result<BlockDeviceConfig> parse_drive_option(std::string_view text);
+
+}  // namespace mayfly
