@@ -1,6 +1,8 @@
 // An event registrar whose events and time a test makes by hand.
 #pragma once
 
+#include <poll.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
@@ -14,7 +16,8 @@
 
 namespace mayfly::testing {
 
-// Calls nothing by itself: notify() stands for a descriptor getting ready, advance() for time going by. Keeps
+// Calls nothing by itself: notify() stands for a descriptor getting ready (report_readable() looks whether it
+// is), advance() for time going by. Keeps
 // the promises of EventRegistrar about watches destroyed or disabled by a callback, and watches and timers
 // may outlive it. One thread.
 class ManualRegistrar final : public EventRegistrar {
@@ -69,6 +72,24 @@ class ManualRegistrar final : public EventRegistrar {
     }
     entry->callback(readiness);
     return true;
+  }
+  // Waits until one of the descriptors that are waited for is readable in truth, `timeout_ms` at most, and
+  // reports all that are. How many that was.
+  std::size_t report_readable(int timeout_ms) {
+    std::vector<pollfd> descriptors;
+    for (const auto& weak : state_->watches) {
+      if (const auto entry = weak.lock(); entry && entry->enabled && entry->interest != Interest::kWritable) {
+        descriptors.push_back({.fd = entry->fd, .events = POLLIN, .revents = 0});
+      }
+    }
+    if (::poll(descriptors.data(), descriptors.size(), timeout_ms) <= 0) {
+      return 0;
+    }
+    std::size_t reported = 0;
+    for (const pollfd& descriptor : descriptors) {
+      reported += descriptor.revents != 0 && notify_readable(descriptor.fd) ? 1U : 0U;
+    }
+    return reported;
   }
   bool notify_readable(int fd) { return notify(fd, {.readable = true}); }
   bool notify_writable(int fd) { return notify(fd, {.writable = true}); }

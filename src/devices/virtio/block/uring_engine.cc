@@ -1,0 +1,219 @@
+#include "devices/virtio/block/uring_engine.h"
+
+#include <fcntl.h>
+
+#include <array>
+#include <cerrno>
+#include <string>
+
+#include "base/check.h"
+#include "devices/virtio/block/file_io.h"
+
+namespace mayfly {
+namespace {
+
+// How often the kernel is asked again that has no memory for an operation right now.
+constexpr int kAttempts = 16;
+
+bool try_again(int os_errno) {
+  return os_errno == EAGAIN || os_errno == EINTR;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<UringEngine>> UringEngine::create(int fd, unsigned depth) {
+  std::unique_ptr<UringEngine> engine(new UringEngine(fd, depth));
+  io_uring_params parameters{};
+  parameters.flags = IORING_SETUP_CLAMP;
+  if (const int failed = io_uring_queue_init_params(depth, &engine->ring_, &parameters); failed < 0) {
+    return fail_errno(-failed, "set up an io_uring");
+  }
+  engine->has_ring_ = true;
+  if (parameters.sq_entries < depth) {
+    return fail(ErrorCode::kUnsupported, "the host's io_uring is too small");
+  }
+  // Buffers' arrays are read when handed over; results are never dropped.
+  constexpr unsigned kNeeded = IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_NODROP;
+  if ((parameters.features & kNeeded) != kNeeded) {
+    return fail(ErrorCode::kUnsupported, "the host's io_uring does not copy an operation when it takes it");
+  }
+  const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> probe(io_uring_get_probe_ring(&engine->ring_),
+                                                                         io_uring_free_probe);
+  constexpr std::array kOperations = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ,
+                                      IORING_OP_WRITE, IORING_OP_FSYNC,  IORING_OP_FALLOCATE};
+  for (const int operation : kOperations) {
+    if (probe == nullptr || io_uring_opcode_supported(probe.get(), operation) == 0) {
+      return fail(ErrorCode::kUnsupported, "the host's io_uring lacks operation " + std::to_string(operation));
+    }
+  }
+  if (const int failed = io_uring_register_files(&engine->ring_, &fd, 1); failed < 0) {
+    return fail_errno(-failed, "register the image with an io_uring");
+  }
+  engine->registered_ = true;
+  return engine;
+}
+
+UringEngine::UringEngine(int fd, unsigned depth) : fd_(fd), under_way_(depth) {
+  over_.reserve(depth);
+}
+
+UringEngine::~UringEngine() {
+  if (has_ring_) {
+    drain();
+    io_uring_queue_exit(&ring_);
+  }
+}
+
+std::optional<IoResult> UringEngine::submit(std::uint32_t token, const IoOperation& operation) {
+  under_way_.at(token) = operation;
+  ++in_flight_;
+  prepare(token);
+  return std::nullopt;
+}
+
+// Puts what is still to do of an operation into the submission queue, which has an entry for each token.
+void UringEngine::prepare(std::uint32_t token) {
+  const IoOperation& operation = under_way_[token];
+  io_uring_sqe* const sqe = io_uring_get_sqe(&ring_);
+  MAYFLY_CHECK(sqe != nullptr, "more operations than tokens");
+  const int file = registered_ ? 0 : fd_;
+  const auto offset = operation.offset;
+  const auto buffers = operation.buffers;
+  switch (operation.kind) {
+    case IoOperation::Kind::kRead:
+      if (buffers.size() == 1) {
+        io_uring_prep_read(sqe, file, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len), offset);
+      } else {
+        io_uring_prep_readv(sqe, file, buffers.data(), static_cast<unsigned>(buffers.size()), offset);
+      }
+      break;
+    case IoOperation::Kind::kWrite:
+      if (buffers.size() == 1) {
+        io_uring_prep_write(sqe, file, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len), offset);
+      } else {
+        io_uring_prep_writev(sqe, file, buffers.data(), static_cast<unsigned>(buffers.size()), offset);
+      }
+      sqe->rw_flags = operation.durable ? RWF_DSYNC : 0;
+      break;
+    case IoOperation::Kind::kFlush:
+      io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
+      break;
+    case IoOperation::Kind::kDiscard:
+    case IoOperation::Kind::kZeroAndFree:
+      io_uring_prep_fallocate(sqe, file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                              static_cast<off_t>(operation.length));
+      break;
+    case IoOperation::Kind::kZero:
+      io_uring_prep_fallocate(sqe, file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                              static_cast<off_t>(operation.length));
+      break;
+  }
+  if (registered_) {
+    sqe->flags |= IOSQE_FIXED_FILE;
+  }
+  sqe->user_data = token;
+  ++not_handed_over_;
+}
+
+bool UringEngine::kick() {
+  for (int attempt = 0; not_handed_over_ != 0 && attempt < kAttempts; ++attempt) {
+    const int taken = io_uring_submit(&ring_);
+    if (taken >= 0) {
+      not_handed_over_ -= static_cast<std::uint32_t>(taken);
+    } else {
+      MAYFLY_CHECK(try_again(-taken) || taken == -EBUSY || taken == -ENOMEM, "a ring of ours cannot be entered");
+    }
+  }
+  return not_handed_over_ == 0;
+}
+
+std::optional<IoResult> UringEngine::conclude(std::uint32_t token, int outcome) {
+  IoOperation& operation = under_way_[token];
+  const bool moves_data =
+      operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kWrite;
+  if (outcome < 0 && try_again(-outcome)) {
+    prepare(token);
+    return std::nullopt;
+  }
+  if (outcome < 0) {
+    // The rest of the ways to do it are the synchronous ones: rare, and bounded by the limits of a request.
+    if (!file_io::is_unsupported(-outcome)) {
+      return IoResult{-outcome};
+    }
+    switch (operation.kind) {
+      case IoOperation::Kind::kDiscard:
+        return IoResult{};
+      case IoOperation::Kind::kZero:
+        return file_io::write_zeroes(fd_, operation.offset, operation.length);
+      case IoOperation::Kind::kZeroAndFree:
+        return file_io::zero_range(fd_, operation.offset, operation.length);
+      default:
+        return IoResult{-outcome};
+    }
+  }
+  if (!moves_data) {
+    return IoResult{};
+  }
+  if (outcome == 0) {
+    return IoResult{ENODATA};
+  }
+  const auto moved = static_cast<std::size_t>(outcome);
+  operation.buffers = file_io::advance(operation.buffers, moved);
+  operation.offset += moved;
+  if (operation.buffers.empty()) {
+    return IoResult{};
+  }
+  prepare(token);
+  return std::nullopt;
+}
+
+std::optional<IoCompletion> UringEngine::take_completion(io_uring_cqe* cqe) {
+  const auto token = static_cast<std::uint32_t>(cqe->user_data);
+  const int outcome = cqe->res;
+  io_uring_cqe_seen(&ring_, cqe);
+  const auto result = conclude(token, outcome);
+  if (!result) {
+    return std::nullopt;
+  }
+  --in_flight_;
+  return IoCompletion{token, *result};
+}
+
+std::optional<IoCompletion> UringEngine::reap() {
+  if (!over_.empty()) {
+    const IoCompletion completion = over_.back();
+    over_.pop_back();
+    return completion;
+  }
+  io_uring_cqe* cqe = nullptr;
+  // The queue of results is in memory that the kernel shares: this is no system call.
+  while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
+    if (const auto completion = take_completion(cqe)) {
+      return completion;
+    }
+  }
+  return std::nullopt;
+}
+
+void UringEngine::drain() {
+  while (in_flight_ != 0) {
+    io_uring_cqe* cqe = nullptr;
+    if (io_uring_peek_cqe(&ring_, &cqe) == 0) {
+      if (const auto completion = take_completion(cqe)) {
+        over_.push_back(*completion);
+      }
+      continue;
+    }
+    if (kick()) {
+      io_uring_wait_cqe(&ring_, &cqe);  // or a signal came: we look again
+    }
+  }
+}
+
+void UringEngine::set_file(int fd) {
+  // A ring that cannot take the file up names it in each operation instead.
+  registered_ = registered_ && io_uring_register_files_update(&ring_, 0, &fd, 1) == 1;
+  fd_ = fd;
+}
+
+}  // namespace mayfly
