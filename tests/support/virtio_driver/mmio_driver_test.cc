@@ -15,7 +15,6 @@ namespace mayfly::testing {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 
 std::string hex(std::uint64_t value) {
   std::string digits;

@@ -224,7 +224,7 @@ bool SplitRing::take_used_entries() {
     const std::uint64_t entry = layout_.used + kRingHeader + kUsedEntrySize * slot(used_seen_);
     const auto id = static_cast<std::uint32_t>(memory_.read_le(entry, 4));
     const auto length = static_cast<std::uint32_t>(memory_.read_le(entry + 4, 4));
-    const auto found = id < layout_.size ? std::find(order_.begin(), order_.end(), id) : order_.end();
+    const auto found = std::find(order_.begin(), order_.end(), id);
     if (found == order_.end()) {
       violation("used entry " + std::to_string(used_seen_) + " returns head " + std::to_string(id) +
                 ", which the device does not have");
@@ -258,9 +258,10 @@ bool SplitRing::take_used_entries() {
 // `length` nothing: a buffer that a batch covers without an entry; it is used completely.
 void SplitRing::complete(std::uint16_t head, std::optional<std::uint32_t> length) {
   Completion done{.head = head, .length = length.value_or(0)};
-  auto& placed = placed_[head];
-  // The same head twice at the device is a lie of the driver's: the first return gives the buffers back.
-  if (placed) {
+  // A head that is none, or twice at the device, is a lie of the driver's: the first return gives the buffers
+  // back.
+  if (head < placed_.size() && placed_[head]) {
+    auto& placed = placed_[head];
     if (!length) {
       done.length = static_cast<std::uint32_t>(placed->writable_bytes);
     }

@@ -354,6 +354,20 @@ TEST_F(SplitRingTest, head_offered_twice_may_come_back_twice) {
   EXPECT_THAT(ring.violations(), IsEmpty());
 }
 
+TEST_F(SplitRingTest, head_outside_the_table_may_be_offered_and_come_back) {
+  for (const bool in_order : {false, true}) {
+    auto ring = make({.event_idx = false, .in_order = in_order});
+    ring.offer(0xfffe);
+    ring.expose();
+    EXPECT_EQ(at(0x1044, 2), bytes({0xfe, 0xff}));
+    return_used(0, 0xfffe, 5, 1);
+    const auto back = ring.collect_all();
+    ASSERT_EQ(back.size(), 1u);
+    EXPECT_EQ(back[0].head, 0xfffe);
+    EXPECT_THAT(ring.violations(), IsEmpty());
+  }
+}
+
 TEST_F(SplitRingTest, chain_without_room_is_refused) {
   auto ring = make();
   EXPECT_THROW(ring.chain().submit(), std::length_error);
