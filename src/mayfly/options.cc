@@ -14,7 +14,6 @@
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "boot/x86_64/layout.h"
 #include "mayfly/version.h"
 #include "vmm/config.h"
 
@@ -87,9 +86,9 @@ std::string check_id(const std::string& text) {
 
 std::string check_cpus(const std::string& text) {
   const auto count = parse_integer<std::uint32_t>(text);
-  return count && *count >= 1 && *count <= x86_64::layout::kMaxVcpus
+  return count && *count >= 1 && *count <= kMaxVcpus
              ? ""
-             : "\"" + text + "\" must be a number from 1 to " + std::to_string(x86_64::layout::kMaxVcpus);
+             : "\"" + text + "\" must be a number from 1 to " + std::to_string(kMaxVcpus);
 }
 
 std::optional<BootProtocolChoice> parse_protocol(std::string_view text) {

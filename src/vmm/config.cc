@@ -1,12 +1,13 @@
 #include "vmm/config.h"
 
-#include "boot/x86_64/layout.h"
+#include <string>
 
 namespace mayfly {
+
 Result<void> MachineConfig::validate() const {
-  if (vcpu_count < 1 || vcpu_count > x86_64::layout::kMaxVcpus) {
-    return fail(ErrorCode::kInvalidArgument, "vcpu_count " + std::to_string(vcpu_count) + ": must be 1 to " +
-                                                 std::to_string(x86_64::layout::kMaxVcpus));
+  if (vcpu_count < 1 || vcpu_count > kMaxVcpus) {
+    return fail(ErrorCode::kInvalidArgument,
+                "vcpu_count " + std::to_string(vcpu_count) + ": must be 1 to " + std::to_string(kMaxVcpus));
   }
   if (smt && vcpu_count != 1 && vcpu_count % 2 != 0) {
     return fail(ErrorCode::kInvalidArgument,

@@ -8,9 +8,7 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
-#include "memory/x86_64/ranges.h"
-#include "vmm/x86_64/cpu_setup.h"
-#include "vmm/x86_64/load_guest.h"
+#include "vmm/guest_files.h"
 
 namespace mayfly {
 namespace {
@@ -35,7 +33,7 @@ auto traced(BootTrace* trace, std::string_view name, Step step) {
 }
 
 Result<GuestMemory> map_memory(const MachineConfig& config) {
-  MAYFLY_TRY_ASSIGN(const auto ranges, x86_64::memory_ranges(config.mem_size_mib << 20));
+  MAYFLY_TRY_ASSIGN(const auto ranges, guest_memory_ranges(config.mem_size_mib << 20));
   return GuestMemory::create(ranges, backing_of(config.huge_pages));
 }
 
@@ -140,12 +138,11 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
   VmMaker maker(trace, kvm, memory);
-  MAYFLY_TRY_ASSIGN(
-      const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
-        return x86_64::load_guest(memory, config, files, trace).map_error(BuildError::of_configuration);
-      }));
-  MAYFLY_TRY_ASSIGN(const auto cpuid,
-                    traced(trace, "choose CPUID", [&] { return guest_cpuid(kvm, config.machine); }));
+  MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "load guest", [&] {
+                      return load_guest(memory, config, files, trace).map_error(BuildError::of_configuration);
+                    }));
+  MAYFLY_TRY_ASSIGN(const SetUpVcpu set_up,
+                    traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config.machine); }));
   MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "wait for the VM", [&] { return maker.take(); }));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
@@ -153,10 +150,20 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
       new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(
-      traced(trace, "create vCPUs", [&] { return machine->create_cpus(cpuid, config.machine.vcpu_count); }));
-  MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));
+      traced(trace, "create vCPUs", [&] { return machine->create_cpus(set_up, config.machine.vcpu_count); }));
+  MAYFLY_TRY(enter_guest(machine->cpus_.front()->vcpu()));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;
+}
+
+Result<void> Machine::create_cpus(const SetUpVcpu& set_up, std::uint32_t count) {
+  const CpuBuses buses{ports_, mmio_, &power_line_};
+  for (std::uint32_t index = 0; index < count; ++index) {
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
+    MAYFLY_TRY(set_up(vcpu));
+    cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), buses, trace_));
+  }
+  return {};
 }
 
 Result<void> Machine::start_threads() {
