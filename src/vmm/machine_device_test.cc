@@ -86,7 +86,7 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
     config.machine.vcpu_count = GetParam();
     config.machine.mem_size_mib = 32;
     config.boot_source.kernel_image_path = std::string(MAYFLY_GUESTS) + "/" + guest + ".elf";
-    auto machine = Machine::build(config, {paper_, metrics_, nullptr, [this](const Outcome& outcome) {
+    auto machine = Machine::build(config, {paper_, metrics_, nullptr, [](const Outcome& outcome) {
                                              ADD_FAILURE() << "it ended: " << outcome.detail;
                                            }});
     EXPECT_TRUE(machine.has_value()) << machine.error().error.message();
