@@ -5,13 +5,13 @@
 #include <cstdint>
 #include <string>
 
+#include "boot/arch.h"
 #include "boot/image_file.h"
-#include "boot/x86_64/layout.h"
 
 namespace mayfly {
 namespace {
 
-namespace layout = x86_64::layout;
+namespace layout = arch::layout;
 
 constexpr std::uint64_t kPageSize = 4096;
 

@@ -1,30 +1,22 @@
-#include "vmm/x86_64/load_guest.h"
-
+// Everything that a guest finds in its memory when it starts: kernel, initrd, command line, firmware tables.
 #include <string>
 #include <utility>
 
 #include "boot/command_line.h"
-#include "boot/image_file.h"
 #include "boot/initrd.h"
 #include "boot/kernel_image.h"
 #include "boot/x86_64/acpi/tables.h"
 #include "boot/x86_64/layout.h"
 #include "boot/x86_64/prepare_boot.h"
 #include "devices/power/power.h"
+#include "vmm/arch.h"
+#include "vmm/x86_64/cpu_setup.h"
 
 namespace mayfly {
 
-Result<GuestFiles> GuestFiles::open(const BootSourceConfig& config) {
-  GuestFiles files;
-  MAYFLY_TRY_ASSIGN(files.kernel, open_image_file(config.kernel_image_path, "kernel image"));
-  if (config.initrd_path) {
-    MAYFLY_TRY_ASSIGN(files.initrd, open_image_file(*config.initrd_path, "initrd"));
-  }
-  return files;
-}
-
-namespace x86_64 {
 namespace {
+
+namespace layout = x86_64::layout;
 
 // Tells the kernel that there is no PCI, which nothing else can: it would look for devices by hundreds of
 // port accesses, each of them an exit. A command line that says something of PCI itself, or has no room left,
@@ -41,8 +33,8 @@ void say_that_there_is_no_pci(CommandLine& command_line, std::uint64_t kernel_ma
 
 }  // namespace
 
-Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
-                                BootTrace* trace) {
+Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
+                              BootTrace* trace) {
   const BootSourceConfig& source = config.boot_source;
   MAYFLY_TRY_ASSIGN(CommandLine command_line, CommandLine::make(source.boot_args.value_or(kDefaultBootArgs)));
 
@@ -62,16 +54,16 @@ Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, con
   }
 
   const TracePhase phase(trace, "write boot data");
-  const AcpiConfig tables{.vcpu_count = config.machine.vcpu_count,
-                          .virtio_mmio = {},
-                          .serial = AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
-                          .power = {.port = layout::kPowerPort,
-                                    .sleep_type_off = PowerDevice::kSleepTypeOff,
-                                    .reset_value = PowerDevice::kResetValue,
-                                    .button_gsi = layout::kPowerButtonGsi}};
-  MAYFLY_TRY_ASSIGN(plan.rsdp, write_acpi_tables(tables, memory));
-  return prepare_boot(memory, plan);
+  const x86_64::AcpiConfig tables{.vcpu_count = config.machine.vcpu_count,
+                                  .virtio_mmio = {},
+                                  .serial = x86_64::AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
+                                  .power = {.port = layout::kPowerPort,
+                                            .sleep_type_off = PowerDevice::kSleepTypeOff,
+                                            .reset_value = PowerDevice::kResetValue,
+                                            .button_gsi = layout::kPowerButtonGsi}};
+  MAYFLY_TRY_ASSIGN(plan.rsdp, x86_64::write_acpi_tables(tables, memory));
+  MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState state, x86_64::prepare_boot(memory, plan));
+  return [state](const Vcpu& vcpu) { return x86_64::apply_boot_state(vcpu, state); };
 }
 
-}  // namespace x86_64
 }  // namespace mayfly
