@@ -382,7 +382,7 @@ Result<void> GuestMemory::map_file_private(GuestAddress address, const UniqueFd&
     return fail_errno(errno, std::string("look at ").append(role));
   }
   if (!S_ISREG(status.st_mode)) {
-    return fail(ErrorCode::kUnsupported, std::string(role) + ": not a regular file, cannot be mapped");
+    return fail(ErrorCode::kUnsupported, std::string(role).append(": not a regular file, cannot be mapped"));
   }
   const auto file_size = static_cast<std::uint64_t>(status.st_size);
   if (file_offset + length > file_size) {
