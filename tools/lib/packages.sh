@@ -68,7 +68,7 @@ ensure_packages() {
   mkdir -p -- "$ROOT/build/log"
   log="$ROOT/build/log/apt.log"
   : >"$log"
-  step "installing ${#missing[@]} packages and what they depend on: ${missing[*]}"
+  step "installing these packages and what they depend on: ${missing[*]}"
   note "(takes a minute or a few; apt's own output: $log)"
   apt_get "$log" update || warn "apt-get update met a problem; going on with the lists that are there"
   if ! apt_get "$log" install --no-install-recommends -- "${missing[@]}"; then
