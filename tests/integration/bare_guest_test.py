@@ -643,7 +643,8 @@ def main():
     global MAYFLY, GUESTS
     MAYFLY, GUESTS = os.path.abspath(options.mayfly), os.path.abspath(options.guests)
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        print("SKIPPED: /dev/kvm is not there or not accessible to this user; the bare guests did not run")
+        print("SKIP: this host has no /dev/kvm" if not os.path.exists("/dev/kvm") else
+              "SKIP: this user may not use /dev/kvm (mayfly doctor says what to do about it)")
         sys.exit(77)
     unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
 
