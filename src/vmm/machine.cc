@@ -41,9 +41,9 @@ Result<GuestMemory> map_memory(const MachineConfig& config) {
 
 }  // namespace
 
-// Loads the guest on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for grace
-// periods of the host's kernel and so goes first: loading fills the gaps, even on a single processor. All that
-// is passed is borrowed and outlives this.
+// Loads the guest on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for
+// grace periods of the host's kernel and so goes first: loading fills the gaps, even on a single processor.
+// All that is passed is borrowed and outlives this.
 class Machine::GuestLoader {
  public:
   GuestLoader(BootTrace* trace, GuestMemory& memory, const VmConfig& config, const GuestFiles& files) {
@@ -156,8 +156,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   std::unique_ptr<Machine> machine(
       new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
-  MAYFLY_TRY(
-      traced(trace, "create vCPUs", [&] { return machine->create_cpus(std::move(cpuid), config.machine.vcpu_count); }));
+  MAYFLY_TRY(traced(trace, "create vCPUs",
+                    [&] { return machine->create_cpus(std::move(cpuid), config.machine.vcpu_count); }));
   MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;
