@@ -284,7 +284,7 @@ void add_later_flags(CLI::App& app, const Named& named) {
 
 // The error of CLI11 for a person: which argument, and what to do.
 std::string in_our_words(const CLI::Error& error, const CLI::App& app) {
-  const std::string said = error.what();
+  std::string said = error.what();
   const auto kind = static_cast<CLI::ExitCodes>(error.get_exit_code());
   if (kind == CLI::ExitCodes::ExtrasError) {
     const auto extra = app.remaining(true);
