@@ -14,7 +14,6 @@
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "boot/x86_64/layout.h"
 #include "mayfly/device_options.h"
 #include "mayfly/version.h"
 #include "vmm/config.h"
@@ -37,10 +36,12 @@ constexpr const char* kFooter =
     "On a terminal, Ctrl-A x ends the microVM.\n"
     "\n"
     "Exit status:\n"
-    "  0    the guest powered off or reset itself, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
-    "  1    the microVM failed (triple fault, guest crash, KVM error), or the host cannot run it\n"
+    "  0    the guest powered off or reset itself, also after a kernel panic that panic=1 turned into a\n"
+    "       reset, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
+    "  1    the microVM failed: a triple fault, a vCPU that KVM cannot run any further, or an error of the\n"
+    "       host, which may be unable to run microVMs at all\n"
     "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
-    "       memory, or an output file that the configuration file names\n"
+    "       memory (not enough huge pages: 1), or an output file that the configuration file names\n"
     "  153  the arguments cannot be used, or an output file that they name\n"
     "  148, 149, 150, 154, 156, 157\n"
     "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXCPU, SIGHUP, SIGILL\n"
@@ -116,9 +117,9 @@ std::string check_id(const std::string& text) {
 
 std::string check_cpus(const std::string& text) {
   const auto count = parse_integer<std::uint32_t>(text);
-  return count && *count >= 1 && *count <= x86_64::layout::kMaxVcpus
+  return count && *count >= 1 && *count <= kMaxVcpus
              ? ""
-             : "\"" + text + "\" must be a number from 1 to " + std::to_string(x86_64::layout::kMaxVcpus);
+             : "\"" + text + "\" must be a number from 1 to " + std::to_string(kMaxVcpus);
 }
 
 std::optional<BootProtocolChoice> parse_protocol(std::string_view text) {
@@ -326,6 +327,34 @@ void add_later_flags(CLI::App& app, const Named& named) {
   }
 }
 
+// The error of CLI11 for a person: which argument, and what to do.
+std::string in_our_words(const CLI::Error& error, const CLI::App& app) {
+  std::string said = error.what();
+  const auto kind = static_cast<CLI::ExitCodes>(error.get_exit_code());
+  if (kind == CLI::ExitCodes::ExtrasError) {
+    const auto extra = app.remaining(true);
+    return extra.empty() ? said : "there is no argument \"" + extra.front() + "\"";
+  }
+  if (kind == CLI::ExitCodes::ArgumentMismatch) {
+    const std::string name = said.substr(0, said.find(':'));
+    const CLI::Option* option = app.get_option_no_throw(name);
+    for (const CLI::App* chosen : app.get_subcommands()) {
+      option = option == nullptr ? chosen->get_option_no_throw(name) : option;
+    }
+    if (option == nullptr) {
+      return said;
+    }
+    return option->count() > 1 ? name + " is given more than once"
+                               : name + " needs a value: " + name + " " + option->get_type_name();
+  }
+  if (kind == CLI::ExitCodes::ConversionError) {
+    // "Could not convert: --huge-pages = x". Of our options only those without a value convert one.
+    const std::string argument = said.substr(said.find("--") == std::string::npos ? 0 : said.find("--"));
+    return argument.substr(0, argument.find(' ')) + " takes no value";
+  }
+  return said;
+}
+
 tl::unexpected<ParseStop> refused(const std::string& text, const std::string& program) {
   return tl::make_unexpected(
       ParseStop{static_cast<int>(ExitCode::kBadArguments), text, "Try '" + program + " --help'.\n"});
@@ -381,6 +410,11 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   };
   app.require_subcommand(0, 1);
 
+  // CLI11 takes "--cmdline=" for an option without its value; an empty command line is one.
+  if (const auto empty = std::find(given.begin(), given.end(), "--cmdline="); empty != given.end()) {
+    *empty = "--cmdline";
+    given.insert(std::next(empty), "");
+  }
   // CLI11 takes the arguments last first.
   std::reverse(given.begin(), given.end());
   try {
@@ -392,7 +426,7 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   } catch (const CLI::Success& success) {
     return tl::make_unexpected(ParseStop{0, std::string(success.what()) + "\n", ""});
   } catch (const CLI::Error& error) {
-    return refused(error.what(), is_meant(run) ? "mayfly run" : "mayfly");
+    return refused(in_our_words(error, app), is_meant(run) ? "mayfly run" : "mayfly");
   }
 
   const bool has_dialect_flags = options.no_api || options.config_file.has_value();

@@ -18,8 +18,10 @@ enum class HugePages : std::uint8_t { kNone, kTransparent, k2M };
 // 4 TiB. What the host's processor can address may be less: check_address_bits().
 inline constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{4} << 20;
 
+inline constexpr std::uint32_t kMaxVcpus = 32;
+
 struct MachineConfig {
-  std::uint32_t vcpu_count = 1;  // 1..32; with smt 1 or even
+  std::uint32_t vcpu_count = 1;  // 1..kMaxVcpus; with smt 1 or even
   std::uint64_t mem_size_mib = 128;
   bool smt = false;
   bool track_dirty_pages = false;
