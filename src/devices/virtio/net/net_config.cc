@@ -129,6 +129,19 @@ Result<void> NetDeviceConfig::validate() const {
   return {};
 }
 
+NetDeviceSettings NetDeviceConfig::settings() const {
+  NetDeviceSettings settings{.id = id,
+                             .mac = mac ? *mac : MacAddress::generate(),
+                             .rx_rate_limiter = rx_rate_limiter,
+                             .tx_rate_limiter = tx_rate_limiter};
+  if (mtu) {
+    settings.mtu = static_cast<std::uint16_t>(*mtu);
+  } else if (std::holds_alternative<UserNetConfig>(backend)) {
+    settings.mtu = kMaxUserMtu;
+  }
+  return settings;
+}
+
 Result<std::unique_ptr<NetBackend>> NetDeviceConfig::open_backend() const {
   MAYFLY_TRY(validate());
   const auto within = [this](const Error& error) { return tl::make_unexpected(error.within("interface " + id)); };

@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "devices/virtio/net/mac_address.h"
 #include "devices/virtio/net/net_backend.h"
+#include "devices/virtio/net/net_device.h"
 #include "rate_limiter/rate_limiter.h"
 
 namespace mayfly {
@@ -65,6 +66,9 @@ struct NetDeviceConfig {
 
   // kInvalidArgument naming the interface and the field.
   Result<void> validate() const;
+
+  // For NetDevice::create(); with a MAC address made up where none is given, another each time.
+  NetDeviceSettings settings() const;
 
   // Opens what the configuration names. Errors name the interface: those of validate(), of TapBackend::open()
   // and of PasstProcess::start().

@@ -702,7 +702,9 @@ void NetDevice::transmit(Pair& pair) {
         if (*more) {
           continue;
         }
-        metrics_.no_tx_avail_buffer.add(any ? 0 : 1);
+        if (!any) {
+          metrics_.no_tx_avail_buffer.add();
+        }
         return;
       }
       case TxEnd::kNoRoom:
@@ -792,7 +794,9 @@ NetDevice::Sent NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain
     }
     return Sent::kNoRoom;
   }
-  metrics_.tx_spoofed_mac_count.add(spoofed ? 1 : 0);
+  if (spoofed) {
+    metrics_.tx_spoofed_mac_count.add();
+  }
   if (status == NetPort::Status::kDone) {
     bytes = frame;
     return Sent::kSent;

@@ -25,8 +25,8 @@ namespace mayfly {
 
 // What a driver is told of its interface.
 struct NetDeviceSettings {
-  std::string id;  // is_resource_id()
-  MacAddress mac;
+  std::string id{};  // is_resource_id()
+  MacAddress mac{};
   std::optional<std::uint16_t> mtu{};  // 68 to 65535 (5.1.4.1); absent: not offered
   // Over all queue pairs together. A frame's bytes are those without the header.
   RateLimiterConfig rx_rate_limiter{};  // towards the guest
