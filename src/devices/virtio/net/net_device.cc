@@ -236,6 +236,10 @@ void NetDevice::stop_queue(std::size_t index) {
     pair.held.reset();
     pair.rx_wait = RxWait::kBuffers;
     pair.rx_due = 0;
+  } else if (place != &control_) {
+    Pair& pair = pairs_[index / 2];
+    pair.tx_wait = TxWait::kFrames;
+    pair.tx_due = 0;
   }
   place->reset();
 }
@@ -296,11 +300,15 @@ void NetDevice::settle() {
   }
 }
 
+bool NetDevice::in_use(const Pair& pair) const {
+  return live_ && !broken_ && &pair < pairs_.data() + pairs_in_use_;
+}
+
 void NetDevice::update_watch(Pair& pair) {
-  const bool in_use = live_ && !broken_ && link_up_ && &pair < &pairs_[0] + pairs_in_use_;
+  const bool plugged = in_use(pair) && link_up_;
   const bool readable =
-      in_use && pair.rx && (pair.rx_wait == RxWait::kFrames || pair.rx_wait == RxWait::kTurn);
-  const bool writable = in_use && (pair.tx_wait == TxWait::kRoom || pair.port->unsent());
+      plugged && pair.rx && (pair.rx_wait == RxWait::kFrames || pair.rx_wait == RxWait::kTurn);
+  const bool writable = plugged && (pair.tx_wait == TxWait::kRoom || pair.port->unsent());
   if (readable == pair.wants_readable && writable == pair.wants_writable) {
     return;
   }
@@ -317,7 +325,7 @@ void NetDevice::update_watch(Pair& pair) {
 }
 
 void NetDevice::port_ready(Pair& pair, Readiness readiness) {
-  if (live_ && !broken_ && link_up_) {
+  if (in_use(pair) && link_up_) {
     settle();
     RxEnd end = RxEnd::kNoBuffers;
     if ((readiness.readable || readiness.hung_up) && pair.wants_readable && pair.rx) {
@@ -608,33 +616,45 @@ void NetDevice::start_timer(EventRegistrar::Timer& timer, std::uint64_t Pair::*d
   }
 }
 
+// A time that has come is forgotten whatever the pair's state: else the timer would never rest.
+bool NetDevice::take_due(std::uint64_t& due) const {
+  if (due == 0 || due > settings_.clock->monotonic_ns()) {
+    return false;
+  }
+  due = 0;
+  return true;
+}
+
 void NetDevice::rx_due() {
-  const std::uint64_t now = settings_.clock->monotonic_ns();
   for (Pair& pair : pairs_) {
-    if (live_ && !broken_ && pair.rx && pair.rx_due != 0 && pair.rx_due <= now) {
-      pair.rx_due = 0;
-      if (pair.rx_wait == RxWait::kTokens) {
-        metrics_.rx_event_rate_limiter_count.add();
-      } else if (pair.held) {
-        drop_held(pair);
-      }
-      receive(pair);
-      update_watch(pair);
+    if (!take_due(pair.rx_due)) {
+      continue;
     }
+    if (pair.rx_wait == RxWait::kTokens) {
+      metrics_.rx_event_rate_limiter_count.add();
+      pair.rx_wait = RxWait::kTurn;
+    } else if (pair.held) {
+      drop_held(pair);
+    }
+    if (in_use(pair) && pair.rx) {
+      receive(pair);
+    }
+    update_watch(pair);
   }
   start_timer(*rx_timer_, &Pair::rx_due);
 }
 
 void NetDevice::tx_due() {
-  const std::uint64_t now = settings_.clock->monotonic_ns();
   for (Pair& pair : pairs_) {
-    if (live_ && !broken_ && pair.tx && pair.tx_due != 0 && pair.tx_due <= now) {
-      pair.tx_due = 0;
-      metrics_.tx_rate_limiter_event_count.add();
-      pair.tx_wait = TxWait::kFrames;
-      transmit(pair);
-      update_watch(pair);
+    if (!take_due(pair.tx_due)) {
+      continue;
     }
+    metrics_.tx_rate_limiter_event_count.add();
+    pair.tx_wait = TxWait::kFrames;
+    if (in_use(pair) && pair.tx) {
+      transmit(pair);
+    }
+    update_watch(pair);
   }
   start_timer(*tx_timer_, &Pair::tx_due);
 }

@@ -154,9 +154,11 @@ class NetDevice final : public VirtioDevice {
   bool has(std::uint64_t feature) const { return (features_ & feature) != 0; }
   void clear();
   void settle();
+  bool in_use(const Pair& pair) const;
   void update_watch(Pair& pair);
   void port_ready(Pair& pair, Readiness readiness);
   void start_timer(EventRegistrar::Timer& timer, std::uint64_t Pair::*due);
+  bool take_due(std::uint64_t& due) const;
   void rx_due();
   void tx_due();
   void close_link(const char* why);

@@ -966,6 +966,24 @@ TEST_F(NetDeviceTest, frames_to_the_driver_are_held_to_their_rate) {
   EXPECT_EQ(counts().rx_fails.value(), 0U);
 }
 
+TEST_F(NetDeviceTest, timers_rest_once_the_device_is_broken) {
+  make({.rx_rate_limiter = operations(TokenBucketConfig{.size = 1, .refill_time_ms = 100}),
+        .tx_rate_limiter = operations(TokenBucketConfig{.size = 1, .refill_time_ms = 100})});
+  guest_->start(kEverything);
+  guest_->add_rx(10, 1526);
+  guest_->send({}, frame_of(60));
+  guest_->send({}, frame_of(60));
+  ring_doorbell(0);
+  arrive(frame_of(60));
+  arrive(frame_of(60));
+  EXPECT_EQ(registrar_.running_timers(), 2U);
+  guest_->rx().write_available_index(1000);
+  guest_->tx().write_available_index(1000);
+  pass(1s);
+  EXPECT_TRUE(guest_->driver().needs_reset());
+  EXPECT_EQ(registrar_.running_timers(), 0U);
+}
+
 TEST_F(NetDeviceTest, tokens_of_frames_that_found_no_room_are_given_back) {
   make({.tx_rate_limiter = operations(TokenBucketConfig{.size = 2, .refill_time_ms = 1000000})});
   guest_->start(kPlain);

@@ -184,6 +184,7 @@ Result<PasstProcess::Started> PasstProcess::start(const Options& options) {
                                                                           : " ended at its start") +
                                     (words.empty() ? "" : ": " + words));
   }
+  started.process->last_words();  // what it said on the way is not why it ends one day
   return started;
 }
 

@@ -37,7 +37,8 @@ class PasstProcess {
 
   pid_t pid() const { return pid_; }
 
-  // The last line that it wrote to its standard error, or nothing. Does not wait.
+  // The last line that it wrote to its standard error since it was ready or this was called last, or nothing.
+  // Does not wait.
   std::string last_words();
 
  private:
