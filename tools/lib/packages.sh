@@ -12,8 +12,8 @@ readonly PACKAGES_guest="busybox-static cpio xz-utils lz4 zstd"
 readonly PACKAGES_emulator="qemu-system-x86"
 # Building the small guest kernel from Debian's source package.
 readonly PACKAGES_kernel="gcc make flex bison bc libelf-dev libssl-dev xz-utils"
-# The ACPI compiler that checks our tables.
-readonly PACKAGES_test="acpica-tools"
+# The ACPI compiler that checks our tables; what a network without root is tested with, and the interfaces' tool.
+readonly PACKAGES_test="acpica-tools passt iproute2"
 readonly PACKAGES_style="clang-format clang-tidy clang shellcheck"
 readonly PACKAGES_fuzz="clang llvm libclang-rt-dev"
 readonly PACKAGES_coverage="gcovr"
