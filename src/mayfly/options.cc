@@ -205,7 +205,17 @@ std::string check_drive(const std::string& text) {
   return drive ? "" : drive.error().message();
 }
 
-void add_drive_options(CLI::App* run, const Named& named, RunOptions& values) {
+std::string check_network(const std::string& text) {
+  const auto network = parse_network_option(text);
+  return network ? "" : network.error().message();
+}
+
+std::string check_mac(const std::string& text) {
+  return MacAddress::parse(text) ? "" : "\"" + text + "\" is no MAC address, such as 06:00:ac:10:00:02";
+}
+
+void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
+                        std::vector<std::string>& macs) {
   constexpr const char* kGroup = "Devices";
   constexpr const char* kDrive = "IMAGE[:ro][:overlay[=FILE]]";
   const auto add = [&values](const std::string& text, std::string id) {
@@ -239,9 +249,37 @@ void add_drive_options(CLI::App* run, const Named& named, RunOptions& values) {
         ->allow_extra_args(false)
         ->check(check_drive);
   }
+  if (named("--net")) {
+    run->add_option_function<std::vector<std::string>>(
+           "--net",
+           [&values](const std::vector<std::string>& texts) {
+             for (const std::string& text : texts) {
+               if (auto network = parse_network_option(text)) {
+                 network->id = "net" + std::to_string(values.networks.size() + 1);
+                 values.networks.push_back(std::move(*network));
+               }
+             }
+           },
+           "Network interface (eth0, ...): behind a tap of this host, or through passt, which needs no rights: "
+           "user,forward=8080:80 makes port 80 of the guest port 8080 here. Also mac=MAC, mtu=N, queues=N. May be "
+           "given several times")
+        ->type_name("tap=NAME|user[,...]")
+        ->group(kGroup)
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check(check_network);
+  }
+  if (named("--mac")) {
+    run->add_option("--mac", macs, "MAC address of the first --net, the second, ... (default: made up)")
+        ->type_name("MAC")
+        ->group(kGroup)
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check(check_mac);
+  }
 }
 
-void add_run_options(CLI::App* run, const Named& named, Options& options) {
+void add_run_options(CLI::App* run, const Named& named, Options& options, std::vector<std::string>& macs) {
   run->footer(kRunFooter);
   RunOptions& values = options.run;
   if (named("--kernel")) {
@@ -290,7 +328,7 @@ void add_run_options(CLI::App* run, const Named& named, Options& options) {
         ->type_name("NAME")
         ->check(check_protocol);
   }
-  add_drive_options(run, named, values);
+  add_device_options(run, named, values, macs);
   add_common_options(*run, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 
@@ -364,6 +402,7 @@ tl::unexpected<ParseStop> refused(const std::string& text, const std::string& pr
 
 tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments) {
   Options options;
+  std::vector<std::string> macs;  // of the networks, from the first on
   CLI::App app(kDescription, "mayfly");
   app.footer(kFooter);
   app.get_formatter()->column_width(32);
@@ -395,7 +434,7 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   const CLI::App* run = nullptr;
   if (named("run")) {
     CLI::App* made = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
-    add_run_options(made, named, options);
+    add_run_options(made, named, options, macs);
     run = made;
   }
   const CLI::App* doctor = nullptr;
@@ -446,6 +485,12 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (options.subcommand != Subcommand::kMonitor && has_dialect_flags) {
     return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
+  }
+  if (macs.size() > options.run.networks.size()) {
+    return refused("--mac " + macs.back() + " has no --net to go with", "mayfly run");
+  }
+  for (std::size_t index = 0; index < macs.size(); ++index) {
+    options.run.networks[index].mac = MacAddress::parse(macs[index]);
   }
   return options;
 }

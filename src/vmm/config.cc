@@ -27,8 +27,8 @@ Result<void> MachineConfig::validate() const {
 }
 
 Result<void> VmConfig::validate_devices() const {
-  if (drives.size() > kMaxVirtioDevices) {
-    return fail(ErrorCode::kInvalidArgument, "there are " + std::to_string(drives.size()) +
+  if (drives.size() + networks.size() > kMaxVirtioDevices) {
+    return fail(ErrorCode::kInvalidArgument, "there are " + std::to_string(drives.size() + networks.size()) +
                                                  " drives and network interfaces: at most " +
                                                  std::to_string(kMaxVirtioDevices) + " find room");
   }
@@ -44,6 +44,25 @@ Result<void> VmConfig::validate_devices() const {
                   "drive " + drive.id + ": drive " + root->id + " is the root device already");
     }
     root = drive.is_root ? &drive : root;
+  }
+  std::set<std::string_view> interfaces;
+  std::set<std::string_view> taps;
+  std::set<std::string> addresses;
+  for (const NetDeviceConfig& network : networks) {
+    MAYFLY_TRY(network.validate());
+    const auto taken = [&network](const std::string& what) {
+      return fail(ErrorCode::kInvalidArgument, "interface " + network.id + ": another interface has " + what);
+    };
+    if (!interfaces.insert(network.id).second) {
+      return taken("this id");
+    }
+    if (network.mac && !addresses.insert(network.mac->to_string()).second) {
+      return taken("the MAC address " + network.mac->to_string());
+    }
+    const auto* tap = std::get_if<TapConfig>(&network.backend);
+    if (tap != nullptr && !taps.insert(tap->name).second) {
+      return taken("the tap " + tap->name);
+    }
   }
   return {};
 }

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "boot/boot.h"
 #include "devices/virtio/block/block_config.h"
+#include "devices/virtio/net/net_config.h"
 
 namespace mayfly {
 
@@ -19,6 +20,7 @@ enum class HugePages : std::uint8_t { kNone, kTransparent, k2M };
 inline constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{4} << 20;
 
 inline constexpr std::uint32_t kMaxVcpus = 32;
+inline constexpr std::size_t kMaxVirtioDevices = 18;  // drives and network interfaces together
 
 struct MachineConfig {
   std::uint32_t vcpu_count = 1;  // 1..kMaxVcpus; with smt 1 or even
@@ -51,9 +53,10 @@ struct VmConfig {
   MachineConfig machine;
   BootSourceConfig boot_source;
   std::vector<BlockDeviceConfig> drives;
+  std::vector<NetDeviceConfig> networks;
 
-  // Checks what the drives and networks are as a whole: that their ids differ, that there is at most one root
-  // drive, and that they find room. kInvalidArgument, naming the drive or the interface.
+  // Checks what the drives and networks are as a whole: that ids, MAC addresses and taps differ, that there is
+  // at most one root drive, and that they find room. kInvalidArgument, naming the drive or the interface.
   Result<void> validate_devices() const;
 };
 

@@ -76,7 +76,7 @@ Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const
   if (!kernel) {
     return tl::make_unexpected(kernel.error());
   }
-  const auto virtio_count = static_cast<std::uint32_t>(config.drives.size());
+  const auto virtio_count = static_cast<std::uint32_t>(config.drives.size() + config.networks.size());
   MAYFLY_TRY(name_root(command_line, config));
   MAYFLY_TRY(name_virtio_devices(command_line, virtio_count));
   say_that_there_is_no_pci(command_line, kernel->command_line_max);
