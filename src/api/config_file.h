@@ -5,8 +5,11 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
+#include "devices/virtio/block/block_config.h"
+#include "devices/virtio/net/net_config.h"
 #include "vmm/config.h"
 
 namespace mayfly::api {
@@ -30,6 +33,8 @@ struct MetricsSection {
 struct ConfigFile {
   MachineConfig machine;
   BootSourceConfig boot_source;
+  std::vector<BlockDeviceConfig> drives;
+  std::vector<NetDeviceConfig> networks;
   std::optional<LoggerSection> logger;
   std::optional<MetricsSection> metrics;
 };

@@ -3,7 +3,8 @@
 
 namespace mayfly {
 
-// Writes "<file>:<line>: check failed: <condition>: <why>" to stderr and aborts.
+// Writes "<file>:<line>: check failed: <condition>: <why>" to stderr, and a last line of metrics with
+// vmm.panic_count set, and aborts. Neither waits: what a stalled terminal or pipe does not take is left out.
 [[noreturn]] void check_failed(const char* file, int line, const char* condition, const char* why) noexcept;
 
 }  // namespace mayfly

@@ -4,7 +4,6 @@
 #include <concepts>
 #include <cstdint>
 #include <optional>
-#include <utility>
 
 namespace mayfly {
 
@@ -18,12 +17,6 @@ template <std::integral T>
 constexpr std::optional<T> checked_multiply(T a, T b) {
   T product{};
   return __builtin_mul_overflow(a, b, &product) ? std::nullopt : std::optional<T>(product);
-}
-
-// `value` as a To, or nothing where it does not fit.
-template <std::integral To, std::integral From>
-constexpr std::optional<To> checked_narrow(From value) {
-  return std::in_range<To>(value) ? std::optional<To>(static_cast<To>(value)) : std::nullopt;
 }
 
 // The multiple of `alignment` (a power of two) at or after `value`, or nothing where that overflows.

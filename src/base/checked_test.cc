@@ -24,13 +24,6 @@ TEST(Checked, every_pair_of_bytes_adds_and_multiplies_as_in_wider_arithmetic) {
   }
 }
 
-TEST(Checked, narrowing_keeps_what_fits_and_refuses_the_rest) {
-  EXPECT_EQ(checked_narrow<std::uint16_t>(65535U), std::uint16_t{65535});
-  EXPECT_FALSE(checked_narrow<std::uint16_t>(0x10000U));
-  EXPECT_FALSE(checked_narrow<std::uint32_t>(-1));
-  EXPECT_FALSE(checked_narrow<std::int8_t>(128));
-}
-
 TEST(Checked, aligning_up_at_the_end_of_the_address_space_overflows) {
   EXPECT_EQ(checked_align_up(0, 4096), 0U);
   EXPECT_EQ(checked_align_up(1, 4096), 4096U);

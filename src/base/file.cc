@@ -6,9 +6,30 @@
 #include <array>
 #include <cerrno>
 
-#include "base/unique_fd.h"
-
 namespace mayfly {
+
+Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec destination,
+                            std::string_view role) {
+  auto* const start = static_cast<std::byte*>(destination.iov_base);
+  std::size_t filled = 0;
+  // A signal may interrupt a call, and each may bring less than was asked for: at most 0x7ffff000 bytes
+  // (read(2)), and of some files of the kernel's own a page.
+  while (filled < destination.iov_len) {
+    const ssize_t count = ::pread(file.get(), start + filled, destination.iov_len - filled,
+                                  static_cast<off_t>(offset + filled));
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      return fail_errno(errno, std::string("read ").append(role));
+    }
+    if (count == 0) {
+      break;
+    }
+    filled += static_cast<std::size_t>(count);
+  }
+  return filled;
+}
 
 Result<std::string> read_file(const std::string& path, std::string_view role, std::size_t limit) {
   MAYFLY_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_RDONLY | O_NOCTTY, role));
@@ -32,21 +53,6 @@ Result<std::string> read_file(const std::string& path, std::string_view role, st
                       std::to_string(limit) + " bytes");
     }
   }
-}
-
-Result<void> write_file(const std::string& path, std::string_view role, std::string_view text) {
-  MAYFLY_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY, role));
-  while (!text.empty()) {
-    const ssize_t count = ::write(fd.get(), text.data(), text.size());
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      return fail_errno(errno, std::string("write ").append(role).append(" ").append(path));
-    }
-    text.remove_prefix(static_cast<std::size_t>(count));
-  }
-  return {};
 }
 
 }  // namespace mayfly

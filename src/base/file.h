@@ -1,19 +1,26 @@
-// Small text files, whole.
+// Reading and writing files whole.
 #pragma once
 
+#include <sys/uio.h>
+
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 
 namespace mayfly {
+
+// Fills `destination` with what `file` holds from `offset` bytes on, and answers how many bytes that were:
+// fewer than asked for only where the file ends. Only the kernel writes to `destination`, so that it may be
+// guest RAM. The file's own offset is neither used nor moved. `role` names the file in errors.
+Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec destination,
+                            std::string_view role);
 
 // The contents of `path`, a file or FIFO of at most `limit` bytes; more is kOutOfRange. `role` names the file
 // in errors.
 Result<std::string> read_file(const std::string& path, std::string_view role, std::size_t limit);
-
-// Replaces the contents of `path`, which is made with mode 0600 if need be. Not atomic.
-Result<void> write_file(const std::string& path, std::string_view role, std::string_view text);
 
 }  // namespace mayfly

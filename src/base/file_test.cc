@@ -1,42 +1,77 @@
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <array>
 #include <cerrno>
+#include <fstream>
 #include <string>
+
+#include "support/temp_dir.h"
 
 namespace mayfly {
 namespace {
 
-class FileTest : public ::testing::Test {
- protected:
-  ~FileTest() override { ::unlink(path_.c_str()); }
-  const std::string path_ = ::testing::TempDir() + "/mayfly_file_test." + std::to_string(::getpid());
-};
-
-TEST_F(FileTest, what_is_written_is_read_and_replaced) {
+TEST(File, is_read_whole_up_to_the_limit) {
+  const testing::TempDir dir;
   const std::string large(100'000, 'x');
-  ASSERT_TRUE(write_file(path_, "note", large));
-  EXPECT_EQ(read_file(path_, "note", 100'000).value(), large);
-  ASSERT_TRUE(write_file(path_, "note", "short"));
-  EXPECT_EQ(read_file(path_, "note", 5).value(), "short");
+  std::ofstream(dir.file("large")) << large;
+  EXPECT_EQ(read_file(dir.file("large"), "note", 100'000).value(), large);
+  EXPECT_EQ(read_file("/dev/null", "note", 0).value(), "");
 }
 
-TEST_F(FileTest, a_file_over_the_limit_is_refused_by_name) {
-  ASSERT_TRUE(write_file(path_, "note", "123456"));
-  const auto text = read_file(path_, "note", 5);
+TEST(File, over_the_limit_is_refused_by_name) {
+  const testing::TempDir dir;
+  const std::string path = dir.file("note");
+  std::ofstream(path) << "123456";
+  const auto text = read_file(path, "note", 5);
   ASSERT_FALSE(text);
   EXPECT_EQ(text.error().code(), ErrorCode::kOutOfRange);
-  EXPECT_EQ(text.error().message(), "note " + path_ + ": larger than 5 bytes");
+  EXPECT_EQ(text.error().message(), "note " + path + ": larger than 5 bytes");
   EXPECT_FALSE(read_file("/dev/zero", "note", 5));
 }
 
-TEST_F(FileTest, errors_name_the_role_and_the_path) {
+TEST(File, errors_name_the_role_and_the_path) {
   EXPECT_EQ(read_file("/nonexistent/x", "note", 5).error().os_errno(), ENOENT);
   EXPECT_EQ(read_file("/", "note", 5).error().message(), "read note /: Is a directory (EISDIR)");
-  EXPECT_EQ(write_file("/", "note", "x").error().message(), "open note /: Is a directory (EISDIR)");
-  EXPECT_EQ(write_file("/dev/full", "note", "x").error().os_errno(), ENOSPC);
+}
+
+// The stretch [offset, offset + size) of the file, or what there is of it.
+std::string stretch(const std::string& path, std::uint64_t offset, std::size_t size) {
+  const UniqueFd file = open_file(path, O_RDONLY, "test file").value();
+  std::string text(size, '\0');
+  text.resize(read_at(file, offset, {text.data(), size}, "test file").value());
+  return text;
+}
+
+TEST(ReadAt, gives_the_stretch_asked_for_and_less_only_at_the_end) {
+  const std::string whole = read_file("/proc/self/exe", "test program", std::size_t{1} << 30).value();
+  EXPECT_EQ(stretch("/proc/self/exe", 0, whole.size()), whole);
+  EXPECT_EQ(stretch("/proc/self/exe", 1, 3), "ELF");
+  EXPECT_EQ(stretch("/proc/self/exe", whole.size() - 5, 5), whole.substr(whole.size() - 5));
+  EXPECT_EQ(stretch("/proc/self/exe", whole.size() - 5, 10), whole.substr(whole.size() - 5));
+  EXPECT_EQ(stretch("/proc/self/exe", whole.size() + 5, 10), "");
+  EXPECT_EQ(stretch("/proc/self/exe", 0, 0), "");
+}
+
+TEST(ReadAt, a_file_that_comes_in_pieces_is_read_on) {
+  constexpr std::size_t kSize = 64 * 1024;
+  const UniqueFd file = UniqueFd(::open("/proc/kallsyms", O_RDONLY | O_CLOEXEC));
+  std::string piece(kSize, '\0');
+  const ssize_t at_once = ::pread(file.get(), piece.data(), kSize, 0);
+  if (at_once <= 0 || static_cast<std::size_t>(at_once) == kSize) {
+    GTEST_SKIP() << "this host has no file that is known to come in pieces (/proc/kallsyms)";
+  }
+  EXPECT_EQ(stretch("/proc/kallsyms", 0, kSize).size(), kSize);
+}
+
+TEST(ReadAt, errors_name_the_role) {
+  std::array<char, 4> buffer;
+  const UniqueFd folder = open_file("/", O_RDONLY, "folder").value();
+  EXPECT_EQ(read_at(folder, 0, {buffer.data(), 4}, "folder /").error().message(),
+            "read folder /: Is a directory (EISDIR)");
+  EXPECT_EQ(read_at(UniqueFd(), 0, {buffer.data(), 4}, "nothing").error().os_errno(), EBADF);
 }
 
 }  // namespace

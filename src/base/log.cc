@@ -26,12 +26,12 @@ constexpr std::string_view kCut = "...";
 // Everything that a line needs is kept in atomics and static storage: a line can be written at any time, also
 // by a signal handler and while the process ends.
 struct Settings {
-  std::mutex mutex;  // held while something is changed, and for `module`; no other lock is taken under it
+  Mutex mutex;  // held while something is changed, and for `module`; a leaf: no other lock is taken under it
   std::atomic<int> fd{STDERR_FILENO};
   std::atomic<bool> show_level{false};
   std::atomic<bool> show_origin{false};
   std::atomic<bool> has_module{false};
-  std::array<char, kMaxModule + 1> module{};
+  std::array<char, kMaxModule + 1> module MAYFLY_GUARDED_BY(mutex){};
   std::array<std::atomic<char>, kMaxIdLength + 1> instance_id{};  // ends at the first zero
   std::atomic<const Clock*> clock{&kSystemClock};
 };
@@ -54,7 +54,7 @@ bool is_wanted(const char* file) {
   if (!g_settings.has_module.load(std::memory_order_relaxed)) {
     return true;
   }
-  const std::lock_guard lock(g_settings.mutex);
+  const MutexLock lock(g_settings.mutex);
   const std::string_view module(g_settings.module.data());
   const std::string_view path(file);
   // It may have been taken back meanwhile.
@@ -144,7 +144,7 @@ Result<LogLevel> parse_log_level(std::string_view text) {
 
 void open_log_on_stderr() {
   UniqueFd own = reopen_for_lines(STDERR_FILENO);
-  const std::lock_guard lock(g_settings.mutex);
+  const MutexLock lock(g_settings.mutex);
   if (own && g_settings.fd.load(std::memory_order_relaxed) == STDERR_FILENO) {
     g_settings.fd.store(own.release(), std::memory_order_release);
   }
@@ -166,7 +166,7 @@ Result<void> configure_log(const LogConfig& config) {
     MAYFLY_TRY_ASSIGN(file, open_line_file(*config.path, "log file"));
   }
 
-  const std::lock_guard lock(g_settings.mutex);
+  const MutexLock lock(g_settings.mutex);
   if (file) {
     const int current = g_settings.fd.load(std::memory_order_relaxed);
     if (current == STDERR_FILENO) {
@@ -199,7 +199,7 @@ Result<void> set_log_instance_id(std::string_view id) {
     return fail(ErrorCode::kInvalidArgument,
                 std::string("instance id \"").append(id).append("\": not 1 to 64 letters, digits and '-'"));
   }
-  const std::lock_guard lock(g_settings.mutex);
+  const MutexLock lock(g_settings.mutex);
   for (std::size_t i = 0; i < g_settings.instance_id.size(); ++i) {
     g_settings.instance_id[i].store(i < id.size() ? id[i] : '\0', std::memory_order_relaxed);
   }
@@ -211,7 +211,7 @@ void set_log_clock(const Clock& clock) {
 }
 
 LogSite::Verdict LogSite::admit(std::uint64_t now_ns) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (!open_ || now_ns - window_start_ >= kWindowNs) {
     open_ = true;
     window_start_ = now_ns;

@@ -15,12 +15,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "base/clock.h"
+#include "base/mutex.h"
 #include "base/result.h"
 #include "base/source_path.h"
 
@@ -75,11 +75,11 @@ class LogSite {
   Verdict admit(std::uint64_t now_ns);
 
  private:
-  std::mutex mutex_;  // guards all; no other lock is taken under it
-  bool open_ = false;
-  std::uint64_t window_start_ = 0;
-  std::uint32_t used_ = 0;
-  std::uint64_t suppressed_ = 0;
+  Mutex mutex_;  // a leaf: no other lock is taken under it
+  bool open_ MAYFLY_GUARDED_BY(mutex_) = false;
+  std::uint64_t window_start_ MAYFLY_GUARDED_BY(mutex_) = 0;
+  std::uint32_t used_ MAYFLY_GUARDED_BY(mutex_) = 0;
+  std::uint64_t suppressed_ MAYFLY_GUARDED_BY(mutex_) = 0;
 };
 
 namespace log_detail {

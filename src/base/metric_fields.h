@@ -6,9 +6,9 @@
 
 #define MAYFLY_API_SERVER_METRICS(COUNTER, GAUGE, LATENCY) \
   GAUGE(process_startup_time_us, \
-      "Time from the request to start the process to the start of its API, in microseconds") \
+      "Time from the request to start the process to the start of its API or, without one, of its microVM, in us") \
   GAUGE(process_startup_time_cpu_us, \
-      "CPU time used from the request to start the process to the start of its API, in microseconds")
+      "CPU time used from the request to start the process to the start of its API or, without one, of its microVM, in us")
 
 #define MAYFLY_DEPRECATED_API_METRICS(COUNTER, GAUGE, LATENCY) \
   COUNTER(deprecated_http_api_calls, "API calls that used something deprecated")
@@ -35,7 +35,8 @@
   COUNTER(read_count, "Reads from registers of the serial port") \
   COUNTER(write_count, "Writes to registers of the serial port") \
   COUNTER(rate_limiter_dropped_bytes, \
-      "Bytes of serial output dropped by its rate limiter or because their reader was too slow")
+      "Bytes of serial output dropped by its rate limiter or because their reader was too slow") \
+  COUNTER(lost_input_bytes, "Bytes typed at the console and dropped because the guest did not read")
 
 #define MAYFLY_LATENCIES_METRICS(COUNTER, GAUGE, LATENCY) \
   GAUGE(full_create_snapshot, \

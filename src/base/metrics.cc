@@ -194,7 +194,7 @@ Metrics::~Metrics() {
 template <typename Group>
 Group& Metrics::device(std::atomic<Device<Group>*>& list, std::string_view id) {
   MAYFLY_CHECK(is_resource_id(id), "the id of a device with metrics was not checked");
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Device<Group>* const first = list.load(std::memory_order_acquire);
   for (Device<Group>* found = first; found != nullptr; found = found->next) {
     if (found->id == id) {
@@ -260,7 +260,7 @@ void Metrics::visit_all(MetricVisitor& visitor) {
 }
 
 void Metrics::visit(MetricVisitor& visitor) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const Claim claim(sampling_);
   if (claim.held()) {
     sum_up(block_devices_, block_);
@@ -269,7 +269,7 @@ void Metrics::visit(MetricVisitor& visitor) {
   }
 }
 
-// With mutex_ held. Gives the line the room that it may need with all devices that there are.
+// Gives the line the room that it may need with all devices that there are.
 void Metrics::make_room() {
   Output* const output = output_.load(std::memory_order_acquire);
   const Claim claim(sampling_);
@@ -288,7 +288,7 @@ void Metrics::make_room() {
 }
 
 Result<void> Metrics::open(const MetricsOutput& config) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   if (output_.load() != nullptr) {
     return fail(ErrorCode::kInvalidArgument, "metrics: the output is set already");
   }
@@ -360,7 +360,7 @@ bool Metrics::write_line(Output& output) {
 }
 
 Result<void> Metrics::flush() {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   Output* const output = output_.load(std::memory_order_acquire);
   const Claim claim(sampling_);
   if (output != nullptr && claim.held() && !write_line(*output)) {

@@ -10,12 +10,12 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 
 #include "base/clock.h"
 #include "base/metric_fields.h"
+#include "base/mutex.h"
 #include "base/result.h"
 
 namespace mayfly {
@@ -190,14 +190,14 @@ class Metrics {
   template <typename Group>
   static void sum_up(const std::atomic<Device<Group>*>& list, Group& sum);
   void visit_all(MetricVisitor& visitor);
-  void make_room();
+  void make_room() MAYFLY_REQUIRES(mutex_);
   bool write_line(Output& output);
 
   const Clock& clock_;
-  std::mutex
-      mutex_;  // held by a flush or a visit, and while something is added; no other lock is taken under it
-  std::atomic<bool> sampling_{
-      false};  // true while samples or the line's storage are in use: what a signal handler looks at
+  // Held by a flush or a visit, and while something is added. A leaf: no other lock is taken under it.
+  Mutex mutex_;
+  // True while samples or the line's storage are in use: what a signal handler looks at.
+  std::atomic<bool> sampling_{false};
   // Append-only lists without locks for their readers, so that a signal handler can walk them.
   std::atomic<Device<BlockMetrics>*> block_devices_{nullptr};
   std::atomic<Device<NetMetrics>*> net_devices_{nullptr};

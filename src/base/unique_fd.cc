@@ -22,14 +22,6 @@ void UniqueFd::reset() {
   }
 }
 
-Result<UniqueFd> UniqueFd::duplicate() const {
-  const int fd = ::fcntl(fd_, F_DUPFD_CLOEXEC, 0);
-  if (fd < 0) {
-    return fail_errno(errno, "duplicate a descriptor");
-  }
-  return UniqueFd(fd);
-}
-
 Result<UniqueFd> open_file(const std::string& path, int flags, std::string_view role, mode_t mode) {
   int fd = -1;
   do {

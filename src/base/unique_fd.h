@@ -29,9 +29,6 @@ class UniqueFd {
   int release() { return std::exchange(fd_, -1); }
   void reset();
 
-  // A duplicate of the descriptor (F_DUPFD_CLOEXEC).
-  Result<UniqueFd> duplicate() const;
-
  private:
   int fd_ = -1;
 };

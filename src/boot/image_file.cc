@@ -2,11 +2,12 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstdio>
+
+#include "base/file.h"
 
 namespace mayfly {
 namespace {
@@ -56,20 +57,10 @@ Result<void> ImageFile::read(std::uint64_t offset, std::span<std::byte> destinat
     return refuse("ends at " + hex(size_) + ", within the " + std::to_string(destination.size()) +
                   " bytes expected at " + hex(offset));
   }
-  while (!destination.empty()) {
-    const ssize_t count =
-        ::pread(file_->get(), destination.data(), destination.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      return fail_errno(errno, "read " + name_);
-    }
-    if (count == 0) {
-      return refuse("became shorter while it was read");
-    }
-    offset += static_cast<std::uint64_t>(count);
-    destination = destination.subspan(static_cast<std::size_t>(count));
+  MAYFLY_TRY_ASSIGN(const std::size_t got,
+                    read_at(*file_, offset, {destination.data(), destination.size()}, name_));
+  if (got < destination.size()) {
+    return refuse("became shorter while it was read");
   }
   return {};
 }

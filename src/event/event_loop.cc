@@ -8,9 +8,10 @@
 #include <atomic>
 #include <cerrno>
 #include <deque>
-#include <mutex>
 #include <unordered_map>
 #include <utility>
+
+#include "base/mutex.h"
 
 namespace mayfly {
 namespace {
@@ -73,8 +74,8 @@ struct EventLoop::State {
   std::unordered_map<std::uint64_t, std::shared_ptr<Entry>> entries;
   std::uint64_t next_token = kWakeToken + 1;
 
-  std::mutex mutex;  // guards `tasks`; no other lock is taken under it
-  std::deque<std::function<void()>> tasks;
+  Mutex mutex;  // a leaf: no other lock is taken under it
+  std::deque<std::function<void()>> tasks MAYFLY_GUARDED_BY(mutex);
 
   Result<void> control(int operation, int fd, std::uint64_t token, std::uint32_t bits) const {
     epoll_event event{};
@@ -92,7 +93,7 @@ struct EventLoop::State {
     for (int count = 0; count < kTasksPerRound && !stopping.load(std::memory_order_relaxed); ++count) {
       std::function<void()> task;
       {
-        const std::lock_guard lock(mutex);
+        const MutexLock lock(mutex);
         if (tasks.empty()) {
           return;
         }
@@ -101,7 +102,7 @@ struct EventLoop::State {
       }
       task();
     }
-    const std::lock_guard lock(mutex);
+    const MutexLock lock(mutex);
     if (!tasks.empty()) {
       signal_eventfd(wake.get());
     }
@@ -221,7 +222,7 @@ EventLoop::~EventLoop() {
   auto entries = std::exchange(state_->entries, {});
   std::deque<std::function<void()>> tasks;
   {
-    const std::lock_guard lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     tasks.swap(state_->tasks);
   }
 }
@@ -258,7 +259,7 @@ Result<std::unique_ptr<EventRegistrar::Timer>> EventLoop::make_timer(std::functi
 
 void EventLoop::post(std::function<void()> task) {
   {
-    const std::lock_guard lock(state_->mutex);
+    const MutexLock lock(state_->mutex);
     state_->tasks.push_back(std::move(task));
   }
   signal_eventfd(state_->wake.get());

@@ -2,13 +2,13 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <memory>
 #include <string_view>
 
+#include "base/file.h"
 #include "base/unique_fd.h"
 
 namespace mayfly {
@@ -37,7 +37,8 @@ std::string first_value(std::string_view text, std::string_view key) {
     const std::size_t colon = line.find(':');
     if (colon != std::string_view::npos && line.starts_with(key) &&
         line.find_first_not_of(" \t", key.size()) == colon) {
-      return std::string(line.substr(colon + 1));
+      const std::size_t value = line.find_first_not_of(" \t", colon + 1);
+      return std::string(line.substr(std::min(value, line.size())));
     }
   }
   return {};
@@ -47,17 +48,8 @@ std::string read_start(const std::string& path) {
   // The flags of the first processor lie well within this; the rest of a large host's file costs
   // milliseconds.
   std::string text(8192, '\0');
-  std::size_t filled = 0;
-  if (const auto file = open_file(path, O_RDONLY, "processor description")) {
-    while (filled < text.size()) {
-      const ssize_t count = ::read(file->get(), text.data() + filled, text.size() - filled);
-      if (count <= 0) {
-        break;
-      }
-      filled += static_cast<std::size_t>(count);
-    }
-  }
-  text.resize(filled);
+  const auto file = open_file(path, O_RDONLY, "processor description");
+  text.resize(file ? read_at(*file, 0, {text.data(), text.size()}, path).value_or(0) : 0);
   return text;
 }
 
@@ -71,20 +63,20 @@ bool has_word(std::string_view words, std::string_view word) {
   return false;
 }
 
-const Extension* extension_in_use(const HostFacts& facts) {
-  const auto found =
-      std::find_if(kExtensions.begin(), kExtensions.end(), [&facts](const Extension& extension) {
-        return has_word(facts.cpu_flags, extension.flag) &&
-               std::find(facts.modules.begin(), facts.modules.end(), extension.module) != facts.modules.end();
-      });
-  return found != kExtensions.end() ? &*found : nullptr;
+bool extension_in_use(const HostFacts& facts) {
+  return std::any_of(kExtensions.begin(), kExtensions.end(), [&facts](const Extension& extension) {
+    return has_word(facts.cpu_flags, extension.flag) &&
+           std::find(facts.modules.begin(), facts.modules.end(), extension.module) != facts.modules.end();
+  });
 }
 
 }  // namespace
 
 HostFacts read_host_facts(const std::string& cpuinfo, const std::string& modules) {
   HostFacts facts;
-  facts.cpu_flags = first_value(read_start(cpuinfo), "flags");
+  const std::string text = read_start(cpuinfo);
+  facts.cpu_model = first_value(text, "model name");
+  facts.cpu_flags = first_value(text, "flags");
   const std::unique_ptr<DIR, CloseFolder> folder(::opendir(modules.c_str()));
   facts.modules_known = folder != nullptr;
   while (const dirent* entry = folder ? ::readdir(folder.get()) : nullptr) {
@@ -97,38 +89,21 @@ HostFacts read_host_facts(const std::string& cpuinfo, const std::string& modules
   return facts;
 }
 
+std::string_view processor_extension(const HostFacts& facts) {
+  const auto found = std::find_if(
+      kExtensions.begin(), kExtensions.end(),
+      [&facts](const Extension& extension) { return has_word(facts.cpu_flags, extension.flag); });
+  return found != kExtensions.end() ? found->name : std::string_view();
+}
+
 HostKind classify_host(const HostFacts& facts) {
   if (facts.cpu_flags.empty() || !facts.modules_known) {
     return HostKind::kUnknown;
   }
-  if (extension_in_use(facts) != nullptr) {
+  if (extension_in_use(facts)) {
     return HostKind::kHardware;
   }
   return facts.modules.empty() ? HostKind::kNoKvm : HostKind::kNoHardware;
-}
-
-std::string describe_host(const HostFacts& facts) {
-  if (const Extension* extension = extension_in_use(facts)) {
-    return std::string("hardware virtualization (")
-        .append(extension->name)
-        .append(", module ")
-        .append(extension->module)
-        .append(")");
-  }
-  switch (classify_host(facts)) {
-    case HostKind::kNoHardware: {
-      std::string names;
-      for (const std::string& module : facts.modules) {
-        names.append(names.empty() ? "" : ", ").append(module);
-      }
-      return "KVM without hardware virtualization (modules " + names +
-             "): it interprets guest code, slowly, and not every kernel boots";
-    }
-    case HostKind::kNoKvm:
-      return "no KVM module is loaded";
-    default:
-      return "unknown: /proc/cpuinfo or /sys/module cannot be read";
-  }
 }
 
 }  // namespace mayfly

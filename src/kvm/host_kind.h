@@ -1,8 +1,9 @@
-// What stands behind this host's KVM.
+// What stands behind this host's KVM: modules and the processor.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mayfly {
@@ -15,7 +16,9 @@ enum class HostKind : std::uint8_t {
 };
 
 struct HostFacts {
-  std::string cpu_flags;             // of the first processor in /proc/cpuinfo; empty where it cannot be read
+  // Of the first processor in /proc/cpuinfo; empty where it cannot be read.
+  std::string cpu_model;
+  std::string cpu_flags;             // with spaces between them
   std::vector<std::string> modules;  // those of /sys/module whose name starts with "kvm"; sorted
   bool modules_known = false;        // whether /sys/module could be read
 };
@@ -25,12 +28,15 @@ struct HostFacts {
 HostFacts read_host_facts(const std::string& cpuinfo = "/proc/cpuinfo",
                           const std::string& modules = "/sys/module");
 
+// The processor's extension for guests ("Intel VT-x", "AMD-V"), whether it is in use or not; empty where it
+// has none.
+std::string_view processor_extension(const HostFacts& facts);
+
 // A module alone does not tell (one that is built in is listed although it found no hardware), nor a flag
 // alone (the processor could, but another KVM is loaded): both must be there.
 HostKind classify_host(const HostFacts& facts);
 
-// A sentence without a final stop, for `doctor` and the log: "hardware virtualization (AMD-V, module
-// kvm_amd)".
-std::string describe_host(const HostFacts& facts);
+// How many bits of physical address the processor has. Asking it may trap, which takes some microseconds.
+unsigned host_address_bits();
 
 }  // namespace mayfly

@@ -10,7 +10,6 @@ namespace mayfly {
 namespace {
 
 using testing::ElementsAre;
-using testing::HasSubstr;
 
 HostFacts facts(std::string flags, std::vector<std::string> modules) {
   HostFacts facts;
@@ -35,6 +34,13 @@ TEST(HostKind, a_flag_is_a_whole_word) {
   EXPECT_EQ(classify_host(facts("svm_lock svm", {"kvm", "kvm_amd"})), HostKind::kHardware);
 }
 
+TEST(HostKind, a_processors_extension_is_named_whether_it_is_in_use_or_not) {
+  EXPECT_EQ(processor_extension(facts("fpu vmx", {"kvm"})), "Intel VT-x");
+  EXPECT_EQ(processor_extension(facts("fpu svm", {})), "AMD-V");
+  EXPECT_EQ(processor_extension(facts("svm_lock vmxx", {"kvm", "kvm_amd"})), "");
+  EXPECT_EQ(processor_extension(HostFacts{}), "");
+}
+
 TEST(HostKind, what_the_host_hides_is_said_to_be_unknown) {
   EXPECT_EQ(classify_host(HostFacts{}), HostKind::kUnknown);
   EXPECT_EQ(classify_host(facts("", {"kvm"})), HostKind::kUnknown);
@@ -45,30 +51,26 @@ TEST(HostKind, what_the_host_hides_is_said_to_be_unknown) {
   EXPECT_EQ(classify_host(read), HostKind::kUnknown);
 }
 
-TEST(HostKind, each_is_described) {
-  EXPECT_EQ(describe_host(facts(" svm", {"kvm", "kvm_amd"})),
-            "hardware virtualization (AMD-V, module kvm_amd)");
-  EXPECT_EQ(describe_host(facts(" vmx", {"kvm", "kvm_intel"})),
-            "hardware virtualization (Intel VT-x, module kvm_intel)");
-  EXPECT_THAT(describe_host(facts(" fpu", {"kvm", "kvm_pvm"})), HasSubstr("kvm, kvm_pvm"));
-  EXPECT_EQ(describe_host(facts(" fpu", {})), "no KVM module is loaded");
-  EXPECT_THAT(describe_host(HostFacts{}), HasSubstr("unknown"));
-}
-
 TEST(HostFacts, are_read_from_the_first_processor_and_the_modules_folder) {
   const auto folder = std::filesystem::path(testing::TempDir()) / "mayfly_host_kind_test";
   std::filesystem::remove_all(folder);
   for (const char* module : {"kvm_amd", "kvm", "snd"}) {
     std::filesystem::create_directories(folder / "module" / module);
   }
-  std::ofstream(folder / "cpuinfo")
-      << "processor\t: 0\nflags_like\t: no\nvmx flags\t: no\nflags\t\t: fpu svm\nbugs\t\t:\n"
-      << "processor\t: 1\nflags\t\t: other\n";
+  std::ofstream(folder / "cpuinfo") << "processor\t: 0\nmodel name\t: A Processor\nflags_like\t: no\nvmx "
+                                       "flags\t: no\nflags\t\t: fpu svm\nbugs\t\t:\n"
+                                    << "processor\t: 1\nflags\t\t: other\n";
   const HostFacts read = read_host_facts(folder / "cpuinfo", folder / "module");
-  EXPECT_EQ(read.cpu_flags, " fpu svm");
+  EXPECT_EQ(read.cpu_model, "A Processor");
+  EXPECT_EQ(read.cpu_flags, "fpu svm");
   EXPECT_THAT(read.modules, ElementsAre("kvm", "kvm_amd"));
   EXPECT_EQ(classify_host(read), HostKind::kHardware);
   std::filesystem::remove_all(folder);
+}
+
+TEST(HostAddressBits, are_as_many_as_a_processor_can_have) {
+  EXPECT_GE(host_address_bits(), 32U);
+  EXPECT_LE(host_address_bits(), 52U);  // of x86-64 and of 64-bit Arm alike
 }
 
 }  // namespace

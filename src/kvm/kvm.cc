@@ -21,13 +21,12 @@ std::string_view remedy_for_open(int os_errno) {
     case ENODEV:
     case ENXIO:
       return "; load the module kvm-intel or kvm-amd (modprobe kvm-intel); if it refuses, enable "
-             "virtualization "
-             "in the firmware, or nested virtualization where this host is itself a virtual machine";
+             "virtualization in the firmware, or nested virtualization where this host is itself a virtual "
+             "machine";
     case EACCES:
     case EPERM:
-      return "; let this user open it: join the group that owns it (usermod -aG kvm USER, then log in anew), "
-             "and "
-             "in a container pass the device in";
+      return "; let this user open it: join the group that owns it (usermod -aG kvm USER, then log in "
+             "anew), and in a container pass the device in";
     default:
       return "";
   }

@@ -16,10 +16,6 @@
 namespace mayfly {
 
 struct VmOptions {
-  // Three pages of guest-physical addresses without RAM below 4 GiB that Intel processors without
-  // unrestricted guest mode need (KVM_SET_TSS_ADDR). The page before them is KVM's own default for the
-  // identity map.
-  GuestAddress tss;
   // Performance counters for the guest.
   bool pmu = false;
 };
@@ -69,7 +65,6 @@ class Vm {
   // KVM_GET_DIRTY_LOG (api.rst 4.8): one bit a 4 KiB page of the region with that index, lowest first, of
   // those written since the last call; reading clears them. Error kNotFound where logging is off.
   Result<std::vector<std::uint64_t>> take_dirty_pages(std::size_t region) const;
-  std::size_t region_count() const { return slots_.size(); }
 
   // The descriptor, for this room's own use.
   const UniqueFd& descriptor() const { return fd_; }

@@ -34,31 +34,11 @@ std::optional<std::uint64_t> read_number(const std::string& path) {
   return value;
 }
 
-// The value behind "<key>   :" or "<key>:" in a file like /proc/cpuinfo.
-std::string value_of(const std::string& text, std::string_view key) {
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line(text.data() + begin, end - begin);
-    begin = end + 1;
-    const auto colon = line.find(':');
-    if (colon != std::string_view::npos && line.starts_with(key) &&
-        line.find_first_not_of(" \t", key.size()) == colon) {
-      const auto value = line.find_first_not_of(" \t", colon + 1);
-      return value == std::string_view::npos ? "" : std::string(line.substr(value));
-    }
-  }
-  return "";
-}
-
 Finding processor(const HostView& host) {
-  const std::string text = read_text(host.root + "/proc/cpuinfo").value_or("");
-  const std::string flags = " " + value_of(text, "flags") + " ";
-  const std::string model = value_of(text, "model name");
-  if (flags.find(" vmx ") != std::string::npos) {
-    return {Verdict::kGood, "processor", model + ", hardware virtualization Intel VT-x", ""};
-  }
-  if (flags.find(" svm ") != std::string::npos) {
-    return {Verdict::kGood, "processor", model + ", hardware virtualization AMD-V", ""};
+  const HostFacts facts = read_host_facts(host.root + "/proc/cpuinfo", host.root + "/sys/module");
+  const std::string model = facts.cpu_model.empty() ? "unknown" : facts.cpu_model;
+  if (const std::string_view extension = processor_extension(facts); !extension.empty()) {
+    return {Verdict::kGood, "processor", model + ", hardware virtualization " + std::string(extension), ""};
   }
   return {
       Verdict::kLimited, "processor", model + ", no hardware virtualization (neither vmx nor svm)",

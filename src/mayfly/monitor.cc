@@ -9,13 +9,14 @@
 #include <chrono>
 #include <csignal>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/mutex.h"
 #include "devices/serial/console.h"
 #include "devices/serial/terminal_guard.h"
 #include "event/event_loop.h"
@@ -27,8 +28,9 @@ namespace mayfly {
 namespace {
 
 constexpr std::chrono::seconds kMetricsInterval{60};
-// After which the guest's first instructions no longer share the process's memory map with what tidies it.
-constexpr std::chrono::milliseconds kStartIsOver{25};
+// After which the guest's boot no longer shares the process's memory map, which every fault on fresh guest
+// memory needs, with what tidies it.
+constexpr std::chrono::milliseconds kStartIsOver{250};
 // After which a guest that has printed nothing is worth a look at its host.
 constexpr std::chrono::seconds kSilence{3};
 
@@ -53,6 +55,7 @@ class DeviceCounts {
     bring(serial_.read_count, store.uart.read_count);
     bring(serial_.write_count, store.uart.write_count);
     bring(serial_.lost_bytes, store.uart.rate_limiter_dropped_bytes);
+    bring(serial_.lost_input_bytes, store.uart.lost_input_bytes);
   }
 
  private:
@@ -61,6 +64,26 @@ class DeviceCounts {
 
   const SerialMetrics& serial_;
   const I8042& i8042_;
+};
+
+// How the microVM ended: the first of all that may end it decides. Thread-safe.
+class FirstOutcome {
+ public:
+  void set(Outcome outcome) {
+    const MutexLock lock(mutex_);
+    if (!outcome_) {
+      outcome_ = std::move(outcome);
+    }
+  }
+  // After something was set.
+  Outcome get() const {
+    const MutexLock lock(mutex_);
+    return *outcome_;
+  }
+
+ private:
+  mutable Mutex mutex_;  // a leaf: no other lock is taken under it
+  std::optional<Outcome> outcome_ MAYFLY_GUARDED_BY(mutex_);
 };
 
 // After the shell had the terminal, or when it gives it to this job for the first time.
@@ -128,14 +151,9 @@ void release_startup_pages() {
 OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
 
-  // The first of all that may end the machine decides; the loop's thread reads it when the loop has stopped.
-  std::mutex mutex;
-  std::optional<Outcome> outcome;
+  FirstOutcome outcome;
   const auto end_with = [&](Outcome how) {
-    const std::lock_guard lock(mutex);
-    if (!outcome) {
-      outcome = std::move(how);
-    }
+    outcome.set(std::move(how));
     loop->stop();
   };
 
@@ -162,7 +180,7 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
                     Console::create(*loop, std::move(console_config), serial_metrics));
   MAYFLY_TRY_ASSIGN(
       const std::unique_ptr<Machine> machine,
-      Machine::build(config, {*console, serial_metrics, trace, end_with}).map_error(failure_of));
+      Machine::build(config, {*loop, *console, serial_metrics, trace, end_with}).map_error(failure_of));
 
   DeviceCounts device_counts(serial_metrics, machine->i8042());
   std::unique_ptr<EventRegistrar::Timer> metrics_timer;
@@ -204,8 +222,7 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   device_counts.collect();
   flush_metrics();
 
-  const std::lock_guard lock(mutex);
-  return *outcome;
+  return outcome.get();
 }
 
 }  // namespace mayfly

@@ -14,7 +14,7 @@
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "boot/x86_64/layout.h"
+#include "mayfly/device_options.h"
 #include "mayfly/version.h"
 #include "vmm/config.h"
 
@@ -36,10 +36,12 @@ constexpr const char* kFooter =
     "On a terminal, Ctrl-A x ends the microVM.\n"
     "\n"
     "Exit status:\n"
-    "  0    the guest powered off or reset itself, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
-    "  1    the microVM failed (triple fault, guest crash, KVM error), or the host cannot run it\n"
+    "  0    the guest powered off or reset itself, also after a kernel panic that panic=1 turned into a\n"
+    "       reset, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
+    "  1    the microVM failed: a triple fault, a vCPU that KVM cannot run any further, or an error of the\n"
+    "       host, which may be unable to run microVMs at all\n"
     "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
-    "       memory, or an output file that the configuration file names\n"
+    "       memory (not enough huge pages: 1), or an output file that the configuration file names\n"
     "  153  the arguments cannot be used, or an output file that they name\n"
     "  148, 149, 150, 154, 156, 157\n"
     "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXCPU, SIGHUP, SIGILL\n"
@@ -78,6 +80,34 @@ constexpr std::array kLaterFlags = {
     LaterFlag{"--describe-snapshot", true, "snapshots"},
 };
 
+// To make all options would take CLI11 longer than the whole rest of the start up to KVM, so only those are
+// made that the arguments name; all where help is asked for. What is named more often than it is meant costs
+// nothing but that time.
+class Named {
+ public:
+  // Borrows the arguments.
+  explicit Named(const std::vector<std::string>& arguments)
+      : arguments_(arguments), all_(any([](std::string_view word) {
+          return word.starts_with("-h") || word.starts_with("--help");
+        })) {}
+
+  // A flag, also as --flag=value, or a subcommand.
+  bool operator()(std::string_view name) const {
+    return all_ || any([name](std::string_view word) { return word.substr(0, word.find('=')) == name; });
+  }
+
+ private:
+  template <typename Test>
+  bool any(Test test) const {
+    return std::any_of(arguments_.begin(), arguments_.end(), test);
+  }
+
+  const std::vector<std::string>& arguments_;
+  const bool all_;
+};
+
+constexpr const char* kRootDrive = "rootfs";  // its id
+
 constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
 
 // "" or what is wrong with it, as CLI11's validators say it.
@@ -87,9 +117,9 @@ std::string check_id(const std::string& text) {
 
 std::string check_cpus(const std::string& text) {
   const auto count = parse_integer<std::uint32_t>(text);
-  return count && *count >= 1 && *count <= x86_64::layout::kMaxVcpus
+  return count && *count >= 1 && *count <= kMaxVcpus
              ? ""
-             : "\"" + text + "\" must be a number from 1 to " + std::to_string(x86_64::layout::kMaxVcpus);
+             : "\"" + text + "\" must be a number from 1 to " + std::to_string(kMaxVcpus);
 }
 
 std::optional<BootProtocolChoice> parse_protocol(std::string_view text) {
@@ -121,89 +151,207 @@ std::string check_memory_size(const std::string& text) {
              : "\"" + text + "\" must be at least 1M and at most 4T, in whole MiB";
 }
 
-void add_log_options(CLI::App& app, LogOptions& log, const char* default_level) {
+void add_log_options(CLI::App& app, const Named& named, LogOptions& log, const char* default_level) {
   constexpr const char* kGroup = "Log";
-  app.add_option("--log-path", log.path, "Write the log to this file or FIFO (default: standard error)")
-      ->type_name("FILE")
-      ->group(kGroup);
-  app.add_option("--level", log.level, default_level)->type_name("LEVEL")->group(kGroup)->check(check_level);
-  app.add_option("--module", log.module,
-                 "Log only what comes from this part of the source, such as devices/serial")
-      ->type_name("PREFIX")
-      ->group(kGroup);
-  app.add_flag("--show-level", log.show_level, "Put the level into every line")->group(kGroup);
-  app.add_flag("--show-log-origin", log.show_origin, "Put source file and line into every line")
-      ->group(kGroup);
+  if (named("--log-path")) {
+    app.add_option("--log-path", log.path, "Write the log to this file or FIFO (default: standard error)")
+        ->type_name("FILE")
+        ->group(kGroup);
+  }
+  if (named("--level")) {
+    app.add_option("--level", log.level, default_level)
+        ->type_name("LEVEL")
+        ->group(kGroup)
+        ->check(check_level);
+  }
+  if (named("--module")) {
+    app.add_option("--module", log.module,
+                   "Log only what comes from this part of the source, such as devices/serial")
+        ->type_name("PREFIX")
+        ->group(kGroup);
+  }
+  if (named("--show-level")) {
+    app.add_flag("--show-level", log.show_level, "Put the level into every line")->group(kGroup);
+  }
+  if (named("--show-log-origin")) {
+    app.add_flag("--show-log-origin", log.show_origin, "Put source file and line into every line")
+        ->group(kGroup);
+  }
 }
 
-void add_common_options(CLI::App& app, Options& options, const char* level) {
-  app.add_option("--id", options.id,
-                 "Name of the microVM: letters, digits and '-', 1 to 64 (default: anonymous-instance)")
-      ->type_name("ID")
-      ->check(check_id);
-  app.add_option("--metrics-path", options.metrics_path,
-                 "Write metrics to this file or FIFO, a JSON object a line")
-      ->type_name("FILE");
-  app.add_option("--boot-trace", options.boot_trace,
-                 "Write a timeline of the start to this file, to be opened in Perfetto (Chrome trace format)")
-      ->type_name("FILE");
-  add_log_options(app, options.log, level);
+void add_common_options(CLI::App& app, const Named& named, Options& options, const char* level) {
+  if (named("--id")) {
+    app.add_option("--id", options.id,
+                   "Name of the microVM: letters, digits and '-', 1 to 64 (default: anonymous-instance)")
+        ->type_name("ID")
+        ->check(check_id);
+  }
+  if (named("--metrics-path")) {
+    app.add_option("--metrics-path", options.metrics_path,
+                   "Write metrics to this file or FIFO, a JSON object a line")
+        ->type_name("FILE");
+  }
+  if (named("--boot-trace")) {
+    app.add_option(
+           "--boot-trace", options.boot_trace,
+           "Write a timeline of the start to this file, to be opened in Perfetto (Chrome trace format)")
+        ->type_name("FILE");
+  }
+  add_log_options(app, named, options.log, level);
 }
 
-void add_run_options(CLI::App* run, Options& options) {
+std::string check_drive(const std::string& text) {
+  const auto drive = parse_drive_option(text);
+  return drive ? "" : drive.error().message();
+}
+
+std::string check_network(const std::string& text) {
+  const auto network = parse_network_option(text);
+  return network ? "" : network.error().message();
+}
+
+std::string check_mac(const std::string& text) {
+  return MacAddress::parse(text) ? "" : "\"" + text + "\" is no MAC address, such as 06:00:ac:10:00:02";
+}
+
+void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
+                        std::vector<std::string>& macs) {
+  constexpr const char* kGroup = "Devices";
+  constexpr const char* kDrive = "IMAGE[:ro][:overlay[=FILE]]";
+  const auto add = [&values](const std::string& text, std::string id) {
+    if (auto drive = parse_drive_option(text)) {
+      drive->id = std::move(id);
+      drive->is_root = drive->id == kRootDrive;
+      values.drives.push_back(std::move(*drive));
+    }
+  };
+  if (named("--rootfs")) {
+    run->add_option_function<std::string>(
+           "--rootfs", [add](const std::string& text) { add(text, kRootDrive); },
+           "Disk image whose file system is the guest's root (/dev/vda): raw, or a block device. With ro it is "
+           "only read; with overlay, what the guest writes goes to FILE, or to memory, and not to it")
+        ->type_name(kDrive)
+        ->group(kGroup)
+        ->check(check_drive);
+  }
+  if (named("--disk")) {
+    run->add_option_function<std::vector<std::string>>(
+           "--disk",
+           [add](const std::vector<std::string>& texts) {
+             for (std::size_t index = 0; index < texts.size(); ++index) {
+               add(texts[index], "disk" + std::to_string(index + 1));
+             }
+           },
+           "A further disk, likewise (/dev/vdb, ...); may be given several times")
+        ->type_name(kDrive)
+        ->group(kGroup)
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check(check_drive);
+  }
+  if (named("--net")) {
+    run->add_option_function<std::vector<std::string>>(
+           "--net",
+           [&values](const std::vector<std::string>& texts) {
+             for (const std::string& text : texts) {
+               if (auto network = parse_network_option(text)) {
+                 network->id = "net" + std::to_string(values.networks.size() + 1);
+                 values.networks.push_back(std::move(*network));
+               }
+             }
+           },
+           "Network interface (eth0, ...): behind a tap of this host, or through passt, which needs no rights: "
+           "user,forward=8080:80 makes port 80 of the guest port 8080 here. Also mac=MAC, mtu=N, queues=N. May be "
+           "given several times")
+        ->type_name("tap=NAME|user[,...]")
+        ->group(kGroup)
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check(check_network);
+  }
+  if (named("--mac")) {
+    run->add_option("--mac", macs, "MAC address of the first --net, the second, ... (default: made up)")
+        ->type_name("MAC")
+        ->group(kGroup)
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check(check_mac);
+  }
+}
+
+void add_run_options(CLI::App* run, const Named& named, Options& options, std::vector<std::string>& macs) {
   run->footer(kRunFooter);
   RunOptions& values = options.run;
-  run->add_option("--kernel", values.kernel, "Kernel image: vmlinux (ELF) or bzImage (default: see below)")
-      ->type_name("FILE");
-  run->add_option("--initrd", values.initrd, "Initial RAM disk")->type_name("FILE");
-  run->add_option_function<std::string>(
-         "--cpus",
-         [&values](const std::string& text) {
-           values.cpus = parse_integer<std::uint32_t>(text).value_or(values.cpus);
-         },
-         "Number of vCPUs, 1 to 32 (default: 1)")
-      ->type_name("N")
-      ->check(check_cpus);
-  run->add_option_function<std::string>(
-         "--memory",
-         [&values](const std::string& text) {
-           values.memory_mib = parse_memory_size(text, "--memory").value_or(0) / kMib;
-         },
-         "Guest memory: a number of MiB, or with a suffix K, M, G or T (default: 128M)")
-      ->type_name("SIZE")
-      ->check(check_memory_size);
-  run->add_option(
-         "--cmdline", values.cmdline,
-         "Kernel command line, at most 2047 characters (default: \"console=ttyS0 reboot=k panic=1\")")
-      ->type_name("TEXT");
-  run->add_flag("--huge-pages", values.huge_pages, "Back guest memory with reserved 2 MiB pages");
-  run->add_option_function<std::string>(
-         "--boot-protocol",
-         [&values](const std::string& text) {
-           values.protocol = parse_protocol(text).value_or(BootProtocolChoice::kAuto);
-         },
-         "How to enter the kernel: auto (PVH where the image offers it), pvh or linux64 (default: auto)")
-      ->type_name("NAME")
-      ->check(check_protocol);
-  add_common_options(*run, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
+  if (named("--kernel")) {
+    run->add_option("--kernel", values.kernel, "Kernel image: vmlinux (ELF) or bzImage (default: see below)")
+        ->type_name("FILE");
+  }
+  if (named("--initrd")) {
+    run->add_option("--initrd", values.initrd, "Initial RAM disk")->type_name("FILE");
+  }
+  if (named("--cpus")) {
+    run->add_option_function<std::string>(
+           "--cpus",
+           [&values](const std::string& text) {
+             values.cpus = parse_integer<std::uint32_t>(text).value_or(values.cpus);
+           },
+           "Number of vCPUs, 1 to 32 (default: 1)")
+        ->type_name("N")
+        ->check(check_cpus);
+  }
+  if (named("--memory")) {
+    run->add_option_function<std::string>(
+           "--memory",
+           [&values](const std::string& text) {
+             values.memory_mib = parse_memory_size(text, "--memory").value_or(0) / kMib;
+           },
+           "Guest memory: a number of MiB, or with a suffix K, M, G or T (default: 128M)")
+        ->type_name("SIZE")
+        ->check(check_memory_size);
+  }
+  if (named("--cmdline")) {
+    run->add_option(
+           "--cmdline", values.cmdline,
+           "Kernel command line, at most 2047 characters (default: \"console=ttyS0 reboot=k panic=1\")")
+        ->type_name("TEXT");
+  }
+  if (named("--huge-pages")) {
+    run->add_flag("--huge-pages", values.huge_pages, "Back guest memory with reserved 2 MiB pages");
+  }
+  if (named("--boot-protocol")) {
+    run->add_option_function<std::string>(
+           "--boot-protocol",
+           [&values](const std::string& text) {
+             values.protocol = parse_protocol(text).value_or(BootProtocolChoice::kAuto);
+           },
+           "How to enter the kernel: auto (PVH where the image offers it), pvh or linux64 (default: auto)")
+        ->type_name("NAME")
+        ->check(check_protocol);
+  }
+  add_device_options(run, named, values, macs);
+  add_common_options(*run, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 
-void add_time(CLI::App& app, const char* name, std::uint64_t& value, const char* help) {
-  app.add_option_function<std::string>(
-         name, [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text).value_or(0); },
-         help)
-      ->type_name("N")
-      ->group("Start-up metrics")
-      ->check([](const std::string& text) {
-        return parse_integer<std::uint64_t>(text) ? "" : "\"" + text + "\" must be a number of microseconds";
-      });
+void add_time(CLI::App& app, const Named& named, const char* name, std::optional<std::uint64_t>& value,
+              const char* help) {
+  if (named(name)) {
+    app.add_option_function<std::string>(
+           name,
+           [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text); },
+           help)
+        ->type_name("N")
+        ->group("Start-up metrics")
+        ->check([](const std::string& text) {
+          return parse_integer<std::uint64_t>(text) ? ""
+                                                    : "\"" + text + "\" must be a number of microseconds";
+        });
+  }
 }
 
-void add_later_flags(CLI::App& app, const std::vector<std::string>& arguments) {
+// Hidden, also from the help.
+void add_later_flags(CLI::App& app, const Named& named) {
   for (const LaterFlag& flag : kLaterFlags) {
-    if (std::none_of(arguments.begin(), arguments.end(), [&](const std::string& argument) {
-          return std::string_view(argument).substr(0, argument.find('=')) == flag.name;
-        })) {
+    if (!named(flag.name)) {
       continue;
     }
     const auto refuse = [&flag]() -> void {
@@ -217,6 +365,34 @@ void add_later_flags(CLI::App& app, const std::vector<std::string>& arguments) {
   }
 }
 
+// The error of CLI11 for a person: which argument, and what to do.
+std::string in_our_words(const CLI::Error& error, const CLI::App& app) {
+  std::string said = error.what();
+  const auto kind = static_cast<CLI::ExitCodes>(error.get_exit_code());
+  if (kind == CLI::ExitCodes::ExtrasError) {
+    const auto extra = app.remaining(true);
+    return extra.empty() ? said : "there is no argument \"" + extra.front() + "\"";
+  }
+  if (kind == CLI::ExitCodes::ArgumentMismatch) {
+    const std::string name = said.substr(0, said.find(':'));
+    const CLI::Option* option = app.get_option_no_throw(name);
+    for (const CLI::App* chosen : app.get_subcommands()) {
+      option = option == nullptr ? chosen->get_option_no_throw(name) : option;
+    }
+    if (option == nullptr) {
+      return said;
+    }
+    return option->count() > 1 ? name + " is given more than once"
+                               : name + " needs a value: " + name + " " + option->get_type_name();
+  }
+  if (kind == CLI::ExitCodes::ConversionError) {
+    // "Could not convert: --huge-pages = x". Of our options only those without a value convert one.
+    const std::string argument = said.substr(said.find("--") == std::string::npos ? 0 : said.find("--"));
+    return argument.substr(0, argument.find(' ')) + " takes no value";
+  }
+  return said;
+}
+
 tl::unexpected<ParseStop> refused(const std::string& text, const std::string& program) {
   return tl::make_unexpected(
       ParseStop{static_cast<int>(ExitCode::kBadArguments), text, "Try '" + program + " --help'.\n"});
@@ -226,37 +402,58 @@ tl::unexpected<ParseStop> refused(const std::string& text, const std::string& pr
 
 tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments) {
   Options options;
+  std::vector<std::string> macs;  // of the networks, from the first on
   CLI::App app(kDescription, "mayfly");
   app.footer(kFooter);
-  app.set_version_flag("--version", version_text());
   app.get_formatter()->column_width(32);
   std::vector<std::string> given(arguments, arguments + argument_count);
-  // To make all options takes CLI11 longer than the whole rest of the start up to KVM: only those are made
-  // that can be meant. Behind a leading subcommand that is its own.
+  const Named named(given);
+  if (named("--version")) {
+    app.set_version_flag("--version", version_text());
+  }
+  // Behind a leading subcommand only its own are meant.
   const bool subcommand_leads = !given.empty() && (given.front() == "run" || given.front() == "doctor");
   if (!subcommand_leads) {
-    app.add_option("--config-file", options.config_file,
-                   "Configuration of the microVM (JSON); it starts at once")
-        ->type_name("FILE");
-    app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
-    add_common_options(app, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
-    add_time(app, "--start-time-us", options.start_time_us,
+    if (named("--config-file")) {
+      app.add_option("--config-file", options.config_file,
+                     "Configuration of the microVM (JSON); it starts at once")
+          ->type_name("FILE");
+    }
+    if (named("--no-api")) {
+      app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
+    }
+    add_common_options(app, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
+    add_time(app, named, "--start-time-us", options.process_start.monotonic_us,
              "When the caller started this process (monotonic, us)");
-    add_time(app, "--start-time-cpu-us", options.start_time_cpu_us,
+    add_time(app, named, "--start-time-cpu-us", options.process_start.cpu_us,
              "CPU time of the process at that time (us)");
-    add_time(app, "--parent-cpu-time-us", options.parent_cpu_time_us,
+    add_time(app, named, "--parent-cpu-time-us", options.process_start.parent_cpu_us,
              "CPU time that the caller spent on it (us)");
-    add_later_flags(app, given);
+    add_later_flags(app, named);
   }
-  CLI::App* run = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
-  if (std::find(given.begin(), given.end(), "run") != given.end()) {
-    add_run_options(run, options);
+  const CLI::App* run = nullptr;
+  if (named("run")) {
+    CLI::App* made = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
+    add_run_options(made, named, options, macs);
+    run = made;
   }
-  CLI::App* doctor =
-      app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");
-  doctor->footer(kDoctorFooter);
+  const CLI::App* doctor = nullptr;
+  if (named("doctor")) {
+    CLI::App* made =
+        app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");
+    made->footer(kDoctorFooter);
+    doctor = made;
+  }
+  const auto is_meant = [](const CLI::App* subcommand) {
+    return subcommand != nullptr && subcommand->parsed();
+  };
   app.require_subcommand(0, 1);
 
+  // CLI11 takes "--cmdline=" for an option without its value; an empty command line is one.
+  if (const auto empty = std::find(given.begin(), given.end(), "--cmdline="); empty != given.end()) {
+    *empty = "--cmdline";
+    given.insert(std::next(empty), "");
+  }
   // CLI11 takes the arguments last first.
   std::reverse(given.begin(), given.end());
   try {
@@ -268,13 +465,13 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   } catch (const CLI::Success& success) {
     return tl::make_unexpected(ParseStop{0, std::string(success.what()) + "\n", ""});
   } catch (const CLI::Error& error) {
-    return refused(error.what(), app.got_subcommand("run") ? "mayfly run" : "mayfly");
+    return refused(in_our_words(error, app), is_meant(run) ? "mayfly run" : "mayfly");
   }
 
   const bool has_dialect_flags = options.no_api || options.config_file.has_value();
-  if (app.got_subcommand("run")) {
+  if (is_meant(run)) {
     options.subcommand = Subcommand::kRun;
-  } else if (doctor->parsed()) {
+  } else if (is_meant(doctor)) {
     options.subcommand = Subcommand::kDoctor;
   } else if (!has_dialect_flags) {
     return refused(
@@ -288,6 +485,12 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (options.subcommand != Subcommand::kMonitor && has_dialect_flags) {
     return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
+  }
+  if (macs.size() > options.run.networks.size()) {
+    return refused("--mac " + macs.back() + " has no --net to go with", "mayfly run");
+  }
+  for (std::size_t index = 0; index < macs.size(); ++index) {
+    options.run.networks[index].mac = MacAddress::parse(macs[index]);
   }
   return options;
 }

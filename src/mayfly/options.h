@@ -4,9 +4,13 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "boot/boot.h"
+#include "devices/virtio/block/block_config.h"
+#include "devices/virtio/net/net_config.h"
 
 namespace mayfly {
 
@@ -31,6 +35,8 @@ struct RunOptions {
   std::uint32_t cpus = 1;
   std::uint64_t memory_mib = 128;
   bool huge_pages = false;
+  std::vector<BlockDeviceConfig> drives;  // the root drive, where there is one, and the others in their order
+  std::vector<NetDeviceConfig> networks;
   BootProtocolChoice protocol = BootProtocolChoice::kAuto;
 };
 
@@ -41,10 +47,7 @@ struct Options {
   bool no_api = false;
   std::optional<std::string> metrics_path;
   std::optional<std::string> boot_trace;
-  // Microseconds: CLOCK_MONOTONIC and CPU time of whoever started this process, for the start-up metrics.
-  std::uint64_t start_time_us = 0;
-  std::uint64_t start_time_cpu_us = 0;
-  std::uint64_t parent_cpu_time_us = 0;
+  ProcessStart process_start;
   LogOptions log;
   RunOptions run;
 };

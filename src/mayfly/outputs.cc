@@ -79,6 +79,16 @@ OrFailure<void> open_log_and_metrics(const Options& options, const Plan& plan) {
   return {};
 }
 
+void record_startup_times(const ProcessStart& start) {
+  ApiServerMetrics& group = metrics().api_server;
+  if (const auto time = startup_time_us(start, monotonic_ns())) {
+    group.process_startup_time_us.set(*time);
+  }
+  if (const auto time = startup_cpu_time_us(start, process_cpu_ns())) {
+    group.process_startup_time_cpu_us.set(*time);
+  }
+}
+
 OrFailure<std::unique_ptr<BootTrace>> open_boot_trace(const Options& options,
                                                       BootTrace::Clock::time_point start) {
   if (!options.boot_trace) {

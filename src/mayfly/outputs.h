@@ -19,6 +19,10 @@ OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& pla
 // kBadArguments for what a flag names, kBadConfiguration for what the configuration file names.
 OrFailure<void> open_log_and_metrics(const Options& options, const Plan& plan);
 
+// Sets the metrics of the process's start from what its caller told: the time until now. What the caller did
+// not tell stays 0.
+void record_startup_times(const ProcessStart& start);
+
 // Null where none was asked for. kBadArguments where it cannot be written.
 OrFailure<std::unique_ptr<BootTrace>> open_boot_trace(const Options& options,
                                                       BootTrace::Clock::time_point start);

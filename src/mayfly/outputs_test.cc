@@ -78,6 +78,18 @@ TEST(Outputs, what_is_opened_is_written_to_under_the_machines_id) {
   EXPECT_EQ(testing::read_lines(dir.file("metrics")).size(), 1U);
 }
 
+TEST(Outputs, the_times_of_the_start_are_those_since_the_caller_began_it) {
+  const ApiServerMetrics& group = metrics().api_server;
+  record_startup_times({});
+  EXPECT_EQ(group.process_startup_time_us.value(), 0U);
+  EXPECT_EQ(group.process_startup_time_cpu_us.value(), 0U);
+  const std::uint64_t before_us = monotonic_ns() / 1000;
+  record_startup_times({.monotonic_us = before_us - 5'000'000, .cpu_us = 0, .parent_cpu_us = 7'000'000});
+  EXPECT_GE(group.process_startup_time_us.value(), 5'000'000U);
+  EXPECT_LE(group.process_startup_time_us.value(), 5'000'000U + monotonic_ns() / 1000 - before_us);
+  EXPECT_GE(group.process_startup_time_cpu_us.value(), 7'000'000U);
+}
+
 TEST(Outputs, no_trace_is_opened_unless_one_is_asked_for) {
   const auto trace = open_boot_trace(Options{}, BootTrace::Clock::now());
   ASSERT_TRUE(trace.has_value());

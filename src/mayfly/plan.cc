@@ -58,13 +58,14 @@ Result<std::string> default_kernel(const Surroundings& surroundings) {
 
 OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundings) {
   Plan plan;
-  plan.vm.instance_id = options.id;
   if (options.subcommand == Subcommand::kMonitor) {
     MAYFLY_TRY_ASSIGN(
         api::ConfigFile file,
         api::read_config_file(*options.config_file).map_error(with_code(ExitCode::kBadConfiguration)));
     plan.vm.machine = file.machine;
     plan.vm.boot_source = std::move(file.boot_source);
+    plan.vm.drives = std::move(file.drives);
+    plan.vm.networks = std::move(file.networks);
     plan.logger = std::move(file.logger);
     plan.metrics = std::move(file.metrics);
     return plan;
@@ -86,6 +87,8 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
   boot.initrd_path = run.initrd;
   boot.boot_args = run.cmdline;
   boot.protocol = run.protocol;
+  plan.vm.drives = run.drives;
+  plan.vm.networks = run.networks;
   return plan;
 }
 

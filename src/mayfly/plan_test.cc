@@ -86,7 +86,6 @@ TEST(Plan, run_becomes_a_machine_by_its_flags) {
                  .protocol = BootProtocolChoice::kPvh};
   const auto plan = make_plan(options, FakeProcess{}.surroundings());
   ASSERT_TRUE(plan.has_value()) << plan.error().message;
-  EXPECT_EQ(plan->vm.instance_id, "vm-7");
   EXPECT_EQ(plan->vm.machine.vcpu_count, 3U);
   EXPECT_EQ(plan->vm.machine.mem_size_mib, 256U);
   EXPECT_EQ(plan->vm.machine.huge_pages, HugePages::k2M);
@@ -129,7 +128,6 @@ TEST(Plan, a_configuration_file_is_read_with_all_its_sections) {
   options.id = "vm-7";
   const auto plan = make_plan(options, FakeProcess{}.surroundings());
   ASSERT_TRUE(plan.has_value()) << plan.error().message;
-  EXPECT_EQ(plan->vm.instance_id, "vm-7");
   EXPECT_EQ(plan->vm.machine.vcpu_count, 2U);
   EXPECT_EQ(plan->vm.machine.mem_size_mib, 64U);
   EXPECT_EQ(plan->vm.boot_source.kernel_image_path, "/k");

@@ -2,12 +2,10 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <fstream>
 #include <limits>
 #include <optional>
 #include <string>
@@ -15,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/file.h"
 #include "base/text.h"
 #include "memory/guest_copy.h"
 
@@ -38,13 +37,13 @@ bool is_shared(Backing backing) {
 
 // A count from the host's pool of 2 MiB pages, or nothing where it cannot be read (in a jail without /sys).
 std::optional<std::uint64_t> huge_page_count(const char* which) {
-  std::ifstream file(std::string("/sys/kernel/mm/hugepages/hugepages-2048kB/") + which);
-  std::uint64_t count = 0;
-  return file >> count ? std::optional(count) : std::nullopt;
+  constexpr std::string_view kPool = "/sys/kernel/mm/hugepages/hugepages-2048kB/";
+  const std::string text = read_file(std::string(kPool) + which, "count of huge pages", 64).value_or("");
+  return parse_integer<std::uint64_t>(std::string_view(text).substr(0, text.find('\n')));
 }
 
-// What a person can do about a pool that has too few huge pages: "512 pages needed, 3 free on this host;
-// ...".
+// What a person can do about a pool that has too few huge pages: "512 pages of 2 MiB needed, 3 free on this
+// host; ...".
 std::string huge_page_advice(std::uint64_t size) {
   const std::uint64_t needed = size / kHugePage;
   std::string text = std::to_string(needed) + " pages of 2 MiB needed";
@@ -103,33 +102,6 @@ Result<void> advise(void* host, std::size_t size, Backing backing) {
                   "guest memory in transparent huge pages: this host's kernel is built without them");
     }
     return fail_errno(errno, "ask for transparent huge pages for guest memory");
-  }
-  return {};
-}
-
-// Reads [offset, offset + size) of a file to `host`. pread(2), not a copy: EINTR and short reads are
-// ordinary.
-Result<void> read_whole(void* host, std::uint64_t size, int fd, std::uint64_t offset, std::string_view role) {
-  auto* to = static_cast<std::byte*>(host);
-  while (size > 0) {
-    // At most 1 GiB at a time: a single call is limited to 0x7ffff000 bytes anyway (read(2)).
-    const ssize_t got =
-        ::pread(fd, to, std::min<std::uint64_t>(size, 1ULL << 30), static_cast<off_t>(offset));
-    if (got < 0) {
-      if (errno == EINTR) {
-        continue;
-      }
-      return fail_errno(errno, std::string("read ").append(role));
-    }
-    if (got == 0) {
-      return fail(ErrorCode::kInvalidImage, std::string(role) + ": ends at byte " + std::to_string(offset) +
-                                                ", " + std::to_string(size) +
-                                                " bytes before the end of what it should hold");
-    }
-    const auto count = static_cast<std::uint64_t>(got);
-    to += count;
-    offset += count;
-    size -= count;
   }
   return {};
 }
@@ -357,66 +329,13 @@ Result<void> GuestMemory::load_file(GuestAddress address, const UniqueFd& fd, st
     return tl::make_unexpected(host.error().to_error().within(role));
   }
   MAYFLY_TRY(check_file_range(file_offset, length, role));
-  return read_whole(*host, length, fd.get(), file_offset, role);
-}
-
-Result<void> GuestMemory::map_file_private(GuestAddress address, const UniqueFd& fd,
-                                           std::uint64_t file_offset, std::uint64_t length,
-                                           std::string_view role) {
-  if (is_shared(backing_)) {
-    return fail(ErrorCode::kUnsupported, std::string(role) + ": cannot be mapped into guest memory of kind " +
-                                             std::string(to_string(backing_)));
+  MAYFLY_TRY_ASSIGN(const std::size_t got, read_at(fd, file_offset, {*host, length}, role));
+  if (got < length) {
+    return fail(ErrorCode::kInvalidImage,
+                std::string(role) + ": ends at byte " + std::to_string(file_offset + got) + ", " +
+                    std::to_string(length - got) + " bytes before the end of what it should hold");
   }
-  const std::uint64_t page = page_size();
-  if (!GuestAddress(address.value() - file_offset).is_aligned(page)) {
-    return fail(ErrorCode::kInvalidArgument, std::string(role) + ": file offset " + hex(file_offset) +
-                                                 " and guest address " + hex(address.value()) +
-                                                 " lie differently within their pages");
-  }
-  if (length == 0) {
-    return {};
-  }
-  const auto located = locate(address, length);
-  if (!located) {
-    return tl::make_unexpected(located.error().to_error().within(role));
-  }
-  MAYFLY_TRY(check_file_range(file_offset, length, role));
-  struct stat status {};
-  if (::fstat(fd.get(), &status) != 0) {
-    return fail_errno(errno, std::string("look at ").append(role));
-  }
-  if (!S_ISREG(status.st_mode)) {
-    return fail(ErrorCode::kUnsupported, std::string(role) + ": not a regular file, cannot be mapped");
-  }
-  const auto file_size = static_cast<std::uint64_t>(status.st_size);
-  if (file_offset + length > file_size) {
-    return fail(ErrorCode::kInvalidImage, std::string(role) + ": ends at byte " + std::to_string(file_size) +
-                                              ", " + std::to_string(file_offset + length - file_size) +
-                                              " bytes before the end of what it should hold");
-  }
-
-  auto* const host = static_cast<std::byte*>(*located);
-  const std::uint64_t head =
-      std::min((page - file_offset % page) % page, length);  // to the first page border
-  const std::uint64_t whole = (length - head) / page * page;
-  const std::uint64_t tail = length - head - whole;
-  MAYFLY_TRY(read_whole(host, head, fd.get(), file_offset, role));
-  MAYFLY_TRY(read_whole(host + head + whole, tail, fd.get(), file_offset + head + whole, role));
-  if (whole == 0) {
-    return {};
-  }
-  constexpr int kFlags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
-  if (::mmap(host + head, whole, PROT_READ | PROT_WRITE, kFlags, fd.get(),
-             static_cast<off_t>(file_offset + head)) == MAP_FAILED) {
-    const int why = errno;
-    // A MAP_FIXED that fails may have unmapped what was there: put RAM back, or a later access would end us.
-    const bool restored =
-        ::mmap(host + head, whole, PROT_READ | PROT_WRITE, kFlags | MAP_ANONYMOUS, -1, 0) != MAP_FAILED &&
-        advise(host + head, whole, backing_).has_value();
-    MAYFLY_CHECK(restored, "guest memory has no holes");
-    return fail_errno(why, std::string("map ").append(role));
-  }
-  return advise(host + head, whole, Backing::kAnonymous);
+  return {};
 }
 
 }  // namespace mayfly

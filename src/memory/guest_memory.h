@@ -7,8 +7,8 @@
 // byte comes from the one or the other; load_acquire() and store_release() do not tear.
 //
 // No access touches a page that it does not cover, so untouched guest pages cost nothing. An access whose
-// page the host cannot provide (out of memory, or the file under map_file_private() was truncated) ends the
-// process by a signal; there is nothing a guest could do to bring that about.
+// page the host cannot provide (it is out of memory) ends the process by a signal; there is nothing a guest
+// could do to bring that about.
 #pragma once
 
 #include <sys/uio.h>
@@ -51,20 +51,17 @@ using MemoryResult = tl::expected<T, MemoryFault>;
 // What stands behind guest RAM.
 enum class Backing : std::uint8_t {
   // Private anonymous pages; untouched ones cost nothing. The default; huge_pages "None". The host's own
-  // policy
-  // for transparent huge pages (/sys/kernel/mm/transparent_hugepage/enabled) applies.
+  // policy for transparent huge pages (/sys/kernel/mm/transparent_hugepage/enabled) applies.
   kAnonymous,
   // As above, with MADV_HUGEPAGE: huge pages unless the host's policy is "never". huge_pages "Transparent".
   kTransparentHuge,
   // A memfd mapped shared, so that another process can map it too. Sealed: its size cannot change, so no
-  // other
-  // holder of the descriptor can take pages away under us.
+  // other holder of the descriptor can take pages away under us.
   kMemfd,
-  // A memfd of 2 MiB huge pages, sealed likewise. huge_pages "2M". Bases and sizes must be multiples of 2
-  // MiB. The
-  // pages are reserved in the host's pool by create(), so that a pool that is too small is an error there and
-  // not
-  // a SIGBUS later (a hugetlb cgroup limit or a cpuset that has no such pages can still bring that about).
+  // A memfd of 2 MiB huge pages, sealed likewise. huge_pages "2M". Bases and sizes must be multiples of
+  // 2 MiB. The pages are reserved in the host's pool by create(), so that a pool that is too small is an
+  // error there and not a SIGBUS later (a hugetlb cgroup limit or a cpuset that has no such pages can still
+  // bring that about).
   kHugetlb2M,
 };
 
@@ -229,19 +226,6 @@ class GuestMemory {
   // been written. No bytes: nothing is done, whatever the address.
   Result<void> load_file(GuestAddress address, const UniqueFd& fd, std::uint64_t file_offset,
                          std::uint64_t length, std::string_view role);
-
-  // As load_file(), but whole pages are not read: they are mapped privately (copy on write) from the file, so
-  // that untouched ones cost this process nothing and are shared by all who map them. Partial pages at both
-  // ends are read. `address` and `file_offset` must be congruent modulo the host's page size (else
-  // kInvalidArgument), the file regular and the memory kAnonymous or kTransparentHuge (else kUnsupported).
-  //
-  // The file must not change as long as the GuestMemory lives, and the caller decides whether it can rely on
-  // that: bytes written to the file show in guest pages that were not written before, and a truncated file
-  // makes accesses to pages past its end fail: ours by SIGBUS, a vCPU's by an error of KVM_RUN. A file system
-  // that loses the file (a network one) does the same. The pages count as contents, touched or not: what
-  // saves guest RAM must save them too. To be called before another thread or a vCPU uses the range.
-  Result<void> map_file_private(GuestAddress address, const UniqueFd& fd, std::uint64_t file_offset,
-                                std::uint64_t length, std::string_view role);
 
  private:
   // A stretch of this process's address space, unmapped when its owner goes. Guest RAM lies in the middle of

@@ -775,113 +775,42 @@ TEST_F(Files, a_stretch_of_a_file_is_loaded_to_where_it_is_wanted) {
   EXPECT_EQ(contents(memory_, kThird + 5 + kPage, 5), std::vector<std::byte>(5));
 }
 
-TEST_F(Files, a_file_that_ends_early_is_an_invalid_image_by_either_way) {
+TEST_F(Files, a_file_that_ends_early_is_an_invalid_image) {
   const std::uint64_t end = bytes_.size();
   expect_error(memory_.load_file(GuestAddress(0), file_, end - 10, 30, "initrd"), ErrorCode::kInvalidImage,
                "initrd: ends at byte 12411, 20 bytes before the end of what it should hold");
-  expect_error(memory_.map_file_private(GuestAddress(kThird), file_, 2 * kPage, 2 * kPage, "kernel image"),
-               ErrorCode::kInvalidImage,
-               "kernel image: ends at byte 12411, 3973 bytes before the end of what it should hold");
   EXPECT_TRUE(memory_.load_file(GuestAddress(0), file_, end - 10, 10, "initrd").has_value());
 }
 
-TEST_F(Files, a_destination_outside_one_range_is_refused_by_either_way) {
+TEST_F(Files, a_destination_outside_one_range_is_refused) {
   for (const std::uint64_t address : {3 * kPage, kPage, kThird + kPage, kMax - kPage + 1}) {
-    for (const auto& result :
-         {memory_.load_file(GuestAddress(address), file_, 0, kPage + 1, "kernel image"),
-          memory_.map_file_private(GuestAddress(address), file_, 0, kPage + 1, "kernel image")}) {
-      ASSERT_FALSE(result.has_value()) << address;
-      EXPECT_EQ(result.error().code(), ErrorCode::kOutOfRange);
-      EXPECT_THAT(result.error().message(), HasSubstr("kernel image: guest address 0x"));
-    }
+    const auto result = memory_.load_file(GuestAddress(address), file_, 0, kPage + 1, "kernel image");
+    ASSERT_FALSE(result.has_value()) << address;
+    EXPECT_EQ(result.error().code(), ErrorCode::kOutOfRange);
+    EXPECT_THAT(result.error().message(), HasSubstr("kernel image: guest address 0x"));
   }
 }
 
-TEST_F(Files, offsets_that_no_file_can_have_are_an_invalid_image_by_either_way) {
+TEST_F(Files, offsets_that_no_file_can_have_are_an_invalid_image) {
   for (const std::uint64_t offset :
        {std::uint64_t{1} << 63, (std::uint64_t{1} << 63) - kPage, kMax - kPage + 1}) {
-    for (const auto& result :
-         {memory_.load_file(GuestAddress(kThird), file_, offset, kPage + 1, "kernel image"),
-          memory_.map_file_private(GuestAddress(kThird), file_, offset, kPage + 1, "kernel image")}) {
-      ASSERT_FALSE(result.has_value()) << offset;
-      EXPECT_EQ(result.error().code(), ErrorCode::kInvalidImage) << result.error().message();
-    }
+    const auto result = memory_.load_file(GuestAddress(kThird), file_, offset, kPage + 1, "kernel image");
+    ASSERT_FALSE(result.has_value()) << offset;
+    EXPECT_EQ(result.error().code(), ErrorCode::kInvalidImage) << result.error().message();
   }
 }
 
 TEST_F(Files, nothing_to_load_succeeds_anywhere) {
   EXPECT_TRUE(memory_.load_file(GuestAddress(kMax), file_, kMax, 0, "initrd").has_value());
-  EXPECT_TRUE(memory_.map_file_private(GuestAddress(4 * kPage), file_, 0, 0, "initrd").has_value());
 }
 
 TEST_F(Files, what_cannot_be_read_is_named_with_its_cause) {
   const UniqueFd directory = open_file("/", O_RDONLY | O_DIRECTORY, "directory").value();
   expect_error(memory_.load_file(GuestAddress(0), directory, 0, 10, "kernel image"), ErrorCode::kIo,
                "read kernel image: Is a directory (EISDIR)");
-  expect_error(memory_.map_file_private(GuestAddress(0), directory, 0, 10, "kernel image"),
-               ErrorCode::kUnsupported, "kernel image: not a regular file, cannot be mapped");
   const UniqueFd closed;
   expect_error(memory_.load_file(GuestAddress(0), closed, 0, 10, "kernel image"), ErrorCode::kIo,
                "read kernel image: Bad file descriptor (EBADF)");
-  expect_error(memory_.map_file_private(GuestAddress(0), closed, 0, 10, "kernel image"), ErrorCode::kIo,
-               "look at kernel image: Bad file descriptor (EBADF)");
-}
-
-// Every combination of a few starts and lengths around page borders, against what load_file() does.
-TEST_F(Files, mapping_gives_the_same_memory_as_loading_and_no_byte_more) {
-  for (const Backing backing : {Backing::kAnonymous, Backing::kTransparentHuge}) {
-    for (const std::uint64_t within_page : {0U, 1U, 2000U, 4095U}) {
-      for (const std::uint64_t length : {1U, 96U, 2000U, 4095U, 4096U, 4097U, 8191U, 8192U, 8193U}) {
-        GuestMemory mapped = memory_of({range(0, 4 * kPage)}, backing);
-        GuestMemory loaded = memory_of({range(0, 4 * kPage)}, backing);
-        const auto background = pattern(4 * kPage, 77);
-        for (GuestMemory* memory : {&mapped, &loaded}) {
-          ASSERT_TRUE(memory->write(GuestAddress(0), background).has_value());
-        }
-        const GuestAddress at(kPage + within_page);
-        ASSERT_TRUE(mapped.map_file_private(at, file_, within_page, length, "kernel image").has_value());
-        ASSERT_TRUE(loaded.load_file(at, file_, within_page, length, "kernel image").has_value());
-        ASSERT_EQ(contents(mapped, 0, 4 * kPage), contents(loaded, 0, 4 * kPage))
-            << within_page << " " << length;
-      }
-    }
-  }
-}
-
-TEST_F(Files, mapped_pages_are_private_stay_out_of_dumps_and_cost_nothing_untouched) {
-  ASSERT_TRUE(
-      memory_.map_file_private(GuestAddress(kThird), file_, kPage, 2 * kPage, "kernel image").has_value());
-  const auto* host = host_of(memory_, 2);
-  const auto flags = mapping_flags(host);
-  EXPECT_TRUE(flags.contains("dd"));
-  EXPECT_TRUE(flags.contains("dc"));
-  EXPECT_FALSE(flags.contains("sh"));
-  ASSERT_TRUE(memory_.fill(GuestAddress(kThird), 2 * kPage, std::byte{0xff}).has_value());
-  std::vector<std::byte> in_file(bytes_.size());
-  ASSERT_EQ(::pread(file_.get(), in_file.data(), in_file.size(), 0), static_cast<ssize_t>(in_file.size()));
-  EXPECT_EQ(in_file, bytes_);
-}
-
-TEST_F(Files, mapping_is_refused_where_pages_cannot_match) {
-  expect_error(memory_.map_file_private(GuestAddress(kThird), file_, 1, kPage, "kernel image"),
-               ErrorCode::kInvalidArgument,
-               "kernel image: file offset 0x1 and guest address 0x8000 lie differently within their pages");
-  GuestMemory shared = memory_of({range(0, kPage)}, Backing::kMemfd);
-  expect_error(shared.map_file_private(GuestAddress(0), file_, 0, kPage, "kernel image"),
-               ErrorCode::kUnsupported, "kernel image: cannot be mapped into guest memory of kind memfd");
-}
-
-TEST_F(Files, memory_stays_whole_where_the_host_refuses_the_mapping) {
-  const UniqueFd file = file_of(bytes_);
-  const UniqueFd write_only =
-      open_file("/proc/self/fd/" + std::to_string(file.get()), O_WRONLY, "test file").value();
-  expect_error(memory_.map_file_private(GuestAddress(kThird), write_only, 0, 2 * kPage, "kernel image"),
-               ErrorCode::kPermission, "map kernel image: Permission denied (EACCES)");
-  EXPECT_TRUE(is_mapped(host_of(memory_, 2)));
-  EXPECT_EQ(contents(memory_, kThird, 2 * kPage), std::vector<std::byte>(2 * kPage));
-  EXPECT_TRUE(mapping_flags(host_of(memory_, 2)).contains("dd"));
-  expect_error(memory_.map_file_private(GuestAddress(kThird + 1), write_only, 1, 10, "kernel image"),
-               ErrorCode::kIo, "read kernel image: Bad file descriptor (EBADF)");
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ BootTrace::BootTrace(UniqueFd file, const std::string& path, Clock::time_point s
 }
 
 void BootTrace::record(Event event) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   const bool known = event.is_mark && std::any_of(events_.begin(), events_.end(), [&](const Event& other) {
                        return other.is_mark && other.name == event.name;
                      });
@@ -54,7 +54,7 @@ std::string BootTrace::text() const {
   // The names are this project's own: none needs escaping in JSON.
   std::string text = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n";
   {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     std::array<char, 256> line;
     for (std::size_t i = 0; i < events_.size(); ++i) {
       const Event& event = events_[i];

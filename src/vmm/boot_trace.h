@@ -4,11 +4,11 @@
 
 #include <chrono>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 
@@ -49,8 +49,8 @@ class BootTrace {
   const UniqueFd file_;
   const std::string path_;
   const Clock::time_point start_;
-  mutable std::mutex mutex_;
-  std::vector<Event> events_;
+  mutable Mutex mutex_;  // a leaf: no other lock is taken under it
+  std::vector<Event> events_ MAYFLY_GUARDED_BY(mutex_);
 };
 
 // Records the phase `name` from its making to its end.

@@ -4,20 +4,26 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "boot/boot.h"
+#include "devices/virtio/block/block_config.h"
+#include "devices/virtio/net/net_config.h"
 
 namespace mayfly {
 
 // Backing of guest memory as the dialect names it.
 enum class HugePages : std::uint8_t { kNone, kTransparent, k2M };
 
-// 4 TiB: what the memory map of the guest leaves room for on every processor is more.
+// 4 TiB. What the host's processor can address may be less: check_address_bits().
 inline constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{4} << 20;
 
+inline constexpr std::uint32_t kMaxVcpus = 32;
+inline constexpr std::size_t kMaxVirtioDevices = 18;  // drives and network interfaces together
+
 struct MachineConfig {
-  std::uint32_t vcpu_count = 1;  // 1..32; with smt 1 or even
+  std::uint32_t vcpu_count = 1;  // 1..kMaxVcpus; with smt 1 or even
   std::uint64_t mem_size_mib = 128;
   bool smt = false;
   bool track_dirty_pages = false;
@@ -25,6 +31,11 @@ struct MachineConfig {
 
   // kInvalidArgument naming the field and its limits.
   Result<void> validate() const;
+
+  // kInvalidArgument naming mem_size_mib and its limit where guest memory ends beyond what so many bits of
+  // physical address reach. For a valid configuration. `bits` is asked only where memory goes beyond 4 GiB,
+  // which every processor reaches: the CPUID instruction may trap.
+  Result<void> check_address_bits(unsigned (*bits)()) const;
 };
 
 struct BootSourceConfig {
@@ -39,9 +50,14 @@ struct BootSourceConfig {
 inline constexpr const char* kDefaultBootArgs = "console=ttyS0 reboot=k panic=1";
 
 struct VmConfig {
-  std::string instance_id = "anonymous-instance";
   MachineConfig machine;
   BootSourceConfig boot_source;
+  std::vector<BlockDeviceConfig> drives;
+  std::vector<NetDeviceConfig> networks;
+
+  // Checks what the drives and networks are as a whole: that ids, MAC addresses and taps differ, that there is
+  // at most one root drive, and that they find room. kInvalidArgument, naming the drive or the interface.
+  Result<void> validate_devices() const;
 };
 
 }  // namespace mayfly

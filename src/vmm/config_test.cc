@@ -35,5 +35,38 @@ TEST(MachineConfig, memory_must_be_positive_and_even_for_2m_pages) {
   EXPECT_TRUE((MachineConfig{.mem_size_mib = 130, .huge_pages = HugePages::k2M}.validate()));
 }
 
+// Whether that much memory fits a processor with so many bits of physical address.
+template <unsigned Bits>
+Result<void> on_host_of(std::uint64_t mem_size_mib) {
+  return MachineConfig{.mem_size_mib = mem_size_mib}.check_address_bits([] { return Bits; });
+}
+
+TEST(MachineConfig, memory_up_to_the_last_address_of_the_host_fits_and_no_more) {
+  // Memory beyond 3 GiB ends 1 GiB further up, behind the hole.
+  constexpr std::uint64_t kGib = 1024;
+  EXPECT_TRUE(on_host_of<36>(63 * kGib));
+  EXPECT_FALSE(on_host_of<36>(63 * kGib + 1));
+  EXPECT_TRUE(on_host_of<39>(511 * kGib));
+  EXPECT_FALSE(on_host_of<39>(511 * kGib + 1));
+  EXPECT_TRUE(on_host_of<48>(kMaxMemoryMib));
+  EXPECT_TRUE(on_host_of<52>(kMaxMemoryMib));
+  EXPECT_TRUE(on_host_of<32>(3 * kGib));
+  EXPECT_FALSE(on_host_of<32>(3 * kGib + 1));
+}
+
+TEST(MachineConfig, memory_beyond_the_host_is_refused_with_the_limit) {
+  const auto fits = on_host_of<36>(65536);
+  ASSERT_FALSE(fits);
+  EXPECT_EQ(fits.error().code(), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(fits.error().message(),
+            "mem_size_mib 65536: must be at most 64512 on this host, whose processor has 36 bits of physical "
+            "address");
+  EXPECT_NE(on_host_of<20>(4096).error().message().find("at most 3072 "), std::string::npos);
+}
+
+TEST(MachineConfig, the_host_is_not_asked_about_memory_that_every_processor_reaches) {
+  EXPECT_TRUE(MachineConfig{.mem_size_mib = 3072}.check_address_bits(nullptr));
+}
+
 }  // namespace
 }  // namespace mayfly

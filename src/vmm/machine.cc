@@ -8,9 +8,9 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
-#include "memory/x86_64/ranges.h"
-#include "vmm/x86_64/cpu_setup.h"
-#include "vmm/x86_64/load_guest.h"
+#include "vmm/arch.h"
+#include "vmm/guest_files.h"
+#include "vmm/virtio_devices.h"
 
 namespace mayfly {
 namespace {
@@ -35,35 +35,36 @@ auto traced(BootTrace* trace, std::string_view name, Step step) {
 }
 
 Result<GuestMemory> map_memory(const MachineConfig& config) {
-  MAYFLY_TRY_ASSIGN(const auto ranges, x86_64::memory_ranges(config.mem_size_mib << 20));
+  MAYFLY_TRY_ASSIGN(const auto ranges, guest_memory_ranges(config.mem_size_mib << 20));
   return GuestMemory::create(ranges, backing_of(config.huge_pages));
 }
 
 }  // namespace
 
-// Makes the VM on a thread of its own. Most of KVM_CREATE_VM is waiting for grace periods of the host's
-// kernel: time in which the guest can be loaded, as loading needs its memory only. Both are borrowed and
-// outlive this.
-class Machine::VmMaker {
+// Loads the guest on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for
+// grace periods of the host's kernel and so goes first: loading fills the gaps, even on a single processor.
+// All that is passed is borrowed and outlives this.
+class Machine::GuestLoader {
  public:
-  VmMaker(BootTrace* trace, const Kvm& kvm, const GuestMemory& memory) {
-    const auto make = [this, trace, &kvm, &memory] {
-      vm_ = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
+  GuestLoader(BootTrace* trace, GuestMemory& memory, const VmConfig& config, const GuestFiles& files) {
+    const auto load = [this, trace, &memory, &config, &files] {
+      enter_guest_ =
+          traced(trace, "load guest", [&] { return load_guest(memory, config, files, trace); });
     };
     try {
-      thread_ = std::thread(make);
+      thread_ = std::thread(load);
     } catch (const std::system_error&) {
-      make();  // no thread to be had: the vCPUs' own will say so
+      load();  // no thread to be had: the vCPUs' own will say so
     }
   }
-  ~VmMaker() { join(); }
-  VmMaker(const VmMaker&) = delete;
-  VmMaker& operator=(const VmMaker&) = delete;
+  ~GuestLoader() { join(); }
+  GuestLoader(const GuestLoader&) = delete;
+  GuestLoader& operator=(const GuestLoader&) = delete;
 
   // Once.
-  Result<Vm> take() {
+  Result<EnterGuest> take() {
     join();
-    return std::move(*vm_);
+    return std::move(*enter_guest_);
   }
 
  private:
@@ -73,7 +74,7 @@ class Machine::VmMaker {
     }
   }
 
-  std::optional<Result<Vm>> vm_;
+  std::optional<Result<EnterGuest>> enter_guest_;
   std::thread thread_;
 };
 
@@ -101,6 +102,7 @@ void Machine::TracedConsole::transmit(std::uint8_t byte) {
 Machine::Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings)
     : memory_(std::move(memory)),
       vm_(std::move(vm)),
+      registrar_(surroundings.registrar),
       trace_(surroundings.trace),
       ending_(std::move(surroundings.on_outcome)),
       power_line_(ending_),
@@ -126,8 +128,14 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   BootTrace* trace = surroundings.trace;
   const TracePhase whole(trace, "build the machine");
   MAYFLY_TRY(config.machine.validate().map_error(BuildError::of_configuration));
+  MAYFLY_TRY(
+      config.machine.check_address_bits(surroundings.address_bits).map_error(BuildError::of_configuration));
   MAYFLY_TRY_ASSIGN(const GuestFiles files, traced(trace, "open images", [&] {
                       return GuestFiles::open(config.boot_source).map_error(BuildError::of_configuration);
+                    }));
+  MAYFLY_TRY_ASSIGN(auto virtio_devices, traced(trace, "open drives and networks", [&] {
+                      return make_virtio_devices(config, surroundings.registrar)
+                          .map_error(BuildError::of_configuration);
                     }));
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
@@ -139,24 +147,44 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
     return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
-  VmMaker maker(trace, kvm, memory);
-  MAYFLY_TRY_ASSIGN(
-      const x86_64::CpuBootState boot_state, traced(trace, "load guest", [&] {
-        return x86_64::load_guest(memory, config, files, trace).map_error(BuildError::of_configuration);
-      }));
-  MAYFLY_TRY_ASSIGN(const auto cpuid,
-                    traced(trace, "choose CPUID", [&] { return guest_cpuid(kvm, config.machine); }));
-  MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "wait for the VM", [&] { return maker.take(); }));
+  GuestLoader loader(trace, memory, config, files);
+  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
+  auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config.machine); });
+  // What is wrong with the guest's files is said before what the host refuses.
+  MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "wait for the guest", [&] {
+                      return loader.take().map_error(BuildError::of_configuration);
+                    }));
+  MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
+  MAYFLY_TRY_ASSIGN(const SetUpVcpu set_up, std::move(chosen));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
   std::unique_ptr<Machine> machine(
       new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
+  MAYFLY_TRY(machine->add_virtio(std::move(virtio_devices)));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(
-      traced(trace, "create vCPUs", [&] { return machine->create_cpus(cpuid, config.machine.vcpu_count); }));
-  MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));
+      traced(trace, "create vCPUs", [&] { return machine->create_cpus(set_up, config.machine.vcpu_count); }));
+  MAYFLY_TRY(enter_guest(machine->cpus_.front()->vcpu()));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;
+}
+
+Result<void> Machine::add_virtio(std::vector<std::unique_ptr<VirtioDevice>> devices) {
+  for (auto& device : devices) {
+    MAYFLY_TRY_ASSIGN(auto slot, VirtioSlot::create(std::move(device), memory_, registrar_));
+    virtio_.push_back(std::move(slot));
+  }
+  return {};
+}
+
+Result<void> Machine::create_cpus(const SetUpVcpu& set_up, std::uint32_t count) {
+  const CpuBuses buses{ports_, mmio_, &power_line_};
+  for (std::uint32_t index = 0; index < count; ++index) {
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
+    MAYFLY_TRY(set_up(vcpu));
+    cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), buses, trace_));
+  }
+  return {};
 }
 
 Result<void> Machine::start_threads() {

@@ -14,8 +14,11 @@
 #include "devices/i8042/i8042.h"
 #include "devices/power/power.h"
 #include "devices/serial/serial.h"
+#include "event/event_loop.h"
+#include "kvm/host_kind.h"
 #include "kvm/kvm.h"
 #include "memory/guest_memory.h"
+#include "vmm/arch.h"
 #include "vmm/boot_mark.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
@@ -23,16 +26,19 @@
 #include "vmm/kvm_cpu.h"
 #include "vmm/outcome.h"
 #include "vmm/vcpu_thread.h"
+#include "vmm/virtio_slot.h"
 
 namespace mayfly {
 
 // What a machine needs from around it. Borrowed; outlives the machine.
 struct MachineSurroundings {
+  EventRegistrar& registrar;  // of the thread that owns the machine
   SerialBackend& console;
   SerialMetrics& serial_metrics;
   BootTrace* trace;  // null: none wanted
   // How the guest or KVM ended it: called at most once, on a vCPU's thread. Must not wait for that thread.
   std::function<void(Outcome)> on_outcome;
+  unsigned (*address_bits)() = &host_address_bits;  // of the host's processor; a test's own
 };
 
 // Why a machine could not be made: what its configuration says or names, or what the host refused.
@@ -81,7 +87,7 @@ class Machine {
   Result<void> stop();
 
  private:
-  class VmMaker;
+  class GuestLoader;
 
   // Where the endings of all vCPUs and devices meet: the first wins.
   class Ending final : public PowerSink {
@@ -109,16 +115,17 @@ class Machine {
   };
 
   Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings);
-  // What is of the architecture: x86_64/machine_platform.cc.
-  static Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory);
-  static Result<std::vector<kvm_cpuid_entry2>> guest_cpuid(const Kvm& kvm, const MachineConfig& config);
+  Result<void> add_virtio(std::vector<std::unique_ptr<VirtioDevice>> devices);
+  // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
-  Result<void> create_cpus(std::vector<kvm_cpuid_entry2> cpuid, std::uint32_t count);
+  Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
+  Result<void> create_cpus(const SetUpVcpu& set_up, std::uint32_t count);
   Result<void> start_threads();
 
   // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.
   GuestMemory memory_;
   Vm vm_;
+  EventRegistrar& registrar_;
   BootTrace* trace_;
   Ending ending_;
   PowerLine power_line_;
@@ -128,6 +135,7 @@ class Machine {
   I8042 i8042_;
   PowerDevice power_;
   std::unique_ptr<BootMark> boot_mark_;
+  std::vector<std::unique_ptr<VirtioSlot>> virtio_;
   Bus ports_;
   Bus mmio_;
   std::vector<std::unique_ptr<KvmCpu>> cpus_;

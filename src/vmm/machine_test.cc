@@ -20,7 +20,8 @@ struct NoConsole final : SerialBackend {
 BuildError refusal_of(const VmConfig& config) {
   NoConsole console;
   SerialMetrics metrics;
-  auto machine = Machine::build(config, {console, metrics, nullptr, [](const Outcome&) {}});
+  auto machine =
+      Machine::build(config, {console, metrics, nullptr, [](const Outcome&) {}, [] { return 36U; }});
   return machine ? BuildError(Error(ErrorCode::kInternal, "it was built")) : machine.error();
 }
 
@@ -34,6 +35,12 @@ TEST(MachineBuild, a_machine_that_is_none_is_the_configurations_fault) {
   VmConfig config;
   config.machine.vcpu_count = 33;
   expect_configuration_fault(config, "vcpu_count 33");
+}
+
+TEST(MachineBuild, memory_beyond_the_addresses_of_the_hosts_processor_is_the_configurations_fault) {
+  VmConfig config;
+  config.machine.mem_size_mib = 64 << 10;
+  expect_configuration_fault(config, "mem_size_mib 65536: must be at most 64512 on this host");
 }
 
 TEST(MachineBuild, a_file_that_cannot_be_opened_is_the_configurations_fault_whatever_the_cause) {

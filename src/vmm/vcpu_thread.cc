@@ -64,7 +64,7 @@ VcpuThread::~VcpuThread() {
 }
 
 void VcpuThread::command(Command command) {
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   command_ = command;
   // Exits are wanted exactly while the command is not to run: set together, or a command that is taken back
   // before the thread saw it would leave the wish behind, and the thread would never enter the guest again.
@@ -87,15 +87,22 @@ void VcpuThread::request_stop() {
 }
 
 bool VcpuThread::wait_parked(std::chrono::steady_clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
-  return changed_.wait_until(lock, deadline, [this] { return parked_ || finished_; });
+  const MutexLock lock(mutex_);
+  while (!parked_ && !finished_) {
+    if (!changed_.wait_until(mutex_, deadline)) {
+      return parked_ || finished_;
+    }
+  }
+  return true;
 }
 
 bool VcpuThread::wait_stopped(std::chrono::steady_clock::time_point deadline) {
   {
-    std::unique_lock lock(mutex_);
-    if (!changed_.wait_until(lock, deadline, [this] { return finished_; })) {
-      return false;
+    const MutexLock lock(mutex_);
+    while (!finished_) {
+      if (!changed_.wait_until(mutex_, deadline) && !finished_) {
+        return false;
+      }
     }
   }
   if (thread_.joinable()) {
@@ -108,21 +115,25 @@ void VcpuThread::main() noexcept {
   const CrashStack::Use crash_stack(*crash_stack_);
   set_thread_name("mayfly_vcpu " + std::to_string(index_));
   bool ended = false;
-  std::unique_lock lock(mutex_);
-  while (command_ != Command::kStop) {
-    if (command_ == Command::kRun && !ended) {
-      parked_ = false;
-      lock.unlock();
-      ended = !run_until_told();
-      lock.lock();
-      continue;
-    }
+  while (park(ended)) {
+    ended = !run_until_told();
+  }
+}
+
+// Waits as long as the vCPU is not to run. False when the thread is to end.
+bool VcpuThread::park(bool ended) noexcept {
+  const MutexLock lock(mutex_);
+  while (command_ == Command::kPark || (command_ == Command::kRun && ended)) {
     parked_ = true;
     changed_.notify_all();
-    changed_.wait(lock, [&] { return command_ == Command::kStop || (command_ == Command::kRun && !ended); });
+    changed_.wait(mutex_);
   }
-  finished_ = true;
-  changed_.notify_all();
+  parked_ = false;
+  finished_ = command_ == Command::kStop;
+  if (finished_) {
+    changed_.notify_all();
+  }
+  return !finished_;
 }
 
 // False when the vCPU has ended for good.
@@ -130,9 +141,16 @@ bool VcpuThread::run_until_told() noexcept {
   for (;;) {
     if (auto outcome = cpu_.run_once()) {
       on_outcome_(std::move(*outcome));
+      // The access that it ended by may be half done. A second outcome is no news.
+      const MutexLock lock(mutex_);
+      static_cast<void>(cpu_.settle());
       return false;
     }
-    const std::lock_guard lock(mutex_);
+    // Most exits change nothing, and a command that is missed here makes the next run come back at once.
+    if (command_.load() == Command::kRun) {
+      continue;
+    }
+    const MutexLock lock(mutex_);
     if (command_ != Command::kRun) {
       auto outcome = cpu_.settle();
       if (outcome) {

@@ -1,16 +1,16 @@
 // One thread that runs one vCPU: started parked, then resumed, parked and stopped from outside.
 #pragma once
 
+#include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <thread>
 
 #include "base/crash.h"
+#include "base/mutex.h"
 #include "base/result.h"
 #include "vmm/guest_cpu.h"
 
@@ -50,6 +50,7 @@ class VcpuThread {
   VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome);
   void main() noexcept;
   void command(Command command);
+  bool park(bool ended) noexcept;
   bool run_until_told() noexcept;
 
   GuestCpu& cpu_;
@@ -57,11 +58,12 @@ class VcpuThread {
   const std::function<void(Outcome)> on_outcome_;
   std::optional<CrashStack> crash_stack_;
 
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  Command command_ = Command::kPark;  // guarded by mutex_, as are the two below
-  bool parked_ = false;
-  bool finished_ = false;
+  // Under it the vCPU completes its last access, which takes the locks of devices: before all of theirs.
+  Mutex mutex_;
+  CondVar changed_;                                // command_, parked_ or finished_
+  std::atomic<Command> command_ = Command::kPark;  // written with mutex_ held; read without after each exit
+  bool parked_ MAYFLY_GUARDED_BY(mutex_) = false;
+  bool finished_ MAYFLY_GUARDED_BY(mutex_) = false;
 
   std::thread thread_;  // last: everything above is there before it starts
 };

@@ -161,7 +161,7 @@ class Run {
       case 4:
         return system_call(address);
       case 5:
-        return file(address, kind >= 0x80);
+        return file(address);
       case 6:
         return ordered<std::uint8_t, std::uint16_t>(address);
       case 7:
@@ -261,25 +261,15 @@ class Run {
     }
   }
 
-  void file(std::uint64_t address, bool mapped) {
+  void file(std::uint64_t address) {
     const std::uint64_t length = take_length(input_);
-    std::uint64_t offset = take_length(input_);
-    if (mapped && (offset & 1) == 0) {
-      offset = (offset & ~(kPage - 1)) | (address & (kPage - 1));  // congruent, as mapping demands
-    }
+    const std::uint64_t offset = take_length(input_);
     const auto want = model_.find(address, length);
     const bool in_file = Wide{offset} + length <= kFileSize;
-    const bool congruent = ((address - offset) & (kPage - 1)) == 0;
-    const bool shared = memory_.backing() == Backing::kMemfd;
-    const auto got =
-        mapped ? memory_.map_file_private(GuestAddress(address), test_file(), offset, length, "file")
-               : memory_.load_file(GuestAddress(address), test_file(), offset, length, "file");
-    bool accepted = length == 0 || (want.has_value() && in_file);
-    if (mapped) {
-      accepted = accepted && congruent && !shared;
-    }
+    const auto got = memory_.load_file(GuestAddress(address), test_file(), offset, length, "file");
+    const bool accepted = length == 0 || (want.has_value() && in_file);
     MAYFLY_CHECK(got.has_value() == accepted, "a file is taken where the model says so");
-    if (!want || (mapped && !accepted)) {
+    if (!want) {
       return;
     }
     // A load that fails may have written as much as the file had; this one does.

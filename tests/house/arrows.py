@@ -2,8 +2,8 @@
 """Checks that no room knows more than it may.
 
 arrows.py ROOT ROOMS: ROOMS is the list that CMake writes, `name folder: dependencies` a line. Every dependency must
-point down the house's order, every #include must stay within what the room depends on, and some libraries are
-confined to the rooms that exist to hide them.
+point down the house's order and be included by a file of the room, every #include must be of a room that it
+depends on, and some libraries are confined to the rooms that exist to hide them.
 """
 
 import re
@@ -37,7 +37,13 @@ CONFINED = (
     (r"nlohmann/.*", ("src/api",), "JSON"),
     (r"(httplib\.h|llhttp\.h|picohttpparser\.h|http_parser\.h|boost/beast.*)", ("src/api/http",), "HTTP"),
     (r"CLI/.*", ("src/mayfly", "jailer"), "the command line's parser"),
+    (r"(shared_)?mutex|condition_variable", ("src/base/mutex.h",), "locks that clang does not check (base/mutex.h has some)"),
 )
+
+# Folders of what is of one processor's architecture. Their headers are for files in such folders, for tests, and for the
+# one door of a room's common sources: its arch.h.
+ARCHITECTURES = {"x86_64"}
+ARCHITECTURE_DOOR = "arch.h"
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
@@ -61,18 +67,8 @@ def room_of(path, rooms):
     return None
 
 
-def reachable(name, by_name):
-    """Names of all rooms that `name` depends on, directly or not."""
-    seen, todo = set(), list(by_name[name][1])
-    while todo:
-        dependency = todo.pop()
-        if dependency not in seen and dependency in by_name:
-            seen.add(dependency)
-            todo += by_name[dependency][1]
-    return seen
-
-
-def check_order(rooms, by_name):
+def check_order(rooms):
+    by_name = {name: folder for folder, (name, _) in rooms.items()}
     for folder, (name, dependencies) in rooms.items():
         if folder in BASE_ONLY:
             for dependency in set(dependencies) - {"base"}:
@@ -86,30 +82,59 @@ def check_order(rooms, by_name):
             if dependency not in by_name:
                 yield f"{folder}: depends on {dependency}, which is no room"
                 continue
-            other = level(by_name[dependency][0])
+            other = level(by_name[dependency])
             if other is not None and other >= own:
                 yield f"{folder}: depends on {dependency}, which does not stand below {name} in the house's order"
 
 
-def check_includes(root, rooms, by_name):
+def check_includes(root, rooms):
     for path in house.files(root, ("src", "jailer"), {".h", ".cc", ".c"}):
         folder = room_of(path, rooms)
         if folder is None:
             yield f"{path}: belongs to no room"
             continue
-        name = rooms[folder][0]
         text = (root / path).read_text(encoding="utf-8")
         for found in INCLUDE.finditer(text):
             where = f"{path}:{text.count(chr(10), 0, found.start(2)) + 1}"
-            yield from check_include(root, rooms, by_name, where, path, name, found[1], found[2])
+            yield from check_include(root, rooms, where, path, rooms[folder], found[1], found[2])
 
 
-def check_include(root, rooms, by_name, where, path, name, bracket, included):
+def included_rooms(root, path, rooms, seen):
+    """Names of the rooms that a file includes headers of, itself or through what tests/ has for unit tests."""
+    for _, included in INCLUDE.findall((root / path).read_text(encoding="utf-8")):
+        support = Path("tests") / included
+        if (root / support).is_file():
+            if support not in seen:
+                seen.add(support)
+                yield from included_rooms(root, support, rooms, seen)
+            continue
+        folder = room_of(Path("src") / included, rooms)
+        if folder is not None:
+            yield rooms[folder][0]
+
+
+def check_needs(root, rooms):
+    used = {folder: set() for folder in rooms}
+    for path in house.files(root, ("src", "jailer"), {".h", ".cc", ".c"}):
+        folder = room_of(path, rooms)
+        if folder is not None:
+            used[folder].update(included_rooms(root, path, rooms, set()))
+    for folder, (name, dependencies) in rooms.items():
+        for dependency in dependencies:
+            if dependency not in used[folder]:
+                yield f"{folder}: depends on {dependency}, of which no file of {name} includes a header"
+
+
+def check_include(root, rooms, where, path, room, bracket, included):
+    name, dependencies = room
     for pattern, allowed, what in CONFINED:
         if re.fullmatch(pattern, included) and not any(path.as_posix().startswith(place) for place in allowed):
             yield f"{where}: <{included}>: {what} may be known in {', '.join(allowed)} only"
     if bracket != '"':
         return
+    common = not ARCHITECTURES & set(path.parts) and not path.stem.endswith("_test") and path.name != ARCHITECTURE_DOOR
+    if common and ARCHITECTURES & set(Path(included).parts):
+        yield f'{where}: "{included}": of one architecture; common sources get it through their room\'s arch.h'
     if (root / "tests" / included).is_file():
         if not path.stem.endswith("_test"):
             yield f'{where}: "{included}": only unit tests may use what tests/ has for them'
@@ -119,13 +144,12 @@ def check_include(root, rooms, by_name, where, path, name, bracket, included):
         return
     if other is None or not (root / "src" / included).is_file():
         yield f'{where}: "{included}" is no file of a room, spelled from src/ on'
-    elif rooms[other][0] != name and rooms[other][0] not in reachable(name, by_name):
+    elif rooms[other][0] not in (name, *dependencies):
         yield f'{where}: "{included}": {name} does not depend on {rooms[other][0]}'
 
 
 def check(root, rooms):
-    by_name = {name: (folder, dependencies) for folder, (name, dependencies) in rooms.items()}
-    return [*check_order(rooms, by_name), *check_includes(root, rooms, by_name)]
+    return [*check_order(rooms), *check_needs(root, rooms), *check_includes(root, rooms)]
 
 
 if __name__ == "__main__":

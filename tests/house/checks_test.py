@@ -21,7 +21,7 @@ ROOMS = """\
 base src/base:
 memory src/memory: base
 kvm src/kvm: base memory
-bus src/devices/bus: base memory
+bus src/devices/bus: base
 serial src/devices/serial: base bus
 api src/api: base
 """
@@ -53,8 +53,11 @@ class Arrows(Tree):
 
     def setUp(self):
         super().setUp()
-        for header in ("base/error.h", "memory/guest_memory.h", "kvm/vm.h", "devices/bus/bus.h", "api/routes.h"):
-            self.write(f"src/{header}", "#pragma once\n")
+        for header, *included in (("base/error.h",), ("memory/guest_memory.h", "base/error.h"),
+                                  ("kvm/vm.h", "base/error.h", "memory/guest_memory.h"),
+                                  ("devices/bus/bus.h", "base/error.h"), ("api/routes.h", "base/error.h"),
+                                  ("devices/serial/line.h", "base/error.h", "devices/bus/bus.h")):
+            self.write(f"src/{header}", "".join(f'#include "{name}"\n' for name in included))
         self.write("tests/support/fake.h", "#pragma once\n")
 
     def includes(self, path, *included):
@@ -63,11 +66,32 @@ class Arrows(Tree):
 
     def test_includes_along_the_arrows_pass(self):
         self.assert_found(self.includes("src/devices/serial/serial.cc", '"devices/bus/bus.h"', '"base/error.h"',
-                                        "<vector>", '"memory/guest_memory.h"'))
+                                        "<vector>"))
 
     def test_an_include_of_a_room_that_is_no_dependency_is_found(self):
         self.assert_found(self.includes("src/memory/memory.cc", '"base/error.h"', '"kvm/vm.h"'),
                           'memory.cc:2: "kvm/vm.h": memory does not depend on kvm')
+
+    def test_an_include_of_a_dependencys_dependency_is_found(self):
+        self.assert_found(self.includes("src/memory/memory.cc"))
+        self.write("src/api/routes.h", '#include "memory/guest_memory.h"\n')
+        self.assert_found(arrows.check(self.root, self.rooms(ROOMS.replace("api: base", "api: kvm"))),
+                          "src/api: depends on kvm", 'routes.h:1: "memory/guest_memory.h": api does not depend on memory')
+
+    def test_a_dependency_that_no_file_includes_is_found(self):
+        unused = ROOMS.replace("api: base", "api: base kvm")
+        problem = "src/api: depends on kvm, of which no file of api includes a header"
+        self.assert_found(arrows.check(self.root, self.rooms(unused)), problem)
+        self.write("src/api/routes_test.cc", '#include "support/fake.h"\n')
+        self.assert_found(arrows.check(self.root, self.rooms(unused)), problem)
+        self.write("tests/support/fake.h", '#include "kvm/vm.h"\n#include "support/fake.h"\n')
+        self.assert_found(arrows.check(self.root, self.rooms(unused)))
+
+    def test_an_architecture_is_known_in_its_folders_in_tests_and_behind_the_door_only(self):
+        self.write("src/memory/x86_64/ranges.h", "#pragma once\n")
+        for path in ("src/memory/x86_64/ranges.cc", "src/kvm/x86_64/vm.cc", "src/kvm/vm_test.cc", "src/kvm/arch.h"):
+            self.assert_found(self.includes(path, '"memory/x86_64/ranges.h"'))
+        self.assert_found(self.includes("src/kvm/vm.cc", '"memory/x86_64/ranges.h"'), "of one architecture")
 
     def test_an_include_not_spelled_from_src_on_is_found(self):
         self.assert_found(self.includes("src/kvm/vm.cc", '"vm.h"'), "spelled from src/ on")
@@ -80,6 +104,11 @@ class Arrows(Tree):
         (self.root / "src/base/error.cc").unlink()
         self.assert_found(self.includes("src/api/routes.cc", "<nlohmann/json.hpp>"))
 
+    def test_a_lock_that_nobody_checks_is_found_and_where_it_is_wrapped_passes(self):
+        self.assert_found(self.includes("src/base/error.cc", "<mutex>", "<condition_variable>"), "locks", "locks")
+        (self.root / "src/base/error.cc").unlink()
+        self.assert_found(self.includes("src/base/mutex.h", "<mutex>", "<condition_variable>"))
+
     def test_an_http_library_outside_its_door_is_found(self):
         self.assert_found(self.includes("src/api/routes.cc", "<httplib.h>"), "HTTP")
 
@@ -88,25 +117,27 @@ class Arrows(Tree):
         (self.root / "src/base/error.cc").unlink()
         self.assert_found(self.includes("src/base/error_test.cc", '"support/fake.h"'))
 
+    def order(self, text):
+        return arrows.check_order(self.rooms(text))
+
     def test_the_jailer_knows_base_only(self):
-        self.write("jailer/main.cc", '#include "kvm/vm.h"\n')
-        self.assert_found(arrows.check(self.root, self.rooms(ROOMS + "jailer jailer: base kvm\n")),
+        self.write("jailer/main.cc", '#include "kvm/vm.h"\n#include "base/error.h"\n')
+        self.assert_found(self.order(ROOMS + "jailer jailer: base kvm\n"),
                           "jailer: depends on kvm; it may know base only")
         self.assert_found(arrows.check(self.root, self.rooms(ROOMS + "jailer jailer: base\n")),
                           "jailer does not depend on kvm")
 
     def test_a_dependency_up_the_order_is_found(self):
-        self.assert_found(arrows.check(self.root, self.rooms(ROOMS.replace("base src/base:", "base src/base: memory"))),
+        self.assert_found(self.order(ROOMS.replace("base src/base:", "base src/base: memory")),
                           "src/base: depends on memory, which does not stand below base")
 
     def test_a_dependency_between_devices_is_found(self):
-        self.assert_found(arrows.check(self.root, self.rooms(ROOMS + "i8042 src/devices/i8042: base serial\n")),
+        self.assert_found(self.order(ROOMS + "i8042 src/devices/i8042: base serial\n"),
                           "src/devices/i8042: depends on serial")
 
     def test_a_room_without_a_place_and_a_dependency_that_is_no_room_are_found(self):
-        self.assert_found(arrows.check(self.root, self.rooms(ROOMS + "attic src/attic: base\n")), "has no place")
-        self.assert_found(arrows.check(self.root, self.rooms(ROOMS.replace("api: base", "api: base attic"))),
-                          "which is no room")
+        self.assert_found(self.order(ROOMS + "attic src/attic: base\n"), "has no place")
+        self.assert_found(self.order(ROOMS.replace("api: base", "api: base attic")), "which is no room")
 
     def test_a_file_outside_every_room_is_found(self):
         self.write("src/loose.cc", "")
@@ -167,15 +198,20 @@ class Promises(Tree):
     def promise(self, held_by):
         self.write("SPECIFICATION.md", f"{self.HEAD}| it works | yes | {held_by} |\n")
         self.write("bench/boot.py", "")
+        self.write("tools/lib/fuzz.sh", "")
+        self.write(".ci/run", "stage tsan tools/devtool test --preset tsan\n")
         return promises.check(self.root, {"base.Error.named", "release.size"})
 
     def test_promises_that_something_holds_pass(self):
-        self.assert_found(self.promise("`test base.Error.named`, `test release.*`, `bench boot`"))
+        self.assert_found(self.promise("`test base.Error.named`, `test release.*`, `bench boot --check`"))
+        self.assert_found(self.promise("`devtool fuzz --seconds 600`, `ci tsan`"))
 
     def test_a_promise_that_nothing_holds_is_found(self):
-        self.assert_found(self.promise("good will"), "names no `test NAME`")
+        self.assert_found(self.promise("good will"), "names no `test`")
         self.assert_found(self.promise("`test base.Error.gone`"), "there is no test base.Error.gone")
-        self.assert_found(self.promise("`bench boot`, `bench start`"), "there is no bench start")
+        self.assert_found(self.promise("`bench boot`, `bench start --check`"), "there is no bench start --check")
+        self.assert_found(self.promise("`devtool coverage`"), "there is no devtool coverage")
+        self.assert_found(self.promise("`ci asan`"), "there is no ci asan")
 
     def test_a_missing_or_empty_specification_is_found(self):
         self.assert_found(promises.check(self.root, set()), "there is no SPECIFICATION.md")

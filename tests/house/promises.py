@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Checks that every promise of SPECIFICATION.md names a test or a benchmark that exists.
+"""Checks that every promise of SPECIFICATION.md names something that holds it and exists.
 
 promises.py ROOT BUILD --ctest CTEST. A promise is a row of a table whose last column says what holds it, in code
-marks: `test NAME` (a CTest case; a final * stands for any ending), or `bench NAME` (a program of bench/).
+marks: `test NAME` (a CTest case; a final * stands for any ending), `bench NAME` (a program of bench/),
+`devtool NAME` (a command of tools/devtool; both may have arguments), or `ci STAGE` (a stage of .ci/run).
 """
 
 import argparse
@@ -47,14 +48,24 @@ def check(root, tests):
 
 
 def check_row(root, tests, where, held_by):
-    holders = re.findall(r"`(test|bench) ([^`]+)`", held_by)
+    holders = re.findall(r"`(test|bench|devtool|ci) ([^`]+)`", held_by)
     if not holders:
-        yield f"{where}: names no `test NAME` or `bench NAME` that holds the promise"
+        yield f"{where}: names no `test`, `bench`, `devtool` or `ci` that holds the promise"
     for kind, name in holders:
-        if kind == "test" and not fnmatch.filter(tests, name):
-            yield f"{where}: there is no test {name}"
-        if kind == "bench" and not any((root / "bench" / (name + end)).is_file() for end in ("", ".py", ".sh")):
-            yield f"{where}: there is no bench {name}"
+        if not exists(root, tests, kind, name):
+            yield f"{where}: there is no {kind} {name}"
+
+
+def exists(root, tests, kind, name):
+    if kind == "test":
+        return bool(fnmatch.filter(tests, name))
+    command = name.split()[0]
+    if kind == "bench":
+        return any((root / "bench" / (command + end)).is_file() for end in ("", ".py", ".sh"))
+    if kind == "devtool":
+        return (root / "tools" / "lib" / f"{command}.sh").is_file()
+    stages = root / ".ci" / "run"
+    return stages.is_file() and re.search(rf"^stage {re.escape(name)} ", stages.read_text(encoding="utf-8"), re.M) is not None
 
 
 def main():

@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-# Per cent of lines that the unit tests of these rooms must reach; a name ending in / holds for every room below.
-THRESHOLDS = {"memory": 90, "boot": 90, "devices/": 90}
+# Per cent of lines that the unit tests of each of these folders, and of each folder below, must reach.
+THRESHOLDS = {"memory": 90, "boot": 90, "devices": 90}
 
 
 def room_of(path):
@@ -17,7 +17,7 @@ def room_of(path):
 
 def threshold_of(room):
     return max((least for name, least in THRESHOLDS.items()
-                if room == name or (name.endswith("/") and room.startswith(name))), default=0)
+                if room == name or room.startswith(name + "/")), default=0)
 
 
 def main():

@@ -34,7 +34,7 @@ inline constexpr std::uint64_t kVirtioMmioStart = 0xc0001000;
 inline constexpr std::uint64_t kVirtioMmioWindow = 0x1000;  // bytes a device
 inline constexpr std::uint64_t kIoApic = 0xfec00000;
 inline constexpr std::uint64_t kLocalApic = 0xfee00000;
-inline constexpr std::uint64_t kTss = 0xfffbd000;  // three pages that KVM needs on Intel hosts
+using x86_64::kRealModePages;  // three pages that KVM needs on Intel hosts
 
 inline constexpr std::uint16_t kSerialPort = 0x3f8;
 inline constexpr std::uint32_t kSerialIrq = 4;
@@ -42,9 +42,23 @@ inline constexpr std::uint16_t kI8042DataPort = 0x60;
 inline constexpr std::uint16_t kI8042CommandPort = 0x64;
 // ACPI registers, in I/O space: sleep control, sleep status, reset (one byte each).
 inline constexpr std::uint16_t kPowerPort = 0x600;
-inline constexpr std::uint16_t kPowerPortCount = 3;
 inline constexpr std::uint32_t kPowerButtonGsi = 5;  // generic event device
-inline constexpr std::uint32_t kVirtioFirstGsi = 6;  // legacy pins first, then 16..23
+inline constexpr std::uint32_t kVirtioFirstGsi = 6;   // legacy pins first, then 16..23
+inline constexpr std::uint32_t kMaxVirtioDevices = 18;  // one line each, up to the I/O APIC's last pin, 23
 inline constexpr std::uint32_t kMaxVcpus = 32;
 
 }  // namespace mayfly::x86_64::layout
+
+namespace mayfly::x86_64 {
+
+// Where the virtio device with that index is found; indices from 0 to kMaxVirtioDevices - 1.
+struct VirtioPlace {
+  std::uint64_t base;
+  std::uint32_t gsi;
+};
+
+constexpr VirtioPlace virtio_place(std::uint32_t index) {
+  return {layout::kVirtioMmioStart + index * layout::kVirtioMmioWindow, layout::kVirtioFirstGsi + index};
+}
+
+}  // namespace mayfly::x86_64

@@ -6,13 +6,12 @@
 // register, which never changes, answers both:
 //
 //   - A guest that resets waits until bit 1 (IBF, the controller is busy) is clear, then writes a command
-//   that
-//     pulses output line 0: IBF is always clear.
-//   - A guest that ignores ACPI, or has none, probes for a keyboard. Answering as a controller would lead it
-//   on
-//     to probe the keyboard and the mouse port (the better part of a second in Linux); status 0 would have it
-//     wait out each command's answer (10,000 reads of the status). Bit 0 (OBF, there is data to read) is
-//     always set, so Linux's first step, emptying the buffer, gives up after 16 bytes: "No controller found".
+//     that pulses output line 0: IBF is always clear.
+//   - A guest that ignores ACPI, or has none, probes for a keyboard. Answering as a controller would lead
+//     it on to probe the keyboard and the mouse port (the better part of a second in Linux); status 0 would
+//     have it wait out each command's answer (10,000 reads of the status). Bit 0 (OBF, there is data to
+//     read) is always set, so Linux's first step, emptying the buffer, gives up after 16 bytes: "No
+//     controller found".
 //
 // Commands: 0xf0..0xff pulse the output lines whose bits among 0..3 are clear; line 0 is the reset line, so
 // any even one of them (0xfe, as everybody writes it) is PowerEvent::kReset. Every other command, and every

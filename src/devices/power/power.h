@@ -2,13 +2,11 @@
 //
 // Three registers of one byte, side by side:
 //
-//   offset  register        specification             read                  written
-//   0       sleep control   ACPI 6.5, 4.8.3.7.1       SLP_TYP as written;   SLP_TYP is kept; with SLP_EN set
-//   the
-//                                                     all else 0            machine goes to that sleep state
-//   1       sleep status    ACPI 6.5, 4.8.3.7.2       WAK_STS; all else 0   1 to WAK_STS clears it
-//   2       reset           ACPI 6.5, 4.8.3.6         0                     kResetValue resets; all else is
-//   ignored
+//   offset  register       ACPI 6.5     read                 written
+//   0       sleep control  4.8.3.7.1    SLP_TYP as written;  SLP_TYP is kept; with SLP_EN set the
+//                                       all else 0           machine goes to that sleep state
+//   1       sleep status   4.8.3.7.2    WAK_STS; all else 0  1 to WAK_STS clears it
+//   2       reset          4.8.3.6      0                    kResetValue resets; all else is ignored
 //
 // The only sleep state is S5 (kSleepTypeOff). A guest that asks for another one, which \_Sx never offered it,
 // finds that it has slept and woken at once: WAK_STS is set, so that the loop in which an operating system

@@ -11,6 +11,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "devices/serial/terminal_guard.h"
+
 namespace mayfly {
 namespace {
 
@@ -59,6 +61,7 @@ Result<void> Console::set_up() {
   for (const int signal : {SIGPIPE, SIGTTOU, SIGTTIN}) {
     ignore_signal_unless_handled(signal);
   }
+  const MutexLock guard(lock_);
   for (const auto direction : {HostStream::Direction::kInput, HostStream::Direction::kOutput}) {
     const bool is_input = direction == HostStream::Direction::kInput;
     auto stream = HostStream::open(is_input ? config_.input : config_.output, direction);
@@ -110,29 +113,30 @@ std::size_t Console::flush() {
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + kFlushLimit;
   for (;;) {
+    struct pollfd descriptor {
+      - 1, POLLOUT, 0
+    };
     {
-      const std::lock_guard guard(lock_);
+      const MutexLock guard(lock_);
       drain();
       if (output_state_ != Output::kBlocked) {
         return size_;
       }
+      descriptor.fd = output_.fd();
     }
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
-    struct pollfd descriptor {
-      output_.fd(), POLLOUT, 0
-    };
     const int ready = left.count() > 0
                           ? ::poll(&descriptor, 1, static_cast<int>(std::min(left, kFlushPatience).count()))
                           : 0;
     if (ready == 0 || (ready < 0 && errno != EINTR)) {
-      const std::lock_guard guard(lock_);
+      const MutexLock guard(lock_);
       return size_;
     }
   }
 }
 
 void Console::transmit(std::uint8_t byte) {
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   if (output_state_ == Output::kEnded) {
     lose(1);
     return;
@@ -153,7 +157,7 @@ void Console::transmit(std::uint8_t byte) {
 }
 
 void Console::input_room_available() {
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   wake_in(kAtOnce);
 }
 
@@ -162,7 +166,7 @@ void Console::on_wake() {
   // Nothing to learn from it but that the timer is quiet again.
   [[maybe_unused]] const ssize_t size = ::read(wake_timer_.get(), &expirations, sizeof expirations);
   {
-    const std::lock_guard guard(lock_);
+    const MutexLock guard(lock_);
     wake_delay_ = std::chrono::nanoseconds(0);
     batch_open_ = false;
   }
@@ -172,10 +176,12 @@ void Console::on_wake() {
 
 void Console::pump_output() {
   Output state = Output::kEnded;
+  int output = -1;
   {
-    const std::lock_guard guard(lock_);
+    const MutexLock guard(lock_);
     drain();
     state = output_state_;
+    output = output_.fd();
     if (state == Output::kFailing) {
       wake_in(kRetryDelay);
     }
@@ -184,23 +190,23 @@ void Console::pump_output() {
   if (state == Output::kEnded) {
     output_watch_.reset();
   } else {
-    watch_output(state == Output::kBlocked);
+    watch_output(output, state == Output::kBlocked);
   }
 }
 
-void Console::watch_output(bool enabled) {
+void Console::watch_output(int output, bool enabled) {
   bool watching = false;
   if (output_watch_ != nullptr) {
     watching = output_watch_->update(Interest::kWritable, enabled).has_value();
   } else if (enabled) {
-    auto watch = registrar_.watch(output_.fd(), Interest::kWritable, [this](Readiness) { pump_output(); });
+    auto watch = registrar_.watch(output, Interest::kWritable, [this](Readiness) { pump_output(); });
     if (watch) {
       output_watch_ = std::move(*watch);
       watching = true;
     }
   }
   if (enabled && !watching) {
-    const std::lock_guard guard(lock_);
+    const MutexLock guard(lock_);
     wake_in(kRetryDelay);
   }
 }
@@ -235,7 +241,7 @@ void Console::pump_input() {
         limit = kDropStep;
       } else {
         watch_input(false);
-        const std::lock_guard guard(lock_);
+        const MutexLock guard(lock_);
         wake_in(config_.drop_pace);
         return;
       }
@@ -249,7 +255,7 @@ void Console::pump_input() {
       return;
     }
   }
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   wake_in(kAtOnce);
 }
 
@@ -265,17 +271,11 @@ bool Console::may_drop() {
 }
 
 bool Console::read_input(std::size_t limit) {
-  if (input_.is_terminal()) {
-    if (!in_foreground(input_.fd())) {
-      in_background_ = true;
-      watch_input(false);
-      const std::lock_guard guard(lock_);
-      wake_in(kRetryDelay);
-      return false;
-    }
-    if (std::exchange(in_background_, false) && config_.terminal != nullptr && !config_.terminal->refresh()) {
-      count_error();
-    }
+  if (input_.is_terminal() && !in_foreground(input_.fd())) {
+    watch_input(false);
+    const MutexLock guard(lock_);
+    wake_in(kRetryDelay);
+    return false;
   }
   std::array<std::uint8_t, kDropStep> buffer;
   const ssize_t got = input_.read(std::span(buffer).first(std::min(limit, buffer.size())));
@@ -283,7 +283,7 @@ bool Console::read_input(std::size_t limit) {
     if (input_watch_ != nullptr) {
       watch_input(true);
     } else {
-      const std::lock_guard guard(lock_);
+      const MutexLock guard(lock_);
       wake_in(kRetryDelay);
     }
     return false;

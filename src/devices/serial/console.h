@@ -6,16 +6,15 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "devices/serial/host_stream.h"
 #include "devices/serial/serial.h"
-#include "devices/serial/terminal_guard.h"
 #include "event/event_loop.h"
 
 namespace mayfly {
@@ -42,8 +41,6 @@ struct ConsoleConfig {
   std::function<void()> on_quit;
   // See Console; less than a second.
   std::chrono::nanoseconds drop_pace = std::chrono::milliseconds(100);
-  // Borrowed, outlives the console; may be null. Made raw again when the process returns to the foreground.
-  TerminalGuard* terminal = nullptr;
 };
 
 // Output never makes the guest wait. A byte that comes after a pause is written at once by the vCPU's thread;
@@ -116,7 +113,7 @@ class Console final : public SerialBackend {
   void pump_input();
   void end_input();
   void watch_input(bool enabled);
-  void watch_output(bool enabled);
+  void watch_output(int output, bool enabled);
   // Whether input is read however little of it the guest takes.
   bool hears_escape() const { return input_.is_terminal() && config_.on_quit; }
   // The next bytes for the guest, `limit` at most, into pending_input_; false where there are none now.
@@ -126,13 +123,12 @@ class Console final : public SerialBackend {
   // Seeks the escape in `bytes`; what is the guest's goes into pending_input_ where there is room.
   void take_typed(std::span<const std::uint8_t> bytes);
 
-  // Guarded by lock_, held by the caller.
-  void append(std::uint8_t byte);
-  void append_loss_mark();
-  void drain();
-  void wake_in(std::chrono::nanoseconds delay);
+  void append(std::uint8_t byte) MAYFLY_REQUIRES(lock_);
+  void append_loss_mark() MAYFLY_REQUIRES(lock_);
+  void drain() MAYFLY_REQUIRES(lock_);
+  void wake_in(std::chrono::nanoseconds delay) MAYFLY_REQUIRES(lock_);
   void lose(std::size_t count);
-  void count_error();  // needs no lock
+  void count_error();
 
   EventRegistrar& registrar_;
   ConsoleConfig config_;
@@ -147,18 +143,17 @@ class Console final : public SerialBackend {
   bool losing_input_ = false;
   std::optional<std::chrono::steady_clock::time_point> pace_end_;  // while much is typed ahead
   std::size_t taken_in_pace_ = 0;                                  // by the guest
-  bool in_background_ = false;
 
-  std::mutex lock_;  // a leaf: nothing else is locked under it
-  HostStream output_;
-  Output output_state_ = Output::kEnded;
+  Mutex lock_;  // a leaf: no other lock is taken under it
+  HostStream output_ MAYFLY_GUARDED_BY(lock_);
+  Output output_state_ MAYFLY_GUARDED_BY(lock_) = Output::kEnded;
   // NOLINTNEXTLINE(modernize-avoid-c-arrays): a vector would zero the buffer and make its pages resident
-  std::unique_ptr<std::uint8_t[]> ring_;
-  std::size_t head_ = 0;  // the oldest byte
-  std::size_t size_ = 0;
-  std::uint64_t lost_in_a_row_ = 0;         // while it is not 0, bytes are dropped
-  bool batch_open_ = false;                 // bytes may wait for the timer
-  std::chrono::nanoseconds wake_delay_{0};  // of the running timer; 0: not running
+  std::unique_ptr<std::uint8_t[]> ring_ MAYFLY_GUARDED_BY(lock_);
+  std::size_t head_ MAYFLY_GUARDED_BY(lock_) = 0;  // the oldest byte
+  std::size_t size_ MAYFLY_GUARDED_BY(lock_) = 0;
+  std::uint64_t lost_in_a_row_ MAYFLY_GUARDED_BY(lock_) = 0;         // while it is not 0, bytes are dropped
+  bool batch_open_ MAYFLY_GUARDED_BY(lock_) = false;                 // bytes may wait for the timer
+  std::chrono::nanoseconds wake_delay_ MAYFLY_GUARDED_BY(lock_){0};  // of the running timer; 0: not running
 
   // Last, so that they go first: their descriptors are above.
   std::unique_ptr<Watch> wake_watch_;

@@ -16,15 +16,14 @@ namespace mayfly {
 // break them, and they could clear it. So the stream makes a description of its own where it can, and asks
 // per call where it cannot:
 //  - terminals, pipes and FIFOs, the memory devices (/dev/null): opened again through /proc/self/fd,
-//  O_NONBLOCK;
+//    O_NONBLOCK;
 //  - sockets: MSG_DONTWAIT on each call;
-//  - regular files and block devices: the description is shared on purpose, as its offset and O_APPEND belong
-//  to
-//    whoever redirected the output; such files do not wait for a reader;
-//  - all others, and where opening again is refused (no /proc in a jail, a terminal of another user): poll(2)
-//  first,
-//    and then no more than what cannot wait once poll has said yes. There, another process that fills the
-//    same pipe between the two calls can make the write wait for the reader: the one case that is left.
+//  - regular files and block devices: the description is shared on purpose, as its offset and O_APPEND
+//    belong to whoever redirected the output; such files do not wait for a reader;
+//  - all others, and where opening again is refused (no /proc in a jail, a terminal of another user):
+//    poll(2) first, and then no more than what cannot wait once poll has said yes. There, another process
+//    that fills the same pipe between the two calls can make the write wait for the reader: the one case
+//    that is left.
 //
 // Not thread-safe. SIGPIPE must be ignored by the process (Console sees to it).
 class HostStream {
@@ -38,8 +37,8 @@ class HostStream {
   // `descriptors` is where the process finds its own descriptors by number.
   static Result<HostStream> open(int fd, Direction direction, const char* descriptors = "/proc/self/fd");
 
-  // As read(2) and write(2), but a negative errno instead of -1 (-EAGAIN: nothing possible now), EINTR
-  // repeated.
+  // As read(2) and write(2), but a negative errno instead of -1 (-EAGAIN: nothing possible now), and called
+  // again after EINTR.
   ssize_t read(std::span<std::uint8_t> data);
   ssize_t write(std::span<const std::uint8_t> data);
 

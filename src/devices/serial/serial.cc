@@ -70,21 +70,21 @@ Serial16550::Serial16550(InterruptLine& line, SerialBackend& backend, SerialMetr
     : line_(line), backend_(backend), metrics_(metrics) {}
 
 void Serial16550::bus_read(std::uint64_t offset, std::span<std::uint8_t> data) {
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   for (std::uint8_t& byte : data) {
     byte = read_register(offset++);
   }
 }
 
 void Serial16550::bus_write(std::uint64_t offset, std::span<const std::uint8_t> data) {
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   for (const std::uint8_t byte : data) {
     write_register(offset++, byte);
   }
 }
 
 std::size_t Serial16550::input_room() {
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   deliver_returned();
   const std::size_t now = room();
   input_waits_ = now == 0;
@@ -92,12 +92,14 @@ std::size_t Serial16550::input_room() {
 }
 
 std::size_t Serial16550::receive(std::span<const std::uint8_t> bytes) {
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   deliver_returned();
   const std::size_t taken = std::min(bytes.size(), room());
   if (taken > 0) {
     state_.received_may_return = state_.received_count == 0 || state_.received_may_return;
-    std::for_each_n(bytes.begin(), taken, [this](std::uint8_t byte) { put_received(byte); });
+    for (const std::uint8_t byte : bytes.first(taken)) {
+      put_received(byte);
+    }
     settle((state_.interrupt_enable & kIerReceived) != 0);
   }
   if (!bytes.empty()) {
@@ -107,7 +109,7 @@ std::size_t Serial16550::receive(std::span<const std::uint8_t> bytes) {
 }
 
 SerialState Serial16550::save() {
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   return state_;
 }
 
@@ -123,7 +125,7 @@ Result<void> Serial16550::restore(const SerialState& state) {
   if (!reachable) {
     return fail(ErrorCode::kOutOfRange, "serial port state: no sequence of accesses leads to it");
   }
-  const std::lock_guard guard(lock_);
+  const MutexLock guard(lock_);
   state_ = state;
   pin_was_high_ = false;
   edge_is_news_ = false;
@@ -319,7 +321,9 @@ void Serial16550::deliver_returned() {
     return;
   }
   const std::size_t taken = std::min<std::size_t>(state_.returned_count, capacity());
-  std::for_each_n(state_.returned.begin(), taken, [this](std::uint8_t byte) { put_received(byte); });
+  for (std::size_t i = 0; i < taken; ++i) {
+    put_received(state_.returned[i]);
+  }
   std::copy(state_.returned.begin() + static_cast<std::ptrdiff_t>(taken), state_.returned.end(),
             state_.returned.begin());
   state_.returned_count = bits(state_.returned_count - static_cast<unsigned>(taken));

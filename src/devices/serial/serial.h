@@ -6,9 +6,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <span>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "devices/bus/bus.h"
 #include "devices/bus/interrupt_line.h"
@@ -19,14 +19,13 @@ namespace mayfly {
 struct SerialMetrics {
   // The host failed to take output or to give input, or typed input began to be lost.
   std::atomic<std::uint64_t> error_count{0};
-  std::atomic<std::uint64_t> flush_count{0};                 // buffered output handed to the host
-  std::atomic<std::uint64_t> missed_read_count{0};           // reads of a receiver that held nothing
-  std::atomic<std::uint64_t> missed_write_count{0};          // writes to a register that cannot be written
-  std::atomic<std::uint64_t> read_count{0};                  // bytes of input that the guest took
-  std::atomic<std::uint64_t> lost_input_bytes{0};            // typed, and dropped as the guest did not read
-  std::atomic<std::uint64_t> write_count{0};                 // bytes that the guest sent
-  std::atomic<std::uint64_t> lost_bytes{0};                  // of those, bytes that never reached the host
-  std::atomic<std::uint64_t> rate_limiter_dropped_bytes{0};  // of those, bytes over the configured rate
+  std::atomic<std::uint64_t> flush_count{0};         // buffered output handed to the host
+  std::atomic<std::uint64_t> missed_read_count{0};   // reads of a receiver that held nothing
+  std::atomic<std::uint64_t> missed_write_count{0};  // writes to a register that cannot be written
+  std::atomic<std::uint64_t> read_count{0};          // bytes of input that the guest took
+  std::atomic<std::uint64_t> lost_input_bytes{0};    // typed, and dropped as the guest did not read
+  std::atomic<std::uint64_t> write_count{0};         // bytes that the guest sent
+  std::atomic<std::uint64_t> lost_bytes{0};          // of those, bytes that never reached the host
 };
 
 // What the UART's line is wired to. Both calls come from vCPU threads with the UART's lock held: they must
@@ -79,14 +78,12 @@ struct SerialState {
 // Interrupts: the part holds its INTR pin high as long as an enabled source is pending. A PC's interrupt
 // controller sees only the pin's rising edges, and remembers one while the handler runs. An edge is made
 //  - when the pin goes from low to high, for whatever reason;
-//  - when the guest reads a byte and leaves some below the trigger level: on the real part the read ends the
-//  time-out
-//    and four character times later it is raised again;
+//  - when the guest reads a byte and leaves some below the trigger level: on the real part the read ends
+//    the time-out and four character times later it is raised again;
 //  - when a byte is written with the THRE interrupt enabled: on the real part the pin goes low until it is
-//  sent;
+//    sent;
 //  - when input arrives while the pin is high already. The real part makes no edge then, and a driver that
-//  gives up
-//    in the middle of endless input (Linux does after 512 rounds) would never be called again.
+//    gives up in the middle of endless input (Linux does after 512 rounds) would never be called again.
 // Not made is the edge of a byte written right after another edge, with no other access in between: a handler
 // that the first one starts has not looked at the part yet, so it finds what the second one would tell. So
 // whenever the pin is high, the guest has an edge that it has not answered, or has run a handler since the
@@ -121,41 +118,42 @@ class Serial16550 final : public BusDevice {
   Result<void> restore(const SerialState& state);
 
  private:
-  std::uint8_t read_register(std::uint64_t offset);
-  void write_register(std::uint64_t offset, std::uint8_t value);
-  std::uint8_t read_received();
-  std::uint8_t read_interrupt_id();
-  std::uint8_t read_line_status();
-  void write_transmit(std::uint8_t value);
-  void write_interrupt_enable(std::uint8_t value);
-  void write_fifo_control(std::uint8_t value);
-  void write_modem_control(std::uint8_t value);
+  std::uint8_t read_register(std::uint64_t offset) MAYFLY_REQUIRES(lock_);
+  void write_register(std::uint64_t offset, std::uint8_t value) MAYFLY_REQUIRES(lock_);
+  std::uint8_t read_received() MAYFLY_REQUIRES(lock_);
+  std::uint8_t read_interrupt_id() MAYFLY_REQUIRES(lock_);
+  std::uint8_t read_line_status() MAYFLY_REQUIRES(lock_);
+  void write_transmit(std::uint8_t value) MAYFLY_REQUIRES(lock_);
+  void write_interrupt_enable(std::uint8_t value) MAYFLY_REQUIRES(lock_);
+  void write_fifo_control(std::uint8_t value) MAYFLY_REQUIRES(lock_);
+  void write_modem_control(std::uint8_t value) MAYFLY_REQUIRES(lock_);
 
-  void put_received(std::uint8_t byte);
-  void clear_received();
-  void deliver_returned();
-  std::uint8_t interrupt_id() const;
-  std::uint8_t modem_inputs() const;
-  bool fifo_enabled() const;
-  bool loopback() const;
-  bool listening() const;
-  std::size_t capacity() const;
-  std::size_t trigger_level() const;
-  std::size_t room() const;
+  void put_received(std::uint8_t byte) MAYFLY_REQUIRES(lock_);
+  void clear_received() MAYFLY_REQUIRES(lock_);
+  void deliver_returned() MAYFLY_REQUIRES(lock_);
+  std::uint8_t interrupt_id() const MAYFLY_REQUIRES(lock_);
+  std::uint8_t modem_inputs() const MAYFLY_REQUIRES(lock_);
+  bool fifo_enabled() const MAYFLY_REQUIRES(lock_);
+  bool loopback() const MAYFLY_REQUIRES(lock_);
+  bool listening() const MAYFLY_REQUIRES(lock_);
+  std::size_t capacity() const MAYFLY_REQUIRES(lock_);
+  std::size_t trigger_level() const MAYFLY_REQUIRES(lock_);
+  std::size_t room() const MAYFLY_REQUIRES(lock_);
   // Makes the edge that the change just made asks for; `arrival` where one is due though the pin was high
   // already.
-  void settle(bool arrival = false);
+  void settle(bool arrival = false) MAYFLY_REQUIRES(lock_);
   // Tells a back end that waits for room if there is some.
-  void report_room();
+  void report_room() MAYFLY_REQUIRES(lock_);
 
   InterruptLine& line_;
   SerialBackend& backend_;
   SerialMetrics& metrics_;
-  std::mutex lock_;
-  SerialState state_;  // guarded by lock_, as is all below
-  bool pin_was_high_ = false;
-  bool edge_is_news_ = false;  // the guest has done nothing but write bytes since the last edge
-  bool input_waits_ = false;   // the back end wants to hear of room
+  Mutex lock_;  // the back end's own lock is taken under it
+  SerialState state_ MAYFLY_GUARDED_BY(lock_);
+  bool pin_was_high_ MAYFLY_GUARDED_BY(lock_) = false;
+  // The guest has done nothing but write bytes since the last edge.
+  bool edge_is_news_ MAYFLY_GUARDED_BY(lock_) = false;
+  bool input_waits_ MAYFLY_GUARDED_BY(lock_) = false;  // the back end wants to hear of room
 };
 
 }  // namespace mayfly

@@ -42,10 +42,9 @@ inline constexpr std::uint32_t kMaxTopologyVcpus = 64;
 // KVM_GET_SUPPORTED_CPUID. One socket, one node; a vCPU's APIC id is its index; one last-level cache for all,
 // the other levels a core's own. What the guest does not get, whatever KVM supports:
 // - nested virtualization (VMX, SVM): by far KVM's largest attack surface, and state that snapshots would
-// carry;
+//   carry;
 // - AMX: its state is 8 KiB a vCPU that KVM supports only after arch_prctl(ARCH_REQ_XCOMP_GUEST_PERM);
-// without it
-//   KVM leaves the state out of leaf 0xd but still names the instructions, which would be a lie;
+//   without it KVM leaves the state out of leaf 0xd but still names the instructions, which would be a lie;
 // - SGX, processor trace, memory encryption: each needs resources that this machine does not set up;
 // - WAITPKG: user code could hold a host core without the host seeing it idle;
 // - counters and branch records, unless `pmu`;

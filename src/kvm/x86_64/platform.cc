@@ -1,8 +1,11 @@
 // What an x86-64 virtual machine has before its vCPUs.
+#include <cpuid.h>
 #include <linux/kvm.h>
 
+#include "kvm/host_kind.h"
 #include "kvm/ioctl.h"
 #include "kvm/vm.h"
+#include "memory/x86_64/ranges.h"
 
 namespace mayfly {
 
@@ -39,7 +42,7 @@ Result<void> Vm::create_platform(const VmOptions& options) {
   }
 
   // KVM_SET_TSS_ADDR (api.rst 4.36). The identity map's address (4.37) keeps its default, the page before.
-  MAYFLY_TRY(command(fd_, KVM_SET_TSS_ADDR, static_cast<unsigned long>(options.tss.value()),
+  MAYFLY_TRY(command(fd_, KVM_SET_TSS_ADDR, static_cast<unsigned long>(x86_64::kRealModePages),
                      "set aside pages for real mode (KVM_SET_TSS_ADDR)"));
 
   // KVM_CREATE_IRQCHIP (api.rst 4.24): two PICs, one IOAPIC of 24 lines, a local APIC for each vCPU to come,
@@ -51,6 +54,15 @@ Result<void> Vm::create_platform(const VmOptions& options) {
   kvm_pit_config timer{};
   timer.flags = KVM_PIT_SPEAKER_DUMMY;
   return command(fd_, KVM_CREATE_PIT2, &timer, "create the timer (KVM_CREATE_PIT2)");
+}
+
+// MAXPHYADDR (SDM volume 3, 4.1.4): 36 where the processor does not say.
+unsigned host_address_bits() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) != 0 ? eax & 0xffU : 36;
 }
 
 }  // namespace mayfly

@@ -74,7 +74,9 @@ class AcpiTables(unittest.TestCase):
         return folder
 
     def evaluate(self, folder, *commands):
-        code, output = run(folder, "acpiexec", "-b", ";".join(commands), "dsdt.dat", "facp.dat", "apic.dat")
+        # -dt: no account of its own allocations. Version 20250404 (Debian 13) emulates a GED's interrupt and leaks two
+        # objects of that, whatever the tables are; its account ends in a line "ACPI Error".
+        code, output = run(folder, "acpiexec", "-dt", "-b", ";".join(commands), "dsdt.dat", "facp.dat", "apic.dat")
         self.assertEqual(code, 0, output)
         return output
 

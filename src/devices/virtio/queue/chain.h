@@ -3,12 +3,14 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "memory/guest_memory.h"
@@ -88,8 +90,8 @@ class ChainWriter : public SliceCursor {
   }
 };
 
-// One buffer of the driver's: first its device-readable, then its device-writable bytes, each at most
-// 2^32 - 1. Taken from a VirtQueue and given back to it once, by complete() or put_back(). Destroyed without
+// One buffer of the driver's: first its device-readable, then its device-writable bytes, together at most
+// 2^32 - 1, in no more slices than the queue has descriptors. Taken from a VirtQueue and given back to it once, by complete() or put_back(). Destroyed without
 // that only where its queue goes as well (a reset). Move-only; a moved-from chain has no slices.
 class DescriptorChain {
  public:
@@ -115,11 +117,12 @@ class DescriptorChain {
     std::size_t readable_count = 0;
   };
 
-  DescriptorChain(std::uint16_t head, std::unique_ptr<Storage> storage)
-      : storage_(std::move(storage)), head_(head) {}
+  DescriptorChain(std::uint16_t head, std::uint16_t entry, std::unique_ptr<Storage> storage)
+      : storage_(std::move(storage)), head_(head), entry_(entry) {}
 
   std::unique_ptr<Storage> storage_;
   std::uint16_t head_;
+  std::uint16_t entry_;  // of the available ring, counted as VirtQueueState does
 };
 
 }  // namespace mayfly

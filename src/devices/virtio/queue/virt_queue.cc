@@ -158,15 +158,16 @@ QueueResult<std::optional<DescriptorChain>> VirtQueue::take() {
   if (in_flight_ >= config_.size) {
     return tl::make_unexpected(QueueFault::kTooManyInFlight);
   }
-  const std::size_t entry = next_available_ & (config_.size - 1);
-  const auto head = parts_.available_ring.object<std::uint16_t>(kEntries + 2 * entry);
+  const std::uint16_t entry = next_available_;
+  const auto head =
+      parts_.available_ring.object<std::uint16_t>(kEntries + std::size_t{2} * (entry & (config_.size - 1)));
   auto collected = storage();
   if (const auto done = collect(head, *collected); !done) {
     return tl::make_unexpected(done.error());
   }
   ++next_available_;
   ++in_flight_;
-  return DescriptorChain(head, std::move(collected));
+  return DescriptorChain(head, entry, std::move(collected));
 }
 
 QueueResult<void> VirtQueue::collect(std::uint16_t head, DescriptorChain::Storage& storage) const {
@@ -176,9 +177,10 @@ QueueResult<void> VirtQueue::collect(std::uint16_t head, DescriptorChain::Storag
   std::uint32_t index = head;
   std::uint64_t readable = 0;
   std::uint64_t writable = 0;
-  // The bound on a chain, whichever tables it runs through (2.7.5.3.1); the descriptor that refers to an
-  // indirect table counts too, which allows for one more.
-  for (std::uint32_t met = 0; met <= config_.size; ++met) {
+  // The bound on a chain, whichever tables it runs through (2.7.5.3.1). The descriptor that refers to an
+  // indirect table is none of its buffers and not counted; there is one at most.
+  std::uint32_t met = 0;
+  while (met < config_.size) {
     if (index >= table_size) {
       return tl::make_unexpected(QueueFault::kDescriptorOutOfRange);
     }
@@ -209,6 +211,7 @@ QueueResult<void> VirtQueue::collect(std::uint16_t head, DescriptorChain::Storag
       index = 0;
       continue;
     }
+    ++met;
     const bool is_writable = (descriptor.flags & kWrite) != 0;
     if (!is_writable && writable != 0) {
       return tl::make_unexpected(QueueFault::kReadableAfterWritable);
@@ -234,7 +237,14 @@ QueueResult<void> VirtQueue::collect(std::uint16_t head, DescriptorChain::Storag
   return tl::make_unexpected(QueueFault::kChainTooLong);
 }
 
+VirtQueueState VirtQueue::state() const {
+  MAYFLY_CHECK(in_flight_ == 0 && published_used_ == next_used_, "a queue's state is saved between two batches");
+  return {next_available_, next_used_};
+}
+
 void VirtQueue::put_back(DescriptorChain chain) {
+  MAYFLY_CHECK(chain.entry_ == static_cast<std::uint16_t>(next_available_ - 1),
+               "a chain is put back before those that were taken after it");
   recycle(std::move(chain));
   --next_available_;
 }

@@ -40,7 +40,7 @@ enum class QueueFault : std::uint8_t {
   kTooManyInFlight,       // more chains made available and not returned than the queue has descriptors
   kDescriptorOutOfRange,  // an index past the end of its table
   kChainTooLong,          // more descriptors than the queue has: a loop, or 2.7.5.3.1
-  kTooManyBytes,          // 2^32 bytes or more (2.7.5.2)
+  kTooManyBytes,          // 2^32 bytes (of which a used length cannot tell) or more (2.7.5.2)
   kUnknownFlags,
   kReadableAfterWritable,  // 2.7.4.2
   kIndirectNotNegotiated,
@@ -68,15 +68,17 @@ class VirtQueue {
   static Result<VirtQueue> create(GuestMemory& memory, const VirtQueueConfig& config, VirtQueueState state = {});
 
   const VirtQueueConfig& config() const { return config_; }
-  // To be saved only while no chain is out: see in_flight().
-  VirtQueueState state() const { return {next_available_, next_used_}; }
+  // To be asked only while no chain is out (see in_flight()) and all that was completed is published, else:
+  // aborts. A queue made with it goes on where this one stops.
+  VirtQueueState state() const;
   // Chains taken and not given back.
   std::uint32_t in_flight() const { return in_flight_; }
 
   // The next chain that the driver has made available, whole and checked, or nothing where there is none.
   QueueResult<std::optional<DescriptorChain>> take();
 
-  // Undoes take() for the chain that was taken last and is still out: it will be the next again.
+  // Undoes the last take(): its chain, which is still out, will be the next again. Several are put back in the
+  // reverse of the order in which they were taken; any other chain: aborts.
   void put_back(DescriptorChain chain);
 
   // Returns a chain to the driver. `written` is how many bytes, from the first device-writable one on, the

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/metrics.h"
 #include "base/text.h"
 
 namespace mayfly {
@@ -166,6 +167,8 @@ void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value) {
           set_low(state_.driver_features, value);
         } else if (state_.driver_features_select == 1) {
           set_high(state_.driver_features, value);
+        } else if (value != 0) {
+          state_.unknown_features = true;
         }
       }
       return;
@@ -182,18 +185,24 @@ void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value) {
 }
 
 void MmioTransport::write_queue_register(std::uint64_t offset, std::uint32_t value) {
-  if (state_.queue_select >= state_.queues.size() || (state_.status & kFeaturesOk) == 0 || has_failed()) {
+  if (state_.queue_select >= state_.queues.size()) {
     return;
   }
-  if (offset == kQueueReady) {
-    write_queue_ready(value);
+  if (offset == kQueueReady && value == 0) {
+    stop_queue();
+    return;
+  }
+  if ((state_.status & (kFeaturesOk | kDriverOk)) != kFeaturesOk || has_failed()) {
     return;
   }
   MmioQueueRegisters& queue = state_.queues[state_.queue_select];
-  if (queue.ready || (state_.status & kDriverOk) != 0) {
+  if (queue.ready) {
     return;
   }
   switch (offset) {
+    case kQueueReady:
+      queue.ready = value == 1;
+      return;
     case kQueueSize:
       queue.size = value;
       return;
@@ -220,16 +229,12 @@ void MmioTransport::write_queue_register(std::uint64_t offset, std::uint32_t val
   }
 }
 
-void MmioTransport::write_queue_ready(std::uint32_t value) {
+void MmioTransport::stop_queue() {
   MmioQueueRegisters& queue = state_.queues[state_.queue_select];
-  if (value == 0 && queue.ready) {
-    queue.ready = false;
-    if ((state_.status & kDriverOk) != 0) {
-      device_.stop_queue(state_.queue_select);
-    }
-  } else if (value == 1 && (state_.status & kDriverOk) == 0) {
-    queue.ready = true;
+  if (queue.ready && (state_.status & kDriverOk) != 0) {
+    device_.stop_queue(state_.queue_select);
   }
+  queue.ready = false;
 }
 
 void MmioTransport::write_status(std::uint32_t value) {
@@ -264,9 +269,10 @@ void MmioTransport::write_status(std::uint32_t value) {
 
 bool MmioTransport::accepts_features() const {
   const std::uint64_t unknown = state_.driver_features & ~offered_features();
-  if (unknown != 0) {
+  if (unknown != 0 || state_.unknown_features) {
     LOG_WARN_LIMITED("%.*s: the driver accepts features that were not offered: %s",
-                     static_cast<int>(device_.name().size()), device_.name().data(), hex(unknown).c_str());
+                     static_cast<int>(device_.name().size()), device_.name().data(),
+                     state_.unknown_features ? "some past bit 63" : hex(unknown).c_str());
     return false;
   }
   return (state_.driver_features & kFeatureVersion1) != 0;
@@ -355,6 +361,7 @@ void MmioTransport::needs_reset(std::string_view why) noexcept {
 }
 
 void MmioTransport::interrupt(std::uint32_t reason) noexcept {
+  (reason == kUsedBuffers ? metrics().interrupts.triggers : metrics().interrupts.config_updates).add();
   interrupt_status_.fetch_or(reason);
   line_.trigger();
 }

@@ -6,10 +6,10 @@
 //
 //   DriverFeatures                      between DRIVER and FEATURES_OK
 //   QueueSize, addresses, QueueReady 1  between FEATURES_OK and DRIVER_OK, while that queue is not ready
-//   QueueReady 0                        from FEATURES_OK on: stops the queue
 //   configuration space                 from DRIVER on
 //
-// and none of them once FAILED or DEVICE_NEEDS_RESET is set. Status bits are set in the order of 3.1.1 and
+// and none of them once FAILED or DEVICE_NEEDS_RESET is set. A 0 in QueueReady stops the queue at any time, until
+// the next reset. Status bits are set in the order of 3.1.1 and
 // cleared by a reset only; FEATURES_OK stays 0 where the driver accepted what was not offered, or not
 // VIRTIO_F_VERSION_1.
 #pragma once
@@ -46,6 +46,7 @@ struct MmioTransportState {
   std::uint32_t device_features_select = 0;
   std::uint32_t driver_features_select = 0;
   std::uint64_t driver_features = 0;
+  bool unknown_features = false;  // the driver accepted some past bit 63
   std::uint32_t queue_select = 0;
   std::uint32_t interrupt_status = 0;
   std::uint32_t generation = 0;
@@ -103,7 +104,7 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   void write_register(std::uint64_t offset, std::uint32_t value);
   void write_status(std::uint32_t value);
   void write_queue_register(std::uint64_t offset, std::uint32_t value);
-  void write_queue_ready(std::uint32_t value);
+  void stop_queue();
   bool accepts_features() const;
   void activate();
   void reset();

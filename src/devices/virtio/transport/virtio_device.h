@@ -81,7 +81,7 @@ class VirtioDevice {
   // back, nothing of the device accesses guest memory any more: requests under way are over.
   virtual void reset() = 0;
   // The driver stops using one queue (a 0 in QueueReady): as reset(), for this queue. `index` is one of the
-  // device's.
+  // device's. Also once the device needs a reset or its activation failed: then it has no such queue.
   virtual void stop_queue(std::size_t index) = 0;
   // The doorbell rang, for any of the queues or for none; also before activate(). On the monitor thread.
   // Bounded by the sizes of the queues: what is left over is for process_later().

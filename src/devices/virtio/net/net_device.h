@@ -1,0 +1,212 @@
+// The network device of virtio 1.2, section 5.1, in front of any NetBackend.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/result.h"
+#include "devices/virtio/net/mac_address.h"
+#include "devices/virtio/net/net_backend.h"
+#include "devices/virtio/net/net_header.h"
+#include "devices/virtio/transport/virtio_device.h"
+#include "event/event_loop.h"
+#include "rate_limiter/rate_limiter.h"
+
+namespace mayfly {
+
+// What a driver is told of its interface.
+struct NetDeviceSettings {
+  std::string id{};  // is_resource_id()
+  MacAddress mac{};
+  std::optional<std::uint16_t> mtu{};  // 68 to 65535 (5.1.4.1); absent: not offered
+  // Over all queue pairs together. A frame's bytes are those without the header.
+  RateLimiterConfig rx_rate_limiter{};  // towards the guest
+  RateLimiterConfig tx_rate_limiter{};
+  const Clock* clock = &kSystemClock;  // borrowed: the limiters' time
+};
+
+// All that is to be saved of a device, beside what its transport and its configuration say.
+struct NetDeviceState {
+  MacAddress mac;
+  std::uint64_t features = 0;  // negotiated
+  bool live = false;           // between DRIVER_OK and a reset
+  bool link_up = true;
+  std::size_t pairs_in_use = 1;
+  std::vector<std::optional<VirtQueueState>> queues{};  // as many as the device has
+  RateLimiterState rx_rate_limiter{};
+  RateLimiterState tx_rate_limiter{};
+};
+
+// Frames go straight between the guest's buffers and the back end. Headers do not: each is copied once, and
+// the copy is checked and used.
+//
+// Made and destroyed on the registrar's thread, which is also where the back end is used. Everything else as
+// for a VirtioDevice.
+class NetDevice final : public VirtioDevice {
+ public:
+  static constexpr std::uint16_t kQueueSize = 256;
+  static constexpr std::uint16_t kControlQueueSize = 64;
+  // Frames, and bytes of them, after which the driver is shown what was done, and interrupted where it wants.
+  static constexpr std::size_t kBatchFrames = 64;
+  static constexpr std::size_t kBatchBytes = std::size_t{256} << 10;
+  // How long a frame may wait for buffers that it still needs before it is lost.
+  static constexpr std::chrono::milliseconds kMaxHold{100};
+
+  // `registrar` is borrowed and outlives the device. Errors, naming the interface: those of the registrar and
+  // of RateLimiter::create().
+  static Result<std::unique_ptr<NetDevice>> create(const NetDeviceSettings& settings,
+                                                   std::unique_ptr<NetBackend> backend, EventRegistrar& registrar);
+  ~NetDevice() override = default;
+
+  std::string_view name() const override { return name_; }
+  std::uint32_t type() const override { return 1; }
+  std::uint64_t features() const override { return offered_; }
+  std::span<const std::uint16_t> queue_limits() const override { return queue_limits_; }
+  void read_configuration(std::uint64_t offset, std::span<std::uint8_t> data) override;
+  void write_configuration(std::uint64_t offset, std::span<const std::uint8_t> data) override;
+  void activate(VirtioActivation activation) override;
+  void activation_failed() override;
+  void reset() override;
+  void stop_queue(std::size_t index) override;
+  void process() override;
+
+  // Under the lock, on the monitor thread. Buffers that were taken ahead go back to their queues first, and a
+  // frame that waits in them is lost.
+  NetDeviceState save();
+
+  // The same. As RateLimiter::update(), for both: on an error neither has changed.
+  Result<void> set_rate_limits(const RateLimiterConfig& rx, const RateLimiterConfig& tx);
+
+  const MacAddress& mac() const { return settings_.mac; }
+  // VIRTIO_NET_S_LINK_UP. A link whose other end has gone stays down.
+  bool link_up() const { return link_up_; }
+
+ private:
+  // What a direction of a pair goes on with.
+  enum class RxWait : std::uint8_t { kBuffers, kFrames, kTurn, kTokens };
+  enum class TxWait : std::uint8_t { kFrames, kRoom, kTokens };
+  // Why a run over a queue ended.
+  enum class RxEnd : std::uint8_t { kNoFrame, kNoBuffers, kNoTokens, kBatch, kClosed, kFault };
+  enum class TxEnd : std::uint8_t { kNoFrame, kNoRoom, kNoTokens, kBatch, kFault };
+  // What became of one frame.
+  enum class Sent : std::uint8_t { kSent, kLost, kNoRoom, kNoTokens };
+
+  // A buffer of the driver's that was taken for a frame to come.
+  struct Prepared {
+    DescriptorChain chain;
+    std::uint64_t bytes;
+    std::size_t slices;
+  };
+  // Those of a receive queue, in the order in which they were taken. What is before the two `first` was used.
+  struct Ahead {
+    std::vector<Prepared> chains;
+    std::vector<GuestSlice> slices;  // of all chains
+    std::size_t first_chain = 0;
+    std::size_t first_slice = 0;
+    std::uint64_t bytes = 0;
+
+    bool empty() const { return first_chain == chains.size(); }
+    std::span<const GuestSlice> room() const { return std::span(slices).subspan(first_slice); }
+    void add(DescriptorChain chain);
+    Prepared take_first();
+    void clear();
+  };
+  // A frame that was received and cannot be delivered yet: for want of buffers, of which it fills all there
+  // are, with the others of its bytes in Pair::rest; or because the rate limiter has not let it pass.
+  struct Held {
+    NetHeader header;
+    std::size_t bytes;
+    std::size_t stored;  // of these in the buffers ahead
+    bool paid;           // for the rate limiter
+  };
+  struct Pair {
+    NetPort* port = nullptr;
+    std::unique_ptr<Watch> watch;
+    bool wants_readable = false;  // as the watch was told last
+    bool wants_writable = false;
+    std::optional<VirtQueue> rx;
+    std::optional<VirtQueue> tx;
+    RxWait rx_wait = RxWait::kBuffers;
+    TxWait tx_wait = TxWait::kFrames;
+    Ahead ahead;
+    std::unique_ptr<std::byte[]> rest;  // NetPort::kRest; untouched, and so free, until there is a need
+    std::optional<Held> held;
+    // When the timers are to look at it, by the device's clock; 0: they are not.
+    std::uint64_t rx_due = 0;
+    std::uint64_t tx_due = 0;
+  };
+
+  NetDevice(const NetDeviceSettings& settings, std::unique_ptr<NetBackend> backend);
+  Result<void> prepare(EventRegistrar& registrar);
+
+  // Lock held. All below run on the monitor thread, but for clear().
+  std::optional<VirtQueue>* queue(std::size_t index);
+  std::size_t control_index() const;
+  bool has(std::uint64_t feature) const { return (features_ & feature) != 0; }
+  void clear();
+  void settle();
+  bool in_use(const Pair& pair) const;
+  void update_watch(Pair& pair);
+  void port_ready(Pair& pair, Readiness readiness);
+  void start_timer(EventRegistrar::Timer& timer, std::uint64_t Pair::*due);
+  bool take_due(std::uint64_t& due) const;
+  void rx_due();
+  void tx_due();
+  void close_link(const char* why);
+  void fault(QueueFault fault);
+  void publish(VirtQueue& queue);
+
+  RxEnd receive(Pair& pair);
+  RxEnd receive_batch(Pair& pair, std::size_t& budget);
+  QueueResult<void> take_ahead(Pair& pair);
+  bool can_take_ahead(const Pair& pair) const;
+  bool accept(NetHeader& header, Pair& pair, std::size_t bytes) const;
+  void deliver(Pair& pair, NetHeader header, std::size_t bytes);
+  bool deliver_held(Pair& pair);
+  void drop_held(Pair& pair);
+  void put_back_ahead(Pair& pair);
+
+  bool pay(RateLimiter& limiter, std::size_t frame) const;
+  void transmit(Pair& pair);
+  TxEnd transmit_batch(Pair& pair, std::size_t& budget);
+  Sent transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes);
+
+  void control();
+  std::uint8_t run_command(const DescriptorChain& chain);
+  bool use_pairs(std::size_t pairs);
+
+  const NetDeviceSettings settings_;
+  const std::string name_;
+  NetMetrics& metrics_;
+  std::unique_ptr<NetBackend> backend_;
+  std::vector<std::uint16_t> queue_limits_;
+  std::uint64_t offered_;
+
+  // Guarded by the device's lock.
+  bool live_ = false;
+  bool broken_ = false;   // DEVICE_NEEDS_RESET
+  bool settled_ = false;  // the back end knows what was negotiated
+  bool link_up_ = true;
+  std::uint64_t features_ = 0;
+  NetOffloads to_device_;  // what the driver may ask for
+  NetOffloads to_driver_;  // what may be asked of it
+  std::size_t max_frame_ = 0;  // that it can be given
+  std::size_t pairs_in_use_ = 1;
+  std::vector<Pair> pairs_;
+  std::optional<VirtQueue> control_;
+  RateLimiter rx_limiter_;
+  RateLimiter tx_limiter_;
+  std::unique_ptr<EventRegistrar::Timer> rx_timer_;
+  std::unique_ptr<EventRegistrar::Timer> tx_timer_;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,166 @@
+// A guest with one network device: RAM, the transport, and the driver fake in front of it.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "devices/bus/interrupt_line.h"
+#include "devices/virtio/net/net_device.h"
+#include "devices/virtio/transport/mmio_transport.h"
+#include "memory/guest_memory.h"
+#include "support/virtio_driver/mmio_driver.h"
+
+namespace mayfly::testing {
+
+class CountingLine final : public InterruptLine {
+ public:
+  void trigger() override { ++edges; }
+  std::size_t edges = 0;
+};
+
+// All on one thread. Throws (std::bad_optional_access and its kin) where something does not come about that
+// every test needs.
+class NetGuest {
+ public:
+  static constexpr std::uint64_t kRam = 16 << 20;
+  static constexpr std::uint64_t kPlainDriver = kFeatureVersion1 | VIRTIO_NET_F_MAC | VIRTIO_NET_F_STATUS;
+
+  NetGuest(const NetDeviceSettings& settings, std::unique_ptr<NetBackend> backend, EventRegistrar& registrar)
+      : memory_(GuestMemory::create(std::vector{GuestRange::make(GuestAddress(0), kRam).value()},
+                                    Backing::kAnonymous)
+                    .value()),
+        driver_memory_(memory_),
+        device_(NetDevice::create(settings, std::move(backend), registrar).value()),
+        transport_(MmioTransport::create(*device_, memory_, line_, registrar).value()),
+        window_(*transport_),
+        driver_(window_) {}
+
+  GuestMemory& memory() { return memory_; }
+  NetDevice& device() { return *device_; }
+  MmioTransport& transport() { return *transport_; }
+  MmioDriver& driver() { return driver_; }
+  CountingLine& line() { return line_; }
+
+  // Resets, negotiates and sets up all queues that there are then, with `queue_size` entries each. What was
+  // agreed on.
+  std::uint64_t start(std::uint64_t wanted, std::uint16_t queue_size = 256) {
+    rings_.clear();
+    const std::uint64_t agreed = driver_.negotiate(wanted).value();
+    const std::size_t pairs = (agreed & VIRTIO_NET_F_MQ) != 0 ? driver_.config_u16(8) : 1;
+    const std::size_t count = 2 * pairs + ((agreed & VIRTIO_NET_F_CTRL_VQ) != 0 ? 1 : 0);
+    std::uint64_t base = 0x10000;
+    for (std::size_t index = 0; index < count; ++index) {
+      const bool is_control = index == 2 * pairs;
+      const auto layout = RingLayout::at(base, is_control ? 16 : queue_size);
+      base += 0x10000;
+      rings_.push_back(std::make_unique<SplitRing>(
+          driver_memory_, layout, BufferArena(0x200000 + 0xc0000 * index, 0xc0000),
+          RingFeatures{.event_idx = (agreed & kFeatureEventIndex) != 0, .in_order = (agreed & kFeatureInOrder) != 0}));
+      if (!driver_.set_up_queue(static_cast<std::uint16_t>(index), layout)) {
+        throw std::runtime_error("a queue cannot be set up");
+      }
+    }
+    driver_.driver_ok();
+    process();
+    return agreed;
+  }
+
+  SplitRing& rx(std::size_t pair = 0) { return *rings_.at(2 * pair); }
+  SplitRing& tx(std::size_t pair = 0) { return *rings_.at(2 * pair + 1); }
+  SplitRing& control() { return *rings_.back(); }
+  std::vector<std::unique_ptr<SplitRing>>& rings() { return rings_; }
+
+  // As the doorbell does on the monitor thread.
+  void process() {
+    const MutexLock lock(device_->mutex());
+    device_->process();
+  }
+
+  void add_rx(std::size_t buffers, std::uint32_t bytes, std::size_t pair = 0) {
+    for (std::size_t index = 0; index < buffers; ++index) {
+      rx(pair).chain().writable(bytes).submit();
+    }
+  }
+
+  static std::vector<std::byte> with_header(const NetHeader& header, std::span<const std::byte> frame) {
+    std::vector<std::byte> bytes(sizeof(header) + frame.size());
+    std::memcpy(bytes.data(), &header, sizeof(header));
+    std::ranges::copy(frame, bytes.begin() + sizeof(header));
+    return bytes;
+  }
+
+  // One chain, the header in a descriptor of its own.
+  void send(const NetHeader& header, std::span<const std::byte> frame, std::size_t pair = 0) {
+    tx(pair).chain().readable(std::as_bytes(std::span(&header, 1))).readable(frame).submit();
+  }
+
+  // The next frame that came, put together from its buffers as 5.1.6.4 has it, or nothing.
+  struct Frame {
+    NetHeader header;
+    std::vector<std::byte> bytes;
+  };
+  std::optional<Frame> next_frame(std::size_t pair = 0) {
+    auto first = rx(pair).collect();
+    if (!first) {
+      return std::nullopt;
+    }
+    Frame frame;
+    std::span<const std::byte> start = first->written();
+    if (start.size() < sizeof(frame.header)) {
+      throw std::runtime_error("a frame without a header");
+    }
+    std::memcpy(&frame.header, start.data(), sizeof(frame.header));
+    frame.bytes.assign(start.begin() + sizeof(frame.header), start.end());
+    for (unsigned more = 1; more < frame.header.num_buffers; ++more) {
+      const auto next = rx(pair).collect().value();
+      const auto part = next.written();
+      frame.bytes.insert(frame.bytes.end(), part.begin(), part.end());
+    }
+    return frame;
+  }
+
+ private:
+  class Window final : public MmioWindow {
+   public:
+    explicit Window(MmioTransport& transport) : transport_(transport) {}
+    std::uint64_t read(std::uint64_t offset, unsigned width) override {
+      std::array<std::uint8_t, 8> bytes{};
+      transport_.bus_read(offset, std::span(bytes).first(width));
+      std::uint64_t value = 0;
+      for (unsigned index = 0; index < width; ++index) {
+        value |= std::uint64_t{bytes[index]} << (8 * index);
+      }
+      return value;
+    }
+    void write(std::uint64_t offset, unsigned width, std::uint64_t value) override {
+      std::array<std::uint8_t, 8> bytes{};
+      for (unsigned index = 0; index < width; ++index) {
+        bytes[index] = static_cast<std::uint8_t>(value >> (8 * index));
+      }
+      transport_.bus_write(offset, std::span<const std::uint8_t>(bytes).first(width));
+    }
+
+   private:
+    MmioTransport& transport_;
+  };
+
+  GuestMemory memory_;
+  GuestDriverMemory driver_memory_;
+  CountingLine line_;
+  std::unique_ptr<NetDevice> device_;
+  std::unique_ptr<MmioTransport> transport_;
+  Window window_;
+  MmioDriver driver_;
+  std::vector<std::unique_ptr<SplitRing>> rings_;
+};
+
+}  // namespace mayfly::testing
