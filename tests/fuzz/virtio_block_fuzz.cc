@@ -238,11 +238,10 @@ class Session {
         ring_->write_available_entry(slot, static_cast<std::uint16_t>(input_.number(2)));
         return;
       default:
-        ring_->write_descriptor(slot,
-                                {.address = input_.number(3),
-                                 .length = static_cast<std::uint32_t>(input_.number(3)),
-                                 .flags = static_cast<std::uint16_t>(input_.byte() % 16),
-                                 .next = static_cast<std::uint16_t>(input_.byte())});
+        ring_->write_descriptor(slot, {.address = input_.number(3),
+                                       .length = static_cast<std::uint32_t>(input_.number(3)),
+                                       .flags = static_cast<std::uint16_t>(input_.byte() % 16),
+                                       .next = static_cast<std::uint16_t>(input_.byte())});
     }
   }
 
@@ -252,8 +251,8 @@ class Session {
   }
 
   void request() {
-    static constexpr std::array kTypes = {VIRTIO_BLK_T_IN,    VIRTIO_BLK_T_OUT,     VIRTIO_BLK_T_IN,
-                                          VIRTIO_BLK_T_OUT,   VIRTIO_BLK_T_FLUSH,   VIRTIO_BLK_T_WRITE_ZEROES,
+    static constexpr std::array kTypes = {VIRTIO_BLK_T_IN,     VIRTIO_BLK_T_OUT,    VIRTIO_BLK_T_IN,
+                                          VIRTIO_BLK_T_OUT,    VIRTIO_BLK_T_FLUSH,  VIRTIO_BLK_T_WRITE_ZEROES,
                                           VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_DISCARD};
     const std::uint8_t chosen = input_.byte();
     const std::uint32_t type = chosen < 248 ? kTypes.at(chosen % kTypes.size()) : chosen - 236U;
@@ -352,8 +351,8 @@ class Session {
       end = end / 4096 * 4096;
     }
     if (from < end) {
-      std::fill(disk_.begin() + static_cast<std::ptrdiff_t>(from), disk_.begin() + static_cast<std::ptrdiff_t>(end),
-                std::byte{0});
+      std::fill(disk_.begin() + static_cast<std::ptrdiff_t>(from),
+                disk_.begin() + static_cast<std::ptrdiff_t>(end), std::byte{0});
     }
   }
 
@@ -443,8 +442,8 @@ class Session {
     if (status != expected.status) {
       found("status " + std::to_string(status) + " instead of " + std::to_string(expected.status));
     }
-    if (expected.data && !std::equal(expected.data->begin(), expected.data->end(), completion.writable.begin(),
-                                     completion.writable.end() - 1)) {
+    if (expected.data && !std::equal(expected.data->begin(), expected.data->end(),
+                                     completion.writable.begin(), completion.writable.end() - 1)) {
       found("a read gave other bytes than were written");
     }
   }
@@ -473,12 +472,10 @@ class Session {
 }  // namespace mayfly::testing
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const bool quiet = mayfly::configure_log({.path = {},
-                                                   .level = mayfly::LogLevel::kOff,
-                                                   .show_level = {},
-                                                   .show_origin = {},
-                                                   .module = {}})
-                                .has_value();
+  static const bool quiet =
+      mayfly::configure_log(
+          {.path = {}, .level = mayfly::LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
+          .has_value();
   static_cast<void>(quiet);
   mayfly::testing::Input input(data, size);
   mayfly::testing::Session(input).play();

@@ -34,7 +34,8 @@ constexpr std::size_t kUsualBuffers = 16;
 
 // Up to where the configuration space is read and written; the structure ends there without padding.
 constexpr std::size_t kSpaceSize = 60;
-static_assert(offsetof(BlockConfigurationSpace, unused1) + sizeof(BlockConfigurationSpace::unused1) == kSpaceSize);
+static_assert(offsetof(BlockConfigurationSpace, unused1) + sizeof(BlockConfigurationSpace::unused1) ==
+              kSpaceSize);
 
 std::uint64_t size_of(std::span<const GuestSlice> slices) {
   std::uint64_t bytes = 0;
@@ -195,8 +196,9 @@ void BlockDevice::limiter_refilled() {
 
 void BlockDevice::take_up_size() {
   if (image_.size() % kSectorSize != 0) {
-    LOG_WARN("%s: the size of %s is not a multiple of 512 bytes: its last %llu bytes are left out", name_.c_str(),
-             image_.path().c_str(), static_cast<unsigned long long>(image_.size() % kSectorSize));
+    LOG_WARN("%s: the size of %s is not a multiple of 512 bytes: its last %llu bytes are left out",
+             name_.c_str(), image_.path().c_str(),
+             static_cast<unsigned long long>(image_.size() % kSectorSize));
   }
   space_.capacity = image_.sectors();
   // What the host would like to move at once, as the driver's physical block; never less than a page, which
@@ -530,13 +532,14 @@ bool BlockDevice::passes_limiter(std::uint64_t bytes, std::uint64_t now_ns) {
     return true;
   }
   metrics_.rate_limiter_throttled_events.add();
-  // One timer for all: the limiter is the drive's. A time beyond the clock is as good as the longest there is.
-  const std::uint64_t delay =
-      std::min<std::uint64_t>(limiter_.ready_at(bytes, now_ns) - now_ns, std::chrono::nanoseconds::max().count());
+  // One timer for all: the limiter is the drive's. A time beyond the clock is as good as the longest there
+  // is.
+  const std::uint64_t delay = std::min<std::uint64_t>(limiter_.ready_at(bytes, now_ns) - now_ns,
+                                                      std::chrono::nanoseconds::max().count());
   if (auto started = refill_->start(std::chrono::nanoseconds(delay)); !started) {
     metrics_.event_fails.add();
-    LOG_ERROR_LIMITED("%s: the rate limiter lets a request through, because it cannot wait: %s", name_.c_str(),
-                      started.error().message().c_str());
+    LOG_ERROR_LIMITED("%s: the rate limiter lets a request through, because it cannot wait: %s",
+                      name_.c_str(), started.error().message().c_str());
     return true;
   }
   held_back_ = true;
@@ -711,10 +714,10 @@ void BlockDevice::finish(Queue& queue, std::uint32_t token, IoResult result) {
   Request& request = queue.requests[token];
   metrics_.execute_fails.add();
   const IoOperation& operation = request.operation;
-  const char* const why = result.os_errno == ENODATA ? "the file ends before: it was shrunk"
-                                                     : ::strerrordesc_np(result.os_errno);
-  LOG_WARN_LIMITED("%s: %s of %llu bytes at byte %llu of %s failed: %s", name_.c_str(), to_string(operation.kind),
-                   static_cast<unsigned long long>(operation.length),
+  const char* const why =
+      result.os_errno == ENODATA ? "the file ends before: it was shrunk" : ::strerrordesc_np(result.os_errno);
+  LOG_WARN_LIMITED("%s: %s of %llu bytes at byte %llu of %s failed: %s", name_.c_str(),
+                   to_string(operation.kind), static_cast<unsigned long long>(operation.length),
                    static_cast<unsigned long long>(operation.offset), image_.path().c_str(),
                    why != nullptr ? why : "unknown error");
   DescriptorChain chain = std::move(*request.chain);

@@ -25,6 +25,7 @@
 #include "devices/virtio/block/block_config.h"
 #include "devices/virtio/block/image_file.h"
 #include "devices/virtio/block/io_engine.h"
+#include "devices/virtio/queue/virt_queue.h"
 #include "devices/virtio/transport/virtio_device.h"
 #include "event/event_loop.h"
 #include "rate_limiter/rate_limiter.h"
@@ -106,9 +107,10 @@ class BlockDevice final : public VirtioDevice {
 
   // Made and destroyed on the thread of `registrar`, which outlives it. Errors: those of open(), of the rate
   // limiter and of the event loop, naming the drive.
-  static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config, EventRegistrar& registrar);
-  static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config, EventRegistrar& registrar,
-                                                     Parts parts);
+  static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config,
+                                                     EventRegistrar& registrar);
+  static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config,
+                                                     EventRegistrar& registrar, Parts parts);
   ~BlockDevice() override;
 
   std::string_view name() const override { return name_; }
@@ -228,7 +230,7 @@ class BlockDevice final : public VirtioDevice {
   std::uint64_t accepted_ = 0;
   bool active_ = false;
   std::size_t first_queue_ = 0;  // which one begins the next round
-  std::vector<Queue> queues_;  // after engines_: their watches go first
+  std::vector<Queue> queues_;    // after engines_: their watches go first
 };
 
 }  // namespace mayfly

@@ -248,7 +248,11 @@ TEST_P(EitherEngineTest, framing_is_the_drivers_choice) {
   }
   // Header and data share buffers, and the status has one of its own.
   const auto request = header(VIRTIO_BLK_T_OUT, 9) + filled(512, 0x77);
-  ring.chain().readable(std::span(request).first(100)).readable(std::span(request).subspan(100)).writable(1).submit();
+  ring.chain()
+      .readable(std::span(request).first(100))
+      .readable(std::span(request).subspan(100))
+      .writable(1)
+      .submit();
   ASSERT_THAT(rig_.collect(), ElementsAre(Field(&BlockRig::Answer::status, VIRTIO_BLK_S_OK)));
   EXPECT_EQ(rig_.in(9, 512).data, filled(512, 0x77));
 }
@@ -280,7 +284,8 @@ TEST_P(EitherEngineTest, many_requests_at_once_all_come_back_with_few_interrupts
   ASSERT_THAT(answers, SizeIs(80));
   EXPECT_THAT(answers, Each(Field(&BlockRig::Answer::status, VIRTIO_BLK_S_OK)));
   for (const auto& answer : answers) {
-    const auto sector = static_cast<std::uint64_t>(answer.data[0]) | static_cast<std::uint64_t>(answer.data[1]) << 8;
+    const auto sector =
+        static_cast<std::uint64_t>(answer.data[0]) | static_cast<std::uint64_t>(answer.data[1]) << 8;
     EXPECT_EQ(answer.data, sectors(sector, 4));
   }
   EXPECT_EQ(rig_.line.triggers, before + 1);
@@ -378,7 +383,10 @@ TEST_P(EitherEngineTest, reset_ends_all_access_to_the_guests_memory) {
     SplitRing& ring = *rig_.rings[0];
     evict();
     for (std::uint64_t index = 0; index < 16; ++index) {
-      ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable_at(0x800000 + index * 0x40000, 0x40001).submit();
+      ring.chain()
+          .readable(header(VIRTIO_BLK_T_IN, 0))
+          .writable_at(0x800000 + index * 0x40000, 0x40001)
+          .submit();
     }
     rig_.driver->notify(0);
     rig_.registrar.report_readable(0);
@@ -467,7 +475,8 @@ TEST_P(EitherEngineTest, new_image_takes_the_place_of_the_old_one) {
     ASSERT_TRUE(rig_.device->update_backing(dir_.file("other")));
   }
   EXPECT_NE(rig_.driver->read_register(mmio::kConfigGeneration), generation);
-  EXPECT_EQ(rig_.driver->handle_interrupt() & kConfigurationChangeNotification, kConfigurationChangeNotification);
+  EXPECT_EQ(rig_.driver->handle_interrupt() & kConfigurationChangeNotification,
+            kConfigurationChangeNotification);
   EXPECT_EQ(rig_.driver->config_u64(kCapacity), 512U);
   EXPECT_EQ(static_cast<char>(rig_.in(0, 512).data[0]), 'n');
   EXPECT_EQ(rig_.in(512, 512).status, VIRTIO_BLK_S_IOERR);
@@ -692,8 +701,8 @@ TEST_F(BlockDeviceTest, segments_are_checked_before_any_is_acted_on) {
 }
 
 TEST_F(BlockDeviceTest, commands_that_were_not_negotiated_are_not_supported) {
-  start(config(), BlockRig::kAllFeatures &
-                      ~(BlockDevice::kFeatureDiscard | BlockDevice::kFeatureWriteZeroes));
+  start(config(),
+        BlockRig::kAllFeatures & ~(BlockDevice::kFeatureDiscard | BlockDevice::kFeatureWriteZeroes));
   EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, segment(0, 8)), VIRTIO_BLK_S_UNSUPP);
   EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(0, 8)), VIRTIO_BLK_S_UNSUPP);
 }
@@ -781,7 +790,11 @@ TEST_F(BlockDeviceTest, stopped_queue_gives_back_what_is_under_way) {
   SplitRing& ring = *rig_.rings[0];
   ring.chain().readable(header(VIRTIO_BLK_T_OUT, 0)).readable(filled(512, 1)).writable(1).submit();
   // Of more than one step.
-  ring.chain().readable(header(VIRTIO_BLK_T_WRITE_ZEROES, 0)).readable(segment(0, 1) + segment(8, 1)).writable(1).submit();
+  ring.chain()
+      .readable(header(VIRTIO_BLK_T_WRITE_ZEROES, 0))
+      .readable(segment(0, 1) + segment(8, 1))
+      .writable(1)
+      .submit();
   rig_.notify();
   rig_.driver->stop_queue(0);
   EXPECT_THAT(ring.collect_all(), SizeIs(2));
@@ -912,7 +925,8 @@ TEST_F(LimitedBlockDeviceTest, operations_beyond_the_limit_wait_for_the_refill) 
 
 TEST_F(LimitedBlockDeviceTest, bytes_beyond_the_limit_wait_and_an_update_sets_them_free) {
   auto limited = config();
-  limited.rate_limiter.bandwidth = TokenBucketConfig{.size = 8192, .refill_time_ms = 1000, .one_time_burst = 0};
+  limited.rate_limiter.bandwidth =
+      TokenBucketConfig{.size = 8192, .refill_time_ms = 1000, .one_time_burst = 0};
   start_scripted(limited, BlockRig::kAllFeatures, kTestClock);
   submit_reads(6);
   SplitRing& ring = *rig_.rings[0];
@@ -960,7 +974,8 @@ TEST_F(BlockDeviceTest, contradictory_configuration_names_the_drive) {
   EXPECT_THAT(error_of([](auto& c) { c.overlay = BlockOverlayConfig{""}; }), HasSubstr("overlay"));
   EXPECT_THAT(error_of([](auto& c) { c.overlay = BlockOverlayConfig{c.path}; }), HasSubstr("same file"));
   auto slow = config();
-  slow.rate_limiter.ops = TokenBucketConfig{.size = 1, .refill_time_ms = ~std::uint64_t{0}, .one_time_burst = 0};
+  slow.rate_limiter.ops =
+      TokenBucketConfig{.size = 1, .refill_time_ms = ~std::uint64_t{0}, .one_time_burst = 0};
   EXPECT_FALSE(rig_.make(slow));
   EXPECT_THAT(rig_.error, HasSubstr("drive rootfs"));
 }

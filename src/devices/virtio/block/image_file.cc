@@ -12,8 +12,8 @@
 namespace mayfly {
 namespace {
 
-// A monitor that has just ended may hold its image a little longer: the kernel takes an io_uring and the files
-// registered with it apart in the background, until no operation is under way (30 ms were seen).
+// A monitor that has just ended may hold its image a little longer: the kernel takes an io_uring and the
+// files registered with it apart in the background, until no operation is under way (30 ms were seen).
 constexpr int kLockAttempts = 60;
 constexpr timespec kLockPause{.tv_sec = 0, .tv_nsec = 5'000'000};
 
@@ -39,11 +39,12 @@ Result<void> lock_file(const std::string& owner, const std::string& path, int fd
     return {};
   }
   if (cause == EAGAIN || cause == EACCES) {
-    return fail(ErrorCode::kBusy,
-                owner + ": " + path + " is in use: another process or drive has it open " +
-                    (access == ImageAccess::kRead ? "for writing" : "and holds a lock on it") +
-                    ". Stop the other, give this drive a copy or an overlay of its own, or switch the lock off" +
-                    " where the two are known not to harm each other");
+    return fail(
+        ErrorCode::kBusy,
+        owner + ": " + path + " is in use: another process or drive has it open " +
+            (access == ImageAccess::kRead ? "for writing" : "and holds a lock on it") +
+            ". Stop the other, give this drive a copy or an overlay of its own, or switch the lock off" +
+            " where the two are known not to harm each other");
   }
   return tl::make_unexpected(Error::from_errno(cause, owner + ": lock " + path +
                                                           " (where its file system has no locks, switch the"
@@ -60,7 +61,8 @@ Result<ImageFile> ImageFile::open(const std::string& owner, const std::string& p
   if (!fd) {
     Error error = fd.error().within(owner);
     if (writes && (error.os_errno() == EACCES || error.os_errno() == EROFS)) {
-      error = error.within("for writing (make the drive read-only, or give it an overlay, where it need not)");
+      error =
+          error.within("for writing (make the drive read-only, or give it an overlay, where it need not)");
     }
     return tl::make_unexpected(std::move(error));
   }

@@ -27,13 +27,14 @@ class ImageFile {
   };
 
   // `owner` is what errors name: "drive rootfs". Errors: what opening and locking say, kBusy where another
-  // holds the file (it is asked for 0.3 s: who has just ended lets go soon), kInvalidArgument for what is neither a regular file nor a block device.
+  // holds the file (it is asked for 0.3 s: who has just ended lets go soon), kInvalidArgument for what is
+  // neither a regular file nor a block device.
   static Result<ImageFile> open(const std::string& owner, const std::string& path, const Options& options);
 
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }
-  std::uint64_t size() const { return size_; }                      // bytes, when it was last looked at
-  std::uint64_t sectors() const { return size_ / kSectorSize; }     // whole ones
+  std::uint64_t size() const { return size_; }                        // bytes, when it was last looked at
+  std::uint64_t sectors() const { return size_ / kSectorSize; }       // whole ones
   std::uint64_t preferred_block() const { return preferred_block_; }  // bytes
 
   // Whether `path` leads to this very file.

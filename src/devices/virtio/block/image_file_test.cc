@@ -45,8 +45,8 @@ TEST_F(ImageFileTest, writer_excludes_everybody) {
   const auto second = ImageFile::open("drive b", path_, kWriter);
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code(), ErrorCode::kBusy);
-  EXPECT_THAT(error_of(second), AllOf(HasSubstr("drive b"), HasSubstr(path_), HasSubstr("in use"),
-                                      HasSubstr("lock off")));
+  EXPECT_THAT(error_of(second),
+              AllOf(HasSubstr("drive b"), HasSubstr(path_), HasSubstr("in use"), HasSubstr("lock off")));
   EXPECT_EQ(ImageFile::open("drive b", path_, kReader).error().code(), ErrorCode::kBusy);
 }
 

@@ -113,13 +113,12 @@ Result<std::unique_ptr<OverlayEngine>> OverlayEngine::create(const BlockDeviceCo
   std::optional<ImageFile> file;
   if (config.overlay && config.overlay->path) {
     if (base.is_at(*config.overlay->path)) {
-      return fail(ErrorCode::kInvalidArgument, owner + ": " + *config.overlay->path +
-                                                   " is the image that it is to lie on");
+      return fail(ErrorCode::kInvalidArgument,
+                  owner + ": " + *config.overlay->path + " is the image that it is to lie on");
     }
-    MAYFLY_TRY_ASSIGN(file, ImageFile::open(owner, *config.overlay->path,
-                                            {.access = ImageAccess::kReadAndWrite,
-                                             .lock = config.lock,
-                                             .create = true}));
+    MAYFLY_TRY_ASSIGN(
+        file, ImageFile::open(owner, *config.overlay->path,
+                              {.access = ImageAccess::kReadAndWrite, .lock = config.lock, .create = true}));
     if (auto taken = take_up(*file, base_size, bitmap); !taken) {
       return tl::make_unexpected(taken.error().within(owner + " " + *config.overlay->path));
     }
@@ -156,8 +155,9 @@ Result<void> OverlayEngine::take_up(ImageFile& file, std::uint64_t base_size, Bi
       return fail(ErrorCode::kInvalidImage, "it was made by another version of this program");
     }
     if (header.base_size != base_size || header.data_offset != expected.data_offset) {
-      return fail(ErrorCode::kInvalidImage, "it was made for an image of " + std::to_string(header.base_size) +
-                                                " bytes, this one has " + std::to_string(base_size));
+      return fail(ErrorCode::kInvalidImage, "it was made for an image of " +
+                                                std::to_string(header.base_size) + " bytes, this one has " +
+                                                std::to_string(base_size));
     }
     if (file.size() != kClusterSize && file.size() != whole) {
       return fail(ErrorCode::kInvalidImage, "it was cut off: it has " + std::to_string(file.size()) +

@@ -53,7 +53,8 @@ class OverlayEngine final : public IoEngine {
   // `base` is open for reading. The overlay's file is made, locked where `config.lock`, or taken up again:
   // errors are those of ImageFile, and kInvalidImage for a file that is no overlay, or one of an image of
   // another size.
-  static Result<std::unique_ptr<OverlayEngine>> create(const BlockDeviceConfig& config, const ImageFile& base);
+  static Result<std::unique_ptr<OverlayEngine>> create(const BlockDeviceConfig& config,
+                                                       const ImageFile& base);
   ~OverlayEngine() override;
 
   std::optional<IoResult> submit(std::uint32_t token, const IoOperation& operation) override;
@@ -108,14 +109,14 @@ class OverlayEngine final : public IoEngine {
 
   int base_fd_;
   std::uint64_t base_size_;
-  UniqueFd memory_;                // one of the two
+  UniqueFd memory_;  // one of the two
   std::optional<ImageFile> file_;
   Bitmap bitmap_;
-  bool safe_;                      // a flush is asked for, and heeded
+  bool safe_;  // a flush is asked for, and heeded
   std::uint64_t data_offset_;
-  std::vector<bool> dirty_;        // pages of the bitmap that the file does not have
+  std::vector<bool> dirty_;  // pages of the bitmap that the file does not have
   bool is_dirty_ = false;
-  std::vector<iovec> part_;        // of a request's buffers
+  std::vector<iovec> part_;  // of a request's buffers
   std::array<std::byte, kClusterSize> cluster_{};
 };
 

@@ -156,7 +156,8 @@ TEST_F(OverlayTest, random_operations_are_as_on_a_plain_disk) {
                     VIRTIO_BLK_S_OK);
           // Whole clusters become zeroes, parts of them stay.
           const std::uint64_t first = (from + 4095) / 4096 * 4096;
-          const std::uint64_t end = from + bytes == model.size() ? model.size() : (from + bytes) / 4096 * 4096;
+          const std::uint64_t end =
+              from + bytes == model.size() ? model.size() : (from + bytes) / 4096 * 4096;
           if (first < end) {
             model.replace(first, end - first, end - first, '\0');
           }
@@ -234,7 +235,8 @@ TEST_F(OverlayTest, file_costs_what_was_written) {
 
 TEST_F(OverlayTest, what_is_no_overlay_of_this_image_is_refused_and_kept) {
   std::ofstream(dir_.file("overlay")) << std::string(10000, 'x');
-  EXPECT_THAT(error_of(config()), AllOf(HasSubstr("drive rootfs"), HasSubstr("overlay"), HasSubstr("something else")));
+  EXPECT_THAT(error_of(config()),
+              AllOf(HasSubstr("drive rootfs"), HasSubstr("overlay"), HasSubstr("something else")));
   EXPECT_EQ(read_file(dir_.file("overlay")), std::string(10000, 'x'));
   std::ofstream(dir_.file("overlay")) << "x";
   EXPECT_THAT(error_of(config()), HasSubstr("something else"));

@@ -37,13 +37,14 @@ Result<std::unique_ptr<UringEngine>> UringEngine::create(int fd, unsigned depth)
   if ((parameters.features & kNeeded) != kNeeded) {
     return fail(ErrorCode::kUnsupported, "the host's io_uring does not copy an operation when it takes it");
   }
-  const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> probe(io_uring_get_probe_ring(&engine->ring_),
-                                                                         io_uring_free_probe);
+  const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> probe(
+      io_uring_get_probe_ring(&engine->ring_), io_uring_free_probe);
   constexpr std::array kOperations = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ,
                                       IORING_OP_WRITE, IORING_OP_FSYNC,  IORING_OP_FALLOCATE};
   for (const int operation : kOperations) {
     if (probe == nullptr || io_uring_opcode_supported(probe.get(), operation) == 0) {
-      return fail(ErrorCode::kUnsupported, "the host's io_uring lacks operation " + std::to_string(operation));
+      return fail(ErrorCode::kUnsupported,
+                  "the host's io_uring lacks operation " + std::to_string(operation));
     }
   }
   if (const int failed = io_uring_register_files(&engine->ring_, &fd, 1); failed < 0) {
@@ -89,7 +90,8 @@ void UringEngine::prepare(std::uint32_t token) {
       break;
     case IoOperation::Kind::kWrite:
       if (buffers.size() == 1) {
-        io_uring_prep_write(sqe, file, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len), offset);
+        io_uring_prep_write(sqe, file, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len),
+                            offset);
       } else {
         io_uring_prep_writev(sqe, file, buffers.data(), static_cast<unsigned>(buffers.size()), offset);
       }
@@ -100,12 +102,12 @@ void UringEngine::prepare(std::uint32_t token) {
       break;
     case IoOperation::Kind::kDiscard:
     case IoOperation::Kind::kZeroAndFree:
-      io_uring_prep_fallocate(sqe, file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-                              static_cast<off_t>(operation.length));
+      io_uring_prep_fallocate(sqe, file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                              static_cast<off_t>(offset), static_cast<off_t>(operation.length));
       break;
     case IoOperation::Kind::kZero:
-      io_uring_prep_fallocate(sqe, file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-                              static_cast<off_t>(operation.length));
+      io_uring_prep_fallocate(sqe, file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+                              static_cast<off_t>(offset), static_cast<off_t>(operation.length));
       break;
   }
   if (registered_) {
@@ -121,7 +123,8 @@ bool UringEngine::kick() {
     if (taken >= 0) {
       not_handed_over_ -= static_cast<std::uint32_t>(taken);
     } else {
-      MAYFLY_CHECK(try_again(-taken) || taken == -EBUSY || taken == -ENOMEM, "a ring of ours cannot be entered");
+      MAYFLY_CHECK(try_again(-taken) || taken == -EBUSY || taken == -ENOMEM,
+                   "a ring of ours cannot be entered");
     }
   }
   return not_handed_over_ == 0;

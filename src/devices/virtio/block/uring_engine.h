@@ -43,10 +43,10 @@ class UringEngine final : public IoEngine {
   bool has_ring_ = false;
   bool registered_ = false;  // the file is the ring's number 0
   int fd_;
-  std::vector<IoOperation> under_way_;     // by token: what is still to do
-  std::uint32_t in_flight_ = 0;            // operations without a result
-  std::uint32_t not_handed_over_ = 0;      // of these, those that the kernel does not know yet
-  std::vector<IoCompletion> over_;         // results that drain() met, for reap()
+  std::vector<IoOperation> under_way_;  // by token: what is still to do
+  std::uint32_t in_flight_ = 0;         // operations without a result
+  std::uint32_t not_handed_over_ = 0;   // of these, those that the kernel does not know yet
+  std::vector<IoCompletion> over_;      // results that drain() met, for reap()
 };
 
 }  // namespace mayfly
