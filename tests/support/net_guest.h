@@ -64,7 +64,8 @@ class NetGuest {
       base += 0x10000;
       rings_.push_back(std::make_unique<SplitRing>(
           driver_memory_, layout, BufferArena(0x200000 + 0xc0000 * index, 0xc0000),
-          RingFeatures{.event_idx = (agreed & kFeatureEventIndex) != 0, .in_order = (agreed & kFeatureInOrder) != 0}));
+          RingFeatures{.event_idx = (agreed & kFeatureEventIndex) != 0,
+                       .in_order = (agreed & kFeatureInOrder) != 0}));
       if (!driver_.set_up_queue(static_cast<std::uint16_t>(index), layout)) {
         throw std::runtime_error("a queue cannot be set up");
       }

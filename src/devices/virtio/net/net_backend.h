@@ -11,8 +11,8 @@
 
 namespace mayfly {
 
-// The cable of one queue pair. Used by one device, under its lock, on the monitor thread; never waits and, but
-// for its first frames, never allocates.
+// The cable of one queue pair. Used by one device, under its lock, on the monitor thread; never waits and,
+// but for its first frames, never allocates.
 class NetPort {
  public:
   enum class Status : std::uint8_t {
