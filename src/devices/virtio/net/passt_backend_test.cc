@@ -56,7 +56,7 @@ class Passt : public ::testing::Test {
     metrics_ = &metrics().net_device(id);
     guest_->start(kFeatures);
     guest_->add_rx(100, 1526);
-    guest_->process();
+    turn();  // the doorbell of the start
   }
 
   // What the loop would do, once.
@@ -171,6 +171,48 @@ TEST_F(Passt, frames_that_the_socket_takes_in_part_stay_whole) {
   }
   EXPECT_EQ(read, expected);
   EXPECT_EQ(registrar_.interest(device_fd_), Interest::kReadable);
+}
+
+TEST_F(Passt, rest_of_a_frame_goes_before_the_next_also_without_an_event) {
+  const int small = 4096;
+  ASSERT_EQ(::setsockopt(device_fd_, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+  std::vector<std::byte> expected;
+  std::vector<std::byte> read;
+  const auto read_more = [&](std::size_t most) {
+    const auto more = peer_reads(most);
+    read.insert(read.end(), more.begin(), more.end());
+  };
+  for (unsigned count = 0; count < 8; ++count) {
+    const auto frame = frame_of(30000 + count, count);
+    const auto bytes = with_length(frame);
+    expected.insert(expected.end(), bytes.begin(), bytes.end());
+    guest_->send({}, frame);
+    guest_->process();
+    read_more(20000);  // makes room, which the device is not told of before the next frame
+  }
+  for (int round = 0; round < 2000 && read.size() < expected.size(); ++round) {
+    read_more(3000);
+    turn();
+  }
+  EXPECT_EQ(read, expected);
+}
+
+TEST_F(Passt, frames_that_were_read_already_come_without_an_event) {
+  // More that are lost than one turn takes, then a good one: all in one read.
+  std::vector<std::byte> bytes;
+  for (int count = 0; count < 300; ++count) {
+    const auto bad = with_length(frame_of(13));
+    bytes.insert(bytes.end(), bad.begin(), bad.end());
+  }
+  const auto good = with_length(frame_of(60));
+  bytes.insert(bytes.end(), good.begin(), good.end());
+  peer_writes(bytes);
+  turn();
+  turn();
+  const auto frame = guest_->next_frame();
+  ASSERT_TRUE(frame);
+  EXPECT_EQ(frame->bytes, frame_of(60));
+  EXPECT_EQ(metrics_->rx_fails.value(), 300U);
 }
 
 TEST_F(Passt, full_socket_holds_the_frames_back) {
