@@ -71,9 +71,14 @@ class NetGuest {
       }
     }
     driver_.driver_ok();
-    process();
+    if (process_at_start) {
+      process();
+    }
     return agreed;
   }
+
+  // False where an event loop on another thread answers the doorbell.
+  bool process_at_start = true;
 
   SplitRing& rx(std::size_t pair = 0) { return *rings_.at(2 * pair); }
   SplitRing& tx(std::size_t pair = 0) { return *rings_.at(2 * pair + 1); }

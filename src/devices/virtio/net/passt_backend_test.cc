@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <random>
+#include <thread>
 
 #include "devices/virtio/net/net_config.h"
 #include "support/fake_event.h"
@@ -271,6 +272,48 @@ TEST_F(Passt, frame_that_is_too_short_is_lost_and_the_next_comes) {
   turn();
   EXPECT_EQ(guest_->next_frame().value().bytes, frame_of(60));
   EXPECT_EQ(metrics_->rx_fails.value(), 2U);
+}
+
+// The driver's registers on this thread, as on a vCPU's; all else on the loop's.
+TEST(PasstLoop, resets_at_any_time_and_frames_go_on) {
+  std::array<int, 2> fds{};
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()), 0);
+  const UniqueFd peer(fds[1]);
+  auto loop = EventLoop::create().value();
+  NetGuest guest({.id = "loop",
+                  .mac = kMac,
+                  .tx_rate_limiter = {.bandwidth = std::nullopt,
+                                      .ops = TokenBucketConfig{.size = 20, .refill_time_ms = 1}}},
+                 std::make_unique<PasstBackend>(UniqueFd(fds[0])), *loop);
+  guest.process_at_start = false;
+  std::thread monitor([&loop] { EXPECT_TRUE(loop->run()); });
+  std::vector<std::byte> drain(1 << 16);
+  const auto bytes = with_length(frame_of(700));
+  std::size_t received = 0;
+  for (unsigned round = 0; round < 200 || (received == 0 && round < 20'000); ++round) {
+    guest.start(kFeatures | kFeatureEventIndex);
+    guest.add_rx(64, 1526);
+    for (unsigned count = 0; count < 60; ++count) {
+      guest.send({}, frame_of(100, count));
+      guest.driver().notify(static_cast<std::uint16_t>(count % 2));
+      // A whole frame or none, or the stream would be out of step: such a socket takes a small one whole.
+      ::send(peer.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      ::recv(peer.get(), drain.data(), drain.size(), MSG_DONTWAIT);
+    }
+    while (const auto frame = guest.next_frame()) {
+      EXPECT_EQ(frame->bytes, frame_of(700));
+      ++received;
+    }
+    guest.tx().collect_all();
+    EXPECT_TRUE(guest.driver().reset());
+    for (auto& ring : guest.rings()) {
+      EXPECT_THAT(ring->violations(), ::testing::IsEmpty());
+    }
+  }
+  loop->stop();
+  monitor.join();
+  EXPECT_GT(received, 0U);
+  EXPECT_TRUE(guest.device().link_up());
 }
 
 // --- The process, played by a shell ---
