@@ -128,7 +128,7 @@ NetDevice::NetDevice(const NetDeviceSettings& settings, std::unique_ptr<NetBacke
   }
   for (std::size_t index = 0; index < pairs_.size(); ++index) {
     pairs_[index].port = &backend_->port(index);
-    pairs_[index].rest = std::make_unique_for_overwrite<std::byte[]>(NetPort::kRest);
+    pairs_[index].rest = make_untouched_bytes(NetPort::kRest);
   }
 }
 
@@ -668,8 +668,8 @@ Result<void> NetDevice::set_rate_limits(const RateLimiterConfig& rx, const RateL
       return tl::make_unexpected(done.error().within(name_));
     }
   }
-  rx_limiter_ = std::move(new_rx);
-  tx_limiter_ = std::move(new_tx);
+  rx_limiter_ = new_rx;
+  tx_limiter_ = new_tx;
   for (Pair& pair : pairs_) {
     pair.rx_due = pair.rx_wait == RxWait::kTokens ? now : pair.rx_due;
     pair.tx_due = pair.tx_wait == TxWait::kTokens ? now : pair.tx_due;

@@ -139,7 +139,7 @@ class NetDevice final : public VirtioDevice {
     RxWait rx_wait = RxWait::kBuffers;
     TxWait tx_wait = TxWait::kFrames;
     Ahead ahead;
-    std::unique_ptr<std::byte[]> rest;  // NetPort::kRest; untouched, and so free, until there is a need
+    UntouchedBytes rest;  // NetPort::kRest; untouched, and so free, until there is a need
     std::optional<Held> held;
     // When the timers are to look at it, by the device's clock; 0: they are not.
     std::uint64_t rx_due = 0;

@@ -38,8 +38,8 @@ PasstBackend::PasstBackend(UniqueFd socket, std::unique_ptr<PasstProcess> proces
 PasstBackend::Port::Port(UniqueFd socket, PasstProcess* process)
     : socket_(std::move(socket)),
       process_(process),
-      in_(std::make_unique_for_overwrite<std::byte[]>(kInput)),
-      out_(std::make_unique_for_overwrite<std::byte[]>(kOutput)) {}
+      in_(make_untouched_bytes(kInput)),
+      out_(make_untouched_bytes(kOutput)) {}
 
 NetPort::Status PasstBackend::Port::closed(const char* why) {
   if (!std::exchange(closed_, true)) {
