@@ -1,5 +1,5 @@
-// A network device under a driver that mostly keeps to the specification and sometimes lies, a host that sends
-// what it likes, and resets, stops, saves and time in between. Each byte of the input is a decision.
+// A network device under a driver that mostly keeps to the specification and sometimes lies, a host that
+// sends what it likes, and resets, stops, saves and time in between. Each byte of the input is a decision.
 //
 // Held: nothing aborts; what reaches the host is a frame with a header that was negotiated; and a driver that
 // told no lie since it last started sees none of a device's misdeeds.
@@ -38,7 +38,8 @@ class Exerciser {
   void run() {
     g_now = 1'000'000'000;
     const unsigned shape = byte();
-    auto backend = std::make_unique<MemoryNetBackend>((shape & 1) != 0 ? 3 : 1, (shape & 2) != 0 ? NetOffloads{} : kAll);
+    auto backend =
+        std::make_unique<MemoryNetBackend>((shape & 1) != 0 ? 3 : 1, (shape & 2) != 0 ? NetOffloads{} : kAll);
     backend_ = backend.get();
     NetDeviceSettings settings{.id = "fuzz", .clock = &kFuzzClock};
     if ((shape & 4) != 0) {
@@ -208,7 +209,7 @@ class Exerciser {
                                             std::byte{sane ? std::uint8_t{0} : byte()}, std::byte{byte()},
                                             std::byte{sane ? std::uint8_t{0} : byte()}};
     auto chain = guest_->control().chain();
-    chain.readable(std::span(bytes).first(sane ? 4 : byte() % 5)).writable(1);
+    chain.readable(std::span(bytes).first(sane ? 4U : byte() % 5U)).writable(1);
     finish(chain);
     guest_->driver().notify(static_cast<std::uint16_t>(guest_->rings().size() - 1));
     settle();
@@ -283,8 +284,9 @@ class Exerciser {
         break;
       case 2:
         lied_ = true;
-        ring.write_descriptor(byte() % ring.layout().size,
-                              {.address = word() * 0x1001ULL, .length = word(), .flags = byte(), .next = byte()});
+        ring.write_descriptor(
+            static_cast<std::uint16_t>(byte() % ring.layout().size),
+            {.address = word() * 0x1001ULL, .length = word(), .flags = byte(), .next = byte()});
         break;
       case 3:
         lied_ = true;
@@ -367,7 +369,8 @@ class Exerciser {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   [[maybe_unused]] static const bool quiet =
-      mayfly::configure_log({.path = {}, .level = mayfly::LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
+      mayfly::configure_log(
+          {.path = {}, .level = mayfly::LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
           .has_value();
   mayfly::testing::Exerciser({data, size}).run();
   return 0;

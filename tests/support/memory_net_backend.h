@@ -24,8 +24,8 @@ struct NetFrame {
   friend bool operator==(const NetFrame&, const NetFrame&) = default;
 };
 
-// A port whose frames a test puts in and takes out. Its descriptor is never ready by itself: a test that wants
-// the device to look calls the registrar.
+// A port whose frames a test puts in and takes out. Its descriptor is never ready by itself: a test that
+// wants the device to look calls the registrar.
 class MemoryNetPort final : public NetPort {
  public:
   MemoryNetPort() : fd_(make_eventfd().value()) {}
@@ -79,8 +79,10 @@ class MemoryNetPort final : public NetPort {
 
 class MemoryNetBackend final : public NetBackend {
  public:
-  explicit MemoryNetBackend(std::size_t pairs = 1,
-                            NetOffloads offloads = {.checksum = true, .tso4 = true, .tso6 = true, .ufo = true})
+  explicit MemoryNetBackend(std::size_t pairs = 1, NetOffloads offloads = {.checksum = true,
+                                                                           .tso4 = true,
+                                                                           .tso6 = true,
+                                                                           .ufo = true})
       : offloads_(offloads), ports_(pairs) {}
 
   std::size_t pairs() const override { return ports_.size(); }

@@ -64,15 +64,21 @@ class NetGuest {
       base += 0x10000;
       rings_.push_back(std::make_unique<SplitRing>(
           driver_memory_, layout, BufferArena(0x200000 + 0xc0000 * index, 0xc0000),
-          RingFeatures{.event_idx = (agreed & kFeatureEventIndex) != 0, .in_order = (agreed & kFeatureInOrder) != 0}));
+          RingFeatures{.event_idx = (agreed & kFeatureEventIndex) != 0,
+                       .in_order = (agreed & kFeatureInOrder) != 0}));
       if (!driver_.set_up_queue(static_cast<std::uint16_t>(index), layout)) {
         throw std::runtime_error("a queue cannot be set up");
       }
     }
     driver_.driver_ok();
-    process();
+    if (process_at_start) {
+      process();
+    }
     return agreed;
   }
+
+  // False where an event loop on another thread answers the doorbell.
+  bool process_at_start = true;
 
   SplitRing& rx(std::size_t pair = 0) { return *rings_.at(2 * pair); }
   SplitRing& tx(std::size_t pair = 0) { return *rings_.at(2 * pair + 1); }

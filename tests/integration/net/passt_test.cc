@@ -126,7 +126,7 @@ TEST_F(PasstNetwork, connection_to_a_forwarded_port_reaches_the_guest) {
   const auto syn = receive(0x0800, IPPROTO_TCP);
   ASSERT_TRUE(syn);
   EXPECT_EQ((*syn)[36], std::byte{0});
-  EXPECT_EQ((*syn)[37], std::byte{80});    // destination port
+  EXPECT_EQ((*syn)[37], std::byte{80});                   // destination port
   EXPECT_EQ((*syn)[47] & std::byte{0x3f}, std::byte{2});  // SYN
 }
 
@@ -202,8 +202,9 @@ int main(int argc, char** argv) {
     return 77;
   }
   // passt takes the addresses it gives to the guest from the interface with the default route.
-  if (!mayfly::testing::run("ip link set lo up && ip link add host0 type bridge && ip address add 10.9.0.2/24 dev host0 && "
-                            "ip link set host0 up && ip route add default via 10.9.0.1 dev host0")) {
+  if (!mayfly::testing::run(
+          "ip link set lo up && ip link add host0 type bridge && ip address add 10.9.0.2/24 dev host0 && "
+          "ip link set host0 up && ip route add default via 10.9.0.1 dev host0")) {
     std::printf("SKIPPED: passt tests: no interface can be made here\n");
     return 77;
   }

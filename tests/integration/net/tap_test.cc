@@ -51,12 +51,14 @@ class Tap : public ::testing::Test {
   // The host's end of the tap, as any program of the host sees it.
   class PacketSocket {
    public:
-    explicit PacketSocket(const std::string& name) : fd_(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL))) {
+    explicit PacketSocket(const std::string& name)
+        : fd_(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL))) {
       sockaddr_ll address{};
       address.sll_family = AF_PACKET;
       address.sll_protocol = htons(ETH_P_ALL);
       address.sll_ifindex = static_cast<int>(::if_nametoindex(name.c_str()));
-      EXPECT_EQ(::bind(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);  // SAFETY: as bind(2) wants it
+      // SAFETY: as bind(2) wants it.
+      EXPECT_EQ(::bind(fd_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
     }
     void send(const std::vector<std::byte>& frame) {
       EXPECT_EQ(::send(fd_.get(), frame.data(), frame.size(), 0), static_cast<ssize_t>(frame.size()));
@@ -99,7 +101,8 @@ TEST_F(Tap, frame_of_the_guest_reaches_the_host) {
 }
 
 TEST_F(Tap, frame_of_the_host_reaches_the_guest) {
-  ASSERT_TRUE(run("ip tuntap add dev rx0 mode tap && sysctl -qw net.ipv6.conf.rx0.disable_ipv6=1 && ip link set rx0 up"));
+  ASSERT_TRUE(run(
+      "ip tuntap add dev rx0 mode tap && sysctl -qw net.ipv6.conf.rx0.disable_ipv6=1 && ip link set rx0 up"));
   auto backend = TapBackend::open("rx0", 1).value();
   const int fd = backend->port(0).fd();
   NetGuest guest({.id = "rx0", .mac = kMac}, std::move(backend), registrar_);
@@ -137,8 +140,10 @@ TEST_F(Tap, checksum_and_segmentation_are_the_hosts_to_do) {
 }
 
 TEST_F(Tap, frame_of_a_guest_reaches_another_whole_and_unsegmented) {
-  ASSERT_TRUE(run("ip link add br0 type bridge && ip link set br0 up && for t in a0 a1; do ip tuntap add dev $t mode tap && "
-                  "sysctl -qw net.ipv6.conf.$t.disable_ipv6=1 && ip link set $t master br0 && ip link set $t up; done"));
+  ASSERT_TRUE(run(
+      "ip link add br0 type bridge && ip link set br0 up && for t in a0 a1; do ip tuntap add dev $t mode tap "
+      "&& "
+      "sysctl -qw net.ipv6.conf.$t.disable_ipv6=1 && ip link set $t master br0 && ip link set $t up; done"));
   NetGuest sender({.id = "a0", .mac = kMac}, TapBackend::open("a0", 1).value(), registrar_);
   auto backend = TapBackend::open("a1", 1).value();
   const int fd = backend->port(0).fd();
@@ -151,8 +156,9 @@ TEST_F(Tap, frame_of_a_guest_reaches_another_whole_and_unsegmented) {
   receiver.process();
   // TCP over IPv4 with 30,000 bytes for the host to segment, from 10.0.0.1 to 10.0.0.2.
   auto frame = broadcast(54 + 30000);
-  const auto header = bytes_of({0x08, 0, 0x45, 0, 0x75, 0x58, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-                                0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0});
+  const auto header = bytes_of({0x08, 0, 0x45, 0, 0x75, 0x58, 0,    1,    0x40, 0,    64, 6,  0, 0,
+                                10,   0, 0,    1, 10,   0,    0,    2,    0x30, 0x39, 0,  80, 0, 0,
+                                0,    1, 0,    0, 0,    1,    0x50, 0x10, 0xff, 0xff, 0,  0,  0, 0});
   std::ranges::copy(header, frame.begin() + 12);
   unsigned sum = 0;
   for (std::size_t index = 14; index < 34; index += 2) {
@@ -189,7 +195,8 @@ TEST_F(Tap, frame_of_a_guest_reaches_another_whole_and_unsegmented) {
 }
 
 TEST_F(Tap, without_buffers_frames_wait_in_the_tap) {
-  ASSERT_TRUE(run("ip tuntap add dev w0 mode tap && sysctl -qw net.ipv6.conf.w0.disable_ipv6=1 && ip link set w0 up"));
+  ASSERT_TRUE(run(
+      "ip tuntap add dev w0 mode tap && sysctl -qw net.ipv6.conf.w0.disable_ipv6=1 && ip link set w0 up"));
   NetGuest guest({.id = "w0", .mac = kMac}, TapBackend::open("w0", 1).value(), registrar_);
   guest.start(NetGuest::kPlainDriver);
   PacketSocket host("w0");
@@ -203,7 +210,9 @@ TEST_F(Tap, without_buffers_frames_wait_in_the_tap) {
 }
 
 TEST_F(Tap, several_queues_send_and_receive) {
-  ASSERT_TRUE(run("ip tuntap add dev mq0 mode tap multi_queue && sysctl -qw net.ipv6.conf.mq0.disable_ipv6=1 && ip link set mq0 up"));
+  ASSERT_TRUE(
+      run("ip tuntap add dev mq0 mode tap multi_queue && sysctl -qw net.ipv6.conf.mq0.disable_ipv6=1 && ip "
+          "link set mq0 up"));
   auto backend = TapBackend::open("mq0", 4).value();
   const int fd = backend->port(0).fd();
   NetGuest guest({.id = "mq0", .mac = kMac}, std::move(backend), registrar_);
@@ -252,8 +261,9 @@ void expect_error(const std::string& tap, std::size_t pairs, ErrorCode code, con
 }
 
 TEST_F(Tap, errors_say_what_is_wrong_and_what_to_do) {
-  ASSERT_TRUE(run("ip tuntap add dev one mode tap && ip tuntap add dev many mode tap multi_queue && "
-                  "ip tuntap add dev layer3 mode tun && ip link add other type bridge"));
+  ASSERT_TRUE(
+      run("ip tuntap add dev one mode tap && ip tuntap add dev many mode tap multi_queue && "
+          "ip tuntap add dev layer3 mode tun && ip link add other type bridge"));
   const auto held = TapBackend::open("one", 1);
   ASSERT_TRUE(held);
   expect_error("one", 1, ErrorCode::kBusy, "another process uses it");

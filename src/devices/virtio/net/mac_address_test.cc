@@ -13,8 +13,9 @@ TEST(MacAddress, parsed_and_formatted_is_the_same) {
 }
 
 TEST(MacAddress, anything_else_is_refused) {
-  for (const char* const text : {"", "06:00:ac:10:00", "06:00:ac:10:00:02:", "06-00-ac-10-00-02", "06:00:ac:10:00:0g",
-                                 "6:00:ac:10:00:002", " 6:00:ac:10:00:02", "06:00:ac:10:00:02 ", "0x:00:ac:10:00:02"}) {
+  for (const char* const text :
+       {"", "06:00:ac:10:00", "06:00:ac:10:00:02:", "06-00-ac-10-00-02", "06:00:ac:10:00:0g",
+        "6:00:ac:10:00:002", " 6:00:ac:10:00:02", "06:00:ac:10:00:02 ", "0x:00:ac:10:00:02"}) {
     EXPECT_FALSE(MacAddress::parse(text)) << text;
   }
 }

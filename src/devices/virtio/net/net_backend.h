@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "base/result.h"
@@ -11,8 +12,16 @@
 
 namespace mayfly {
 
-// The cable of one queue pair. Used by one device, under its lock, on the monitor thread; never waits and, but
-// for its first frames, never allocates.
+// Bytes that cost no memory before they are written.
+// NOLINTBEGIN(modernize-avoid-c-arrays): a vector would write them all
+using UntouchedBytes = std::unique_ptr<std::byte[]>;
+inline UntouchedBytes make_untouched_bytes(std::size_t size) {
+  return std::make_unique_for_overwrite<std::byte[]>(size);
+}
+// NOLINTEND(modernize-avoid-c-arrays)
+
+// The cable of one queue pair. Used by one device, under its lock, on the monitor thread; never waits and,
+// but for its first frames, never allocates.
 class NetPort {
  public:
   enum class Status : std::uint8_t {

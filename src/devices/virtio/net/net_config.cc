@@ -19,7 +19,8 @@ bool is_port(std::uint32_t port) {
 
 bool is_address(const std::string& text) {
   in6_addr address{};
-  return ::inet_pton(AF_INET, text.c_str(), &address) == 1 || ::inet_pton(AF_INET6, text.c_str(), &address) == 1;
+  return ::inet_pton(AF_INET, text.c_str(), &address) == 1 ||
+         ::inet_pton(AF_INET6, text.c_str(), &address) == 1;
 }
 
 // As the kernel has it, and without '%', which asks it for a number.
@@ -27,7 +28,8 @@ bool is_interface_name(std::string_view name) {
   const auto is_allowed = [](char character) {
     return character > ' ' && character < '\x7f' && character != '/' && character != ':' && character != '%';
   };
-  return !name.empty() && name.size() <= 15 && name != "." && name != ".." && std::ranges::all_of(name, is_allowed);
+  return !name.empty() && name.size() <= 15 && name != "." && name != ".." &&
+         std::ranges::all_of(name, is_allowed);
 }
 
 Result<void> check_user_net(const UserNetConfig& user) {
@@ -93,8 +95,8 @@ Result<void> check(const NetDeviceConfig& config) {
 
 Result<PortForward> parse_port_forward(std::string_view text) {
   const auto wrong = [text] {
-    return fail(ErrorCode::kInvalidArgument, "forward '" + std::string(text) +
-                                                 "' is not [ADDRESS/]PORT[:GUEST_PORT][:tcp|:udp]");
+    return fail(ErrorCode::kInvalidArgument,
+                "forward '" + std::string(text) + "' is not [ADDRESS/]PORT[:GUEST_PORT][:tcp|:udp]");
   };
   PortForward forward;
   std::string_view rest = text;
@@ -113,7 +115,8 @@ Result<PortForward> parse_port_forward(std::string_view text) {
   }
   const std::size_t colon = rest.find(':');
   const auto host = parse_integer<std::uint32_t>(rest.substr(0, colon));
-  const auto guest = colon == std::string_view::npos ? host : parse_integer<std::uint32_t>(rest.substr(colon + 1));
+  const auto guest =
+      colon == std::string_view::npos ? host : parse_integer<std::uint32_t>(rest.substr(colon + 1));
   if (!host || !guest || !is_port(*host) || !is_port(*guest)) {
     return wrong();
   }
@@ -144,7 +147,9 @@ NetDeviceSettings NetDeviceConfig::settings() const {
 
 Result<std::unique_ptr<NetBackend>> NetDeviceConfig::open_backend() const {
   MAYFLY_TRY(validate());
-  const auto within = [this](const Error& error) { return tl::make_unexpected(error.within("interface " + id)); };
+  const auto within = [this](const Error& error) {
+    return tl::make_unexpected(error.within("interface " + id));
+  };
   if (const auto* const tap = std::get_if<TapConfig>(&backend)) {
     auto opened = TapBackend::open(tap->name, queue_pairs);
     if (!opened) {

@@ -1,4 +1,5 @@
-// What a network interface is to be: plain data, filled by the API, the configuration file or the command line.
+// What a network interface is to be: plain data, filled by the API, the configuration file or the command
+// line.
 #pragma once
 
 #include <cstddef>
@@ -35,8 +36,8 @@ struct PortForward {
   friend bool operator==(const PortForward&, const PortForward&) = default;
 };
 
-// "8080:80", "127.0.0.1/8080:80", "8080" (the same port of the guest), each with ":udp" or ":tcp" behind it at
-// will. kInvalidArgument that quotes `text`.
+// "8080:80", "127.0.0.1/8080:80", "8080" (the same port of the guest), each with ":udp" or ":tcp" behind it
+// at will. kInvalidArgument that quotes `text`.
 Result<PortForward> parse_port_forward(std::string_view text);
 
 // A tap of the host.

@@ -92,9 +92,11 @@ TEST(NetDeviceConfig, forwards_that_clash_are_refused) {
   EXPECT_TRUE(user({{.host_address = "127.0.0.1", .host_port = 80, .guest_port = 80},
                     {.host_address = "127.0.0.2", .host_port = 80, .guest_port = 80}})
                   .validate());
-  expect_refused(user({{.host_port = 80, .guest_port = 80}, {.host_port = 80, .guest_port = 81}}), "forwarded twice");
-  expect_refused(user({{.host_port = 80, .guest_port = 80}, {.host_address = "::1", .host_port = 80, .guest_port = 81}}),
+  expect_refused(user({{.host_port = 80, .guest_port = 80}, {.host_port = 80, .guest_port = 81}}),
                  "forwarded twice");
+  expect_refused(
+      user({{.host_port = 80, .guest_port = 80}, {.host_address = "::1", .host_port = 80, .guest_port = 81}}),
+      "forwarded twice");
   expect_refused(user({{.host_port = 0, .guest_port = 80}}), "port");
   expect_refused(user({{.host_port = 80, .guest_port = 65536}}), "port");
   expect_refused(user({{.host_address = "localhost", .host_port = 80, .guest_port = 80}}), "'localhost'");
@@ -122,7 +124,8 @@ TEST(PortForward, forms_are_understood) {
 }
 
 TEST(PortForward, anything_else_is_refused_with_its_text) {
-  for (const char* const text : {"", ":", "80:", ":80", "0:80", "80:65536", "80:80:sctp", "host/80:80", "80:80:80", "-1:80", "/80:80"}) {
+  for (const char* const text : {"", ":", "80:", ":80", "0:80", "80:65536", "80:80:sctp", "host/80:80",
+                                 "80:80:80", "-1:80", "/80:80"}) {
     const auto forward = parse_port_forward(text);
     ASSERT_FALSE(forward) << text;
     EXPECT_THAT(forward.error().message(), HasSubstr("'" + std::string(text) + "'"));

@@ -128,7 +128,7 @@ NetDevice::NetDevice(const NetDeviceSettings& settings, std::unique_ptr<NetBacke
   }
   for (std::size_t index = 0; index < pairs_.size(); ++index) {
     pairs_[index].port = &backend_->port(index);
-    pairs_[index].rest = std::make_unique_for_overwrite<std::byte[]>(NetPort::kRest);
+    pairs_[index].rest = make_untouched_bytes(NetPort::kRest);
   }
 }
 
@@ -137,21 +137,21 @@ Result<void> NetDevice::prepare(EventRegistrar& registrar) {
   MAYFLY_TRY_ASSIGN(rx_limiter_, RateLimiter::create(settings_.rx_rate_limiter, now));
   MAYFLY_TRY_ASSIGN(tx_limiter_, RateLimiter::create(settings_.tx_rate_limiter, now));
   for (Pair& pair : pairs_) {
-    MAYFLY_TRY_ASSIGN(pair.watch, registrar.watch(pair.port->fd(), Interest::kReadable,
-                                                  [this, &pair](Readiness readiness) {
-                                                    const MutexLock lock(mutex());
-                                                    port_ready(pair, readiness);
-                                                  }));
+    MAYFLY_TRY_ASSIGN(
+        pair.watch, registrar.watch(pair.port->fd(), Interest::kReadable, [this, &pair](Readiness readiness) {
+          const MutexLock lock(mutex());
+          port_ready(pair, readiness);
+        }));
     MAYFLY_TRY(pair.watch->update(Interest::kReadable, false));
   }
   MAYFLY_TRY_ASSIGN(rx_timer_, registrar.make_timer([this] {
-                      const MutexLock lock(mutex());
-                      rx_due();
-                    }));
+    const MutexLock lock(mutex());
+    rx_due();
+  }));
   MAYFLY_TRY_ASSIGN(tx_timer_, registrar.make_timer([this] {
-                      const MutexLock lock(mutex());
-                      tx_due();
-                    }));
+    const MutexLock lock(mutex());
+    tx_due();
+  }));
   return {};
 }
 
@@ -515,7 +515,8 @@ bool NetDevice::can_take_ahead(const Pair& pair) const {
 QueueResult<void> NetDevice::take_ahead(Pair& pair) {
   const std::size_t frame = pair.held ? pair.held->bytes : max_frame_;
   const bool merge = has(VIRTIO_NET_F_MRG_RXBUF);
-  while (pair.ahead.empty() || (merge && pair.ahead.bytes < sizeof(NetHeader) + frame && can_take_ahead(pair))) {
+  while (pair.ahead.empty() ||
+         (merge && pair.ahead.bytes < sizeof(NetHeader) + frame && can_take_ahead(pair))) {
     auto chain = pair.rx->take();
     if (!chain) {
       return tl::make_unexpected(chain.error());
@@ -549,8 +550,7 @@ bool NetDevice::accept(NetHeader& header, Pair& pair, std::size_t bytes) const {
   }
   // 5.1.4.1: larger than the MTU, unless it is only by the VLAN tag in its header.
   std::array<std::byte, sizeof(NetHeader) + kEthernetHeader> start;
-  if (bytes > *settings_.mtu + kEthernetHeader + kVlanTag ||
-      !ChainReader(pair.ahead.room()).read(start)) {
+  if (bytes > *settings_.mtu + kEthernetHeader + kVlanTag || !ChainReader(pair.ahead.room()).read(start)) {
     return false;
   }
   const auto type = static_cast<unsigned>(start[start.size() - 2]) << 8 | static_cast<unsigned>(start.back());
@@ -608,8 +608,8 @@ void NetDevice::start_timer(EventRegistrar::Timer& timer, std::uint64_t Pair::*d
   constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(1);
   const std::uint64_t now = settings_.clock->monotonic_ns();
   const std::uint64_t delay = first > now ? first - now : 0;
-  const auto started =
-      timer.start(std::chrono::nanoseconds(std::min<std::uint64_t>(delay, static_cast<std::uint64_t>(kLongest.count()))));
+  const auto started = timer.start(
+      std::chrono::nanoseconds(std::min<std::uint64_t>(delay, static_cast<std::uint64_t>(kLongest.count()))));
   if (!started) {
     metrics_.event_fails.add();
     LOG_ERROR_LIMITED("%s: %s", name_.c_str(), started.error().message().c_str());
@@ -668,8 +668,8 @@ Result<void> NetDevice::set_rate_limits(const RateLimiterConfig& rx, const RateL
       return tl::make_unexpected(done.error().within(name_));
     }
   }
-  rx_limiter_ = std::move(new_rx);
-  tx_limiter_ = std::move(new_tx);
+  rx_limiter_ = new_rx;
+  tx_limiter_ = new_tx;
   for (Pair& pair : pairs_) {
     pair.rx_due = pair.rx_wait == RxWait::kTokens ? now : pair.rx_due;
     pair.tx_due = pair.tx_wait == TxWait::kTokens ? now : pair.tx_due;
@@ -787,7 +787,8 @@ NetDevice::Sent NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain
   ChainReader reader = chain.reader();
   auto header = reader.read_object<NetHeader>();
   const std::uint64_t frame = reader.remaining();
-  if (!header || frame < kEthernetHeader || frame > kMaxFrame || !admit_from_driver(*header, to_device_, frame)) {
+  if (!header || frame < kEthernetHeader || frame > kMaxFrame ||
+      !admit_from_driver(*header, to_device_, frame)) {
     metrics_.tx_malformed_frames.add();
     return Sent::kLost;
   }

@@ -64,7 +64,8 @@ class NetDevice final : public VirtioDevice {
   // `registrar` is borrowed and outlives the device. Errors, naming the interface: those of the registrar and
   // of RateLimiter::create().
   static Result<std::unique_ptr<NetDevice>> create(const NetDeviceSettings& settings,
-                                                   std::unique_ptr<NetBackend> backend, EventRegistrar& registrar);
+                                                   std::unique_ptr<NetBackend> backend,
+                                                   EventRegistrar& registrar);
   ~NetDevice() override = default;
 
   std::string_view name() const override { return name_; }
@@ -138,7 +139,7 @@ class NetDevice final : public VirtioDevice {
     RxWait rx_wait = RxWait::kBuffers;
     TxWait tx_wait = TxWait::kFrames;
     Ahead ahead;
-    std::unique_ptr<std::byte[]> rest;  // NetPort::kRest; untouched, and so free, until there is a need
+    UntouchedBytes rest;  // NetPort::kRest; untouched, and so free, until there is a need
     std::optional<Held> held;
     // When the timers are to look at it, by the device's clock; 0: they are not.
     std::uint64_t rx_due = 0;
@@ -197,8 +198,8 @@ class NetDevice final : public VirtioDevice {
   bool settled_ = false;  // the back end knows what was negotiated
   bool link_up_ = true;
   std::uint64_t features_ = 0;
-  NetOffloads to_device_;  // what the driver may ask for
-  NetOffloads to_driver_;  // what may be asked of it
+  NetOffloads to_device_;      // what the driver may ask for
+  NetOffloads to_driver_;      // what may be asked of it
   std::size_t max_frame_ = 0;  // that it can be given
   std::size_t pairs_in_use_ = 1;
   std::vector<Pair> pairs_;

@@ -18,15 +18,15 @@ namespace mayfly {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::Completion;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-using ::testing::SizeIs;
-using testing::Completion;
 using testing::ManualRegistrar;
 using testing::MemoryNetBackend;
 using testing::MemoryNetPort;
 using testing::NetFrame;
 using testing::NetGuest;
+using ::testing::SizeIs;
 
 const MacAddress kMac{{0x06, 0, 0xac, 0x10, 0, 2}};
 constexpr NetOffloads kAll{.checksum = true, .tso4 = true, .tso6 = true, .ufo = true};
@@ -123,11 +123,12 @@ class NetDeviceTest : public ::testing::Test {
 
 TEST_F(NetDeviceTest, features_follow_the_back_end) {
   make();
-  const std::uint64_t base = VIRTIO_NET_F_MAC | VIRTIO_NET_F_STATUS | VIRTIO_NET_F_MRG_RXBUF | kFeatureVersion1 |
-                             kFeatureInOrder | kFeatureIndirectDesc | kFeatureEventIndex;
+  const std::uint64_t base = VIRTIO_NET_F_MAC | VIRTIO_NET_F_STATUS | VIRTIO_NET_F_MRG_RXBUF |
+                             kFeatureVersion1 | kFeatureInOrder | kFeatureIndirectDesc | kFeatureEventIndex;
   EXPECT_EQ(device().features(), base | VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_HOST_TSO4 |
-                                     VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_HOST_UFO | VIRTIO_NET_F_GUEST_TSO4 |
-                                     VIRTIO_NET_F_GUEST_TSO6 | VIRTIO_NET_F_GUEST_UFO);
+                                     VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_HOST_UFO |
+                                     VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6 |
+                                     VIRTIO_NET_F_GUEST_UFO);
   EXPECT_THAT(device().queue_limits(), SizeIs(2));
   EXPECT_EQ(device().type(), 1U);
 
@@ -211,7 +212,9 @@ TEST_F(NetDeviceTest, frames_however_they_are_divided_go_out_whole_and_in_order)
     std::size_t start = 0;
     for (std::size_t piece = 0; piece < pieces; ++piece) {
       const std::size_t left = all.size() - start;
-      const std::size_t size = piece + 1 == pieces ? left : random() % 4 == 0 ? left / 2 : std::min<std::size_t>(left, random() % 20);
+      const std::size_t size = piece + 1 == pieces ? left
+                               : random() % 4 == 0 ? left / 2
+                                                   : std::min<std::size_t>(left, random() % 20);
       chain.readable(std::span(all).subspan(start, size));
       start += size;
     }
@@ -244,7 +247,8 @@ TEST_F(NetDeviceTest, malformed_frames_are_counted_returned_and_not_sent) {
   guest_->send({}, frame_of(13));                                                 // no Ethernet header
   guest_->send({}, frame_of(kMaxFrame + 1));                                      // no frame is that large
   guest_->send({.flags = 1, .csum_start = 90, .csum_offset = 9}, frame_of(100));  // the sum lies outside
-  guest_->send({.flags = 1, .gso_type = VIRTIO_NET_HDR_GSO_TCPV6, .gso_size = 9}, frame_of(100));  // not negotiated
+  guest_->send({.flags = 1, .gso_type = VIRTIO_NET_HDR_GSO_TCPV6, .gso_size = 9},
+               frame_of(100));                                                         // not negotiated
   guest_->send({.gso_type = VIRTIO_NET_HDR_GSO_TCPV4, .gso_size = 9}, frame_of(100));  // without the checksum
   guest_->send({}, frame_of(14));
   guest_->send({}, frame_of(kMaxFrame));
@@ -397,7 +401,8 @@ TEST_F(NetDeviceTest, frames_of_all_sizes_arrive_whole_and_in_order) {
     for (unsigned count = 0; count < 3000; ++count) {
       while (guest_->rx().outstanding() < 200 && random() % 40 != 0) {
         auto chain = guest_->rx().chain();
-        for (std::size_t piece = 1 + random() % 3; piece != 0 && guest_->rx().free_descriptors() > 8; --piece) {
+        for (std::size_t piece = 1 + random() % 3; piece != 0 && guest_->rx().free_descriptors() > 8;
+             --piece) {
           chain.writable(12 + static_cast<std::uint32_t>(random() % 1500));
         }
         chain.writable(12);
@@ -1009,7 +1014,8 @@ TEST_F(NetDeviceTest, new_limits_let_waiting_frames_go_at_once) {
   EXPECT_THAT(port().from_driver, SizeIs(1));
   {
     const MutexLock lock(device().mutex());
-    EXPECT_FALSE(device().set_rate_limits({}, operations(TokenBucketConfig{.size = 1, .refill_time_ms = UINT64_MAX})));
+    EXPECT_FALSE(
+        device().set_rate_limits({}, operations(TokenBucketConfig{.size = 1, .refill_time_ms = UINT64_MAX})));
     EXPECT_TRUE(device().set_rate_limits({}, operations(TokenBucketConfig{})));
   }
   pass(0ns);
@@ -1018,7 +1024,9 @@ TEST_F(NetDeviceTest, new_limits_let_waiting_frames_go_at_once) {
 
 TEST_F(NetDeviceTest, limiter_that_cannot_be_is_refused_with_the_interface) {
   const auto device = NetDevice::create(
-      {.id = "eth7", .mac = kMac, .rx_rate_limiter = operations(TokenBucketConfig{.size = 1, .refill_time_ms = UINT64_MAX})},
+      {.id = "eth7",
+       .mac = kMac,
+       .rx_rate_limiter = operations(TokenBucketConfig{.size = 1, .refill_time_ms = UINT64_MAX})},
       std::make_unique<MemoryNetBackend>(), registrar_);
   ASSERT_FALSE(device);
   EXPECT_THAT(device.error().message(), ::testing::StartsWith("interface eth7: "));
@@ -1026,7 +1034,8 @@ TEST_F(NetDeviceTest, limiter_that_cannot_be_is_refused_with_the_interface) {
 
 TEST_F(NetDeviceTest, registrar_that_fails_is_an_error_with_the_interface) {
   registrar_.fail_next(Error(ErrorCode::kIo, "no more watches"));
-  const auto device = NetDevice::create({.id = "eth7", .mac = kMac}, std::make_unique<MemoryNetBackend>(), registrar_);
+  const auto device =
+      NetDevice::create({.id = "eth7", .mac = kMac}, std::make_unique<MemoryNetBackend>(), registrar_);
   ASSERT_FALSE(device);
   EXPECT_EQ(device.error().message(), "interface eth7: no more watches");
 }
@@ -1039,8 +1048,9 @@ class EndlessBackend final : public NetBackend, public NetPort {
   int fd() const override { return fd_.get(); }
   Status send(const NetHeader& /*header*/, ChainReader frame) override {
     std::array<std::byte, 64> bytes;
-    return frame.read(std::span(bytes).first(std::min<std::size_t>(frame.remaining(), bytes.size()))) ? Status::kDone
-                                                                                                      : Status::kFailed;
+    return frame.read(std::span(bytes).first(std::min<std::size_t>(frame.remaining(), bytes.size())))
+               ? Status::kDone
+               : Status::kFailed;
   }
   Received receive(NetHeader& header, ChainWriter frame, std::span<std::byte> /*rest*/) override {
     if (frames == 0) {

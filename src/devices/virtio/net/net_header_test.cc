@@ -10,7 +10,12 @@ namespace {
 constexpr NetOffloads kAll{.checksum = true, .tso4 = true, .tso6 = true, .ufo = true};
 
 NetHeader segmented(std::uint8_t type) {
-  return {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .gso_type = type, .hdr_len = 54, .gso_size = 1448, .csum_start = 34, .csum_offset = 16};
+  return {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+          .gso_type = type,
+          .hdr_len = 54,
+          .gso_size = 1448,
+          .csum_start = 34,
+          .csum_offset = 16};
 }
 
 TEST(NetHeader, plain_frame_is_always_valid) {
@@ -30,11 +35,14 @@ TEST(NetHeader, checksum_must_lie_within_the_frame) {
 
 TEST(NetHeader, each_segmentation_needs_its_own_offload) {
   EXPECT_TRUE(is_valid(segmented(VIRTIO_NET_HDR_GSO_TCPV4), {.checksum = true, .tso4 = true}, 3000));
-  EXPECT_FALSE(is_valid(segmented(VIRTIO_NET_HDR_GSO_TCPV4), {.checksum = true, .tso6 = true, .ufo = true}, 3000));
+  EXPECT_FALSE(
+      is_valid(segmented(VIRTIO_NET_HDR_GSO_TCPV4), {.checksum = true, .tso6 = true, .ufo = true}, 3000));
   EXPECT_TRUE(is_valid(segmented(VIRTIO_NET_HDR_GSO_TCPV6), {.checksum = true, .tso6 = true}, 3000));
-  EXPECT_FALSE(is_valid(segmented(VIRTIO_NET_HDR_GSO_TCPV6), {.checksum = true, .tso4 = true, .ufo = true}, 3000));
+  EXPECT_FALSE(
+      is_valid(segmented(VIRTIO_NET_HDR_GSO_TCPV6), {.checksum = true, .tso4 = true, .ufo = true}, 3000));
   EXPECT_TRUE(is_valid(segmented(VIRTIO_NET_HDR_GSO_UDP), {.checksum = true, .ufo = true}, 3000));
-  EXPECT_FALSE(is_valid(segmented(VIRTIO_NET_HDR_GSO_UDP), {.checksum = true, .tso4 = true, .tso6 = true}, 3000));
+  EXPECT_FALSE(
+      is_valid(segmented(VIRTIO_NET_HDR_GSO_UDP), {.checksum = true, .tso4 = true, .tso6 = true}, 3000));
 }
 
 TEST(NetHeader, segmentation_without_checksum_or_size_is_refused) {
@@ -53,7 +61,8 @@ TEST(NetHeader, unknown_segmentation_is_refused) {
 }
 
 TEST(NetHeader, of_a_driver_unknown_flags_are_ignored) {
-  NetHeader header{.flags = 0xfe, .hdr_len = 9000, .gso_size = 7, .csum_start = 60000, .csum_offset = 9, .num_buffers = 5};
+  NetHeader header{
+      .flags = 0xfe, .hdr_len = 9000, .gso_size = 7, .csum_start = 60000, .csum_offset = 9, .num_buffers = 5};
   EXPECT_TRUE(admit_from_driver(header, kAll, 60));
   EXPECT_EQ(header, (NetHeader{.hdr_len = 60}));
 }

@@ -14,8 +14,8 @@ namespace mayfly {
 namespace {
 
 std::array<std::byte, 4> to_length(std::size_t size) {
-  return {static_cast<std::byte>(size >> 24), static_cast<std::byte>(size >> 16), static_cast<std::byte>(size >> 8),
-          static_cast<std::byte>(size)};
+  return {static_cast<std::byte>(size >> 24), static_cast<std::byte>(size >> 16),
+          static_cast<std::byte>(size >> 8), static_cast<std::byte>(size)};
 }
 
 std::size_t from_length(std::span<const std::byte> bytes) {
@@ -38,8 +38,8 @@ PasstBackend::PasstBackend(UniqueFd socket, std::unique_ptr<PasstProcess> proces
 PasstBackend::Port::Port(UniqueFd socket, PasstProcess* process)
     : socket_(std::move(socket)),
       process_(process),
-      in_(std::make_unique_for_overwrite<std::byte[]>(kInput)),
-      out_(std::make_unique_for_overwrite<std::byte[]>(kOutput)) {}
+      in_(make_untouched_bytes(kInput)),
+      out_(make_untouched_bytes(kOutput)) {}
 
 NetPort::Status PasstBackend::Port::closed(const char* why) {
   if (!std::exchange(closed_, true)) {
@@ -120,7 +120,8 @@ NetPort::Status PasstBackend::Port::fill() {
   return size < 0 && would_block(errno) ? Status::kWouldBlock : closed("it has ended");
 }
 
-NetPort::Received PasstBackend::Port::receive(NetHeader& header, ChainWriter frame, std::span<std::byte> rest) {
+NetPort::Received PasstBackend::Port::receive(NetHeader& header, ChainWriter frame,
+                                              std::span<std::byte> rest) {
   if (closed_) {
     return {Status::kClosed, 0};
   }

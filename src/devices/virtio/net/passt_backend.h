@@ -51,10 +51,10 @@ class PasstBackend final : public NetBackend {
 
     UniqueFd socket_;
     PasstProcess* process_;
-    std::unique_ptr<std::byte[]> in_;
+    UntouchedBytes in_;
     std::size_t in_start_ = 0;
     std::size_t in_end_ = 0;
-    std::unique_ptr<std::byte[]> out_;  // what is left of a frame that went out in part
+    UntouchedBytes out_;  // what is left of a frame that went out in part
     std::size_t out_start_ = 0;
     std::size_t out_end_ = 0;
     std::vector<iovec> pieces_;

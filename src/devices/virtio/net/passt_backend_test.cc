@@ -3,12 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <random>
+#include <thread>
 
 #include "devices/virtio/net/net_config.h"
 #include "support/fake_event.h"
@@ -56,7 +57,7 @@ class Passt : public ::testing::Test {
     metrics_ = &metrics().net_device(id);
     guest_->start(kFeatures);
     guest_->add_rx(100, 1526);
-    guest_->process();
+    turn();  // the doorbell of the start
   }
 
   // What the loop would do, once.
@@ -75,7 +76,8 @@ class Passt : public ::testing::Test {
     }
   }
   void peer_writes(std::span<const std::byte> bytes) {
-    ASSERT_EQ(::send(peer_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+    ASSERT_EQ(::send(peer_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(bytes.size()));
   }
   // All that there is now.
   std::vector<std::byte> peer_reads(std::size_t most = 1 << 20) {
@@ -93,7 +95,8 @@ class Passt : public ::testing::Test {
 };
 
 TEST_F(Passt, offers_no_offloads) {
-  EXPECT_EQ(guest_->device().features() & (VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_MQ), 0U);
+  EXPECT_EQ(guest_->device().features() & (VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_MQ),
+            0U);
   EXPECT_EQ(guest_->driver().config_u16(10), 65520);
 }
 
@@ -127,8 +130,8 @@ TEST_F(Passt, stream_cut_anywhere_gives_the_same_frames) {
   }
   std::size_t received = 0;
   for (std::size_t start = 0; start < stream.size();) {
-    const std::size_t size =
-        std::min<std::size_t>(stream.size() - start, random() % 5 == 0 ? 1 + random() % 60000 : 1 + random() % 9);
+    const std::size_t size = std::min<std::size_t>(
+        stream.size() - start, random() % 5 == 0 ? 1 + random() % 60000 : 1 + random() % 9);
     peer_writes(std::span(stream).subspan(start, size));
     start += size;
     turn();
@@ -169,6 +172,48 @@ TEST_F(Passt, frames_that_the_socket_takes_in_part_stay_whole) {
   }
   EXPECT_EQ(read, expected);
   EXPECT_EQ(registrar_.interest(device_fd_), Interest::kReadable);
+}
+
+TEST_F(Passt, rest_of_a_frame_goes_before_the_next_also_without_an_event) {
+  const int small = 4096;
+  ASSERT_EQ(::setsockopt(device_fd_, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+  std::vector<std::byte> expected;
+  std::vector<std::byte> read;
+  const auto read_more = [&](std::size_t most) {
+    const auto more = peer_reads(most);
+    read.insert(read.end(), more.begin(), more.end());
+  };
+  for (unsigned count = 0; count < 8; ++count) {
+    const auto frame = frame_of(30000 + count, count);
+    const auto bytes = with_length(frame);
+    expected.insert(expected.end(), bytes.begin(), bytes.end());
+    guest_->send({}, frame);
+    guest_->process();
+    read_more(20000);  // makes room, which the device is not told of before the next frame
+  }
+  for (int round = 0; round < 2000 && read.size() < expected.size(); ++round) {
+    read_more(3000);
+    turn();
+  }
+  EXPECT_EQ(read, expected);
+}
+
+TEST_F(Passt, frames_that_were_read_already_come_without_an_event) {
+  // More that are lost than one turn takes, then a good one: all in one read.
+  std::vector<std::byte> bytes;
+  for (int count = 0; count < 300; ++count) {
+    const auto bad = with_length(frame_of(13));
+    bytes.insert(bytes.end(), bad.begin(), bad.end());
+  }
+  const auto good = with_length(frame_of(60));
+  bytes.insert(bytes.end(), good.begin(), good.end());
+  peer_writes(bytes);
+  turn();
+  turn();
+  const auto frame = guest_->next_frame();
+  ASSERT_TRUE(frame);
+  EXPECT_EQ(frame->bytes, frame_of(60));
+  EXPECT_EQ(metrics_->rx_fails.value(), 300U);
 }
 
 TEST_F(Passt, full_socket_holds_the_frames_back) {
@@ -229,6 +274,48 @@ TEST_F(Passt, frame_that_is_too_short_is_lost_and_the_next_comes) {
   EXPECT_EQ(metrics_->rx_fails.value(), 2U);
 }
 
+// The driver's registers on this thread, as on a vCPU's; all else on the loop's.
+TEST(PasstLoop, resets_at_any_time_and_frames_go_on) {
+  std::array<int, 2> fds{};
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()), 0);
+  const UniqueFd peer(fds[1]);
+  auto loop = EventLoop::create().value();
+  NetGuest guest({.id = "loop",
+                  .mac = kMac,
+                  .tx_rate_limiter = {.bandwidth = std::nullopt,
+                                      .ops = TokenBucketConfig{.size = 20, .refill_time_ms = 1}}},
+                 std::make_unique<PasstBackend>(UniqueFd(fds[0])), *loop);
+  guest.process_at_start = false;
+  std::thread monitor([&loop] { EXPECT_TRUE(loop->run()); });
+  std::vector<std::byte> drain(1 << 16);
+  const auto bytes = with_length(frame_of(700));
+  std::size_t received = 0;
+  for (unsigned round = 0; round < 200 || (received == 0 && round < 20'000); ++round) {
+    guest.start(kFeatures | kFeatureEventIndex);
+    guest.add_rx(64, 1526);
+    for (unsigned count = 0; count < 60; ++count) {
+      guest.send({}, frame_of(100, count));
+      guest.driver().notify(static_cast<std::uint16_t>(count % 2));
+      // A whole frame or none, or the stream would be out of step: such a socket takes a small one whole.
+      ::send(peer.get(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+      ::recv(peer.get(), drain.data(), drain.size(), MSG_DONTWAIT);
+    }
+    while (const auto frame = guest.next_frame()) {
+      EXPECT_EQ(frame->bytes, frame_of(700));
+      ++received;
+    }
+    guest.tx().collect_all();
+    EXPECT_TRUE(guest.driver().reset());
+    for (auto& ring : guest.rings()) {
+      EXPECT_THAT(ring->violations(), ::testing::IsEmpty());
+    }
+  }
+  loop->stop();
+  monitor.join();
+  EXPECT_GT(received, 0U);
+  EXPECT_TRUE(guest.device().link_up());
+}
+
 // --- The process, played by a shell ---
 
 std::string script(const std::string& body) {
@@ -257,13 +344,15 @@ TEST_F(PasstChild, missing_program_says_how_to_get_it) {
     const auto started = PasstProcess::start({.user = user_, .mtu = 1500, .program = program});
     ASSERT_FALSE(started);
     EXPECT_EQ(started.error().code(), ErrorCode::kNotFound);
-    EXPECT_EQ(started.error().message(), std::string(program) + " is not installed: user networking needs it "
-                                                                "(Debian: apt install passt), or use a tap");
+    EXPECT_EQ(started.error().message(), std::string(program) +
+                                             " is not installed: user networking needs it "
+                                             "(Debian: apt install passt), or use a tap");
   }
 }
 
 TEST_F(PasstChild, program_that_ends_at_once_is_an_error_with_its_last_words) {
-  const auto started = start("echo first >&2; echo 'Port 80 is taken' >&2; echo 'Failed to send 9 bytes to syslog' >&2; exit 1");
+  const auto started = start(
+      "echo first >&2; echo 'Port 80 is taken' >&2; echo 'Failed to send 9 bytes to syslog' >&2; exit 1");
   ASSERT_FALSE(started);
   EXPECT_EQ(started.error().code(), ErrorCode::kIo);
   EXPECT_EQ(started.error().message(), path_ + " ended at its start: Port 80 is taken");
@@ -271,16 +360,20 @@ TEST_F(PasstChild, program_that_ends_at_once_is_an_error_with_its_last_words) {
 
 TEST_F(PasstChild, ready_program_has_the_socket_and_its_arguments) {
   user_.forwards = {{.host_port = 8080, .guest_port = 80},
-                    {.protocol = PortForward::Protocol::kUdp, .host_address = "127.0.0.1", .host_port = 53, .guest_port = 5353}};
+                    {.protocol = PortForward::Protocol::kUdp,
+                     .host_address = "127.0.0.1",
+                     .host_port = 53,
+                     .guest_port = 5353}};
   auto started = start("echo $$; echo \"$@\" >&3; exec sleep 100");
   ASSERT_TRUE(started) << started.error().message();
   pollfd ready{.fd = started->socket.get(), .events = POLLIN, .revents = 0};
   ASSERT_EQ(::poll(&ready, 1, 10'000), 1);
   std::array<char, 500> text{};
   ASSERT_GT(::read(started->socket.get(), text.data(), text.size() - 1), 0);
-  EXPECT_STREQ(text.data(),
-               "--foreground --quiet --stderr --fd 3 --pid /dev/stdout --mtu 1500 --no-map-gw --tcp-ports 8080:80 "
-               "--udp-ports 127.0.0.1/53:5353\n");
+  EXPECT_STREQ(
+      text.data(),
+      "--foreground --quiet --stderr --fd 3 --pid /dev/stdout --mtu 1500 --no-map-gw --tcp-ports 8080:80 "
+      "--udp-ports 127.0.0.1/53:5353\n");
 }
 
 TEST_F(PasstChild, program_goes_with_its_owner) {

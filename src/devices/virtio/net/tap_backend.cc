@@ -19,7 +19,8 @@ Error open_error(const Error& cause) {
     case ENOENT:
     case ENXIO:
     case ENODEV:
-      return cause.within("the host has no taps: load its module (modprobe tun), or in a jail make the device");
+      return cause.within(
+          "the host has no taps: load its module (modprobe tun), or in a jail make the device");
     case EACCES:
     case EPERM:
       return cause.within("taps are not for this user: let it read and write /dev/net/tun");
@@ -34,15 +35,17 @@ Error attach_error(const std::string& tap, std::size_t pairs, int os_errno) {
   switch (os_errno) {
     case EPERM:
     case EACCES:
-      return error("it is another user's, or is not there and only CAP_NET_ADMIN can make it (ip tuntap add dev " +
-                   tap + " mode tap user USER" + (pairs > 1 ? " multi_queue" : "") + ")");
+      return error(
+          "it is another user's, or is not there and only CAP_NET_ADMIN can make it (ip tuntap add dev " +
+          tap + " mode tap user USER" + (pairs > 1 ? " multi_queue" : "") + ")");
     case EBUSY:
       return error("another process uses it");
     case EINVAL:
-      return error(pairs > 1
-                       ? "it is no tap, or was made for a single queue while " + std::to_string(pairs) +
-                             " queue pairs are asked for (ip tuntap add dev " + tap + " mode tap multi_queue)"
-                       : std::string("it is no tap, or was made for several queues while one pair is asked for"));
+      return error(
+          pairs > 1
+              ? "it is no tap, or was made for a single queue while " + std::to_string(pairs) +
+                    " queue pairs are asked for (ip tuntap add dev " + tap + " mode tap multi_queue)"
+              : std::string("it is no tap, or was made for several queues while one pair is asked for"));
     case E2BIG:
       return error("other processes use all of its queues");
     default:
@@ -60,7 +63,8 @@ Result<UniqueFd> open_queue(const std::string& tap, std::size_t pairs) {
     return fail(ErrorCode::kInvalidArgument, "its name must have 1 to 15 characters");
   }
   std::memcpy(request.ifr_name, tap.data(), tap.size());
-  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (pairs > 1 ? IFF_MULTI_QUEUE : 0));
+  request.ifr_flags =
+      static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (pairs > 1 ? IFF_MULTI_QUEUE : 0));
   if (::ioctl(fd->get(), TUNSETIFF, &request) != 0) {
     return tl::make_unexpected(attach_error(tap, pairs, errno));
   }
@@ -115,9 +119,9 @@ Result<std::unique_ptr<TapBackend>> TapBackend::open(const std::string& tap, std
   std::unique_ptr<TapBackend> backend(new TapBackend(tap, std::move(ports)));
   // What this host's taps can do is found out by asking for it: there is no other way.
   const int first = backend->ports_.front().fd();
-  for (const NetOffloads candidate : {NetOffloads{.checksum = true, .tso4 = true, .tso6 = true, .ufo = true},
-                                      NetOffloads{.checksum = true, .tso4 = true, .tso6 = true},
-                                      NetOffloads{.checksum = true}}) {
+  for (const NetOffloads candidate :
+       {NetOffloads{.checksum = true, .tso4 = true, .tso6 = true, .ufo = true},
+        NetOffloads{.checksum = true, .tso4 = true, .tso6 = true}, NetOffloads{.checksum = true}}) {
     if (set_flags(first, candidate)) {
       backend->offloads_ = candidate;
       break;
@@ -132,7 +136,8 @@ Result<std::unique_ptr<TapBackend>> TapBackend::open(const std::string& tap, std
   return backend;
 }
 
-TapBackend::TapBackend(std::string tap, std::vector<Port> ports) : tap_(std::move(tap)), ports_(std::move(ports)) {}
+TapBackend::TapBackend(std::string tap, std::vector<Port> ports)
+    : tap_(std::move(tap)), ports_(std::move(ports)) {}
 
 Result<void> TapBackend::set_offloads(const NetOffloads& offloads) {
   // Belongs to the interface, not to a queue.
@@ -152,8 +157,8 @@ Result<void> TapBackend::use_pairs(std::size_t pairs) {
     ifreq request{};
     request.ifr_flags = wanted ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE;
     if (::ioctl(port.fd(), TUNSETQUEUE, &request) != 0) {
-      return fail_errno(errno, "tap " + tap_ + ": " + (wanted ? "attach" : "detach") + " queue " +
-                                   std::to_string(pair));
+      return fail_errno(
+          errno, "tap " + tap_ + ": " + (wanted ? "attach" : "detach") + " queue " + std::to_string(pair));
     }
     port.attached = wanted;
   }
