@@ -250,10 +250,11 @@ void VirtQueue::put_back(DescriptorChain chain) {
 }
 
 void VirtQueue::complete(DescriptorChain chain, std::uint32_t written) {
-  const std::size_t entry = next_used_ & (config_.size - 1);
-  parts_.used_ring.set_object(kEntries + sizeof(UsedElement) * entry, UsedElement{chain.head(), written});
-  ++next_used_;
+  const std::uint16_t head = chain.head();
   recycle(std::move(chain));
+  const std::size_t entry = next_used_ & (config_.size - 1);
+  parts_.used_ring.set_object(kEntries + sizeof(UsedElement) * entry, UsedElement{head, written});
+  ++next_used_;
 }
 
 bool VirtQueue::publish() {
