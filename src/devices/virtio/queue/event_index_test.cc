@@ -8,7 +8,8 @@
 namespace mayfly {
 namespace {
 
-// The rule as the specification words it: one of the entries before, before + 1, ... now - 1 is number `event`.
+// The rule as the specification words it: one of the entries before, before + 1, ... now - 1 is number
+// `event`.
 template <typename Index>
 bool walk(Index event, Index before, Index now) {
   for (Index entry = before; entry != now; ++entry) {

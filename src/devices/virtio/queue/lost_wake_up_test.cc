@@ -2,10 +2,10 @@
 // (publish()).
 //
 // The two are one protocol. A producer moves its index and then looks whether the consumer wants to know; a
-// consumer says what it wants and then looks at the index once more. First the protocol itself is explored, with
-// every interleaving of memory accesses on processors that delay their stores (x86-64's TSO): each side's fence
-// turns out to be needed, and both to be enough. Then the queue itself runs against the driver fake, in every order
-// of short steps.
+// consumer says what it wants and then looks at the index once more. First the protocol itself is explored,
+// with every interleaving of memory accesses on processors that delay their stores (x86-64's TSO): each
+// side's fence turns out to be needed, and both to be enough. Then the queue itself runs against the driver
+// fake, in every order of short steps.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -213,7 +213,8 @@ class Scene {
  public:
   Scene(GuestMemory& memory, bool event_index)
       : driver_memory_(memory),
-        ring_(driver_memory_, layout_, BufferArena(0x4000, 0x1000), {.event_idx = event_index, .in_order = false}),
+        ring_(driver_memory_, layout_, BufferArena(0x4000, 0x1000),
+              {.event_idx = event_index, .in_order = false}),
         queue_(std::move(*VirtQueue::create(memory, {.size = layout_.size,
                                                      .descriptor_table = GuestAddress(layout_.descriptors),
                                                      .available_ring = GuestAddress(layout_.available),
@@ -224,9 +225,7 @@ class Scene {
 
   static constexpr int kActors = 3;
   // One step of the driver's sending, of its interrupt handler, or of the device; false: it has none now.
-  bool step(int actor) {
-    return actor == 0 ? send() : actor == 1 ? handle() : work();
-  }
+  bool step(int actor) { return actor == 0 ? send() : actor == 1 ? handle() : work(); }
   void run_to_the_end() {
     bool moved = true;
     while (moved) {

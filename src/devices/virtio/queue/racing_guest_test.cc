@@ -1,4 +1,5 @@
-// A guest that rewrites everything while the device works: no access outside RAM, no bound broken, nothing aborts.
+// A guest that rewrites everything while the device works: no access outside RAM, no bound broken, nothing
+// aborts.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -66,7 +67,9 @@ class RacingGuest {
     const bool indirect = pick(4) == 0;
     put<std::uint64_t>(at, indirect ? kIndirect : pick(32) == 0 ? kRam - pick(64) : 0x8000 + pick(0x1000));
     put<std::uint32_t>(at + 8, indirect ? 16 * (1 + pick(kSize)) : pick(64));
-    put<std::uint16_t>(at + 12, static_cast<std::uint16_t>(indirect ? 4 : pick(64) == 0 ? pick(65536) : pick(4)));
+    put<std::uint16_t>(at + 12, static_cast<std::uint16_t>(indirect        ? 4
+                                                           : pick(64) == 0 ? pick(65536)
+                                                                           : pick(4)));
     put<std::uint16_t>(at + 14, static_cast<std::uint16_t>(pick(kSize + (pick(16) == 0 ? 1 : 0))));
   }
 

@@ -84,14 +84,18 @@ class VirtQueueTest : public ::testing::Test {
     const auto taken = queue_->take();
     return taken && !*taken;
   }
-  void complete(DescriptorChain chain, std::uint32_t written = 0) { queue_->complete(std::move(chain), written); }
+  void complete(DescriptorChain chain, std::uint32_t written = 0) {
+    queue_->complete(std::move(chain), written);
+  }
   // Of one byte in memory that nobody writes: the cheapest there is.
   void offer_one(std::uint16_t head = 0) {
     ring_->offer(head);
     ring_->expose();
   }
 
-  static std::vector<std::byte> content(std::size_t size) { return std::vector<std::byte>(size, std::byte{0x55}); }
+  static std::vector<std::byte> content(std::size_t size) {
+    return std::vector<std::byte>(size, std::byte{0x55});
+  }
   static std::vector<std::pair<std::uint64_t, std::size_t>> listed(std::span<const GuestSlice> slices) {
     std::vector<std::pair<std::uint64_t, std::size_t>> list;
     for (const GuestSlice& slice : slices) {
@@ -229,7 +233,13 @@ TEST_F(VirtQueueTest, indirect_table_after_direct_descriptors_ends_the_chain) {
 
 TEST_F(VirtQueueTest, write_flag_of_the_indirect_descriptor_is_ignored) {
   make(8);
-  ring().chain().readable_at(0x5000, 16).writable_at(0x6000, 4).indirect().with_table_flags(VIRTQ_DESC_F_WRITE).submit();
+  ring()
+      .chain()
+      .readable_at(0x5000, 16)
+      .writable_at(0x6000, 4)
+      .indirect()
+      .with_table_flags(VIRTQ_DESC_F_WRITE)
+      .submit();
   ring()
       .chain()
       .readable_at(0x5000, 16)
@@ -254,7 +264,8 @@ TEST_F(VirtQueueTest, indirect_table_may_be_larger_than_its_chain_and_than_the_q
     driver_memory_.write_le(at + 12, 2, i == 0 ? VIRTQ_DESC_F_NEXT : 0);
     driver_memory_.write_le(at + 14, 2, entry.next);
   }
-  ring().write_descriptor(1, {.address = 0x8000, .length = 64 * 16, .flags = VIRTQ_DESC_F_INDIRECT, .next = 0});
+  ring().write_descriptor(1,
+                          {.address = 0x8000, .length = 64 * 16, .flags = VIRTQ_DESC_F_INDIRECT, .next = 0});
   offer_one(1);
   EXPECT_EQ(listed(take().readable()), (Slices{{0x5000, 1}, {0x5000, 2}}));
 }
@@ -277,7 +288,12 @@ TEST_F(VirtQueueTest, descriptors_of_no_bytes_are_nothing_wherever_they_point) {
 
 TEST_F(VirtQueueTest, buffer_may_end_with_ram_and_lie_in_any_range) {
   make(8);
-  ring().chain().readable_at(kRam - 8, 8).readable_at(kSecondRam, 8).writable_at(kSecondRamEnd - 1, 1).submit();
+  ring()
+      .chain()
+      .readable_at(kRam - 8, 8)
+      .readable_at(kSecondRam, 8)
+      .writable_at(kSecondRamEnd - 1, 1)
+      .submit();
   const auto chain = take();
   EXPECT_EQ(listed(chain.readable()), (Slices{{kRam - 8, 8}, {kSecondRam, 8}}));
   EXPECT_EQ(listed(chain.writable()), (Slices{{kSecondRamEnd - 1, 1}}));
@@ -359,7 +375,14 @@ TEST_F(VirtQueueTest, next_past_its_table_is_a_fault) {
   EXPECT_EQ(fault(), QueueFault::kDescriptorOutOfRange);
   // A small number, but past the end of an indirect table of two.
   make(16);
-  ring().chain().readable_at(0x5000, 1).readable_at(0x5000, 1).with_flags(VIRTQ_DESC_F_NEXT).with_next(2).indirect().submit();
+  ring()
+      .chain()
+      .readable_at(0x5000, 1)
+      .readable_at(0x5000, 1)
+      .with_flags(VIRTQ_DESC_F_NEXT)
+      .with_next(2)
+      .indirect()
+      .submit();
   EXPECT_EQ(fault(), QueueFault::kDescriptorOutOfRange);
 }
 
@@ -369,7 +392,10 @@ TEST_F(VirtQueueTest, loop_is_a_fault_direct_and_indirect_with_bytes_and_without
       for (const std::uint16_t back_to : {std::uint16_t{0}, std::uint16_t{1}}) {
         make(4);
         auto chain = ring().chain();
-        chain.readable_at(0x5000, length).readable_at(0x5000, length).with_flags(VIRTQ_DESC_F_NEXT).with_next(back_to);
+        chain.readable_at(0x5000, length)
+            .readable_at(0x5000, length)
+            .with_flags(VIRTQ_DESC_F_NEXT)
+            .with_next(back_to);
         if (indirect) {
           chain.indirect();
         }
@@ -488,8 +514,9 @@ TEST_F(VirtQueueTest, buffer_outside_ram_or_across_its_end_is_a_fault) {
     std::uint32_t length;
   };
   for (const auto& [address, length] :
-       {Case{kRam - 7, 8}, Case{kRam, 1}, Case{kSecondRam - 1, 2}, Case{kSecondRamEnd - 1, 2}, Case{kSecondRamEnd, 1},
-        Case{UINT64_MAX, 1}, Case{UINT64_MAX, 2}, Case{UINT64_MAX - 6, 8}, Case{0, 0x80000000}, Case{0, kSecondRam + 8}}) {
+       {Case{kRam - 7, 8}, Case{kRam, 1}, Case{kSecondRam - 1, 2}, Case{kSecondRamEnd - 1, 2},
+        Case{kSecondRamEnd, 1}, Case{UINT64_MAX, 1}, Case{UINT64_MAX, 2}, Case{UINT64_MAX - 6, 8},
+        Case{0, 0x80000000}, Case{0, kSecondRam + 8}}) {
     for (const bool writable : {false, true}) {
       make(4);
       auto chain = ring().chain();
@@ -609,7 +636,8 @@ TEST_F(VirtQueueDeathTest, chain_given_back_twice_aborts) {
   ring().chain().readable(content(1)).submit();
   auto one = take();
   auto moved = std::move(one);
-  EXPECT_DEATH(complete(std::move(one)), "given back twice");  // NOLINT(bugprone-use-after-move): the bug in question
+  EXPECT_DEATH(complete(std::move(one)),
+               "given back twice");  // NOLINT(bugprone-use-after-move): the bug in question
   queue().put_back(std::move(moved));
 }
 
@@ -660,7 +688,8 @@ TEST_F(VirtQueueTest, indices_wrap_at_65536_at_every_size) {
       ASSERT_FALSE(*queue.take());
       ASSERT_TRUE(queue.publish());
       for (std::uint32_t i = 0; i < batch; ++i) {
-        const auto expected = static_cast<std::uint16_t>(static_cast<std::uint16_t>(index - batch + i) * 7U % size);
+        const auto expected =
+            static_cast<std::uint16_t>(static_cast<std::uint16_t>(index - batch + i) * 7U % size);
         ASSERT_EQ(driver_memory_.read_le(layout.used + 4 + 8ULL * (used % size), 4), expected) << size;
         ++used;
       }
@@ -698,7 +727,8 @@ TEST_F(NotificationTest, used_event_decides_as_the_walk_for_every_event_around_t
       for (int event = 0; event < 65536; event += (event > before - 8 && event < before + 8) ? 1 : 7) {
         const auto from = static_cast<std::uint16_t>(before);
         const auto wish = static_cast<std::uint16_t>(event);
-        ASSERT_EQ(publish_of(from, count, wish), SplitRing::passes(wish, from, static_cast<std::uint16_t>(from + count)))
+        ASSERT_EQ(publish_of(from, count, wish),
+                  SplitRing::passes(wish, from, static_cast<std::uint16_t>(from + count)))
             << before << " + " << count << ", " << event;
       }
     }
@@ -847,7 +877,8 @@ TEST_F(VirtQueueTest, warm_queue_allocates_nothing) {
   std::uint16_t index = 0;
   const auto round = [&] {
     for (std::uint16_t i = 0; i < 16; ++i) {
-      driver_memory_.store_index(ring().layout().available + 4 + 2ULL * (index++ % 64), static_cast<std::uint16_t>(4 * i));
+      driver_memory_.store_index(ring().layout().available + 4 + 2ULL * (index++ % 64),
+                                 static_cast<std::uint16_t>(4 * i));
     }
     driver_memory_.store_index(ring().layout().available + 2, index);
     std::uint64_t bytes = 0;
