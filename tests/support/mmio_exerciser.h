@@ -124,13 +124,14 @@ class MmioExerciser {
     write(mmio::kStatus, 4, 11);
     for (std::uint32_t queue = 0; queue < kLimits.size(); ++queue) {
       write(mmio::kQueueSel, 4, queue);
-      write(mmio::kQueueNum, 4, kLimits.at(queue));
+      write(mmio::kQueueNum, 4,
+            static_cast<std::uint32_t>(kLimits.at(queue)) << (until == 3 ? decisions.below(2) : 0));
       write(mmio::kQueueDescLow, 4, 0x4000 * queue);
       write(mmio::kQueueDriverLow, 4, 0x4000 * queue + 0x2000);
       write(mmio::kQueueDeviceLow, 4, 0x4000 * queue + 0x3000);
       write(mmio::kQueueReady, 4, until == 2 && queue == 1 ? 0 : 1);
     }
-    if (until > 3) {
+    if (until > 2) {
       write(mmio::kStatus, 4, 15);
     }
   }

@@ -486,6 +486,21 @@ TEST_F(MmioTransportTest, queue_that_cannot_be_needs_a_reset_and_then_the_driver
   EXPECT_EQ(device.activations, 1);
 }
 
+TEST_F(MmioTransportTest, queue_above_its_limit_needs_a_reset_though_it_would_fit) {
+  for (const std::uint16_t size : {std::uint16_t{16}, std::uint16_t{32}}) {
+    features_ok();
+    const auto place = RingLayout::at(0x10000, size);
+    select(0);
+    write(mmio::kQueueNum, size);
+    write(mmio::kQueueDescLow, static_cast<std::uint32_t>(place.descriptors));
+    write(mmio::kQueueDriverLow, static_cast<std::uint32_t>(place.available));
+    write(mmio::kQueueDeviceLow, static_cast<std::uint32_t>(place.used));
+    write(mmio::kQueueReady, 1);
+    driver.driver_ok();
+    EXPECT_EQ(driver.needs_reset(), size == 32) << size;
+  }
+}
+
 TEST_F(MmioTransportTest, queue_ready_0_stops_that_queue_and_no_other) {
   start();
   send(0);
@@ -584,7 +599,7 @@ TEST_F(MmioTransportTest, request_goes_through_the_real_event_loop) {
       if (ring.should_notify()) {
         real_driver.notify(0);
       }
-      while (!ring.collect()) {
+      while (!ring.collect() && !real_driver.needs_reset()) {
         std::this_thread::yield();
       }
     }
