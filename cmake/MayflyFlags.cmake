@@ -43,7 +43,9 @@ endif()
 add_library(mayfly_program INTERFACE)
 target_link_libraries(mayfly_program INTERFACE mayfly_flags)
 if(MAYFLY_STATIC)
-  target_link_options(mayfly_program INTERFACE -static-pie)
+  # Most of the start before main() is relocation; packed, it takes a tenth of a MiB less to read. A static program
+  # brings the C library that understands it (glibc 2.36 or later); an older linker ignores the option with a warning.
+  target_link_options(mayfly_program INTERFACE -static-pie -Wl,-z,pack-relative-relocs)
 else()
   target_link_options(mayfly_program INTERFACE -pie)
 endif()

@@ -1,6 +1,7 @@
 #include "api/config_file.h"
 
 #include <array>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "api/json_object.h"
@@ -90,6 +91,32 @@ BlockOverlayConfig overlay_of(std::string place) {
   return place == "memory" ? BlockOverlayConfig{} : BlockOverlayConfig{.path = std::move(place)};
 }
 
+Result<TokenBucketConfig> read_token_bucket(const json& value, const std::string& path) {
+  constexpr std::uint64_t kAny = std::numeric_limits<std::uint64_t>::max();
+  JsonObject object(value, path);
+  TokenBucketConfig bucket;
+  object.require("size");
+  object.require("refill_time");
+  bucket.size = object.integer("size", 0, kAny).value_or(0);
+  bucket.refill_time_ms = object.integer("refill_time", 0, kAny).value_or(0);
+  bucket.one_time_burst = object.integer("one_time_burst", 0, kAny).value_or(0);
+  MAYFLY_TRY(object.finish());
+  return bucket;
+}
+
+Result<RateLimiterConfig> read_rate_limiter(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  RateLimiterConfig limiter;
+  if (const json* bucket = object.value("bandwidth")) {
+    MAYFLY_TRY_ASSIGN(limiter.bandwidth, read_token_bucket(*bucket, path + ".bandwidth"));
+  }
+  if (const json* bucket = object.value("ops")) {
+    MAYFLY_TRY_ASSIGN(limiter.ops, read_token_bucket(*bucket, path + ".ops"));
+  }
+  MAYFLY_TRY(object.finish());
+  return limiter;
+}
+
 Result<BlockDeviceConfig> read_drive(const json& value, const std::string& path) {
   JsonObject object(value, path);
   BlockDeviceConfig drive;
@@ -117,11 +144,73 @@ Result<BlockDeviceConfig> read_drive(const json& value, const std::string& path)
   if (auto overlay = object.string("overlay")) {
     drive.overlay = overlay_of(std::move(*overlay));
   }
+  if (const json* limiter = object.value("rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(drive.rate_limiter, read_rate_limiter(*limiter, path + ".rate_limiter"));
+  }
   MAYFLY_TRY(object.finish());
   if (auto valid = drive.validate(); !valid) {
     return tl::make_unexpected(valid.error().within(path));
   }
   return drive;
+}
+
+// A network behind passt. `object` holds the fields that only this kind of back end has.
+Result<UserNetConfig> read_user_network(JsonObject& object) {
+  UserNetConfig user;
+  user.host_loopback = object.boolean("host_loopback").value_or(false);
+  if (const json* forwards = object.value("forward")) {
+    if (!forwards->is_array()) {
+      object.refuse("forward", "must be a list of strings such as \"8080:80\"");
+      return user;
+    }
+    for (const json& text : *forwards) {
+      const auto forward = text.is_string() ? parse_port_forward(text.get_ref<const std::string&>())
+                                            : fail(ErrorCode::kInvalidArgument, "must be a list of strings");
+      if (!forward) {
+        object.refuse("forward", forward.error().message());
+        return user;
+      }
+      user.forwards.push_back(*forward);
+    }
+  }
+  return user;
+}
+
+Result<NetDeviceConfig> read_network(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  NetDeviceConfig network;
+  object.require("iface_id");
+  network.id = object.string("iface_id").value_or("");
+  static constexpr std::array<std::string_view, 2> kBackends = {"tap", "user"};
+  if (object.choice("backend", kBackends).value_or(0) == 1) {
+    MAYFLY_TRY_ASSIGN(network.backend, read_user_network(object));
+  } else {
+    object.require("host_dev_name");
+    network.backend = TapConfig{object.string("host_dev_name").value_or("")};
+  }
+  if (const auto text = object.string("guest_mac")) {
+    network.mac = MacAddress::parse(*text);
+    if (!network.mac) {
+      object.refuse("guest_mac", "\"" + *text + "\" is no MAC address, such as 06:00:ac:10:00:02");
+    }
+  }
+  if (const auto mtu = object.integer("mtu", kMinMtu, kMaxMtu)) {
+    network.mtu = static_cast<std::uint32_t>(*mtu);
+  }
+  if (const auto pairs = object.integer("queue_pairs", 1, kMaxQueuePairs)) {
+    network.queue_pairs = static_cast<std::uint32_t>(*pairs);
+  }
+  if (const json* limiter = object.value("rx_rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(network.rx_rate_limiter, read_rate_limiter(*limiter, path + ".rx_rate_limiter"));
+  }
+  if (const json* limiter = object.value("tx_rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(network.tx_rate_limiter, read_rate_limiter(*limiter, path + ".tx_rate_limiter"));
+  }
+  MAYFLY_TRY(object.finish());
+  if (auto valid = network.validate(); !valid) {
+    return tl::make_unexpected(valid.error().within(path));
+  }
+  return network;
 }
 
 // The elements of a list, each read by `read_one` and called "key[index]" in errors.
@@ -156,9 +245,7 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
   file.require("boot-source");
   file.require("drives");
 
-  constexpr std::string_view kNotYet = "virtio devices are not supported yet; leave it empty";
   constexpr std::string_view kNoDevice = "this monitor has no such device, on purpose; leave it out";
-  refuse_section(file, "network-interfaces", kNotYet);
   refuse_section(file, "mmds-config", "the metadata service is not supported yet; leave it out");
   refuse_section(file, "cpu-config", "CPU templates are not supported yet; leave it out");
   for (const std::string_view key : {"balloon", "vsock", "entropy", "pmem", "memory-hotplug"}) {
@@ -186,6 +273,13 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
       return in_file(drives.error());
     }
     config.drives = std::move(*drives);
+  }
+  if (const json* section = file.value("network-interfaces")) {
+    auto networks = read_list<NetDeviceConfig>(*section, "network-interfaces", read_network);
+    if (!networks) {
+      return in_file(networks.error());
+    }
+    config.networks = std::move(*networks);
   }
   if (const json* section = file.value("logger")) {
     auto logger = read_logger(*section);

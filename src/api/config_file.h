@@ -9,6 +9,7 @@
 
 #include "base/result.h"
 #include "devices/virtio/block/block_config.h"
+#include "devices/virtio/net/net_config.h"
 #include "vmm/config.h"
 
 namespace mayfly::api {
@@ -33,6 +34,7 @@ struct ConfigFile {
   MachineConfig machine;
   BootSourceConfig boot_source;
   std::vector<BlockDeviceConfig> drives;
+  std::vector<NetDeviceConfig> networks;
   std::optional<LoggerSection> logger;
   std::optional<MetricsSection> metrics;
 };

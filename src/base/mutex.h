@@ -36,6 +36,7 @@ namespace mayfly {
 class MAYFLY_THREAD_ATTRIBUTE(capability("mutex")) Mutex {
  public:
   constexpr Mutex() = default;
+  ~Mutex() = default;
   Mutex(const Mutex&) = delete;
   Mutex& operator=(const Mutex&) = delete;
 

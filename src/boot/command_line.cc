@@ -5,13 +5,13 @@
 #include <optional>
 #include <span>
 
+#include "boot/arch.h"
 #include "boot/image_file.h"
-#include "boot/x86_64/layout.h"
 
 namespace mayfly {
 namespace {
 
-namespace layout = x86_64::layout;
+namespace layout = arch::layout;
 
 bool is_printable(char c) {
   return c >= ' ' && c <= '~';

@@ -9,12 +9,12 @@
 #include <vector>
 
 #include "base/check.h"
-#include "boot/x86_64/layout.h"
+#include "boot/arch.h"
 
 namespace mayfly {
 namespace {
 
-namespace layout = x86_64::layout;
+namespace layout = arch::layout;
 
 // Bounds that no kernel comes near (Linux has 5 program headers and 500 bytes of notes), so that a hostile
 // image costs next to nothing.

@@ -5,13 +5,13 @@
 #include <cstdint>
 #include <string>
 
+#include "boot/arch.h"
 #include "boot/image_file.h"
-#include "boot/x86_64/layout.h"
 
 namespace mayfly {
 namespace {
 
-namespace layout = x86_64::layout;
+namespace layout = arch::layout;
 
 constexpr std::uint64_t kPageSize = 4096;
 
@@ -53,7 +53,8 @@ Result<GuestRange> load_initrd(GuestMemory& memory, const UniqueFd& file, std::s
     if (image.size() > gap.size()) {
       continue;
     }
-    const auto range = GuestRange::make(GuestAddress(page_down(gap.end - image.size())), image.size());
+    // At the start: it then shares the kernel's last huge page, one less for the host to clear.
+    const auto range = GuestRange::make(GuestAddress(gap.begin), image.size());
     if (range && memory.contains(*range)) {
       MAYFLY_TRY(image.place(memory, range->base(), 0, range->size()));
       return *range;

@@ -57,23 +57,22 @@ std::string refusal(GuestMemory& memory, std::uint64_t size, const LoadedKernel&
   return range.error().message();
 }
 
-TEST(Initrd, goes_to_the_last_pages_of_memory) {
+TEST(Initrd, goes_to_the_first_page_behind_the_kernel) {
   GuestMemory memory = make_memory(64 * kMiB);
   const Bytes content = pattern(0x1234);
   const auto range = load_initrd(memory, make_file(content), "/i", kernel_at(16 * kMiB, kMiB));
   ASSERT_TRUE(range) << range.error().message();
-  EXPECT_EQ(*range, *GuestRange::make(GuestAddress(64 * kMiB - 0x2000), 0x1234));
+  EXPECT_EQ(*range, *GuestRange::make(GuestAddress(17 * kMiB), 0x1234));
   EXPECT_EQ(read_memory(memory, range->base().value(), 0x1234), content);
-  EXPECT_EQ(placed_at(memory, 1, kernel_at(16 * kMiB, kMiB)), 64 * kMiB - 0x1000);
-  EXPECT_EQ(placed_at(memory, 0x1000, kernel_at(16 * kMiB, kMiB)), 64 * kMiB - 0x1000);
-  EXPECT_EQ(placed_at(memory, 0x1001, kernel_at(16 * kMiB, kMiB)), 64 * kMiB - 0x2000);
+  EXPECT_EQ(placed_at(memory, 0x1001, kernel_at(16 * kMiB, kMiB - 1)), 17 * kMiB);
+  EXPECT_EQ(placed_at(memory, 1, kernel_at(16 * kMiB, kMiB + 1)), 17 * kMiB + 0x1000);
 }
 
 TEST(Initrd, stays_below_the_address_that_the_kernel_names) {
   GuestMemory memory = make_memory(64 * kMiB);
-  EXPECT_EQ(placed_at(memory, 0x1000, kernel_at(16 * kMiB, kMiB, 48 * kMiB - 1)), 48 * kMiB - 0x1000);
-  EXPECT_EQ(placed_at(memory, 0x1000, kernel_at(16 * kMiB, kMiB, 48 * kMiB - 2)), 48 * kMiB - 0x2000);
-  EXPECT_EQ(placed_at(memory, 0xfff, kernel_at(16 * kMiB, kMiB, 48 * kMiB - 2)), 48 * kMiB - 0x1000);
+  EXPECT_EQ(placed_at(memory, 20 * kMiB, kernel_at(16 * kMiB, 12 * kMiB, 48 * kMiB - 1)), 28 * kMiB);
+  EXPECT_THAT(refusal(memory, 20 * kMiB, kernel_at(16 * kMiB, 12 * kMiB, 48 * kMiB - 2)),
+              HasSubstr("is 20971519 bytes"));
 }
 
 TEST(Initrd, goes_into_the_first_range_of_memory) {
@@ -81,7 +80,8 @@ TEST(Initrd, goes_into_the_first_range_of_memory) {
                           *GuestRange::make(GuestAddress(std::uint64_t{1} << 32), 64 * kMiB)};
   auto memory = GuestMemory::create(ranges, Backing::kAnonymous);
   ASSERT_TRUE(memory);
-  EXPECT_EQ(placed_at(*memory, kMiB, kernel_at(16 * kMiB, kMiB)), 31 * kMiB);
+  EXPECT_EQ(placed_at(*memory, 15 * kMiB, kernel_at(16 * kMiB, kMiB)), 17 * kMiB);
+  EXPECT_THAT(refusal(*memory, 15 * kMiB + 1, kernel_at(16 * kMiB, kMiB)), HasSubstr("is 15728640 bytes"));
 }
 
 TEST(Initrd, fills_the_room_above_the_kernel_to_the_last_page) {
@@ -94,14 +94,14 @@ TEST(Initrd, fills_the_room_above_the_kernel_to_the_last_page) {
 TEST(Initrd, goes_below_a_kernel_that_leaves_more_room_there) {
   GuestMemory memory = make_memory(32 * kMiB);
   EXPECT_EQ(placed_at(memory, 15 * kMiB, kernel_at(16 * kMiB + 0x234, 14 * kMiB)), kMiB);
-  EXPECT_EQ(placed_at(memory, 2 * kMiB, kernel_at(16 * kMiB, 16 * kMiB)), 14 * kMiB);
+  EXPECT_EQ(placed_at(memory, 2 * kMiB, kernel_at(16 * kMiB, 16 * kMiB)), kMiB);
 }
 
 TEST(Initrd, a_kernel_beyond_the_highest_address_is_in_nobodys_way) {
   GuestMemory memory = make_memory(64 * kMiB);
-  EXPECT_EQ(placed_at(memory, kMiB, kernel_at(40 * kMiB, kMiB, 32 * kMiB - 1)), 31 * kMiB);
+  EXPECT_EQ(placed_at(memory, 31 * kMiB, kernel_at(40 * kMiB, kMiB, 32 * kMiB - 1)), kMiB);
   // One that begins below it and ends above it leaves the room below itself.
-  EXPECT_EQ(placed_at(memory, kMiB, kernel_at(30 * kMiB, 8 * kMiB, 32 * kMiB - 1)), 29 * kMiB);
+  EXPECT_EQ(placed_at(memory, 29 * kMiB, kernel_at(30 * kMiB, 8 * kMiB, 32 * kMiB - 1)), kMiB);
 }
 
 TEST(Initrd, that_fits_nowhere_is_refused_with_both_sizes) {

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <string>
 
+#include "boot/arch.h"
 #include "boot/elf_image.h"
 #include "boot/image_file.h"
-#include "boot/x86_64/bzimage.h"
 
 namespace mayfly {
 namespace {
@@ -47,9 +47,9 @@ Result<LoadedKernel> load_kernel(GuestMemory& memory, const UniqueFd& file, std:
   if (magic.starts_with(std::string_view(ELFMAG, SELFMAG))) {
     return load_elf(memory, image, choice);
   }
-  MAYFLY_TRY_ASSIGN(const bool bzimage, x86_64::is_bzimage(image));
+  MAYFLY_TRY_ASSIGN(const bool bzimage, arch::is_bzimage(image));
   if (bzimage) {
-    return x86_64::load_bzimage(memory, image, choice);
+    return arch::load_bzimage(memory, image, choice);
   }
   for (const PackerMagic& packer : kPackers) {
     if (magic.starts_with(packer.bytes)) {

@@ -27,7 +27,7 @@ using testing::HasSubstr;
 
 constexpr std::uint64_t kMemorySize = 1 << 20;
 constexpr std::uint64_t kCode = 0x1000;
-constexpr VmOptions kOptions{.tss = GuestAddress(0xfffbd000), .pmu = false};
+constexpr VmOptions kOptions{.pmu = false};
 
 class KvmDevice : public testing::Test {
  protected:

@@ -16,10 +16,6 @@
 namespace mayfly {
 
 struct VmOptions {
-  // Three pages of guest-physical addresses without RAM below 4 GiB that Intel processors without
-  // unrestricted guest mode need (KVM_SET_TSS_ADDR). The page before them is KVM's own default for the
-  // identity map.
-  GuestAddress tss;
   // Performance counters for the guest.
   bool pmu = false;
 };

@@ -1,6 +1,11 @@
 #include "mayfly/device_options.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <string>
+#include <variant>
+
+#include "base/text.h"
 
 namespace mayfly {
 namespace {
@@ -47,6 +52,67 @@ Result<BlockDeviceConfig> parse_drive_option(std::string_view text) {
     return wrong("names no file for the overlay; \"overlay\" alone keeps it in memory");
   }
   return drive;
+}
+
+namespace {
+
+// Takes one item of a network's flag. Errors are what is wrong with it.
+Result<void> apply(std::string_view item, NetDeviceConfig& network) {
+  const std::size_t equals = item.find('=');
+  const std::string_view key = item.substr(0, equals);
+  const std::string_view value = equals == std::string_view::npos ? "" : item.substr(equals + 1);
+  auto* user = std::get_if<UserNetConfig>(&network.backend);
+  if (key == "mac") {
+    network.mac = MacAddress::parse(value);
+    return network.mac ? Result<void>()
+                       : fail(ErrorCode::kInvalidArgument,
+                              "\"" + std::string(value) + "\" is no MAC address, such as 06:00:ac:10:00:02");
+  }
+  if (key == "mtu" || key == "queues") {
+    const auto number = parse_integer<std::uint32_t>(value);
+    if (!number) {
+      return fail(ErrorCode::kInvalidArgument, std::string(key) + " needs a number");
+    }
+    (key == "mtu" ? network.mtu.emplace() : network.queue_pairs) = *number;
+    return {};
+  }
+  if (key == "forward" && user != nullptr) {
+    MAYFLY_TRY_ASSIGN(const PortForward forward, parse_port_forward(value));
+    user->forwards.push_back(forward);
+    return {};
+  }
+  if (item == "host-loopback" && user != nullptr) {
+    user->host_loopback = true;
+    return {};
+  }
+  return fail(ErrorCode::kInvalidArgument,
+              "\"" + std::string(item) + "\" is none of " +
+                  (user != nullptr ? "mac=MAC, mtu=N, queues=N, forward=HOST_PORT:GUEST_PORT, host-loopback"
+                                   : "mac=MAC, mtu=N, queues=N"));
+}
+
+}  // namespace
+
+Result<NetDeviceConfig> parse_network_option(std::string_view text) {
+  constexpr std::string_view kTap = "tap=";
+  NetDeviceConfig network;
+  network.id = "net";  // for validate(): the caller knows which one it is
+  std::size_t comma = std::min(text.find(','), text.size());
+  const std::string_view kind = text.substr(0, comma);
+  if (kind == "user") {
+    network.backend = UserNetConfig{};
+  } else if (kind.starts_with(kTap)) {
+    network.backend = TapConfig{std::string(kind.substr(kTap.size()))};
+  } else {
+    return fail(ErrorCode::kInvalidArgument, "\"" + std::string(text) + "\" must start with tap=NAME or user");
+  }
+  while (comma < text.size()) {
+    const std::size_t begin = comma + 1;
+    comma = std::min(text.find(',', begin), text.size());
+    MAYFLY_TRY(apply(text.substr(begin, comma - begin), network));
+  }
+  MAYFLY_TRY(network.validate());
+  return network;
 }
 
 }  // namespace mayfly

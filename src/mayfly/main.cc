@@ -1,11 +1,16 @@
 // mayfly: one process, one microVM.
+#include <poll.h>
+#include <unistd.h>
+
 #include <array>
 #include <cstddef>
 #include <cstdio>
 #include <string>
+#include <string_view>
 
 #include "base/crash.h"
 #include "base/exit_code.h"
+#include "base/line_sink.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "base/unique_fd.h"
@@ -23,20 +28,47 @@ namespace {
 
 // Longer texts are cut: a configuration file can make one of any length.
 constexpr std::size_t kMaxRefusal = 4096;
+constexpr int kPatienceMs = 1000;
 
 // Tells the person at the shell what is wrong, then `hint`. What is not printable is escaped: parts of it may
 // come from a file.
-int refuse(ExitCode code, const std::string& text, const char* hint = "") {
+void tell(const std::string& text, const char* hint = "") {
   std::array<char, kMaxRefusal> storage{};
   TextBuffer escaped(storage);
   escaped.append_escaped(text);
-  std::fprintf(stderr, "mayfly: %.*s%s\n%s", static_cast<int>(escaped.view().size()), escaped.view().data(),
-               escaped.truncated() ? "..." : "", hint);
+  std::string all = "mayfly: ";
+  all.append(escaped.view()).append(escaped.truncated() ? "...\n" : "\n").append(hint);
+  // A reader that reads is waited for, one that does not (a terminal that is stopped) is not.
+  std::string_view rest = all;
+  pollfd ready{.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+  while (!rest.empty() && ::poll(&ready, 1, kPatienceMs) == 1) {
+    const std::size_t written = write_shared(STDERR_FILENO, rest.substr(0, kAtomicLine));
+    if (written == 0) {
+      break;
+    }
+    rest.remove_prefix(written);
+  }
+}
+
+int refuse(ExitCode code, const std::string& text, const char* hint = "") {
+  tell(text, hint);
   return static_cast<int>(code);
 }
 
 int refuse(const Failure& failure) {
   return refuse(failure.exit_code, failure.message);
+}
+
+// An error once the log is open. Whoever says `mayfly run` is told in a sentence; the log has it where it is
+// elsewhere.
+void report_error(const Options& options, const std::string& text) {
+  const bool is_run = options.subcommand == Subcommand::kRun;
+  if (is_run) {
+    tell(text);
+  }
+  if (!is_run || options.log.path) {
+    LOG_ERROR("%s", text.c_str());
+  }
 }
 
 // From what is to run to the exit code.
@@ -66,16 +98,17 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   ExitCode code = ExitCode::kOk;
   if (!outcome) {
     code = outcome.error().exit_code;
-    LOG_ERROR("%s", outcome.error().message.c_str());
+    report_error(options, "cannot run the microVM: " + outcome.error().message);
   } else if (mayfly::exit_code_of(outcome->kind) == 0) {
     LOG_INFO("%s: %s", name_of(outcome->kind), outcome->detail.c_str());
   } else {
     code = ExitCode::kError;
-    LOG_ERROR("%s: %s", name_of(outcome->kind), outcome->detail.c_str());
+    report_error(options,
+                 std::string("the microVM failed: ") + name_of(outcome->kind) + ": " + outcome->detail);
   }
   if (*trace) {
     if (auto written = (*trace)->write(); !written) {
-      LOG_ERROR("%s", written.error().message().c_str());
+      report_error(options, "cannot " + written.error().message());
       code = code == ExitCode::kOk ? ExitCode::kError : code;
     }
   }

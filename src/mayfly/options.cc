@@ -14,7 +14,6 @@
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "boot/x86_64/layout.h"
 #include "mayfly/device_options.h"
 #include "mayfly/version.h"
 #include "vmm/config.h"
@@ -37,10 +36,12 @@ constexpr const char* kFooter =
     "On a terminal, Ctrl-A x ends the microVM.\n"
     "\n"
     "Exit status:\n"
-    "  0    the guest powered off or reset itself, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
-    "  1    the microVM failed (triple fault, guest crash, KVM error), or the host cannot run it\n"
+    "  0    the guest powered off or reset itself, also after a kernel panic that panic=1 turned into a\n"
+    "       reset, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
+    "  1    the microVM failed: a triple fault, a vCPU that KVM cannot run any further, or an error of the\n"
+    "       host, which may be unable to run microVMs at all\n"
     "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
-    "       memory, or an output file that the configuration file names\n"
+    "       memory (not enough huge pages: 1), or an output file that the configuration file names\n"
     "  153  the arguments cannot be used, or an output file that they name\n"
     "  148, 149, 150, 154, 156, 157\n"
     "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXCPU, SIGHUP, SIGILL\n"
@@ -116,9 +117,9 @@ std::string check_id(const std::string& text) {
 
 std::string check_cpus(const std::string& text) {
   const auto count = parse_integer<std::uint32_t>(text);
-  return count && *count >= 1 && *count <= x86_64::layout::kMaxVcpus
+  return count && *count >= 1 && *count <= kMaxVcpus
              ? ""
-             : "\"" + text + "\" must be a number from 1 to " + std::to_string(x86_64::layout::kMaxVcpus);
+             : "\"" + text + "\" must be a number from 1 to " + std::to_string(kMaxVcpus);
 }
 
 std::optional<BootProtocolChoice> parse_protocol(std::string_view text) {
@@ -204,7 +205,17 @@ std::string check_drive(const std::string& text) {
   return drive ? "" : drive.error().message();
 }
 
-void add_drive_options(CLI::App* run, const Named& named, RunOptions& values) {
+std::string check_network(const std::string& text) {
+  const auto network = parse_network_option(text);
+  return network ? "" : network.error().message();
+}
+
+std::string check_mac(const std::string& text) {
+  return MacAddress::parse(text) ? "" : "\"" + text + "\" is no MAC address, such as 06:00:ac:10:00:02";
+}
+
+void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
+                        std::vector<std::string>& macs) {
   constexpr const char* kGroup = "Devices";
   constexpr const char* kDrive = "IMAGE[:ro][:overlay[=FILE]]";
   const auto add = [&values](const std::string& text, std::string id) {
@@ -238,9 +249,37 @@ void add_drive_options(CLI::App* run, const Named& named, RunOptions& values) {
         ->allow_extra_args(false)
         ->check(check_drive);
   }
+  if (named("--net")) {
+    run->add_option_function<std::vector<std::string>>(
+           "--net",
+           [&values](const std::vector<std::string>& texts) {
+             for (const std::string& text : texts) {
+               if (auto network = parse_network_option(text)) {
+                 network->id = "net" + std::to_string(values.networks.size() + 1);
+                 values.networks.push_back(std::move(*network));
+               }
+             }
+           },
+           "Network interface (eth0, ...): behind a tap of this host, or through passt, which needs no rights: "
+           "user,forward=8080:80 makes port 80 of the guest port 8080 here. Also mac=MAC, mtu=N, queues=N. May be "
+           "given several times")
+        ->type_name("tap=NAME|user[,...]")
+        ->group(kGroup)
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check(check_network);
+  }
+  if (named("--mac")) {
+    run->add_option("--mac", macs, "MAC address of the first --net, the second, ... (default: made up)")
+        ->type_name("MAC")
+        ->group(kGroup)
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check(check_mac);
+  }
 }
 
-void add_run_options(CLI::App* run, const Named& named, Options& options) {
+void add_run_options(CLI::App* run, const Named& named, Options& options, std::vector<std::string>& macs) {
   run->footer(kRunFooter);
   RunOptions& values = options.run;
   if (named("--kernel")) {
@@ -289,7 +328,7 @@ void add_run_options(CLI::App* run, const Named& named, Options& options) {
         ->type_name("NAME")
         ->check(check_protocol);
   }
-  add_drive_options(run, named, values);
+  add_device_options(run, named, values, macs);
   add_common_options(*run, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 
@@ -326,6 +365,34 @@ void add_later_flags(CLI::App& app, const Named& named) {
   }
 }
 
+// The error of CLI11 for a person: which argument, and what to do.
+std::string in_our_words(const CLI::Error& error, const CLI::App& app) {
+  std::string said = error.what();
+  const auto kind = static_cast<CLI::ExitCodes>(error.get_exit_code());
+  if (kind == CLI::ExitCodes::ExtrasError) {
+    const auto extra = app.remaining(true);
+    return extra.empty() ? said : "there is no argument \"" + extra.front() + "\"";
+  }
+  if (kind == CLI::ExitCodes::ArgumentMismatch) {
+    const std::string name = said.substr(0, said.find(':'));
+    const CLI::Option* option = app.get_option_no_throw(name);
+    for (const CLI::App* chosen : app.get_subcommands()) {
+      option = option == nullptr ? chosen->get_option_no_throw(name) : option;
+    }
+    if (option == nullptr) {
+      return said;
+    }
+    return option->count() > 1 ? name + " is given more than once"
+                               : name + " needs a value: " + name + " " + option->get_type_name();
+  }
+  if (kind == CLI::ExitCodes::ConversionError) {
+    // "Could not convert: --huge-pages = x". Of our options only those without a value convert one.
+    const std::string argument = said.substr(said.find("--") == std::string::npos ? 0 : said.find("--"));
+    return argument.substr(0, argument.find(' ')) + " takes no value";
+  }
+  return said;
+}
+
 tl::unexpected<ParseStop> refused(const std::string& text, const std::string& program) {
   return tl::make_unexpected(
       ParseStop{static_cast<int>(ExitCode::kBadArguments), text, "Try '" + program + " --help'.\n"});
@@ -335,6 +402,7 @@ tl::unexpected<ParseStop> refused(const std::string& text, const std::string& pr
 
 tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments) {
   Options options;
+  std::vector<std::string> macs;  // of the networks, from the first on
   CLI::App app(kDescription, "mayfly");
   app.footer(kFooter);
   app.get_formatter()->column_width(32);
@@ -366,7 +434,7 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   const CLI::App* run = nullptr;
   if (named("run")) {
     CLI::App* made = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
-    add_run_options(made, named, options);
+    add_run_options(made, named, options, macs);
     run = made;
   }
   const CLI::App* doctor = nullptr;
@@ -381,6 +449,11 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   };
   app.require_subcommand(0, 1);
 
+  // CLI11 takes "--cmdline=" for an option without its value; an empty command line is one.
+  if (const auto empty = std::find(given.begin(), given.end(), "--cmdline="); empty != given.end()) {
+    *empty = "--cmdline";
+    given.insert(std::next(empty), "");
+  }
   // CLI11 takes the arguments last first.
   std::reverse(given.begin(), given.end());
   try {
@@ -392,7 +465,7 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   } catch (const CLI::Success& success) {
     return tl::make_unexpected(ParseStop{0, std::string(success.what()) + "\n", ""});
   } catch (const CLI::Error& error) {
-    return refused(error.what(), is_meant(run) ? "mayfly run" : "mayfly");
+    return refused(in_our_words(error, app), is_meant(run) ? "mayfly run" : "mayfly");
   }
 
   const bool has_dialect_flags = options.no_api || options.config_file.has_value();
@@ -412,6 +485,12 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (options.subcommand != Subcommand::kMonitor && has_dialect_flags) {
     return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
+  }
+  if (macs.size() > options.run.networks.size()) {
+    return refused("--mac " + macs.back() + " has no --net to go with", "mayfly run");
+  }
+  for (std::size_t index = 0; index < macs.size(); ++index) {
+    options.run.networks[index].mac = MacAddress::parse(macs[index]);
   }
   return options;
 }

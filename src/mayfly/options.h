@@ -10,6 +10,7 @@
 #include "base/result.h"
 #include "boot/boot.h"
 #include "devices/virtio/block/block_config.h"
+#include "devices/virtio/net/net_config.h"
 
 namespace mayfly {
 
@@ -35,6 +36,7 @@ struct RunOptions {
   std::uint64_t memory_mib = 128;
   bool huge_pages = false;
   std::vector<BlockDeviceConfig> drives;  // the root drive, where there is one, and the others in their order
+  std::vector<NetDeviceConfig> networks;
   BootProtocolChoice protocol = BootProtocolChoice::kAuto;
 };
 

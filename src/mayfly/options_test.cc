@@ -212,6 +212,24 @@ TEST(Options, flags_that_are_none_or_stand_in_the_wrong_place_are_refused_by_nam
   expect_refused({"run", "doctor"}, "doctor");
 }
 
+TEST(Options, a_refusal_names_the_argument_and_the_way_out) {
+  const auto text_of = [](const Arguments& arguments) { return parse(arguments).error().text; };
+  EXPECT_EQ(text_of({"run", "--kernel"}), "--kernel needs a value: --kernel FILE");
+  EXPECT_EQ(text_of({"run", "--kernel="}), "--kernel needs a value: --kernel FILE");
+  EXPECT_EQ(text_of({"--log-path"}), "--log-path needs a value: --log-path FILE");
+  EXPECT_EQ(text_of({"run", "--id", "a", "--id", "b"}), "--id is given more than once");
+  EXPECT_EQ(text_of({"run", "first", "second"}), "there is no argument \"first\"");
+  EXPECT_EQ(text_of({"frobnicate"}), "there is no argument \"frobnicate\"");
+  EXPECT_EQ(text_of({"run", "--huge-pages=x"}), "--huge-pages takes no value");
+}
+
+TEST(Options, an_empty_command_line_is_one_however_it_is_spelled) {
+  EXPECT_EQ(parsed({"run", "--cmdline="}).run.cmdline, "");
+  EXPECT_EQ(parsed({"run", "--cmdline", ""}).run.cmdline, "");
+  EXPECT_EQ(parsed({"run", "--cmdline=", "--cpus", "2"}).run.cpus, 2U);
+  EXPECT_EQ(parsed({"run", "--cmdline=a=b"}).run.cmdline, "a=b");
+}
+
 TEST(Options, what_is_incomplete_says_what_is_missing) {
   expect_refused({}, "mayfly run");
   expect_refused({"--no-api"}, "--config-file");

@@ -65,6 +65,7 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
     plan.vm.machine = file.machine;
     plan.vm.boot_source = std::move(file.boot_source);
     plan.vm.drives = std::move(file.drives);
+    plan.vm.networks = std::move(file.networks);
     plan.logger = std::move(file.logger);
     plan.metrics = std::move(file.metrics);
     return plan;
@@ -87,6 +88,7 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
   boot.boot_args = run.cmdline;
   boot.protocol = run.protocol;
   plan.vm.drives = run.drives;
+  plan.vm.networks = run.networks;
   return plan;
 }
 

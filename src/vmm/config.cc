@@ -1,20 +1,15 @@
 #include "vmm/config.h"
 
-#include <algorithm>
-#include <bit>
 #include <set>
 #include <string>
 #include <string_view>
 
-#include "boot/x86_64/layout.h"
-#include "memory/x86_64/ranges.h"
-
 namespace mayfly {
 
 Result<void> MachineConfig::validate() const {
-  if (vcpu_count < 1 || vcpu_count > x86_64::layout::kMaxVcpus) {
-    return fail(ErrorCode::kInvalidArgument, "vcpu_count " + std::to_string(vcpu_count) + ": must be 1 to " +
-                                                 std::to_string(x86_64::layout::kMaxVcpus));
+  if (vcpu_count < 1 || vcpu_count > kMaxVcpus) {
+    return fail(ErrorCode::kInvalidArgument,
+                "vcpu_count " + std::to_string(vcpu_count) + ": must be 1 to " + std::to_string(kMaxVcpus));
   }
   if (smt && vcpu_count != 1 && vcpu_count % 2 != 0) {
     return fail(ErrorCode::kInvalidArgument,
@@ -32,10 +27,10 @@ Result<void> MachineConfig::validate() const {
 }
 
 Result<void> VmConfig::validate_devices() const {
-  if (drives.size() > x86_64::layout::kMaxVirtioDevices) {
-    return fail(ErrorCode::kInvalidArgument, "there are " + std::to_string(drives.size()) +
+  if (drives.size() + networks.size() > kMaxVirtioDevices) {
+    return fail(ErrorCode::kInvalidArgument, "there are " + std::to_string(drives.size() + networks.size()) +
                                                  " drives and network interfaces: at most " +
-                                                 std::to_string(x86_64::layout::kMaxVirtioDevices) + " find room");
+                                                 std::to_string(kMaxVirtioDevices) + " find room");
   }
   const BlockDeviceConfig* root = nullptr;
   std::set<std::string_view> ids;
@@ -50,25 +45,26 @@ Result<void> VmConfig::validate_devices() const {
     }
     root = drive.is_root ? &drive : root;
   }
+  std::set<std::string_view> interfaces;
+  std::set<std::string_view> taps;
+  std::set<std::string> addresses;
+  for (const NetDeviceConfig& network : networks) {
+    MAYFLY_TRY(network.validate());
+    const auto taken = [&network](const std::string& what) {
+      return fail(ErrorCode::kInvalidArgument, "interface " + network.id + ": another interface has " + what);
+    };
+    if (!interfaces.insert(network.id).second) {
+      return taken("this id");
+    }
+    if (network.mac && !addresses.insert(network.mac->to_string()).second) {
+      return taken("the MAC address " + network.mac->to_string());
+    }
+    const auto* tap = std::get_if<TapConfig>(&network.backend);
+    if (tap != nullptr && !taps.insert(tap->name).second) {
+      return taken("the tap " + tap->name);
+    }
+  }
   return {};
-}
-
-Result<void> MachineConfig::check_address_bits(unsigned (*bits)()) const {
-  MAYFLY_TRY_ASSIGN(const auto ranges, x86_64::memory_ranges(mem_size_mib << 20));
-  const std::uint64_t last = ranges.back().last().value();
-  if (last < x86_64::kMmioGapEnd) {
-    return {};
-  }
-  const unsigned width = bits();
-  if (static_cast<unsigned>(std::bit_width(last)) <= width) {
-    return {};
-  }
-  const std::uint64_t gap_mib = (x86_64::kMmioGapEnd - x86_64::kMmioGapStart) >> 20;
-  const std::uint64_t most = std::max((std::uint64_t{1} << width) >> 20, x86_64::kMmioGapEnd >> 20) - gap_mib;
-  return fail(ErrorCode::kInvalidArgument, "mem_size_mib " + std::to_string(mem_size_mib) +
-                                               ": must be at most " + std::to_string(most) +
-                                               " on this host, whose processor has " + std::to_string(width) +
-                                               " bits of physical address");
 }
 
 }  // namespace mayfly

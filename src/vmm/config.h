@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "boot/boot.h"
 #include "devices/virtio/block/block_config.h"
+#include "devices/virtio/net/net_config.h"
 
 namespace mayfly {
 
@@ -18,8 +19,11 @@ enum class HugePages : std::uint8_t { kNone, kTransparent, k2M };
 // 4 TiB. What the host's processor can address may be less: check_address_bits().
 inline constexpr std::uint64_t kMaxMemoryMib = std::uint64_t{4} << 20;
 
+inline constexpr std::uint32_t kMaxVcpus = 32;
+inline constexpr std::size_t kMaxVirtioDevices = 18;  // drives and network interfaces together
+
 struct MachineConfig {
-  std::uint32_t vcpu_count = 1;  // 1..32; with smt 1 or even
+  std::uint32_t vcpu_count = 1;  // 1..kMaxVcpus; with smt 1 or even
   std::uint64_t mem_size_mib = 128;
   bool smt = false;
   bool track_dirty_pages = false;
@@ -49,9 +53,10 @@ struct VmConfig {
   MachineConfig machine;
   BootSourceConfig boot_source;
   std::vector<BlockDeviceConfig> drives;
+  std::vector<NetDeviceConfig> networks;
 
-  // Checks what the drives and networks are as a whole: that their ids differ, that there is at most one root
-  // drive, and that they find room. kInvalidArgument, naming the drive or the interface.
+  // Checks what the drives and networks are as a whole: that ids, MAC addresses and taps differ, that there is
+  // at most one root drive, and that they find room. kInvalidArgument, naming the drive or the interface.
   Result<void> validate_devices() const;
 };
 

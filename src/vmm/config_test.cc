@@ -36,9 +36,9 @@ TEST(MachineConfig, memory_must_be_positive_and_even_for_2m_pages) {
 }
 
 // Whether that much memory fits a processor with so many bits of physical address.
-template <unsigned bits>
+template <unsigned Bits>
 Result<void> on_host_of(std::uint64_t mem_size_mib) {
-  return MachineConfig{.mem_size_mib = mem_size_mib}.check_address_bits([] { return bits; });
+  return MachineConfig{.mem_size_mib = mem_size_mib}.check_address_bits([] { return Bits; });
 }
 
 TEST(MachineConfig, memory_up_to_the_last_address_of_the_host_fits_and_no_more) {

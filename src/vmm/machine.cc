@@ -8,10 +8,9 @@
 
 #include "base/log.h"
 #include "base/metrics.h"
-#include "memory/x86_64/ranges.h"
+#include "vmm/arch.h"
+#include "vmm/guest_files.h"
 #include "vmm/virtio_devices.h"
-#include "vmm/x86_64/cpu_setup.h"
-#include "vmm/x86_64/load_guest.h"
 
 namespace mayfly {
 namespace {
@@ -36,21 +35,21 @@ auto traced(BootTrace* trace, std::string_view name, Step step) {
 }
 
 Result<GuestMemory> map_memory(const MachineConfig& config) {
-  MAYFLY_TRY_ASSIGN(const auto ranges, x86_64::memory_ranges(config.mem_size_mib << 20));
+  MAYFLY_TRY_ASSIGN(const auto ranges, guest_memory_ranges(config.mem_size_mib << 20));
   return GuestMemory::create(ranges, backing_of(config.huge_pages));
 }
 
 }  // namespace
 
-// Loads the guest on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for grace
-// periods of the host's kernel and so goes first: loading fills the gaps, even on a single processor. All that
-// is passed is borrowed and outlives this.
+// Loads the guest on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for
+// grace periods of the host's kernel and so goes first: loading fills the gaps, even on a single processor.
+// All that is passed is borrowed and outlives this.
 class Machine::GuestLoader {
  public:
   GuestLoader(BootTrace* trace, GuestMemory& memory, const VmConfig& config, const GuestFiles& files) {
     const auto load = [this, trace, &memory, &config, &files] {
-      boot_state_ =
-          traced(trace, "load guest", [&] { return x86_64::load_guest(memory, config, files, trace); });
+      enter_guest_ =
+          traced(trace, "load guest", [&] { return load_guest(memory, config, files, trace); });
     };
     try {
       thread_ = std::thread(load);
@@ -63,9 +62,9 @@ class Machine::GuestLoader {
   GuestLoader& operator=(const GuestLoader&) = delete;
 
   // Once.
-  Result<x86_64::CpuBootState> take() {
+  Result<EnterGuest> take() {
     join();
-    return std::move(*boot_state_);
+    return std::move(*enter_guest_);
   }
 
  private:
@@ -75,7 +74,7 @@ class Machine::GuestLoader {
     }
   }
 
-  std::optional<Result<x86_64::CpuBootState>> boot_state_;
+  std::optional<Result<EnterGuest>> enter_guest_;
   std::thread thread_;
 };
 
@@ -150,13 +149,13 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   }
   GuestLoader loader(trace, memory, config, files);
   auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
-  auto chosen = traced(trace, "choose CPUID", [&] { return guest_cpuid(kvm, config.machine); });
+  auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config.machine); });
   // What is wrong with the guest's files is said before what the host refuses.
-  MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState boot_state, traced(trace, "wait for the guest", [&] {
+  MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "wait for the guest", [&] {
                       return loader.take().map_error(BuildError::of_configuration);
                     }));
   MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
-  MAYFLY_TRY_ASSIGN(auto cpuid, std::move(chosen));
+  MAYFLY_TRY_ASSIGN(const SetUpVcpu set_up, std::move(chosen));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
   std::unique_ptr<Machine> machine(
@@ -164,8 +163,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY(machine->add_virtio(std::move(virtio_devices)));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(
-      traced(trace, "create vCPUs", [&] { return machine->create_cpus(std::move(cpuid), config.machine.vcpu_count); }));
-  MAYFLY_TRY(x86_64::apply_boot_state(machine->cpus_.front()->vcpu(), boot_state));
+      traced(trace, "create vCPUs", [&] { return machine->create_cpus(set_up, config.machine.vcpu_count); }));
+  MAYFLY_TRY(enter_guest(machine->cpus_.front()->vcpu()));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;
 }
@@ -174,6 +173,16 @@ Result<void> Machine::add_virtio(std::vector<std::unique_ptr<VirtioDevice>> devi
   for (auto& device : devices) {
     MAYFLY_TRY_ASSIGN(auto slot, VirtioSlot::create(std::move(device), memory_, registrar_));
     virtio_.push_back(std::move(slot));
+  }
+  return {};
+}
+
+Result<void> Machine::create_cpus(const SetUpVcpu& set_up, std::uint32_t count) {
+  const CpuBuses buses{ports_, mmio_, &power_line_};
+  for (std::uint32_t index = 0; index < count; ++index) {
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
+    MAYFLY_TRY(set_up(vcpu));
+    cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), buses, trace_));
   }
   return {};
 }

@@ -18,6 +18,7 @@
 #include "kvm/host_kind.h"
 #include "kvm/kvm.h"
 #include "memory/guest_memory.h"
+#include "vmm/arch.h"
 #include "vmm/boot_mark.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
@@ -114,13 +115,11 @@ class Machine {
   };
 
   Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings);
-  // What is of the architecture: x86_64/machine_platform.cc.
-  static Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory);
-  static Result<std::vector<kvm_cpuid_entry2>> guest_cpuid(const Kvm& kvm, const MachineConfig& config);
   Result<void> add_virtio(std::vector<std::unique_ptr<VirtioDevice>> devices);
+  // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
-  Result<void> create_cpus(std::vector<kvm_cpuid_entry2> cpuid, std::uint32_t count);
+  Result<void> create_cpus(const SetUpVcpu& set_up, std::uint32_t count);
   Result<void> start_threads();
 
   // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.

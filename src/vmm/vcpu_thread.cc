@@ -146,6 +146,10 @@ bool VcpuThread::run_until_told() noexcept {
       static_cast<void>(cpu_.settle());
       return false;
     }
+    // Most exits change nothing, and a command that is missed here makes the next run come back at once.
+    if (command_.load() == Command::kRun) {
+      continue;
+    }
     const MutexLock lock(mutex_);
     if (command_ != Command::kRun) {
       auto outcome = cpu_.settle();

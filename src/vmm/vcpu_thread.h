@@ -1,6 +1,7 @@
 // One thread that runs one vCPU: started parked, then resumed, parked and stopped from outside.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -59,8 +60,8 @@ class VcpuThread {
 
   // Under it the vCPU completes its last access, which takes the locks of devices: before all of theirs.
   Mutex mutex_;
-  CondVar changed_;  // command_, parked_ or finished_
-  Command command_ MAYFLY_GUARDED_BY(mutex_) = Command::kPark;
+  CondVar changed_;                                // command_, parked_ or finished_
+  std::atomic<Command> command_ = Command::kPark;  // written with mutex_ held; read without after each exit
   bool parked_ MAYFLY_GUARDED_BY(mutex_) = false;
   bool finished_ MAYFLY_GUARDED_BY(mutex_) = false;
 

@@ -40,6 +40,11 @@ CONFINED = (
     (r"(shared_)?mutex|condition_variable", ("src/base/mutex.h",), "locks that clang does not check (base/mutex.h has some)"),
 )
 
+# Folders of what is of one processor's architecture. Their headers are for files in such folders, for tests, and for the
+# one door of a room's common sources: its arch.h.
+ARCHITECTURES = {"x86_64"}
+ARCHITECTURE_DOOR = "arch.h"
+
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
 
@@ -127,6 +132,9 @@ def check_include(root, rooms, where, path, room, bracket, included):
             yield f"{where}: <{included}>: {what} may be known in {', '.join(allowed)} only"
     if bracket != '"':
         return
+    common = not ARCHITECTURES & set(path.parts) and not path.stem.endswith("_test") and path.name != ARCHITECTURE_DOOR
+    if common and ARCHITECTURES & set(Path(included).parts):
+        yield f'{where}: "{included}": of one architecture; common sources get it through their room\'s arch.h'
     if (root / "tests" / included).is_file():
         if not path.stem.endswith("_test"):
             yield f'{where}: "{included}": only unit tests may use what tests/ has for them'

@@ -88,6 +88,12 @@ class Arrows(Tree):
         self.write("tests/support/fake.h", '#include "kvm/vm.h"\n#include "support/fake.h"\n')
         self.assert_found(arrows.check(self.root, self.rooms(unused)))
 
+    def test_an_architecture_is_known_in_its_folders_in_tests_and_behind_the_door_only(self):
+        self.write("src/memory/x86_64/ranges.h", "#pragma once\n")
+        for path in ("src/memory/x86_64/ranges.cc", "src/kvm/x86_64/vm.cc", "src/kvm/vm_test.cc", "src/kvm/arch.h"):
+            self.assert_found(self.includes(path, '"memory/x86_64/ranges.h"'))
+        self.assert_found(self.includes("src/kvm/vm.cc", '"memory/x86_64/ranges.h"'), "of one architecture")
+
     def test_an_include_not_spelled_from_src_on_is_found(self):
         self.assert_found(self.includes("src/kvm/vm.cc", '"vm.h"'), "spelled from src/ on")
 

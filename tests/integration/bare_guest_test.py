@@ -121,6 +121,18 @@ class Endings(Case):
     def test_i8042_reset_ends_with_0(self):
         self.expect(run_guest("reset_i8042"), 0, b"")
 
+    def test_errors_of_run_are_sentences_and_the_log_has_them_where_it_is_elsewhere(self):
+        broken = run_guest("triple_fault", "--log-path", self.path("log"))
+        self.expect(broken, 1)
+        sentence = "the microVM failed: triple fault: vCPU 0 shut down on a triple fault\n"
+        self.assertEqual(broken.err, "mayfly: " + sentence)
+        with open(self.path("log"), encoding="utf-8") as log:
+            self.assertRegex(log.read(), r"^\d{4}-\d\d-\d\dT.*\] " + sentence)
+        missing = mayfly("run", "--kernel", "/nonexistent")
+        self.expect(missing, 152)
+        self.assertEqual(missing.err, "mayfly: cannot run the microVM: open kernel image /nonexistent: "
+                         "No such file or directory (ENOENT)\n")
+
     def test_triple_fault_ends_with_1_and_says_so(self):
         self.expect(run_guest("triple_fault"), 1, b"going\n", "triple fault")
 
@@ -631,7 +643,8 @@ def main():
     global MAYFLY, GUESTS
     MAYFLY, GUESTS = os.path.abspath(options.mayfly), os.path.abspath(options.guests)
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        print("SKIPPED: /dev/kvm is not there or not accessible to this user; the bare guests did not run")
+        print("SKIP: this host has no /dev/kvm" if not os.path.exists("/dev/kvm") else
+              "SKIP: this user may not use /dev/kvm (mayfly doctor says what to do about it)")
         sys.exit(77)
     unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
 

@@ -3,8 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstring>
+#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,76 +12,12 @@
 
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/transport/mmio_transport.h"
+#include "support/block_requests.h"
 #include "support/fake_event.h"
+#include "support/transport_window.h"
 #include "support/virtio_driver/mmio_driver.h"
 
 namespace mayfly::testing {
-
-// 5.2.6, as the driver writes them.
-namespace blk {
-inline constexpr std::uint32_t VIRTIO_BLK_T_IN = 0;
-inline constexpr std::uint32_t VIRTIO_BLK_T_OUT = 1;
-inline constexpr std::uint32_t VIRTIO_BLK_T_FLUSH = 4;
-inline constexpr std::uint32_t VIRTIO_BLK_T_GET_ID = 8;
-inline constexpr std::uint32_t VIRTIO_BLK_T_DISCARD = 11;
-inline constexpr std::uint32_t VIRTIO_BLK_T_WRITE_ZEROES = 13;
-inline constexpr std::uint8_t VIRTIO_BLK_S_OK = 0;
-inline constexpr std::uint8_t VIRTIO_BLK_S_IOERR = 1;
-inline constexpr std::uint8_t VIRTIO_BLK_S_UNSUPP = 2;
-
-inline void put_le(std::vector<std::byte>& to, std::uint64_t value, unsigned width) {
-  for (unsigned index = 0; index < width; ++index) {
-    to.push_back(static_cast<std::byte>(value >> (8 * index)));
-  }
-}
-inline std::vector<std::byte> header(std::uint32_t type, std::uint64_t sector) {
-  std::vector<std::byte> bytes;
-  put_le(bytes, type, 4);
-  put_le(bytes, 0, 4);
-  put_le(bytes, sector, 8);
-  return bytes;
-}
-inline std::vector<std::byte> segment(std::uint64_t sector, std::uint32_t sectors, std::uint32_t flags = 0) {
-  std::vector<std::byte> bytes;
-  put_le(bytes, sector, 8);
-  put_le(bytes, sectors, 4);
-  put_le(bytes, flags, 4);
-  return bytes;
-}
-inline std::vector<std::byte> filled(std::size_t size, unsigned value) {
-  return std::vector<std::byte>(size, static_cast<std::byte>(value));
-}
-inline std::vector<std::byte> operator+(std::vector<std::byte> left, const std::vector<std::byte>& right) {
-  left.insert(left.end(), right.begin(), right.end());
-  return left;
-}
-}  // namespace blk
-
-class CountingLine final : public InterruptLine {
- public:
-  void trigger() override { ++triggers; }
-  std::atomic<int> triggers{0};
-};
-
-class TransportWindow final : public MmioWindow {
- public:
-  explicit TransportWindow(BusDevice& device) : device_(device) {}
-  std::uint64_t read(std::uint64_t offset, unsigned width) override {
-    std::array<std::uint8_t, 8> bytes{};
-    device_.bus_read(offset, std::span(bytes).first(width));
-    std::uint64_t value = 0;
-    std::memcpy(&value, bytes.data(), sizeof(value));
-    return value;
-  }
-  void write(std::uint64_t offset, unsigned width, std::uint64_t value) override {
-    std::array<std::uint8_t, 8> bytes{};
-    std::memcpy(bytes.data(), &value, sizeof(value));
-    device_.bus_write(offset, std::span<const std::uint8_t>(bytes).first(width));
-  }
-
- private:
-  BusDevice& device_;
-};
 
 class BlockRig {
  public:
@@ -101,10 +36,13 @@ class BlockRig {
 
   // Makes the device; false, and the error kept, where it cannot be.
   bool make(const BlockDeviceConfig& config) { return take(BlockDevice::create(config, registrar)); }
-  bool make(const BlockDeviceConfig& config, std::vector<std::unique_ptr<IoEngine>> engines) {
+  // The same over other engines, by another clock.
+  bool make(const BlockDeviceConfig& config, std::vector<std::unique_ptr<IoEngine>> engines,
+            const Clock& clock = kSystemClock) {
     auto image = ImageFile::open("drive " + config.id, config.path,
                                  {.access = config.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite});
-    return take(BlockDevice::create(config, registrar, std::move(*image), std::move(engines)));
+    return take(BlockDevice::create(
+        config, registrar, {.image = std::move(*image), .engines = std::move(engines), .clock = clock}));
   }
   // As far as DRIVER_OK, with `queues` of `size`.
   void start(std::uint64_t wanted = kAllFeatures, std::uint16_t queues = 1, std::uint16_t size = 256) {

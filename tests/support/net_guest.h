@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
@@ -91,9 +92,9 @@ class NetGuest {
   }
 
   static std::vector<std::byte> with_header(const NetHeader& header, std::span<const std::byte> frame) {
-    const auto first = std::as_bytes(std::span(&header, 1));
-    std::vector<std::byte> bytes(first.begin(), first.end());
-    bytes.insert(bytes.end(), frame.begin(), frame.end());
+    std::vector<std::byte> bytes(sizeof(header) + frame.size());
+    std::memcpy(bytes.data(), &header, sizeof(header));
+    std::ranges::copy(frame, bytes.begin() + sizeof(header));
     return bytes;
   }
 
@@ -117,7 +118,7 @@ class NetGuest {
     if (start.size() < sizeof(frame.header)) {
       throw std::runtime_error("a frame without a header");
     }
-    std::ranges::copy(start.first(sizeof(frame.header)), std::as_writable_bytes(std::span(&frame.header, 1)).begin());
+    std::memcpy(&frame.header, start.data(), sizeof(frame.header));
     frame.bytes.assign(start.begin() + sizeof(frame.header), start.end());
     for (unsigned more = 1; more < frame.header.num_buffers; ++more) {
       const auto next = rx(pair).collect().value();

@@ -70,6 +70,8 @@ def detect_tier():
         return Tier("qemu", "this host has no /dev/kvm")
     try:
         kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError:
+        return Tier("qemu", "/dev/kvm is not permitted to this user (is it in the group kvm?)")
     except OSError as problem:
         return Tier("qemu", f"/dev/kvm cannot be opened ({problem.strerror})")
     try:

@@ -2,17 +2,18 @@
 # The Debian packages that each task needs, and installing those that are missing. The names hold for Debian 12
 # (bookworm) and 13 (trixie).
 
-# What compiling the project and its unit tests takes, and python3 for the project's own checks.
-readonly PACKAGES_build="g++ cmake ninja-build ccache python3 libexpected-dev libcli11-dev nlohmann-json3-dev
-  libgtest-dev libgmock-dev libbenchmark-dev"
+# What compiling the project and its unit tests takes, and python3 for the project's own checks. GCC optimises at link
+# time by way of make: without it on one core only, and with a warning.
+readonly PACKAGES_build="g++ cmake ninja-build make ccache python3 libexpected-dev libcli11-dev nlohmann-json3-dev
+  liburing-dev libgtest-dev libgmock-dev libbenchmark-dev"
 # What a Linux guest is made of: a kernel's payload to unpack, an initramfs to pack.
 readonly PACKAGES_guest="busybox-static cpio xz-utils lz4 zstd"
 # The processor that the guest runs on where the host has no hardware virtualization.
 readonly PACKAGES_emulator="qemu-system-x86"
 # Building the small guest kernel from Debian's source package.
 readonly PACKAGES_kernel="gcc make flex bison bc libelf-dev libssl-dev xz-utils"
-# The ACPI compiler that checks our tables.
-readonly PACKAGES_test="acpica-tools"
+# The ACPI compiler that checks our tables; what a network without root is tested with, and the interfaces' tool.
+readonly PACKAGES_test="acpica-tools passt iproute2"
 readonly PACKAGES_style="clang-format clang-tidy clang shellcheck"
 readonly PACKAGES_fuzz="clang llvm libclang-rt-dev"
 readonly PACKAGES_coverage="gcovr"
@@ -68,7 +69,7 @@ ensure_packages() {
   mkdir -p -- "$ROOT/build/log"
   log="$ROOT/build/log/apt.log"
   : >"$log"
-  step "installing ${#missing[@]} packages and what they depend on: ${missing[*]}"
+  step "installing these packages and what they depend on: ${missing[*]}"
   note "(takes a minute or a few; apt's own output: $log)"
   apt_get "$log" update || warn "apt-get update met a problem; going on with the lists that are there"
   if ! apt_get "$log" install --no-install-recommends -- "${missing[@]}"; then

@@ -59,33 +59,35 @@ project_files() {
 
 only() { printf '%s\n' "${@:2}" | grep -E -- "$1" || true; }
 
-# Whether a clang tool is the version that decides: says so where not.
+# Whether a clang tool is the version that decides: says so where not, before the tool says anything.
 decides() {
   local version
   version="$("$1" --version | sed -n 's/.*version \([0-9]*\).*/\1/p' | head -n 1)"
   if [[ "$version" != "$STYLE_VERSION" ]]; then
-    warn "$1 here is version $version, not $STYLE_VERSION: what it finds is shown and does not count"
+    warn "$1 here is version $version, not $STYLE_VERSION, which decides: what it finds does not count"
     return 1
   fi
 }
 
 style_format() {
-  local fix="$1" sources=()
+  local fix="$1" sources=() counts=1
   shift
   mapfile -t sources < <(only '\.(h|cc|c)$' "$@")
   if ((${#sources[@]} == 0)); then return 0; fi
   step "formatting of ${#sources[@]} files"
+  decides clang-format || counts=0
   if ((fix)); then
+    if ((counts == 0)); then warn "it formats other lines than yours as well: take back what you did not write"; fi
     (cd "$ROOT" && clang-format -i -- "${sources[@]}")
     return
   fi
   if ! (cd "$ROOT" && clang-format --dry-run --Werror --ferror-limit=5 -- "${sources[@]}"); then
-    if decides clang-format; then return 1; fi
+    return "$counts"
   fi
 }
 
 style_tidy() {
-  local sources=() headers=() log="$ROOT/build/log/clang-tidy.log"
+  local sources=() headers=() counts=1 log="$ROOT/build/log/clang-tidy.log"
   mapfile -t sources < <(only '\.cc$' "$@")
   mapfile -t headers < <(only '\.h$' "$@")
   if ((${#sources[@]} == 0)); then
@@ -98,8 +100,9 @@ style_tidy() {
   (cd "$ROOT" && cmake --preset dev -B build/style -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++) >"$log" 2>&1 ||
     { tail -n 40 -- "$log" >&2; return 1; }
   step "clang-tidy"
+  decides clang-tidy || counts=0
   if ! (cd "$ROOT" && python3 "$LIB/tidy.py" build/style "$(job_count)" "${sources[@]}") >&2; then
-    if decides clang-tidy; then return 1; fi
+    return "$counts"
   fi
 }
 

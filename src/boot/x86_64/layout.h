@@ -34,7 +34,7 @@ inline constexpr std::uint64_t kVirtioMmioStart = 0xc0001000;
 inline constexpr std::uint64_t kVirtioMmioWindow = 0x1000;  // bytes a device
 inline constexpr std::uint64_t kIoApic = 0xfec00000;
 inline constexpr std::uint64_t kLocalApic = 0xfee00000;
-inline constexpr std::uint64_t kTss = 0xfffbd000;  // three pages that KVM needs on Intel hosts
+using x86_64::kRealModePages;  // three pages that KVM needs on Intel hosts
 
 inline constexpr std::uint16_t kSerialPort = 0x3f8;
 inline constexpr std::uint32_t kSerialIrq = 4;

@@ -6,28 +6,21 @@
 #include <random>
 #include <vector>
 
+#include "support/bus_access.h"
+#include "support/recording_sink.h"
+
 namespace mayfly {
 namespace {
 
-class RecordingSink final : public PowerSink {
- public:
-  void power_event(PowerEvent event) noexcept override { events.push_back(event); }
-  std::vector<PowerEvent> events;
-};
-
 struct Rig {
-  RecordingSink sink;
+  testing::RecordingSink sink;
   PowerLine line{sink};
   I8042 device{line};
 
   // Ports as the guest knows them.
   BusDevice& port(int number) { return number == 0x64 ? device.command_port() : device.data_port(); }
-  std::uint8_t in(int number) {
-    std::array<std::uint8_t, 1> data{0x5a};
-    port(number).bus_read(0, data);
-    return data[0];
-  }
-  void out(int number, std::uint8_t value) { port(number).bus_write(0, std::array<std::uint8_t, 1>{value}); }
+  std::uint8_t in(int number) { return testing::read_byte(port(number), 0); }
+  void out(int number, std::uint8_t value) { testing::write_byte(port(number), 0, value); }
 };
 
 bool resets(int port, int value) {
@@ -74,10 +67,8 @@ TEST(I8042, accesses_that_are_not_a_byte_reach_no_register) {
 TEST(I8042, offsets_beyond_a_port_reach_nothing) {
   Rig rig;
   for (const std::uint64_t offset : {std::uint64_t{1}, std::uint64_t{4}, std::uint64_t{1} << 32}) {
-    std::array<std::uint8_t, 1> data{0};
-    rig.device.command_port().bus_write(offset, std::array<std::uint8_t, 1>{0xfe});
-    rig.device.command_port().bus_read(offset, data);
-    EXPECT_EQ(data[0], 0xff);
+    testing::write_byte(rig.device.command_port(), offset, 0xfe);
+    EXPECT_EQ(testing::read_byte(rig.device.command_port(), offset), 0xff);
   }
   EXPECT_TRUE(rig.sink.events.empty());
 }

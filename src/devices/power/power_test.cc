@@ -7,28 +7,19 @@
 #include <random>
 #include <vector>
 
+#include "support/bus_access.h"
+#include "support/recording_sink.h"
+
 namespace mayfly {
 namespace {
 
-class RecordingSink final : public PowerSink {
- public:
-  void power_event(PowerEvent event) noexcept override { events.push_back(event); }
-  std::vector<PowerEvent> events;
-};
-
 struct Rig {
-  RecordingSink sink;
+  testing::RecordingSink sink;
   PowerLine line{sink};
   PowerDevice device{line};
 
-  std::uint8_t read(std::uint64_t offset) {
-    std::array<std::uint8_t, 1> data{0x5a};
-    device.bus_read(offset, data);
-    return data[0];
-  }
-  void write(std::uint64_t offset, std::uint8_t value) {
-    device.bus_write(offset, std::array<std::uint8_t, 1>{value});
-  }
+  std::uint8_t read(std::uint64_t offset) { return testing::read_byte(device, offset); }
+  void write(std::uint64_t offset, std::uint8_t value) { testing::write_byte(device, offset, value); }
 };
 
 // The registers as ACPI 6.5, 4.8.3.6 and 4.8.3.7 describe them, in numbers of their own.

@@ -114,7 +114,7 @@ std::size_t Console::flush() {
   const auto end = Clock::now() + kFlushLimit;
   for (;;) {
     struct pollfd descriptor {
-      -1, POLLOUT, 0
+      - 1, POLLOUT, 0
     };
     {
       const MutexLock guard(lock_);

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "support/bus_access.h"
 #include "support/serial_exerciser.h"
 
 namespace mayfly {
@@ -54,14 +55,9 @@ class FakeBackend final : public SerialBackend {
 
 class Serial : public ::testing::Test {
  public:
-  std::uint8_t in(std::uint64_t offset) {
-    std::array<std::uint8_t, 1> byte{};
-    uart.bus_read(offset, byte);
-    return byte[0];
-  }
+  std::uint8_t in(std::uint64_t offset) { return testing::read_byte(uart, offset); }
   void out(std::uint64_t offset, unsigned value) {
-    const std::array<std::uint8_t, 1> byte{static_cast<std::uint8_t>(value)};
-    uart.bus_write(offset, byte);
+    testing::write_byte(uart, offset, static_cast<std::uint8_t>(value));
   }
   std::size_t receive(std::string_view text) {
     const std::vector<std::uint8_t> bytes(text.begin(), text.end());
@@ -589,13 +585,9 @@ TEST_F(Serial, a_restored_port_goes_on_where_the_saved_one_was) {
   ASSERT_TRUE(other.restore(state).has_value());
   EXPECT_EQ(other_line.edges, 1);
   for (std::uint64_t offset = 1; offset < 8; ++offset) {
-    std::array<std::uint8_t, 1> byte{};
-    other.bus_read(offset, byte);
-    EXPECT_EQ(byte[0], in(offset)) << offset;
+    EXPECT_EQ(testing::read_byte(other, offset), in(offset)) << offset;
   }
-  std::array<std::uint8_t, 1> byte{};
-  other.bus_read(kRbr, byte);
-  EXPECT_EQ(byte[0], 'a');
+  EXPECT_EQ(testing::read_byte(other, kRbr), 'a');
 }
 
 TEST_F(Serial, an_idle_port_is_restored_without_an_edge_and_asks_for_input) {
@@ -767,14 +759,9 @@ class DriverTest : public ::testing::TestWithParam<unsigned> {
     bool room_reported = true;
   };
 
-  std::uint8_t in(std::uint64_t offset) {
-    std::array<std::uint8_t, 1> byte{};
-    uart.bus_read(offset, byte);
-    return byte[0];
-  }
+  std::uint8_t in(std::uint64_t offset) { return testing::read_byte(uart, offset); }
   void out(std::uint64_t offset, unsigned value) {
-    const std::array<std::uint8_t, 1> byte{static_cast<std::uint8_t>(value)};
-    uart.bus_write(offset, byte);
+    testing::write_byte(uart, offset, static_cast<std::uint8_t>(value));
   }
 
   // The host's side: offers input only after a report of room, as the console does.

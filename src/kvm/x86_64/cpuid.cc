@@ -213,6 +213,14 @@ void set_brand(Entries& entries, const GuestCpuConfig& config) {
   }
 }
 
+// Within the leaves that a range has, what is not listed reads as zeros: an entry of zeros says nothing. But
+// KVM looks through the list at each CPUID instruction of the guest, and a kernel's boot has hundreds.
+void drop_zeros(Entries& entries) {
+  std::erase_if(entries, [](const kvm_cpuid_entry2& entry) {
+    return (entry.eax | entry.ebx | entry.ecx | entry.edx) == 0;
+  });
+}
+
 // The highest leaf of the basic range; 0 without a leaf 0.
 std::uint32_t highest_basic_leaf(Entries& entries) {
   const auto* leaf = find(entries, 0);
@@ -290,6 +298,7 @@ Result<std::vector<kvm_cpuid_entry2>> make_guest_cpuid(std::span<const kvm_cpuid
     set_amd_topology(entries, topology);
   }
   set_brand(entries, config);
+  drop_zeros(entries);
   return entries;
 }
 

@@ -5,6 +5,7 @@
 #include "kvm/host_kind.h"
 #include "kvm/ioctl.h"
 #include "kvm/vm.h"
+#include "memory/x86_64/ranges.h"
 
 namespace mayfly {
 
@@ -41,7 +42,7 @@ Result<void> Vm::create_platform(const VmOptions& options) {
   }
 
   // KVM_SET_TSS_ADDR (api.rst 4.36). The identity map's address (4.37) keeps its default, the page before.
-  MAYFLY_TRY(command(fd_, KVM_SET_TSS_ADDR, static_cast<unsigned long>(options.tss.value()),
+  MAYFLY_TRY(command(fd_, KVM_SET_TSS_ADDR, static_cast<unsigned long>(x86_64::kRealModePages),
                      "set aside pages for real mode (KVM_SET_TSS_ADDR)"));
 
   // KVM_CREATE_IRQCHIP (api.rst 4.24): two PICs, one IOAPIC of 24 lines, a local APIC for each vCPU to come,

@@ -13,6 +13,10 @@ namespace mayfly::x86_64 {
 inline constexpr std::uint64_t kMmioGapStart = 0xc0000000;  // RAM ends here at the latest ...
 inline constexpr std::uint64_t kMmioGapEnd = 0x100000000;   // ... and goes on here
 
+// Three pages in the hole that Intel processors without unrestricted guest mode need to run real mode
+// (KVM_SET_TSS_ADDR, api.rst 4.36). The page before them is KVM's own default for the identity map.
+inline constexpr std::uint64_t kRealModePages = 0xfffbd000;
+
 inline constexpr std::uint64_t kMinMemorySize = 1ULL << 20;  // bytes: real-mode structures and no kernel
 // An x86-64 processor has at most 52 bits of physical address (SDM volume 3A, section 4.1.4: MAXPHYADDR). The
 // host's own processor mostly has fewer; that is for the one who creates the VM to check.

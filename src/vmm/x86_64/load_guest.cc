@@ -1,5 +1,4 @@
-#include "vmm/x86_64/load_guest.h"
-
+// Everything that a guest finds in its memory when it starts: kernel, initrd, command line, firmware tables.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -7,27 +6,20 @@
 
 #include "base/text.h"
 #include "boot/command_line.h"
-#include "boot/image_file.h"
 #include "boot/initrd.h"
 #include "boot/kernel_image.h"
 #include "boot/x86_64/acpi/tables.h"
 #include "boot/x86_64/layout.h"
 #include "boot/x86_64/prepare_boot.h"
 #include "devices/power/power.h"
+#include "vmm/arch.h"
+#include "vmm/x86_64/cpu_setup.h"
 
 namespace mayfly {
 
-Result<GuestFiles> GuestFiles::open(const BootSourceConfig& config) {
-  GuestFiles files;
-  MAYFLY_TRY_ASSIGN(files.kernel, open_image_file(config.kernel_image_path, "kernel image"));
-  if (config.initrd_path) {
-    MAYFLY_TRY_ASSIGN(files.initrd, open_image_file(*config.initrd_path, "initrd"));
-  }
-  return files;
-}
-
-namespace x86_64 {
 namespace {
+
+namespace layout = x86_64::layout;
 
 // Whether a parameter that starts so is there.
 bool has_token(const CommandLine& command_line, std::string_view token) {
@@ -64,7 +56,7 @@ Result<void> name_virtio_devices(CommandLine& command_line, std::uint32_t count)
     return {};
   }
   for (std::uint32_t index = 0; index < count; ++index) {
-    const VirtioPlace place = virtio_place(index);
+    const x86_64::VirtioPlace place = x86_64::virtio_place(index);
     MAYFLY_TRY(command_line.append("virtio_mmio.device=4K@" + hex(place.base) + ":" + std::to_string(place.gsi)));
   }
   return {};
@@ -72,8 +64,8 @@ Result<void> name_virtio_devices(CommandLine& command_line, std::uint32_t count)
 
 }  // namespace
 
-Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
-                                BootTrace* trace) {
+Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
+                              BootTrace* trace) {
   const BootSourceConfig& source = config.boot_source;
   MAYFLY_TRY_ASSIGN(CommandLine command_line, CommandLine::make(source.boot_args.value_or(kDefaultBootArgs)));
 
@@ -84,7 +76,7 @@ Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, con
   if (!kernel) {
     return tl::make_unexpected(kernel.error());
   }
-  const auto virtio_count = static_cast<std::uint32_t>(config.drives.size());
+  const auto virtio_count = static_cast<std::uint32_t>(config.drives.size() + config.networks.size());
   MAYFLY_TRY(name_root(command_line, config));
   MAYFLY_TRY(name_virtio_devices(command_line, virtio_count));
   say_that_there_is_no_pci(command_line, kernel->command_line_max);
@@ -96,21 +88,21 @@ Result<CpuBootState> load_guest(GuestMemory& memory, const VmConfig& config, con
   }
 
   const TracePhase phase(trace, "write boot data");
-  std::vector<AcpiVirtioMmio> virtio;
+  std::vector<x86_64::AcpiVirtioMmio> virtio;
   for (std::uint32_t index = 0; index < virtio_count; ++index) {
-    const VirtioPlace place = virtio_place(index);
+    const x86_64::VirtioPlace place = x86_64::virtio_place(index);
     virtio.push_back({place.base, layout::kVirtioMmioWindow, place.gsi});
   }
-  const AcpiConfig tables{.vcpu_count = config.machine.vcpu_count,
-                          .virtio_mmio = std::move(virtio),
-                          .serial = AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
-                          .power = {.port = layout::kPowerPort,
-                                    .sleep_type_off = PowerDevice::kSleepTypeOff,
-                                    .reset_value = PowerDevice::kResetValue,
-                                    .button_gsi = layout::kPowerButtonGsi}};
-  MAYFLY_TRY_ASSIGN(plan.rsdp, write_acpi_tables(tables, memory));
-  return prepare_boot(memory, plan);
+  const x86_64::AcpiConfig tables{.vcpu_count = config.machine.vcpu_count,
+                                  .virtio_mmio = std::move(virtio),
+                                  .serial = x86_64::AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
+                                  .power = {.port = layout::kPowerPort,
+                                            .sleep_type_off = PowerDevice::kSleepTypeOff,
+                                            .reset_value = PowerDevice::kResetValue,
+                                            .button_gsi = layout::kPowerButtonGsi}};
+  MAYFLY_TRY_ASSIGN(plan.rsdp, x86_64::write_acpi_tables(tables, memory));
+  MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState state, x86_64::prepare_boot(memory, plan));
+  return [state](const Vcpu& vcpu) { return x86_64::apply_boot_state(vcpu, state); };
 }
 
-}  // namespace x86_64
 }  // namespace mayfly

@@ -1,17 +1,73 @@
 // The parts of the machine that only x86-64 has.
+#include <algorithm>
+#include <bit>
+#include <memory>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "boot/x86_64/layout.h"
 #include "kvm/x86_64/cpuid.h"
 #include "kvm/x86_64/msrs.h"
 #include "kvm/x86_64/vcpu_state.h"
+#include "memory/x86_64/ranges.h"
+#include "vmm/arch.h"
 #include "vmm/machine.h"
 
 namespace mayfly {
 
-Result<Vm> Machine::create_platform_vm(const Kvm& kvm, const GuestMemory& memory) {
-  return kvm.create_vm(memory.regions(), VmOptions{.tss = GuestAddress(x86_64::layout::kTss)});
+static_assert(kMaxVirtioDevices <= x86_64::layout::kMaxVirtioDevices, "every device has a window and a line");
+static_assert(kMaxVcpus <= x86_64::layout::kMaxVcpus, "the guest's tables have room for every vCPU");
+
+Result<std::vector<GuestRange>> guest_memory_ranges(std::uint64_t size) {
+  return x86_64::memory_ranges(size);
+}
+
+Result<void> MachineConfig::check_address_bits(unsigned (*bits)()) const {
+  MAYFLY_TRY_ASSIGN(const auto ranges, x86_64::memory_ranges(mem_size_mib << 20));
+  const std::uint64_t last = ranges.back().last().value();
+  if (last < x86_64::kMmioGapEnd) {
+    return {};
+  }
+  const unsigned width = bits();
+  if (static_cast<unsigned>(std::bit_width(last)) <= width) {
+    return {};
+  }
+  const std::uint64_t gap_mib = (x86_64::kMmioGapEnd - x86_64::kMmioGapStart) >> 20;
+  const std::uint64_t most = std::max((std::uint64_t{1} << width) >> 20, x86_64::kMmioGapEnd >> 20) - gap_mib;
+  return fail(ErrorCode::kInvalidArgument, "mem_size_mib " + std::to_string(mem_size_mib) +
+                                               ": must be at most " + std::to_string(most) +
+                                               " on this host, whose processor has " + std::to_string(width) +
+                                               " bits of physical address");
+}
+
+Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory) {
+  return kvm.create_vm(memory.regions(), VmOptions{});
+}
+
+Result<SetUpVcpu> choose_processor(const Kvm& kvm, const MachineConfig& config) {
+  MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
+  MAYFLY_TRY_ASSIGN(auto cpuid,
+                    x86_64::make_guest_cpuid(
+                        supported, {.vcpu_count = config.vcpu_count,
+                                    .smt = config.smt,
+                                    .tsc_deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0}));
+  return [cpuid = std::move(cpuid)](const Vcpu& vcpu) mutable -> Result<void> {
+    // CPUID before MSRs: from Linux 6.13 on KVM refuses MSRs that the CPUID it knows does not have.
+    x86_64::set_vcpu_id(cpuid, vcpu.id());
+    MAYFLY_TRY(x86_64::set_cpuid(vcpu, cpuid));
+    MAYFLY_TRY_ASSIGN(
+        const auto refused,
+        x86_64::set_msrs_that_exist(x86_64::boot_msrs(), [&](std::span<const kvm_msr_entry> entries) {
+          return x86_64::set_msrs(vcpu, entries);
+        }));
+    for (const std::uint32_t msr : refused) {
+      LOG_WARN("vCPU %u: this KVM does not take %s: left as it is", vcpu.id(), x86_64::msr_name(msr).c_str());
+    }
+    return x86_64::connect_local_interrupts(vcpu);
+  };
 }
 
 Result<void> Machine::connect_devices() {
@@ -39,35 +95,6 @@ Result<void> Machine::connect_virtio(VirtioSlot& slot, std::uint32_t index) {
                                                              .address = place.base + MmioTransport::kQueueNotify,
                                                              .length = 0,
                                                              .value = std::nullopt});
-}
-
-Result<std::vector<kvm_cpuid_entry2>> Machine::guest_cpuid(const Kvm& kvm, const MachineConfig& config) {
-  MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
-  return x86_64::make_guest_cpuid(supported,
-                                  {.vcpu_count = config.vcpu_count,
-                                   .smt = config.smt,
-                                   .tsc_deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0});
-}
-
-Result<void> Machine::create_cpus(std::vector<kvm_cpuid_entry2> cpuid, std::uint32_t count) {
-  const CpuBuses buses{ports_, mmio_, &power_line_};
-  for (std::uint32_t index = 0; index < count; ++index) {
-    MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
-    // CPUID before MSRs: from Linux 6.13 on KVM refuses MSRs that the CPUID it knows does not have.
-    x86_64::set_vcpu_id(cpuid, index);
-    MAYFLY_TRY(x86_64::set_cpuid(vcpu, cpuid));
-    MAYFLY_TRY_ASSIGN(
-        const auto refused,
-        x86_64::set_msrs_that_exist(x86_64::boot_msrs(), [&](std::span<const kvm_msr_entry> entries) {
-          return x86_64::set_msrs(vcpu, entries);
-        }));
-    for (const std::uint32_t msr : refused) {
-      LOG_WARN("vCPU %u: this KVM does not take %s: left as it is", index, x86_64::msr_name(msr).c_str());
-    }
-    MAYFLY_TRY(x86_64::connect_local_interrupts(vcpu));
-    cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), buses, trace_));
-  }
-  return {};
 }
 
 }  // namespace mayfly

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "rate_limiter/rate_limiter.h"
 
 namespace mayfly {
 
@@ -38,6 +39,7 @@ struct BlockDeviceConfig {
   unsigned queue_count = 1;  // 1 to kMaxQueues
   // Whether the image is locked: one that is written by this drive alone, one that is read by readers only.
   bool lock = true;
+  RateLimiterConfig rate_limiter;  // of all its queues together
   std::optional<BlockOverlayConfig> overlay;
 
   // What contradicts itself; opens nothing. Errors: kInvalidArgument, naming the drive.

@@ -3,13 +3,17 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
+#include <cstddef>
 #include <cstring>
 #include <utility>
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "devices/virtio/block/overlay.h"
 #include "devices/virtio/block/sync_engine.h"
+#include "devices/virtio/block/uring_engine.h"
 
 namespace mayfly {
 namespace {
@@ -24,6 +28,9 @@ constexpr std::uint32_t kTypeWriteZeroes = 13;
 constexpr std::uint32_t kUnmap = 1;
 
 constexpr std::uint64_t kSectorSize = ImageFile::kSectorSize;
+
+// What a request has room for at first.
+constexpr std::size_t kUsualBuffers = 16;
 
 // Up to where the configuration space is read and written; the structure ends there without padding.
 constexpr std::size_t kSpaceSize = 60;
@@ -56,35 +63,69 @@ const char* to_string(IoOperation::Kind kind) {
 
 }  // namespace
 
-Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const BlockDeviceConfig& config,
-                                                         EventRegistrar& registrar) {
+Result<BlockDevice::Parts> BlockDevice::open(const BlockDeviceConfig& config) {
   MAYFLY_TRY(config.validate());
-  MAYFLY_TRY_ASSIGN(
-      ImageFile image,
-      ImageFile::open("drive " + config.id, config.path,
-                      {.access = config.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
-                       .lock = config.lock}));
+  const std::string owner = "drive " + config.id;
+  const bool only_read = config.read_only || config.overlay;
+  MAYFLY_TRY_ASSIGN(ImageFile image,
+                    ImageFile::open(owner, config.path,
+                                    {.access = only_read ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
+                                     .lock = config.lock}));
   std::vector<std::unique_ptr<IoEngine>> engines;
-  engines.push_back(std::make_unique<SyncEngine>(image.fd()));
-  return create(config, registrar, std::move(image), std::move(engines));
+  if (config.overlay) {
+    if (config.engine == BlockEngineType::kAsync) {
+      LOG_INFO("%s: an overlay is worked on synchronously", owner.c_str());
+    }
+    MAYFLY_TRY_ASSIGN(auto overlay, OverlayEngine::create(config, image));
+    engines.push_back(std::move(overlay));
+    return Parts{std::move(image), std::move(engines)};
+  }
+  if (config.engine == BlockEngineType::kAsync) {
+    for (unsigned queue = 0; queue < config.queue_count; ++queue) {
+      auto engine = UringEngine::create(image.fd(), kQueueSize);
+      if (!engine) {
+        LOG_WARN("%s: requests are done synchronously, because the host refuses io_uring: %s", owner.c_str(),
+                 engine.error().message().c_str());
+        engines.clear();
+        break;
+      }
+      engines.push_back(std::move(*engine));
+    }
+  }
+  if (engines.empty()) {
+    engines.push_back(std::make_unique<SyncEngine>(image.fd()));
+  }
+  return Parts{std::move(image), std::move(engines)};
 }
 
 Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const BlockDeviceConfig& config,
-                                                         EventRegistrar& registrar, ImageFile image,
-                                                         std::vector<std::unique_ptr<IoEngine>> engines) {
-  MAYFLY_CHECK(engines.size() == 1 || engines.size() == config.queue_count,
+                                                         EventRegistrar& registrar) {
+  MAYFLY_TRY_ASSIGN(Parts parts, open(config));
+  return create(config, registrar, std::move(parts));
+}
+
+Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const BlockDeviceConfig& config,
+                                                         EventRegistrar& registrar, Parts parts) {
+  MAYFLY_CHECK(parts.engines.size() == 1 || parts.engines.size() == config.queue_count,
                "a drive has one engine, or one for each queue");
-  std::unique_ptr<BlockDevice> device(new BlockDevice(config, std::move(image), std::move(engines)));
-  MAYFLY_TRY(device->watch_completions(registrar));
+  auto limiter = RateLimiter::create(config.rate_limiter, parts.clock.monotonic_ns());
+  if (!limiter) {
+    return tl::make_unexpected(limiter.error().within("drive " + config.id));
+  }
+  std::unique_ptr<BlockDevice> device(new BlockDevice(config, std::move(parts), std::move(*limiter)));
+  if (auto watched = device->watch(registrar); !watched) {
+    return tl::make_unexpected(watched.error().within(device->name_));
+  }
   return device;
 }
 
-BlockDevice::BlockDevice(const BlockDeviceConfig& config, ImageFile image,
-                         std::vector<std::unique_ptr<IoEngine>> engines)
+BlockDevice::BlockDevice(const BlockDeviceConfig& config, Parts parts, RateLimiter limiter)
     : config_(config),
       name_("drive " + config.id),
-      image_(std::move(image)),
-      engines_(std::move(engines)),
+      image_(std::move(parts.image)),
+      engines_(std::move(parts.engines)),
+      clock_(parts.clock),
+      limiter_(std::move(limiter)),
       metrics_(metrics().block_device(config.id)),
       queue_limits_(config.queue_count, kQueueSize),
       queues_(config.queue_count) {
@@ -127,7 +168,8 @@ BlockDevice::~BlockDevice() {
   reset();
 }
 
-Result<void> BlockDevice::watch_completions(EventRegistrar& registrar) {
+Result<void> BlockDevice::watch(EventRegistrar& registrar) {
+  MAYFLY_TRY_ASSIGN(refill_, registrar.make_timer([this] { limiter_refilled(); }));
   for (Queue& queue : queues_) {
     if (const int fd = queue.engine->completion_fd(); fd >= 0) {
       MAYFLY_TRY_ASSIGN(queue.completions, registrar.watch(fd, Interest::kReadable,
@@ -139,6 +181,13 @@ Result<void> BlockDevice::watch_completions(EventRegistrar& registrar) {
 
 void BlockDevice::completions_arrived() {
   const MutexLock lock(mutex());
+  process_queues();
+}
+
+void BlockDevice::limiter_refilled() {
+  const MutexLock lock(mutex());
+  metrics_.rate_limiter_event_count.add();
+  held_back_ = false;
   process_queues();
 }
 
@@ -225,6 +274,8 @@ void BlockDevice::reset() {
     forget_requests(queue);
     queue.ring.reset();
   }
+  // The timer is the monitor thread's. It may fire for nothing.
+  held_back_ = false;
   accepted_ = 0;
   initialize_writeback();
 }
@@ -261,8 +312,12 @@ void BlockDevice::forget_requests(Queue& queue) {
 
 Result<void> BlockDevice::update_backing(const std::string& path) {
   const auto replace = [this, &path]() -> Result<void> {
-    if (path == image_.path() || image_.is_at(path)) {
-      // This file, whose lock is ours already.
+    if (config_.overlay) {
+      return fail(ErrorCode::kUnsupported,
+                  name_ + ": an overlay lies on the image that it was made for, which cannot be changed");
+    }
+    if (image_.is_at(path)) {
+      // This file, whose lock is ours already. (The same path may lead to another one by now.)
       return image_.refresh_size(name_);
     }
     MAYFLY_TRY_ASSIGN(
@@ -290,8 +345,23 @@ Result<void> BlockDevice::update_backing(const std::string& path) {
   return {};
 }
 
+Result<void> BlockDevice::update_rate_limiter(const RateLimiterConfig& changes) {
+  if (auto updated = limiter_.update(changes, clock_.monotonic_ns()); !updated) {
+    return tl::make_unexpected(updated.error().within(name_));
+  }
+  if (held_back_) {
+    refill_->cancel();
+    held_back_ = false;
+    transport().process_later();
+  }
+  return {};
+}
+
 BlockDeviceState BlockDevice::state() {
-  BlockDeviceState state{.features = accepted_, .writeback = space_.writeback != 0, .queues = {}};
+  BlockDeviceState state{.features = accepted_,
+                         .writeback = space_.writeback != 0,
+                         .rate_limiter = limiter_.save(clock_.monotonic_ns()),
+                         .queues = {}};
   for (Queue& queue : queues_) {
     if (active_) {
       settle(queue);
@@ -302,6 +372,13 @@ BlockDeviceState BlockDevice::state() {
     state.queues.push_back(queue.ring ? std::optional(queue.ring->state()) : std::nullopt);
   }
   return state;
+}
+
+Result<void> BlockDevice::restore(const BlockDeviceState& state) {
+  MAYFLY_TRY_ASSIGN(limiter_, RateLimiter::restore(state.rate_limiter, clock_.monotonic_ns()));
+  features_accepted(state.features);
+  space_.writeback = state.writeback ? 1 : 0;
+  return {};
 }
 
 // --- queues ---
@@ -339,7 +416,7 @@ BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
   ring.spare_doorbell();
   std::uint32_t requests_left = ring.config().size;
   std::uint64_t bytes_left = kBytesPerRound;
-  while (requests_left != 0 && bytes_left != 0) {
+  while (requests_left != 0 && bytes_left != 0 && !held_back_) {
     auto chain = ring.take();
     if (!chain) {
       give_up(chain.error());
@@ -347,11 +424,10 @@ BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
     }
     if (*chain) {
       --requests_left;
-      bytes_left -= std::min(bytes_left, begin(queue, std::move(**chain)));
+      bytes_left -= std::min(bytes_left, begin(queue, std::move(**chain)).value_or(0));
       continue;
     }
-    const bool all_handed_over = queue.engine->kick();
-    reap(queue);
+    const bool all_handed_over = exchange(queue);
     const auto more = ring.want_doorbell();
     if (!more) {
       give_up(more.error());
@@ -362,10 +438,9 @@ BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
     }
     ring.spare_doorbell();
   }
-  // The driver need not ring: we come back anyway.
-  queue.engine->kick();
-  reap(queue);
-  return Round::kLeftOver;
+  // The driver need not ring: we come back anyway, be it when the limiter has been refilled.
+  const bool all_handed_over = exchange(queue);
+  return held_back_ && all_handed_over ? Round::kDone : Round::kLeftOver;
 }
 
 void BlockDevice::reap(Queue& queue) {
@@ -376,6 +451,13 @@ void BlockDevice::reap(Queue& queue) {
       release(queue, completion->token);
     }
   }
+}
+
+// Hands over what was begun and takes back what is over. False where the host did not take all.
+bool BlockDevice::exchange(Queue& queue) {
+  queue.engine->kick();
+  reap(queue);
+  return queue.engine->kick();  // of nothing, as a rule
 }
 
 // Shows the driver what was answered: one interrupt at most, for all queues.
@@ -399,7 +481,7 @@ void BlockDevice::give_up(QueueFault fault) {
 
 // --- requests ---
 
-std::uint64_t BlockDevice::begin(Queue& queue, DescriptorChain chain) {
+std::optional<std::uint64_t> BlockDevice::begin(Queue& queue, DescriptorChain chain) {
   if (chain.writable().empty()) {
     // There is no byte that a status could go to. The queue itself is sound, and a reset would cost the
     // driver's other requests: the chain goes back with nothing written, which no answer looks like.
@@ -432,9 +514,33 @@ std::uint64_t BlockDevice::begin(Queue& queue, DescriptorChain chain) {
     return filled_bytes;
   }
   const std::uint64_t bytes = request.bytes;
-  request.began_ns = monotonic_ns();
+  request.began_ns = clock_.monotonic_ns();
+  if (!passes_limiter(bytes, request.began_ns)) {
+    DescriptorChain held = std::move(*request.chain);
+    release(queue, token);
+    queue.ring->put_back(std::move(held));
+    return std::nullopt;
+  }
   advance(queue, token);
   return bytes;
+}
+
+bool BlockDevice::passes_limiter(std::uint64_t bytes, std::uint64_t now_ns) {
+  if (!limiter_.limits() || limiter_.consume(bytes, now_ns)) {
+    return true;
+  }
+  metrics_.rate_limiter_throttled_events.add();
+  // One timer for all: the limiter is the drive's. A time beyond the clock is as good as the longest there is.
+  const std::uint64_t delay =
+      std::min<std::uint64_t>(limiter_.ready_at(bytes, now_ns) - now_ns, std::chrono::nanoseconds::max().count());
+  if (auto started = refill_->start(std::chrono::nanoseconds(delay)); !started) {
+    metrics_.event_fails.add();
+    LOG_ERROR_LIMITED("%s: the rate limiter lets a request through, because it cannot wait: %s", name_.c_str(),
+                      started.error().message().c_str());
+    return true;
+  }
+  held_back_ = true;
+  return false;
 }
 
 BlockDevice::Status BlockDevice::prepare(Request& request, const Header& header, ChainReader data) {
@@ -507,13 +613,15 @@ BlockDevice::Status BlockDevice::prepare_segments(Request& request, const Header
       return Status::kUnsupported;
     }
   }
-  for (const Segment& segment : segments) {
+  for (Segment& segment : segments) {
     if (segment.sectors > (is_discard ? kMaxDiscardSectors : kMaxWriteZeroesSectors)) {
       return refuse("a segment is larger than the limits allow");
     }
     if (!in_capacity(segment.sector, segment.sectors)) {
       return refuse("a segment reaches past the drive's end");
     }
+    // To keep its storage is a way to make zeroes of it, whatever the driver asks for.
+    segment.flags = config_.discard ? segment.flags : 0;
     // What may have to be written out counts as that.
     request.bytes += is_discard ? 0 : segment.sectors * kSectorSize;
   }
@@ -615,7 +723,7 @@ void BlockDevice::finish(Queue& queue, std::uint32_t token, IoResult result) {
 }
 
 void BlockDevice::count(const Request& request) {
-  const std::uint64_t duration_us = (monotonic_ns() - request.began_ns) / 1000;
+  const std::uint64_t duration_us = (clock_.monotonic_ns() - request.began_ns) / 1000;
   switch (request.operation.kind) {
     case IoOperation::Kind::kRead:
       metrics_.read_count.add();
@@ -657,8 +765,8 @@ void BlockDevice::answer(Queue& queue, DescriptorChain chain, Status status, boo
 std::uint32_t BlockDevice::acquire(Queue& queue) {
   if (queue.free.empty()) {
     // No more than the ring has descriptors: each holds a chain that was taken from it.
-    queue.free.reserve(queue.requests.size() + 1);
-    queue.requests.emplace_back();
+    queue.requests.emplace_back().buffers.reserve(kUsualBuffers);
+    queue.free.reserve(queue.requests.capacity());
     return static_cast<std::uint32_t>(queue.requests.size() - 1);
   }
   const std::uint32_t token = queue.free.back();

@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
 #include "devices/virtio/block/block_config.h"
@@ -26,6 +27,7 @@
 #include "devices/virtio/block/io_engine.h"
 #include "devices/virtio/transport/virtio_device.h"
 #include "event/event_loop.h"
+#include "rate_limiter/rate_limiter.h"
 
 namespace mayfly {
 
@@ -52,10 +54,11 @@ struct BlockConfigurationSpace {
   std::array<std::uint8_t, 3> unused1{};
 };
 
-// All that the device remembers which its driver has brought about, taken while nothing is under way.
+// All that the device remembers besides its configuration, taken while nothing is under way.
 struct BlockDeviceState {
-  std::uint64_t features = 0;
-  bool writeback = false;
+  std::uint64_t features = 0;  // accepted by the driver
+  bool writeback = false;      // as the driver has set it
+  RateLimiterState rate_limiter;
   // One a queue, nothing for one that is not in use.
   std::vector<std::optional<VirtQueueState>> queues;
 };
@@ -90,13 +93,22 @@ class BlockDevice final : public VirtioDevice {
   static constexpr std::uint64_t kBytesPerRound = 4U << 20;
   static constexpr std::size_t kIdSize = 20;
 
-  // Opens and locks the image; made and destroyed on the registrar's thread, which `registrar` outlives it
-  // on. Errors name the drive: those of BlockDeviceConfig::validate(), of ImageFile and of the event loop.
+  // What a device works with. Tests bring their own.
+  struct Parts {
+    ImageFile image;
+    std::vector<std::unique_ptr<IoEngine>> engines;  // one for each queue; or one for all, never under way
+    const Clock& clock = kSystemClock;
+  };
+
+  // Opens and locks the image and the overlay; logs where it takes another engine than the one asked for.
+  // Errors name the drive: those of BlockDeviceConfig::validate(), ImageFile, OverlayEngine.
+  static Result<Parts> open(const BlockDeviceConfig& config);
+
+  // Made and destroyed on the thread of `registrar`, which outlives it. Errors: those of open(), of the rate
+  // limiter and of the event loop, naming the drive.
   static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config, EventRegistrar& registrar);
-  // The same over engines of the caller's, one for each queue or one for all.
   static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config, EventRegistrar& registrar,
-                                                     ImageFile image,
-                                                     std::vector<std::unique_ptr<IoEngine>> engines);
+                                                     Parts parts);
   ~BlockDevice() override;
 
   std::string_view name() const override { return name_; }
@@ -112,13 +124,19 @@ class BlockDevice final : public VirtioDevice {
   void stop_queue(std::size_t index) override;
   void process() override;
 
+  // The following are called under the device's lock, on the registrar's thread.
+
   // Puts another image in the place of this one, with the size it has; the driver is told. The same path
-  // again takes up a size that has changed. All under the device's lock, on the registrar's thread. After an
-  // error nothing has changed.
+  // again takes up a size that has changed. After an error (as open(), or kUnsupported for a drive with an
+  // overlay, which is of its image's size) nothing has changed.
   Result<void> update_backing(const std::string& path);
+  // As RateLimiter::update(); what was held back goes on by the new limits.
+  Result<void> update_rate_limiter(const RateLimiterConfig& changes);
 
   // Waits for what is under way and gives it back to the driver first.
   BlockDeviceState state();
+  // For a device that was not activated yet; its queues come with activate(). Errors: those of the limiter.
+  Result<void> restore(const BlockDeviceState& state);
 
  private:
   struct Segment {  // 5.2.6: struct virtio_blk_discard_write_zeroes
@@ -156,10 +174,11 @@ class BlockDevice final : public VirtioDevice {
   enum class Status : std::uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2 };  // 5.2.6
   enum class Round : std::uint8_t { kDone, kLeftOver };
 
-  BlockDevice(const BlockDeviceConfig& config, ImageFile image, std::vector<std::unique_ptr<IoEngine>> engines);
+  BlockDevice(const BlockDeviceConfig& config, Parts parts, RateLimiter limiter);
 
-  Result<void> watch_completions(EventRegistrar& registrar);
+  Result<void> watch(EventRegistrar& registrar);
   void completions_arrived();
+  void limiter_refilled();
   void take_up_size();
   void initialize_writeback();
   bool writes_through() const;
@@ -167,14 +186,17 @@ class BlockDevice final : public VirtioDevice {
 
   void process_queues();
   Round process_queue(Queue& queue);
+  bool exchange(Queue& queue);
   void reap(Queue& queue);
   void settle(Queue& queue);
   void forget_requests(Queue& queue);
   void publish();
   void give_up(QueueFault fault);
 
-  // Takes a chain that holds a request: answers it, or begins it. The bytes that it moves.
-  std::uint64_t begin(Queue& queue, DescriptorChain chain);
+  // Takes a chain that holds a request: answers it, or begins it. The bytes that it moves. Nothing where the
+  // rate limiter holds it back: it is in the queue again then.
+  std::optional<std::uint64_t> begin(Queue& queue, DescriptorChain chain);
+  bool passes_limiter(std::uint64_t bytes, std::uint64_t now_ns);
   Status prepare(Request& request, const Header& header, ChainReader data);
   Status prepare_transfer(Request& request, const Header& header, ChainReader data);
   Status prepare_segments(Request& request, const Header& header, ChainReader data);
@@ -194,7 +216,11 @@ class BlockDevice final : public VirtioDevice {
   const BlockDeviceConfig config_;
   const std::string name_;
   ImageFile image_;
-  std::vector<std::unique_ptr<IoEngine>> engines_;
+  std::vector<std::unique_ptr<IoEngine>> engines_;  // after image_: they use it to their end
+  const Clock& clock_;
+  RateLimiter limiter_;
+  std::unique_ptr<EventRegistrar::Timer> refill_;
+  bool held_back_ = false;  // until refill_ fires
   BlockMetrics& metrics_;
   std::uint64_t offered_ = 0;
   std::vector<std::uint16_t> queue_limits_;

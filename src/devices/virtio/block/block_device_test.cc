@@ -5,28 +5,165 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <fstream>
+#include <new>
 
 #include "base/metrics.h"
+#include "devices/virtio/block/sync_engine.h"
+#include "devices/virtio/block/uring_engine.h"
 #include "support/block_rig.h"
 #include "support/temp_dir.h"
+
+namespace {
+
+// Allocations of this thread while it is set.
+thread_local bool g_counting = false;
+thread_local std::size_t g_allocations = 0;
+
+void* allocate(std::size_t size) {
+  g_allocations += g_counting ? 1U : 0U;
+  void* const memory = std::malloc(size == 0 ? 1 : size);
+  if (memory == nullptr) {
+    throw std::bad_alloc();
+  }
+  return memory;
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+  return allocate(size);
+}
+void* operator new[](std::size_t size) {
+  return allocate(size);
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete[](void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, std::size_t /*size*/) noexcept {
+  std::free(memory);
+}
+void operator delete[](void* memory, std::size_t /*size*/) noexcept {
+  std::free(memory);
+}
 
 namespace mayfly::testing {
 namespace {
 
 using namespace blk;  // NOLINT(google-build-using-namespace): the specification's names
-using ::testing::AllOf;
 using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::Field;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+using Kind = IoOperation::Kind;
 
 constexpr std::uint64_t kSectors = 2048;
 
+// Where the fields of the configuration space lie: 5.2.4.
+constexpr std::uint64_t kCapacity = 0;
+constexpr std::uint64_t kSizeMax = 8;
+constexpr std::uint64_t kSegMax = 12;
+constexpr std::uint64_t kBlkSize = 20;
+constexpr std::uint64_t kPhysicalBlockExp = 24;
+constexpr std::uint64_t kMinIoSize = 26;
+constexpr std::uint64_t kWriteback = 32;
+constexpr std::uint64_t kNumQueues = 34;
+constexpr std::uint64_t kMaxDiscardSectors = 36;
+constexpr std::uint64_t kMaxDiscardSeg = 40;
+constexpr std::uint64_t kMaxWriteZeroesSectors = 48;
+constexpr std::uint64_t kMaxWriteZeroesSeg = 52;
+constexpr std::uint64_t kMayUnmap = 56;
+
+bool has_uring() {
+  static const bool result = [] {
+    const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    auto engine = UringEngine::create(null.get(), 8);
+    if (!engine) {
+      std::fprintf(stderr, "NOT TESTED HERE: io_uring, which the host refuses: %s\n",
+                   engine.error().message().c_str());
+    }
+    return engine.has_value();
+  }();
+  return result;
+}
+
+// Does what a test tells it. Asynchronous where it has a descriptor to tell of completions by.
+class ScriptedEngine final : public IoEngine {
+ public:
+  struct Script {
+    std::vector<IoOperation> seen;      // in order; their buffers are not to be used
+    std::deque<int> results;            // errno of the operations to come; 0 where there are none
+    std::deque<std::uint32_t> pending;  // tokens under way
+    int drains = 0;
+    int kicks = 0;
+    UniqueFd ready;  // an eventfd: asynchronous
+  };
+  explicit ScriptedEngine(Script& script) : script_(script) {}
+
+  std::optional<IoResult> submit(std::uint32_t token, const IoOperation& operation) override {
+    script_.seen.push_back(operation);
+    if (!script_.ready) {
+      return IoResult{next()};
+    }
+    script_.pending.push_back(token);
+    return std::nullopt;
+  }
+  bool kick() override {
+    ++script_.kicks;
+    return true;
+  }
+  std::optional<IoCompletion> reap() override {
+    if (over_ == 0 || script_.pending.empty()) {
+      std::uint64_t count = 0;
+      [[maybe_unused]] const auto got = ::read(script_.ready.get(), &count, sizeof(count));
+      over_ = got == sizeof(count) ? count : 0;
+      if (over_ == 0 || script_.pending.empty()) {
+        return std::nullopt;
+      }
+    }
+    --over_;
+    const std::uint32_t token = script_.pending.front();
+    script_.pending.pop_front();
+    return IoCompletion{token, {next()}};
+  }
+  void drain() override {
+    ++script_.drains;
+    over_ = script_.pending.size();
+  }
+  int completion_fd() const override { return script_.ready.get(); }
+  void set_file(int /*fd*/) override {}
+
+ private:
+  int next() {
+    if (script_.results.empty()) {
+      return 0;
+    }
+    const int result = script_.results.front();
+    script_.results.pop_front();
+    return result;
+  }
+  Script& script_;
+  std::uint64_t over_ = 0;
+};
+
 class BlockDeviceTest : public ::testing::Test {
  protected:
-  BlockDeviceTest() { make_image(kSectors * 512); }
+  BlockDeviceTest() {
+    make_image(kSectors * 512);
+    base_.read_count = counters().read_count.value();
+  }
 
-  // Each sector holds its own number in its first two bytes and 0x5a after them.
+  // Each sector holds its own number in its first two bytes and 'Z' after them.
   void make_image(std::uint64_t bytes, const std::string& name = "disk") {
     std::ofstream file(dir_.file(name), std::ios::binary);
     std::string content(bytes, 'Z');
@@ -44,16 +181,9 @@ class BlockDeviceTest : public ::testing::Test {
     }
     return bytes;
   }
-  std::string on_disk(std::uint64_t sector, std::uint64_t count, const std::string& name = "disk") {
-    return read_file(dir_.file(name)).substr(sector * 512, count * 512);
-  }
-  static std::string text(const std::vector<std::byte>& bytes) {
-    std::string text(bytes.size(), '\0');
-    std::memcpy(text.data(), bytes.data(), bytes.size());
-    return text;
-  }
+  std::string whole_disk() const { return read_file(dir_.file("disk")); }
 
-  BlockDeviceConfig config() const {
+  virtual BlockDeviceConfig config() const {
     BlockDeviceConfig config;
     config.id = "rootfs";
     config.path = dir_.file("disk");
@@ -65,28 +195,769 @@ class BlockDeviceTest : public ::testing::Test {
     ASSERT_TRUE(rig_.make(config)) << rig_.error;
     rig_.start(features, static_cast<std::uint16_t>(config.queue_count));
   }
-  BlockMetrics& counters() { return metrics().block_device("rootfs"); }
+  void start_scripted(const BlockDeviceConfig& config, std::uint64_t features = BlockRig::kAllFeatures,
+                      const Clock& clock = kSystemClock) {
+    std::vector<std::unique_ptr<IoEngine>> engines;
+    engines.push_back(std::make_unique<ScriptedEngine>(script_));
+    ASSERT_TRUE(rig_.make(config, std::move(engines), clock)) << rig_.error;
+    rig_.start(features, static_cast<std::uint16_t>(config.queue_count));
+  }
+  void make_script_asynchronous() { script_.ready = std::move(*make_eventfd()); }
+  void complete_scripted(std::uint64_t count) {
+    ASSERT_EQ(::write(script_.ready.get(), &count, sizeof(count)), 8);
+  }
+  static BlockMetrics& counters() { return metrics().block_device("rootfs"); }
 
+  struct {
+    std::uint64_t read_count = 0;
+  } base_;
   TempDir dir_;
+  ScriptedEngine::Script script_;
   BlockRig rig_;
 };
 
-TEST_F(BlockDeviceTest, read_gives_the_sectors_of_the_image) {
+// --- what holds for either engine ---
+
+class EitherEngineTest : public BlockDeviceTest, public ::testing::WithParamInterface<BlockEngineType> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == BlockEngineType::kAsync && !has_uring()) {
+      GTEST_SKIP() << "NOT TESTED HERE: the host refuses io_uring";
+    }
+  }
+  BlockDeviceConfig config() const override {
+    BlockDeviceConfig config = BlockDeviceTest::config();
+    config.engine = GetParam();
+    return config;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(engines, EitherEngineTest,
+                         ::testing::Values(BlockEngineType::kSync, BlockEngineType::kAsync),
+                         [](const auto& with) {
+                           return with.param == BlockEngineType::kSync ? "sync" : "async";
+                         });
+
+TEST_P(EitherEngineTest, read_gives_the_sectors_of_the_image) {
   start(config());
+  const auto bytes_before = counters().read_bytes.value();
   const auto answer = rig_.in(5, 4096);
   EXPECT_EQ(answer.status, VIRTIO_BLK_S_OK);
   EXPECT_EQ(answer.length, 4097U);
   EXPECT_EQ(answer.data, sectors(5, 8));
+  EXPECT_EQ(counters().read_count.value(), base_.read_count + 1);
+  EXPECT_EQ(counters().read_bytes.value(), bytes_before + 4096);
 }
 
-TEST_F(BlockDeviceTest, write_changes_the_image_and_nothing_else) {
+TEST_P(EitherEngineTest, write_changes_the_image_there_and_nowhere_else) {
   start(config());
-  const std::string before = read_file(dir_.file("disk"));
-  EXPECT_EQ(rig_.out(7, filled(1024, 0xc3)), VIRTIO_BLK_S_OK);
-  std::string expected = before;
+  std::string expected = whole_disk();
   expected.replace(7 * 512, 1024, 1024, '\xc3');
-  EXPECT_TRUE(read_file(dir_.file("disk")) == expected);
+  EXPECT_EQ(rig_.out(7, filled(1024, 0xc3)), VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(whole_disk() == expected);
   EXPECT_EQ(rig_.in(7, 1024).data, filled(1024, 0xc3));
+}
+
+TEST_P(EitherEngineTest, framing_is_the_drivers_choice) {
+  start(config());
+  SplitRing& ring = *rig_.rings[0];
+  const auto head = header(VIRTIO_BLK_T_IN, 3);
+  for (const bool indirect : {false, true}) {
+    auto read = ring.chain();
+    read.readable(std::span(head).first(3)).readable(std::span(head).subspan(3, 12));
+    read.readable(std::span(head).subspan(15)).writable(1).writable(700).writable(1024 - 701 + 1);
+    if (indirect) {
+      read.indirect(1);
+    }
+    read.submit();
+    const auto answers = rig_.collect();
+    ASSERT_THAT(answers, SizeIs(1));
+    EXPECT_EQ(answers[0].status, VIRTIO_BLK_S_OK);
+    EXPECT_EQ(answers[0].data, sectors(3, 2));
+  }
+  // Header and data share buffers, and the status has one of its own.
+  const auto request = header(VIRTIO_BLK_T_OUT, 9) + filled(512, 0x77);
+  ring.chain().readable(std::span(request).first(100)).readable(std::span(request).subspan(100)).writable(1).submit();
+  ASSERT_THAT(rig_.collect(), ElementsAre(Field(&BlockRig::Answer::status, VIRTIO_BLK_S_OK)));
+  EXPECT_EQ(rig_.in(9, 512).data, filled(512, 0x77));
+}
+
+TEST_P(EitherEngineTest, as_many_data_descriptors_as_are_told_are_taken) {
+  start(config());
+  SplitRing& ring = *rig_.rings[0];
+  auto read = ring.chain();
+  read.readable(header(VIRTIO_BLK_T_IN, 0));
+  for (std::uint32_t index = 0; index < BlockDevice::kSegMax; ++index) {
+    read.writable(512);
+  }
+  read.writable(1).submit();
+  const auto answers = rig_.collect();
+  ASSERT_THAT(answers, SizeIs(1));
+  EXPECT_EQ(answers[0].status, VIRTIO_BLK_S_OK);
+  EXPECT_EQ(answers[0].data, sectors(0, BlockDevice::kSegMax));
+}
+
+TEST_P(EitherEngineTest, many_requests_at_once_all_come_back_with_few_interrupts) {
+  start(config());
+  SplitRing& ring = *rig_.rings[0];
+  ring.set_used_event(static_cast<std::uint16_t>(ring.used_index()));
+  const int before = rig_.line.triggers;
+  for (std::uint64_t index = 0; index < 80; ++index) {
+    ring.chain().readable(header(VIRTIO_BLK_T_IN, index * 4)).writable(2049).submit();
+  }
+  const auto answers = rig_.collect();
+  ASSERT_THAT(answers, SizeIs(80));
+  EXPECT_THAT(answers, Each(Field(&BlockRig::Answer::status, VIRTIO_BLK_S_OK)));
+  for (const auto& answer : answers) {
+    const auto sector = static_cast<std::uint64_t>(answer.data[0]) | static_cast<std::uint64_t>(answer.data[1]) << 8;
+    EXPECT_EQ(answer.data, sectors(sector, 4));
+  }
+  EXPECT_EQ(rig_.line.triggers, before + 1);
+}
+
+TEST_P(EitherEngineTest, capacity_is_where_the_drive_ends) {
+  start(config());
+  EXPECT_EQ(rig_.in(kSectors - 1, 512).data, sectors(kSectors - 1, 1));
+  const auto invalid = counters().invalid_reqs_count.value();
+  std::uint64_t refused = 0;
+  for (const std::uint64_t sector :
+       {kSectors, kSectors - 1, std::uint64_t{1} << 55, ~std::uint64_t{0}, ~std::uint64_t{0} - 1}) {
+    EXPECT_EQ(rig_.in(sector, 1024).status, VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(rig_.out(sector, filled(1024, 1)), VIRTIO_BLK_S_IOERR);
+    refused += 2;
+  }
+  EXPECT_EQ(counters().invalid_reqs_count.value(), invalid + refused);
+  EXPECT_EQ(whole_disk().size(), kSectors * 512);
+}
+
+TEST_P(EitherEngineTest, image_that_shrank_gives_an_error_and_zeroes) {
+  start(config());
+  std::filesystem::resize_file(dir_.file("disk"), 10 * 512);
+  const auto failed = counters().execute_fails.value();
+  const auto answer = rig_.in(8, 4096);
+  EXPECT_EQ(answer.status, VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(answer.data, filled(4096, 0));
+  EXPECT_EQ(counters().execute_fails.value(), failed + 1);
+  EXPECT_EQ(rig_.in(8, 1024).data, sectors(8, 2));
+}
+
+TEST_P(EitherEngineTest, image_that_vanished_goes_on_as_long_as_it_is_open) {
+  start(config());
+  std::filesystem::remove(dir_.file("disk"));
+  EXPECT_EQ(rig_.in(8, 1024).data, sectors(8, 2));
+}
+
+TEST_P(EitherEngineTest, write_zeroes_makes_zeroes_with_and_without_unmap) {
+  start(config());
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(3, 20) + segment(100, 1, 1) + segment(0, 0)),
+            VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.in(2, 512).data, sectors(2, 1));
+  EXPECT_EQ(rig_.in(3, 20 * 512).data, filled(20 * 512, 0));
+  EXPECT_EQ(rig_.in(23, 512).data, sectors(23, 1));
+  EXPECT_EQ(rig_.in(99, 1536).data, sectors(99, 1) + filled(512, 0) + sectors(101, 1));
+}
+
+TEST_P(EitherEngineTest, discard_touches_no_other_sectors) {
+  start(config());
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, segment(16, 64) + segment(1024, 1024)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.in(0, 16 * 512).data, sectors(0, 16));
+  EXPECT_EQ(rig_.in(80, 512).data, sectors(80, 1));
+  EXPECT_EQ(rig_.in(1023, 512).data, sectors(1023, 1));
+  EXPECT_EQ(whole_disk().size(), kSectors * 512);
+}
+
+TEST_P(EitherEngineTest, flush_and_id_are_answered) {
+  start(config());
+  const auto flushes = counters().flush_count.value();
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_FLUSH), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(counters().flush_count.value(), flushes + 1);
+  const auto id = rig_.request(header(VIRTIO_BLK_T_GET_ID, 0), 21);
+  EXPECT_EQ(id.status, VIRTIO_BLK_S_OK);
+  std::vector<std::byte> expected(20);
+  std::memcpy(expected.data(), "rootfs", 6);
+  EXPECT_EQ(id.data, expected);
+  EXPECT_EQ(rig_.request(header(VIRTIO_BLK_T_GET_ID, 0), 20).status, VIRTIO_BLK_S_IOERR);
+}
+
+TEST_P(EitherEngineTest, writes_are_done_when_the_cache_is_switched_off) {
+  start(config());
+  rig_.driver->write_config_u8(kWriteback, 0);
+  EXPECT_EQ(rig_.out(1, filled(512, 0x11)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(2, 1)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.in(1, 1024).data, filled(512, 0x11) + filled(512, 0));
+}
+
+TEST_P(EitherEngineTest, every_queue_is_served) {
+  auto many = config();
+  many.queue_count = 4;
+  start(many);
+  EXPECT_EQ(rig_.driver->config_u16(kNumQueues), 4U);
+  for (std::uint16_t queue = 0; queue < 4; ++queue) {
+    EXPECT_EQ(rig_.out(queue, filled(512, 0x40U + queue), queue), VIRTIO_BLK_S_OK);
+  }
+  for (std::uint16_t queue = 0; queue < 4; ++queue) {
+    const auto from = static_cast<std::uint16_t>(3 - queue);
+    EXPECT_EQ(rig_.in(queue, 512, from).data, filled(512, 0x40U + queue));
+  }
+}
+
+TEST_P(EitherEngineTest, reset_ends_all_access_to_the_guests_memory) {
+  start(config());
+  SplitRing& ring = *rig_.rings[0];
+  for (int round = 0; round < 50; ++round) {
+    for (std::uint64_t index = 0; index < 16; ++index) {
+      ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable_at(0x800000 + index * 0x40000, 0x40001).submit();
+    }
+    rig_.driver->notify(0);
+    rig_.registrar.report_readable(0);
+    ASSERT_TRUE(rig_.driver->reset());
+    const std::vector<std::byte> blank(16 * 0x40000 + 1, std::byte{0xdd});
+    rig_.driver_memory().write(0x800000, blank);
+    rig_.run();
+    ::usleep(200);
+    ASSERT_TRUE(rig_.driver_memory().read_bytes(0x800000, blank.size()) == blank);
+    const auto agreed = rig_.driver->negotiate(BlockRig::kAllFeatures);
+    ASSERT_TRUE(agreed);
+    rig_.finish_start();
+  }
+  EXPECT_EQ(rig_.in(5, 512).data, sectors(5, 1));
+}
+
+TEST_P(EitherEngineTest, running_queue_allocates_nothing) {
+  start(config());
+  SplitRing& ring = *rig_.rings[0];
+  for (int round = 0; round < 3; ++round) {
+    for (std::uint64_t index = 0; index < 40; ++index) {
+      ring.chain().readable(header(VIRTIO_BLK_T_IN, index)).writable(2048).writable(2049).submit();
+      ring.chain().readable(header(VIRTIO_BLK_T_OUT, 99)).readable(filled(512, 1)).writable(1).submit();
+    }
+    rig_.driver->notify(0);
+    // The doorbell is looked at by hand: the rig itself allocates.
+    g_allocations = 0;
+    g_counting = round == 2;
+    {
+      const MutexLock lock(rig_.device->mutex());
+      rig_.device->process();
+    }
+    g_counting = false;
+    EXPECT_EQ(g_allocations, 0U);
+    ASSERT_THAT(rig_.collect(), SizeIs(80));
+  }
+}
+
+TEST_P(EitherEngineTest, new_image_takes_the_place_of_the_old_one) {
+  start(config());
+  make_image(512 * 512, "other");
+  std::fstream(dir_.file("other"), std::ios::in | std::ios::out | std::ios::binary) << "new";
+  const auto generation = rig_.driver->read_register(mmio::kConfigGeneration);
+  rig_.driver->handle_interrupt();
+  {
+    const MutexLock lock(rig_.device->mutex());
+    ASSERT_TRUE(rig_.device->update_backing(dir_.file("other")));
+  }
+  EXPECT_NE(rig_.driver->read_register(mmio::kConfigGeneration), generation);
+  EXPECT_EQ(rig_.driver->handle_interrupt() & kConfigurationChangeNotification, kConfigurationChangeNotification);
+  EXPECT_EQ(rig_.driver->config_u64(kCapacity), 512U);
+  EXPECT_EQ(static_cast<char>(rig_.in(0, 512).data[0]), 'n');
+  EXPECT_EQ(rig_.in(512, 512).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.out(0, filled(512, 1)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(whole_disk()[2], 'Z');
+  // The old one is nobody's any more, the new one ours.
+  BlockRig second;
+  EXPECT_TRUE(second.make(config())) << second.error;
+  auto taken = config();
+  taken.path = dir_.file("other");
+  EXPECT_FALSE(BlockRig().make(taken));
+}
+
+TEST_P(EitherEngineTest, image_that_cannot_be_taken_changes_nothing) {
+  start(config());
+  const auto failures = counters().update_fails.value();
+  {
+    const MutexLock lock(rig_.device->mutex());
+    const auto refused = rig_.device->update_backing(dir_.file("missing"));
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message(), HasSubstr("drive rootfs"));
+    EXPECT_THAT(refused.error().message(), HasSubstr("missing"));
+  }
+  EXPECT_EQ(counters().update_fails.value(), failures + 1);
+  EXPECT_EQ(rig_.driver->config_u64(kCapacity), kSectors);
+  EXPECT_EQ(rig_.in(5, 512).data, sectors(5, 1));
+}
+
+TEST_P(EitherEngineTest, image_that_has_grown_is_taken_up_by_the_same_path) {
+  start(config());
+  std::filesystem::resize_file(dir_.file("disk"), 2 * kSectors * 512);
+  {
+    const MutexLock lock(rig_.device->mutex());
+    ASSERT_TRUE(rig_.device->update_backing(dir_.file("disk")));
+  }
+  EXPECT_EQ(rig_.driver->config_u64(kCapacity), 2 * kSectors);
+  EXPECT_EQ(rig_.in(kSectors, 512).data, filled(512, 0));
+}
+
+// --- what does not depend on the engine ---
+
+TEST_F(BlockDeviceTest, configuration_space_tells_size_and_limits) {
+  auto many = config();
+  many.queue_count = 2;
+  start(many);
+  MmioDriver& driver = *rig_.driver;
+  EXPECT_EQ(driver.config_u64(kCapacity), kSectors);
+  EXPECT_EQ(driver.config_u32(kSizeMax), BlockDevice::kSizeMax);
+  EXPECT_EQ(driver.config_u32(kSegMax), 254U);
+  EXPECT_EQ(driver.config_u32(kBlkSize), 512U);
+  EXPECT_EQ(driver.config_u8(kPhysicalBlockExp), 3U);
+  EXPECT_EQ(driver.config_u16(kMinIoSize), 8U);
+  EXPECT_EQ(driver.config_u8(kWriteback), 1U);
+  EXPECT_EQ(driver.config_u16(kNumQueues), 2U);
+  EXPECT_EQ(driver.config_u32(kMaxDiscardSectors), BlockDevice::kMaxDiscardSectors);
+  EXPECT_EQ(driver.config_u32(kMaxDiscardSeg), BlockDevice::kMaxSegments);
+  EXPECT_EQ(driver.config_u32(kMaxWriteZeroesSectors), BlockDevice::kMaxWriteZeroesSectors);
+  EXPECT_EQ(driver.config_u32(kMaxWriteZeroesSeg), BlockDevice::kMaxSegments);
+  EXPECT_EQ(driver.config_u8(kMayUnmap), 1U);
+  for (const std::uint64_t unused : {33U, 57U, 58U, 59U, 60U, 200U, 0xeffU}) {
+    EXPECT_EQ(driver.config_u8(unused), 0U) << unused;
+  }
+  EXPECT_EQ(rig_.window->read(0x100 + 56, 8), 1U);
+}
+
+TEST_F(BlockDeviceTest, features_follow_the_configuration) {
+  ASSERT_TRUE(rig_.make(config()));
+  const std::uint64_t always = BlockDevice::kFeatureSizeMax | BlockDevice::kFeatureSegMax |
+                               BlockDevice::kFeatureBlockSize | BlockDevice::kFeatureTopology |
+                               kFeatureIndirectDesc | kFeatureEventIndex;
+  const std::uint64_t safe = BlockDevice::kFeatureFlush | BlockDevice::kFeatureConfigWce;
+  EXPECT_EQ(rig_.device->features(),
+            always | safe | BlockDevice::kFeatureDiscard | BlockDevice::kFeatureWriteZeroes);
+  auto other = config();
+  other.lock = false;
+  other.cache_type = BlockCacheType::kUnsafe;
+  other.discard = false;
+  other.queue_count = 16;
+  BlockRig unsafe;
+  ASSERT_TRUE(unsafe.make(other));
+  EXPECT_EQ(unsafe.device->features(),
+            always | BlockDevice::kFeatureWriteZeroes | BlockDevice::kFeatureMultiQueue);
+  EXPECT_THAT(unsafe.device->queue_limits(), SizeIs(16));
+  other.read_only = true;
+  other.queue_count = 1;
+  BlockRig read_only;
+  ASSERT_TRUE(read_only.make(other));
+  EXPECT_EQ(read_only.device->features(), always | BlockDevice::kFeatureReadOnly);
+}
+
+TEST_F(BlockDeviceTest, cache_mode_without_flush_is_writethrough_before_driver_ok) {
+  ASSERT_TRUE(rig_.make(config()));
+  ASSERT_TRUE(rig_.driver->negotiate(kFeatureVersion1 | BlockDevice::kFeatureConfigWce));
+  EXPECT_EQ(rig_.driver->config_u8(kWriteback), 0U);
+  ASSERT_TRUE(rig_.driver->negotiate(BlockRig::kAllFeatures));
+  EXPECT_EQ(rig_.driver->config_u8(kWriteback), 1U);
+}
+
+TEST_F(BlockDeviceTest, cache_mode_is_written_as_negotiated_only) {
+  start(config(), BlockRig::kAllFeatures & ~BlockDevice::kFeatureConfigWce);
+  const auto failures = counters().cfg_fails.value();
+  rig_.driver->write_config_u8(kWriteback, 0);
+  EXPECT_EQ(rig_.driver->config_u8(kWriteback), 1U);
+  ASSERT_TRUE(rig_.driver->reset());
+  rig_.start();
+  rig_.driver->write_config_u8(kWriteback, 2);
+  rig_.driver->write_config_u32(kWriteback, 0);
+  rig_.driver->write_config_u8(kCapacity, 0);
+  EXPECT_EQ(rig_.driver->config_u8(kWriteback), 1U);
+  EXPECT_EQ(counters().cfg_fails.value(), failures + 4);
+  rig_.driver->write_config_u8(kWriteback, 0);
+  EXPECT_EQ(rig_.driver->config_u8(kWriteback), 0U);
+  ASSERT_TRUE(rig_.driver->reset());
+  EXPECT_EQ(rig_.device->state().writeback, true);
+}
+
+TEST_F(BlockDeviceTest, writes_are_durable_where_the_driver_may_count_on_it) {
+  const auto durable_with = [this](std::uint64_t without, std::optional<std::uint8_t> writeback) {
+    start_scripted(config(), BlockRig::kAllFeatures & ~without);
+    if (writeback) {
+      rig_.driver->write_config_u8(kWriteback, *writeback);
+    }
+    script_.seen.clear();
+    rig_.out(0, filled(512, 1));
+    rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(0, 1));
+    const bool durable = script_.seen.at(0).durable;
+    // Of zeroes by a flush of their own.
+    EXPECT_EQ(script_.seen.size(), durable ? 3U : 2U);
+    EXPECT_EQ(script_.seen.back().kind, durable ? Kind::kFlush : Kind::kZero);
+    return durable;
+  };
+  constexpr auto kWce = BlockDevice::kFeatureConfigWce;
+  constexpr auto kFlush = BlockDevice::kFeatureFlush;
+  EXPECT_FALSE(durable_with(0, std::nullopt));
+  EXPECT_FALSE(durable_with(kWce, std::nullopt));
+  EXPECT_TRUE(durable_with(kWce | kFlush, std::nullopt));
+  EXPECT_TRUE(durable_with(kFlush, std::nullopt));
+  EXPECT_TRUE(durable_with(0, std::uint8_t{0}));
+  EXPECT_FALSE(durable_with(0, std::uint8_t{1}));
+}
+
+TEST_F(BlockDeviceTest, unsafe_drive_flushes_nothing) {
+  auto unsafe = config();
+  unsafe.cache_type = BlockCacheType::kUnsafe;
+  start_scripted(unsafe);
+  EXPECT_EQ(rig_.out(0, filled(512, 1)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_FLUSH), VIRTIO_BLK_S_OK);
+  ASSERT_THAT(script_.seen, SizeIs(1));
+  EXPECT_FALSE(script_.seen[0].durable);
+}
+
+TEST_F(BlockDeviceTest, malformed_requests_are_answered_with_an_error) {
+  start(config());
+  const std::string before = whole_disk();
+  const auto invalid = counters().invalid_reqs_count.value();
+  EXPECT_EQ(rig_.in(0, 511).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.in(0, 511).data, filled(511, 0));
+  EXPECT_EQ(rig_.out(0, filled(513, 1)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.request(filled(15, 0), 513).status, VIRTIO_BLK_S_IOERR);
+  rig_.rings[0]->chain().writable(1).submit();
+  EXPECT_THAT(rig_.collect(), ElementsAre(Field(&BlockRig::Answer::status, VIRTIO_BLK_S_IOERR)));
+  EXPECT_EQ(rig_.in(0, 0).status, VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.out(0, {}), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(counters().invalid_reqs_count.value(), invalid + 5);
+  EXPECT_TRUE(whole_disk() == before);
+}
+
+TEST_F(BlockDeviceTest, request_that_cannot_be_answered_comes_back_with_nothing_written) {
+  start(config());
+  const auto invalid = counters().invalid_reqs_count.value();
+  EXPECT_EQ(rig_.request(header(VIRTIO_BLK_T_OUT, 0) + filled(512, 1), 0).length, 0U);
+  EXPECT_EQ(counters().invalid_reqs_count.value(), invalid + 1);
+  EXPECT_FALSE(rig_.driver->needs_reset());
+  EXPECT_EQ(rig_.in(0, 512).data, sectors(0, 1));
+}
+
+TEST_F(BlockDeviceTest, more_data_than_the_limits_allow_is_refused) {
+  start_scripted(config());
+  auto read = rig_.rings[0]->chain();
+  read.readable(header(VIRTIO_BLK_T_IN, 0));
+  // The same 15 MiB again and again: 270 MiB.
+  for (int index = 0; index < 18; ++index) {
+    read.writable_at(BlockRig::kArena, 15U << 20);
+  }
+  read.writable(1).submit();
+  const auto answers = rig_.collect();
+  ASSERT_THAT(answers, SizeIs(1));
+  EXPECT_EQ(answers[0].length, 0U);
+  EXPECT_THAT(script_.seen, IsEmpty());
+}
+
+TEST_F(BlockDeviceTest, what_is_not_supported_is_said_so) {
+  start(config());
+  for (const std::uint32_t type : {2U, 3U, 5U, 10U, 12U, 14U, 15U, 26U, 0x80000000U, 0xffffffffU}) {
+    EXPECT_EQ(rig_.command(type), VIRTIO_BLK_S_UNSUPP) << type;
+  }
+}
+
+TEST_F(BlockDeviceTest, segments_are_checked_before_any_is_acted_on) {
+  start_scripted(config());
+  const auto good = segment(0, 8);
+  for (const std::uint32_t type : {VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES}) {
+    EXPECT_EQ(rig_.command(type, good + segment(8, 8, 2)), VIRTIO_BLK_S_UNSUPP);
+    EXPECT_EQ(rig_.command(type, good + segment(8, 8, 0x80000000)), VIRTIO_BLK_S_UNSUPP);
+    EXPECT_EQ(rig_.command(type), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(rig_.command(type, filled(15, 0)), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(rig_.command(type, filled(17 * 16, 0)), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(rig_.command(type, good + segment(kSectors, 1)), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(rig_.command(type, good + segment(kSectors - 1, 2)), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(rig_.command(type, good + segment(~std::uint64_t{0}, 2)), VIRTIO_BLK_S_IOERR);
+    EXPECT_EQ(rig_.command(type, good + segment(0, 0xffffffff)), VIRTIO_BLK_S_IOERR);
+  }
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, good + segment(8, 8, 1)), VIRTIO_BLK_S_UNSUPP);
+  EXPECT_THAT(script_.seen, IsEmpty());
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, filled(16 * 16, 0)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, good + segment(16, 8, 1)), VIRTIO_BLK_S_OK);
+  ASSERT_THAT(script_.seen, SizeIs(2));
+  EXPECT_EQ(script_.seen[0].kind, Kind::kZero);
+  EXPECT_EQ(script_.seen[1].kind, Kind::kZeroAndFree);
+  EXPECT_EQ(script_.seen[1].offset, 16U * 512);
+  EXPECT_EQ(script_.seen[1].length, 8U * 512);
+}
+
+TEST_F(BlockDeviceTest, commands_that_were_not_negotiated_are_not_supported) {
+  start(config(), BlockRig::kAllFeatures &
+                      ~(BlockDevice::kFeatureDiscard | BlockDevice::kFeatureWriteZeroes));
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, segment(0, 8)), VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(0, 8)), VIRTIO_BLK_S_UNSUPP);
+}
+
+TEST_F(BlockDeviceTest, zeroes_keep_their_storage_where_discard_is_off) {
+  auto keeps = config();
+  keeps.discard = false;
+  start_scripted(keeps);
+  EXPECT_EQ(rig_.driver->config_u8(kMayUnmap), 0U);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(16, 8, 1)), VIRTIO_BLK_S_OK);
+  ASSERT_THAT(script_.seen, SizeIs(1));
+  EXPECT_EQ(script_.seen[0].kind, Kind::kZero);
+}
+
+TEST_F(BlockDeviceTest, read_only_drive_is_not_written) {
+  auto read_only = config();
+  read_only.read_only = true;
+  start(read_only);
+  const std::string before = whole_disk();
+  EXPECT_EQ(rig_.out(0, filled(512, 1)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(0, 8)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, segment(0, 8)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_FLUSH), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.in(1, 512).data, sectors(1, 1));
+  EXPECT_TRUE(whole_disk() == before);
+}
+
+TEST_F(BlockDeviceTest, what_the_host_fails_at_is_an_error_of_that_request_only) {
+  start_scripted(config());
+  const auto failed = counters().execute_fails.value();
+  script_.results = {EIO, ENOSPC, EIO, 0, ENOSPC, EDQUOT};
+  EXPECT_EQ(rig_.in(0, 512).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.out(0, filled(512, 1)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_FLUSH), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(0, 1) + segment(8, 1)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, segment(0, 1)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(counters().execute_fails.value(), failed + 5);
+  EXPECT_EQ(rig_.out(0, filled(512, 1)), VIRTIO_BLK_S_OK);
+}
+
+TEST_F(BlockDeviceTest, broken_queue_needs_a_reset_and_works_after_it) {
+  make_script_asynchronous();
+  start_scripted(config());
+  SplitRing& ring = *rig_.rings[0];
+  ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable(513).submit();
+  rig_.notify();
+  ring.write_available_index(static_cast<std::uint16_t>(ring.available_index() + 300));
+  rig_.driver->notify(0);
+  rig_.run();
+  EXPECT_TRUE(rig_.driver->needs_reset());
+  // What was under way ends without a trace.
+  const auto used = ring.used_index();
+  complete_scripted(1);
+  rig_.run();
+  EXPECT_THAT(script_.pending, IsEmpty());
+  EXPECT_EQ(ring.used_index(), used);
+  rig_.driver->notify(0);
+  rig_.run();
+  EXPECT_EQ(ring.used_index(), used);
+  ASSERT_TRUE(rig_.driver->reset());
+  rig_.start();
+  complete_scripted(1);
+  EXPECT_EQ(rig_.in(0, 512).status, VIRTIO_BLK_S_OK);
+}
+
+TEST_F(BlockDeviceTest, reset_waits_for_what_is_under_way_and_answers_nothing) {
+  make_script_asynchronous();
+  start_scripted(config());
+  SplitRing& ring = *rig_.rings[0];
+  for (int index = 0; index < 3; ++index) {
+    ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable(513).submit();
+  }
+  rig_.notify();
+  ASSERT_THAT(script_.pending, SizeIs(3));
+  const int drains = script_.drains;
+  ASSERT_TRUE(rig_.driver->reset());
+  EXPECT_GT(script_.drains, drains);
+  EXPECT_THAT(script_.pending, IsEmpty());
+  EXPECT_EQ(ring.used_index(), 0U);
+}
+
+TEST_F(BlockDeviceTest, stopped_queue_gives_back_what_is_under_way) {
+  make_script_asynchronous();
+  start_scripted(config());
+  SplitRing& ring = *rig_.rings[0];
+  ring.chain().readable(header(VIRTIO_BLK_T_OUT, 0)).readable(filled(512, 1)).writable(1).submit();
+  // Of more than one step.
+  ring.chain().readable(header(VIRTIO_BLK_T_WRITE_ZEROES, 0)).readable(segment(0, 1) + segment(8, 1)).writable(1).submit();
+  rig_.notify();
+  rig_.driver->stop_queue(0);
+  EXPECT_THAT(ring.collect_all(), SizeIs(2));
+  EXPECT_THAT(script_.pending, IsEmpty());
+  rig_.driver->notify(0);
+  rig_.run();
+  EXPECT_EQ(ring.used_index(), 2U);
+}
+
+TEST_F(BlockDeviceTest, completions_are_shown_as_they_come) {
+  make_script_asynchronous();
+  start_scripted(config());
+  SplitRing& ring = *rig_.rings[0];
+  for (int index = 0; index < 5; ++index) {
+    ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable(513).submit();
+  }
+  rig_.notify();
+  EXPECT_EQ(ring.used_index(), 0U);
+  complete_scripted(2);
+  rig_.run();
+  EXPECT_EQ(ring.used_index(), 2U);
+  complete_scripted(3);
+  rig_.run();
+  EXPECT_THAT(ring.collect_all(), SizeIs(5));
+}
+
+TEST_F(BlockDeviceTest, one_round_moves_a_bounded_number_of_bytes) {
+  start_scripted(config());
+  SplitRing& ring = *rig_.rings[0];
+  for (int index = 0; index < 12; ++index) {
+    ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable_at(0x800000, 1U << 20).writable(1).submit();
+  }
+  {
+    const MutexLock lock(rig_.device->mutex());
+    rig_.device->process();
+  }
+  EXPECT_EQ(ring.used_index(), BlockDevice::kBytesPerRound >> 20);
+  // The rest follows without a doorbell.
+  rig_.run();
+  EXPECT_EQ(ring.used_index(), 12U);
+}
+
+TEST_F(BlockDeviceTest, doorbell_before_activation_does_nothing) {
+  ASSERT_TRUE(rig_.make(config()));
+  rig_.driver->notify(0);
+  rig_.run();
+  rig_.start();
+  EXPECT_EQ(rig_.in(0, 512).status, VIRTIO_BLK_S_OK);
+}
+
+TEST_F(BlockDeviceTest, queue_in_no_memory_is_counted) {
+  ASSERT_TRUE(rig_.make(config()));
+  const auto failures = counters().activate_fails.value();
+  ASSERT_TRUE(rig_.driver->negotiate(BlockRig::kAllFeatures));
+  ASSERT_TRUE(rig_.driver->set_up_queue(0, RingLayout::at(std::uint64_t{1} << 40, 64)));
+  rig_.driver->driver_ok();
+  EXPECT_TRUE(rig_.driver->needs_reset());
+  EXPECT_EQ(counters().activate_fails.value(), failures + 1);
+}
+
+TEST_F(BlockDeviceTest, state_is_taken_when_nothing_is_under_way) {
+  make_script_asynchronous();
+  start_scripted(config());
+  rig_.driver->write_config_u8(kWriteback, 0);
+  SplitRing& ring = *rig_.rings[0];
+  ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable(513).submit();
+  rig_.notify();
+  const MutexLock lock(rig_.device->mutex());
+  const auto state = rig_.device->state();
+  EXPECT_EQ(ring.used_index(), 1U);
+  EXPECT_EQ(state.features, rig_.features);
+  EXPECT_FALSE(state.writeback);
+  ASSERT_THAT(state.queues, SizeIs(1));
+  ASSERT_TRUE(state.queues[0]);
+  EXPECT_EQ(state.queues[0]->next_available, 1U);
+  EXPECT_EQ(state.queues[0]->next_used, 1U);
+  BlockRig second;
+  auto other = config();
+  other.lock = false;
+  ASSERT_TRUE(second.make(other));
+  ASSERT_TRUE(second.device->restore(state));
+  EXPECT_EQ(second.device->state().writeback, false);
+  EXPECT_EQ(second.device->state().features, rig_.features);
+}
+
+// --- the rate limiter ---
+
+std::uint64_t g_now_ns = 0;
+constexpr Clock kTestClock{[] { return g_now_ns; }, [] { return g_now_ns; }};
+
+class LimitedBlockDeviceTest : public BlockDeviceTest {
+ protected:
+  void pass(std::chrono::milliseconds time) {
+    g_now_ns += static_cast<std::uint64_t>(std::chrono::nanoseconds(time).count());
+    rig_.registrar.advance(time);
+    rig_.run();
+  }
+  void submit_reads(int count) {
+    for (int index = 0; index < count; ++index) {
+      rig_.rings[0]->chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable(4097).submit();
+    }
+    rig_.notify();
+  }
+};
+
+TEST_F(LimitedBlockDeviceTest, operations_beyond_the_limit_wait_for_the_refill) {
+  auto limited = config();
+  limited.rate_limiter.ops = TokenBucketConfig{.size = 2, .refill_time_ms = 100, .one_time_burst = 0};
+  start_scripted(limited, BlockRig::kAllFeatures, kTestClock);
+  const auto throttled = counters().rate_limiter_throttled_events.value();
+  submit_reads(5);
+  SplitRing& ring = *rig_.rings[0];
+  EXPECT_EQ(ring.used_index(), 2U);
+  EXPECT_EQ(counters().rate_limiter_throttled_events.value(), throttled + 1);
+  // A doorbell does not get around it, nor is it counted again.
+  rig_.driver->notify(0);
+  rig_.run();
+  EXPECT_EQ(ring.used_index(), 2U);
+  EXPECT_EQ(counters().rate_limiter_throttled_events.value(), throttled + 1);
+  EXPECT_EQ(rig_.registrar.running_timers(), 1U);
+  pass(std::chrono::milliseconds(50));
+  EXPECT_EQ(ring.used_index(), 3U);
+  pass(std::chrono::milliseconds(50));
+  pass(std::chrono::milliseconds(50));
+  EXPECT_THAT(ring.collect_all(), SizeIs(5));
+  EXPECT_EQ(rig_.registrar.running_timers(), 0U);
+}
+
+TEST_F(LimitedBlockDeviceTest, bytes_beyond_the_limit_wait_and_an_update_sets_them_free) {
+  auto limited = config();
+  limited.rate_limiter.bandwidth = TokenBucketConfig{.size = 8192, .refill_time_ms = 1000, .one_time_burst = 0};
+  start_scripted(limited, BlockRig::kAllFeatures, kTestClock);
+  submit_reads(6);
+  SplitRing& ring = *rig_.rings[0];
+  EXPECT_EQ(ring.used_index(), 2U);
+  {
+    const MutexLock lock(rig_.device->mutex());
+    ASSERT_TRUE(rig_.device->update_rate_limiter({.bandwidth = TokenBucketConfig{}, .ops = std::nullopt}));
+  }
+  rig_.run();
+  EXPECT_EQ(ring.used_index(), 6U);
+}
+
+TEST_F(LimitedBlockDeviceTest, reset_forgets_what_was_held_back) {
+  auto limited = config();
+  limited.rate_limiter.ops = TokenBucketConfig{.size = 1, .refill_time_ms = 100, .one_time_burst = 0};
+  start_scripted(limited, BlockRig::kAllFeatures, kTestClock);
+  submit_reads(2);
+  ASSERT_TRUE(rig_.driver->reset());
+  pass(std::chrono::milliseconds(100));
+  EXPECT_EQ(rig_.rings[0]->used_index(), 1U);
+  rig_.start();
+  EXPECT_EQ(rig_.in(0, 512).status, VIRTIO_BLK_S_OK);
+}
+
+// --- configuration ---
+
+TEST_F(BlockDeviceTest, contradictory_configuration_names_the_drive) {
+  const auto error_of = [this](auto change) {
+    BlockDeviceConfig changed = config();
+    change(changed);
+    const auto checked = changed.validate();
+    return checked ? std::string() : checked.error().message();
+  };
+  EXPECT_EQ(error_of([](auto&) {}), "");
+  EXPECT_THAT(error_of([](auto& c) { c.id = "a-b"; }), HasSubstr("\"a-b\""));
+  EXPECT_THAT(error_of([](auto& c) { c.path.clear(); }), HasSubstr("drive rootfs"));
+  EXPECT_THAT(error_of([](auto& c) { c.queue_count = 0; }), HasSubstr("drive rootfs"));
+  EXPECT_THAT(error_of([](auto& c) { c.queue_count = 17; }), HasSubstr("17"));
+  EXPECT_THAT(error_of([](auto& c) { c.partuuid = "x"; }), HasSubstr("partuuid"));
+  EXPECT_THAT(error_of([](auto& c) {
+                c.overlay.emplace();
+                c.read_only = true;
+              }),
+              HasSubstr("read-only"));
+  EXPECT_THAT(error_of([](auto& c) { c.overlay = BlockOverlayConfig{""}; }), HasSubstr("overlay"));
+  EXPECT_THAT(error_of([](auto& c) { c.overlay = BlockOverlayConfig{c.path}; }), HasSubstr("same file"));
+  auto slow = config();
+  slow.rate_limiter.ops = TokenBucketConfig{.size = 1, .refill_time_ms = ~std::uint64_t{0}, .one_time_burst = 0};
+  EXPECT_FALSE(rig_.make(slow));
+  EXPECT_THAT(rig_.error, HasSubstr("drive rootfs"));
+}
+
+TEST_F(BlockDeviceTest, failing_event_loop_is_an_error_with_the_drives_name) {
+  rig_.registrar.fail_next(Error(ErrorCode::kIo, "no timers"));
+  EXPECT_FALSE(rig_.make(config()));
+  EXPECT_THAT(rig_.error, HasSubstr("drive rootfs: no timers"));
 }
 
 }  // namespace

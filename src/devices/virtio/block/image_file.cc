@@ -5,20 +5,39 @@
 #include <sys/ioctl.h>
 
 #include <cerrno>
+#include <ctime>
 
 #include "base/log.h"
 
 namespace mayfly {
 namespace {
 
+// A monitor that has just ended may hold its image a little longer: the kernel takes an io_uring and the files
+// registered with it apart in the background, until no operation is under way (30 ms were seen).
+constexpr int kLockAttempts = 60;
+constexpr timespec kLockPause{.tv_sec = 0, .tv_nsec = 5'000'000};
+
+// 0, or the errno of the last attempt.
+int try_lock(int fd, struct flock& lock) {
+  for (int attempt = 1;; ++attempt) {
+    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) {
+      return 0;
+    }
+    if ((errno != EAGAIN && errno != EACCES) || attempt == kLockAttempts) {
+      return errno;
+    }
+    ::nanosleep(&kLockPause, nullptr);
+  }
+}
+
 Result<void> lock_file(const std::string& owner, const std::string& path, int fd, ImageAccess access) {
   struct flock whole {};
   whole.l_type = access == ImageAccess::kRead ? F_RDLCK : F_WRLCK;
   whole.l_whence = SEEK_SET;
-  if (::fcntl(fd, F_OFD_SETLK, &whole) == 0) {
+  const int cause = try_lock(fd, whole);
+  if (cause == 0) {
     return {};
   }
-  const int cause = errno;
   if (cause == EAGAIN || cause == EACCES) {
     return fail(ErrorCode::kBusy,
                 owner + ": " + path + " is in use: another process or drive has it open " +

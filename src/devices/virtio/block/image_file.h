@@ -27,7 +27,7 @@ class ImageFile {
   };
 
   // `owner` is what errors name: "drive rootfs". Errors: what opening and locking say, kBusy where another
-  // holds the file, kInvalidArgument for what is neither a regular file nor a block device.
+  // holds the file (it is asked for 0.3 s: who has just ended lets go soon), kInvalidArgument for what is neither a regular file nor a block device.
   static Result<ImageFile> open(const std::string& owner, const std::string& path, const Options& options);
 
   int fd() const { return fd_.get(); }

@@ -54,7 +54,8 @@ class IoEngine {
   // again.
   virtual bool kick() = 0;
 
-  // The next operation that is over, or nothing. Never waits.
+  // The next operation that is over, or nothing: then the kernel was offered all that is still to be done, also
+  // what was submitted since the last kick(). Never waits.
   virtual std::optional<IoCompletion> reap() = 0;
 
   // Waits until no operation is under way any more, and so none accesses guest RAM; what is over then can be

@@ -131,24 +131,24 @@ std::optional<IoResult> UringEngine::conclude(std::uint32_t token, int outcome) 
   IoOperation& operation = under_way_[token];
   const bool moves_data =
       operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kWrite;
-  if (outcome < 0 && try_again(-outcome)) {
-    prepare(token);
-    return std::nullopt;
-  }
   if (outcome < 0) {
-    // The rest of the ways to do it are the synchronous ones: rare, and bounded by the limits of a request.
-    if (!file_io::is_unsupported(-outcome)) {
+    // Where another way is left it is a synchronous one: rare, and bounded by the limits of a request.
+    if (!file_io::is_unsupported(-outcome) && !try_again(-outcome)) {
       return IoResult{-outcome};
     }
     switch (operation.kind) {
+      case IoOperation::Kind::kRead:
+        return file_io::read_all(fd_, operation.buffers, operation.offset);
+      case IoOperation::Kind::kWrite:
+        return file_io::write_all(fd_, operation.buffers, operation.offset, operation.durable);
+      case IoOperation::Kind::kFlush:
+        return file_io::flush(fd_);
       case IoOperation::Kind::kDiscard:
         return IoResult{};
       case IoOperation::Kind::kZero:
         return file_io::write_zeroes(fd_, operation.offset, operation.length);
       case IoOperation::Kind::kZeroAndFree:
         return file_io::zero_range(fd_, operation.offset, operation.length);
-      default:
-        return IoResult{-outcome};
     }
   }
   if (!moves_data) {
@@ -185,14 +185,20 @@ std::optional<IoCompletion> UringEngine::reap() {
     over_.pop_back();
     return completion;
   }
-  io_uring_cqe* cqe = nullptr;
-  // The queue of results is in memory that the kernel shares: this is no system call.
-  while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
-    if (const auto completion = take_completion(cqe)) {
-      return completion;
+  for (;;) {
+    io_uring_cqe* cqe = nullptr;
+    // The queue of results is in memory that the kernel shares: this is no system call.
+    while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
+      if (const auto completion = take_completion(cqe)) {
+        return completion;
+      }
+    }
+    // The rest of an operation that moved a part, or the next step of a request. Nobody may come by to hand
+    // it over otherwise.
+    if (not_handed_over_ == 0 || !kick()) {
+      return std::nullopt;
     }
   }
-  return std::nullopt;
 }
 
 void UringEngine::drain() {

@@ -109,7 +109,7 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetDeviceSettings& se
                                                      std::unique_ptr<NetBackend> backend,
                                                      EventRegistrar& registrar) {
   std::unique_ptr<NetDevice> device(new NetDevice(settings, std::move(backend)));
-  if (auto done = device->watch(registrar); !done) {
+  if (auto done = device->prepare(registrar); !done) {
     return tl::make_unexpected(done.error().within(device->name_));
   }
   return device;
@@ -132,7 +132,10 @@ NetDevice::NetDevice(const NetDeviceSettings& settings, std::unique_ptr<NetBacke
   }
 }
 
-Result<void> NetDevice::watch(EventRegistrar& registrar) {
+Result<void> NetDevice::prepare(EventRegistrar& registrar) {
+  const std::uint64_t now = settings_.clock->monotonic_ns();
+  MAYFLY_TRY_ASSIGN(rx_limiter_, RateLimiter::create(settings_.rx_rate_limiter, now));
+  MAYFLY_TRY_ASSIGN(tx_limiter_, RateLimiter::create(settings_.tx_rate_limiter, now));
   for (Pair& pair : pairs_) {
     MAYFLY_TRY_ASSIGN(pair.watch, registrar.watch(pair.port->fd(), Interest::kReadable,
                                                   [this, &pair](Readiness readiness) {
@@ -143,7 +146,11 @@ Result<void> NetDevice::watch(EventRegistrar& registrar) {
   }
   MAYFLY_TRY_ASSIGN(rx_timer_, registrar.make_timer([this] {
                       const MutexLock lock(mutex());
-                      hold_ended();
+                      rx_due();
+                    }));
+  MAYFLY_TRY_ASSIGN(tx_timer_, registrar.make_timer([this] {
+                      const MutexLock lock(mutex());
+                      tx_due();
                     }));
   return {};
 }
@@ -212,6 +219,8 @@ void NetDevice::clear() {
     pair.tx.reset();
     pair.rx_wait = RxWait::kBuffers;
     pair.tx_wait = TxWait::kFrames;
+    pair.rx_due = 0;
+    pair.tx_due = 0;
   }
   control_.reset();
 }
@@ -226,6 +235,11 @@ void NetDevice::stop_queue(std::size_t index) {
     pair.ahead.clear();
     pair.held.reset();
     pair.rx_wait = RxWait::kBuffers;
+    pair.rx_due = 0;
+  } else if (place != &control_) {
+    Pair& pair = pairs_[index / 2];
+    pair.tx_wait = TxWait::kFrames;
+    pair.tx_due = 0;
   }
   place->reset();
 }
@@ -261,7 +275,8 @@ void NetDevice::process() {
       metrics_.tx_queue_event_count.add();
       transmit(pair);
     }
-    if (!broken_ && pair.rx && pair.rx_wait != RxWait::kFrames) {
+    const bool waits = pair.rx_wait == RxWait::kBuffers || pair.rx_wait == RxWait::kTurn;
+    if (!broken_ && pair.rx && waits) {
       metrics_.rx_queue_event_count.add(pair.rx_wait == RxWait::kBuffers ? 1 : 0);
       receive(pair);
     }
@@ -285,10 +300,15 @@ void NetDevice::settle() {
   }
 }
 
+bool NetDevice::in_use(const Pair& pair) const {
+  return live_ && !broken_ && &pair < pairs_.data() + pairs_in_use_;
+}
+
 void NetDevice::update_watch(Pair& pair) {
-  const bool in_use = live_ && !broken_ && link_up_ && &pair < &pairs_[0] + pairs_in_use_;
-  const bool readable = in_use && pair.rx && pair.rx_wait != RxWait::kBuffers;
-  const bool writable = in_use && (pair.tx_wait == TxWait::kRoom || pair.port->unsent());
+  const bool plugged = in_use(pair) && link_up_;
+  const bool readable =
+      plugged && pair.rx && (pair.rx_wait == RxWait::kFrames || pair.rx_wait == RxWait::kTurn);
+  const bool writable = plugged && (pair.tx_wait == TxWait::kRoom || pair.port->unsent());
   if (readable == pair.wants_readable && writable == pair.wants_writable) {
     return;
   }
@@ -305,10 +325,10 @@ void NetDevice::update_watch(Pair& pair) {
 }
 
 void NetDevice::port_ready(Pair& pair, Readiness readiness) {
-  if (live_ && !broken_ && link_up_) {
+  if (in_use(pair) && link_up_) {
     settle();
     RxEnd end = RxEnd::kNoBuffers;
-    if ((readiness.readable || readiness.hung_up) && pair.rx && pair.rx_wait != RxWait::kBuffers) {
+    if ((readiness.readable || readiness.hung_up) && pair.wants_readable && pair.rx) {
       metrics_.rx_tap_event_count.add();
       end = receive(pair);
     }
@@ -316,7 +336,8 @@ void NetDevice::port_ready(Pair& pair, Readiness readiness) {
       if (pair.port->flush() == NetPort::Status::kClosed) {
         close_link("its other end has gone");
       }
-      if (pair.tx && std::exchange(pair.tx_wait, TxWait::kFrames) == TxWait::kRoom) {
+      if (pair.tx && pair.tx_wait == TxWait::kRoom) {
+        pair.tx_wait = TxWait::kFrames;
         transmit(pair);
       }
     }
@@ -342,6 +363,7 @@ void NetDevice::close_link(const char* why) {
   // Frames that wait for room are lost as all others are.
   for (Pair& pair : pairs_) {
     pair.tx_wait = TxWait::kFrames;
+    pair.tx_due = 0;
   }
   transport().process_later();
 }
@@ -392,6 +414,12 @@ NetDevice::RxEnd NetDevice::receive(Pair& pair) {
         metrics_.no_rx_avail_buffer.add();
         return end;
       }
+      case RxEnd::kNoTokens:
+        metrics_.rx_rate_limiter_throttled.add();
+        pair.rx_wait = RxWait::kTokens;
+        pair.rx_due = rx_limiter_.ready_at(pair.held->bytes, settings_.clock->monotonic_ns());
+        start_timer(*rx_timer_, &Pair::rx_due);
+        return end;
       case RxEnd::kClosed:
         close_link("its other end has gone");
         return end;
@@ -408,23 +436,29 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
   std::size_t bytes = 0;
   RxEnd end = RxEnd::kBatch;
   while (end == RxEnd::kBatch && taken < frames && bytes < kBatchBytes) {
-    if (const auto done = prepare(pair); !done) {
+    if (const auto done = take_ahead(pair); !done) {
       fault(done.error());
       end = RxEnd::kFault;
     } else if (broken_) {
       end = RxEnd::kFault;
     } else if (pair.held) {
       const std::size_t size = pair.held->bytes;
-      if (deliver_held(pair)) {
+      pair.held->paid = pair.held->paid || pay(rx_limiter_, size);
+      if (!pair.held->paid) {
+        end = RxEnd::kNoTokens;
+      } else if (deliver_held(pair)) {
         ++taken;
         ++packets;
         bytes += size;
-      } else if (can_prepare(pair)) {
+      } else if (can_take_ahead(pair)) {
+        if (pair.rx_due == 0) {
+          const std::chrono::nanoseconds hold = kMaxHold;
+          pair.rx_due = settings_.clock->monotonic_ns() + static_cast<std::uint64_t>(hold.count());
+          start_timer(*rx_timer_, &Pair::rx_due);
+        }
         end = RxEnd::kNoBuffers;
       } else {
-        // More buffers than these there cannot be.
-        pair.held.reset();
-        metrics_.rx_fails.add();
+        drop_held(pair);  // more buffers than these there cannot be
         ++taken;
       }
     } else if (pair.ahead.empty()) {
@@ -436,6 +470,7 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
       const std::uint64_t in_buffers = room.remaining();
       const NetPort::Received received =
           pair.port->receive(header, room, std::span(pair.rest.get(), NetPort::kRest));
+      const bool fits = received.bytes <= in_buffers;
       if (received.status == NetPort::Status::kWouldBlock) {
         end = RxEnd::kNoFrame;
       } else if (received.status == NetPort::Status::kClosed) {
@@ -444,22 +479,19 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
         ++taken;
         metrics_.tap_read_fails.add();
         metrics_.rx_fails.add();
-      } else if (!accept(header, pair, received.bytes)) {
-        ++taken;
+      } else if (!accept(header, pair, received.bytes) || (!fits && !has(VIRTIO_NET_F_MRG_RXBUF))) {
+        ++taken;  // one that is too large for the one buffer that it may use included (5.1.6.3.2)
         metrics_.rx_fails.add();
-      } else if (received.bytes <= in_buffers) {
+      } else if (const bool paid = pay(rx_limiter_, received.bytes); fits && paid) {
         ++taken;
         ++packets;
         bytes += received.bytes;
         deliver(pair, header, received.bytes);
-      } else if (has(VIRTIO_NET_F_MRG_RXBUF)) {
-        pair.held = Held{.header = header, .bytes = received.bytes, .stored = in_buffers};
-        if (const auto started = rx_timer_->start(kMaxHold); !started) {
-          metrics_.event_fails.add();
-        }
       } else {
-        ++taken;
-        metrics_.rx_fails.add();  // larger than the one buffer that it may use (5.1.6.3.2)
+        pair.held = Held{.header = header,
+                         .bytes = received.bytes,
+                         .stored = std::min<std::size_t>(received.bytes, in_buffers),
+                         .paid = paid};
       }
     }
   }
@@ -472,7 +504,7 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
   return end;
 }
 
-bool NetDevice::can_prepare(const Pair& pair) const {
+bool NetDevice::can_take_ahead(const Pair& pair) const {
   // A chain has at most as many slices as the queue entries, and one (2.7.5.3.1).
   const std::size_t size = pair.rx->config().size;
   return pair.rx->in_flight() < size && pair.ahead.room().size() + size + 1 <= kMaxSlices;
@@ -480,10 +512,10 @@ bool NetDevice::can_prepare(const Pair& pair) const {
 
 // Takes buffers for the largest frame that may come next, as far as there are any. Without
 // VIRTIO_NET_F_MRG_RXBUF that is one.
-QueueResult<void> NetDevice::prepare(Pair& pair) {
+QueueResult<void> NetDevice::take_ahead(Pair& pair) {
   const std::size_t frame = pair.held ? pair.held->bytes : max_frame_;
   const bool merge = has(VIRTIO_NET_F_MRG_RXBUF);
-  while (pair.ahead.empty() || (merge && pair.ahead.bytes < sizeof(NetHeader) + frame && can_prepare(pair))) {
+  while (pair.ahead.empty() || (merge && pair.ahead.bytes < sizeof(NetHeader) + frame && can_take_ahead(pair))) {
     auto chain = pair.rx->take();
     if (!chain) {
       return tl::make_unexpected(chain.error());
@@ -553,25 +585,103 @@ bool NetDevice::deliver_held(Pair& pair) {
   writer.skip(sizeof(NetHeader) + held.stored);
   writer.write(std::span<const std::byte>(pair.rest.get(), held.bytes - held.stored));
   pair.held.reset();
+  pair.rx_due = 0;
   deliver(pair, held.header, held.bytes);
   return true;
 }
 
-void NetDevice::hold_ended() {
+void NetDevice::drop_held(Pair& pair) {
+  pair.held.reset();
+  pair.rx_due = 0;
+  metrics_.rx_fails.add();
+}
+
+void NetDevice::start_timer(EventRegistrar::Timer& timer, std::uint64_t Pair::*due) {
+  std::uint64_t first = UINT64_MAX;
+  for (const Pair& pair : pairs_) {
+    first = pair.*due != 0 ? std::min(first, pair.*due) : first;
+  }
+  if (first == UINT64_MAX) {
+    return;
+  }
+  // A limiter may never let anything pass again: somebody may still change it.
+  constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(1);
+  const std::uint64_t now = settings_.clock->monotonic_ns();
+  const std::uint64_t delay = first > now ? first - now : 0;
+  const auto started =
+      timer.start(std::chrono::nanoseconds(std::min<std::uint64_t>(delay, static_cast<std::uint64_t>(kLongest.count()))));
+  if (!started) {
+    metrics_.event_fails.add();
+    LOG_ERROR_LIMITED("%s: %s", name_.c_str(), started.error().message().c_str());
+  }
+}
+
+// A time that has come is forgotten whatever the pair's state: else the timer would never rest.
+bool NetDevice::take_due(std::uint64_t& due) const {
+  if (due == 0 || due > settings_.clock->monotonic_ns()) {
+    return false;
+  }
+  due = 0;
+  return true;
+}
+
+void NetDevice::rx_due() {
   for (Pair& pair : pairs_) {
-    if (live_ && !broken_ && pair.held && pair.rx) {
-      pair.held.reset();
-      metrics_.rx_fails.add();
+    if (!take_due(pair.rx_due)) {
+      continue;
+    }
+    if (pair.rx_wait == RxWait::kTokens) {
+      metrics_.rx_event_rate_limiter_count.add();
+      pair.rx_wait = RxWait::kTurn;
+    } else if (pair.held) {
+      drop_held(pair);
+    }
+    if (in_use(pair) && pair.rx) {
       receive(pair);
     }
     update_watch(pair);
   }
+  start_timer(*rx_timer_, &Pair::rx_due);
+}
+
+void NetDevice::tx_due() {
+  for (Pair& pair : pairs_) {
+    if (!take_due(pair.tx_due)) {
+      continue;
+    }
+    metrics_.tx_rate_limiter_event_count.add();
+    pair.tx_wait = TxWait::kFrames;
+    if (in_use(pair) && pair.tx) {
+      transmit(pair);
+    }
+    update_watch(pair);
+  }
+  start_timer(*tx_timer_, &Pair::tx_due);
+}
+
+Result<void> NetDevice::set_rate_limits(const RateLimiterConfig& rx, const RateLimiterConfig& tx) {
+  const std::uint64_t now = settings_.clock->monotonic_ns();
+  RateLimiter new_rx = rx_limiter_;
+  RateLimiter new_tx = tx_limiter_;
+  for (auto done : {new_rx.update(rx, now), new_tx.update(tx, now)}) {
+    if (!done) {
+      return tl::make_unexpected(done.error().within(name_));
+    }
+  }
+  rx_limiter_ = std::move(new_rx);
+  tx_limiter_ = std::move(new_tx);
+  for (Pair& pair : pairs_) {
+    pair.rx_due = pair.rx_wait == RxWait::kTokens ? now : pair.rx_due;
+    pair.tx_due = pair.tx_wait == TxWait::kTokens ? now : pair.tx_due;
+  }
+  start_timer(*rx_timer_, &Pair::rx_due);
+  start_timer(*tx_timer_, &Pair::tx_due);
+  return {};
 }
 
 void NetDevice::put_back_ahead(Pair& pair) {
   if (pair.held) {
-    pair.held.reset();
-    metrics_.rx_fails.add();
+    drop_held(pair);
   }
   while (!pair.ahead.empty()) {
     pair.rx->put_back(std::move(pair.ahead.chains.back().chain));
@@ -612,11 +722,18 @@ void NetDevice::transmit(Pair& pair) {
         if (*more) {
           continue;
         }
-        metrics_.no_tx_avail_buffer.add(any ? 0 : 1);
+        if (!any) {
+          metrics_.no_tx_avail_buffer.add();
+        }
         return;
       }
       case TxEnd::kNoRoom:
         pair.tx_wait = TxWait::kRoom;
+        return;
+      case TxEnd::kNoTokens:
+        metrics_.tx_rate_limiter_throttled.add();
+        pair.tx_wait = TxWait::kTokens;
+        start_timer(*tx_timer_, &Pair::tx_due);
         return;
       case TxEnd::kFault:
         return;
@@ -630,6 +747,7 @@ NetDevice::TxEnd NetDevice::transmit_batch(Pair& pair, std::size_t& budget) {
   std::size_t taken = 0;
   std::size_t packets = 0;
   std::size_t bytes = 0;
+  const std::uint64_t start = monotonic_ns();
   TxEnd end = TxEnd::kBatch;
   while (end == TxEnd::kBatch && taken < frames && bytes < kBatchBytes) {
     auto chain = queue.take();
@@ -640,12 +758,12 @@ NetDevice::TxEnd NetDevice::transmit_batch(Pair& pair, std::size_t& budget) {
       end = TxEnd::kNoFrame;
     } else {
       std::size_t size = 0;
-      const NetPort::Status status = transmit_one(pair, **chain, size);
-      if (status == NetPort::Status::kWouldBlock) {
+      const Sent sent = transmit_one(pair, **chain, size);
+      if (sent == Sent::kNoRoom || sent == Sent::kNoTokens) {
         queue.put_back(std::move(**chain));
-        end = TxEnd::kNoRoom;
+        end = sent == Sent::kNoRoom ? TxEnd::kNoRoom : TxEnd::kNoTokens;
       } else {
-        if (status == NetPort::Status::kDone) {
+        if (sent == Sent::kSent) {
           ++packets;
           bytes += size;
         }
@@ -659,51 +777,60 @@ NetDevice::TxEnd NetDevice::transmit_batch(Pair& pair, std::size_t& budget) {
     metrics_.tx_count.add(packets);
     metrics_.tx_packets_count.add(packets);
     metrics_.tx_bytes_count.add(bytes);
+    metrics_.tap_write_agg.record_us((monotonic_ns() - start) / 1000);  // one clock reading a batch
   }
   return end;
 }
 
-// Counts what goes wrong. kDone, kWouldBlock, or that the frame is lost.
-NetPort::Status NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes) {
+// Counts what goes wrong.
+NetDevice::Sent NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes) {
   ChainReader reader = chain.reader();
   auto header = reader.read_object<NetHeader>();
   const std::uint64_t frame = reader.remaining();
   if (!header || frame < kEthernetHeader || frame > kMaxFrame || !admit_from_driver(*header, to_device_, frame)) {
     metrics_.tx_malformed_frames.add();
-    return NetPort::Status::kFailed;
+    return Sent::kLost;
   }
   if (!link_up_) {
     metrics_.tx_fails.add();
-    return NetPort::Status::kFailed;
+    return Sent::kLost;
+  }
+  if (!pay(tx_limiter_, frame)) {
+    pair.tx_due = tx_limiter_.ready_at(frame, settings_.clock->monotonic_ns());
+    return Sent::kNoTokens;
   }
   // The guest may change the address once more before the frame goes out: this is a count, not a filter.
   ChainReader ethernet = reader;
-  struct {
+  struct Addresses {
     std::array<std::uint8_t, 6> destination;
     MacAddress source;
-  } addresses;
-  static_assert(sizeof(addresses) == 12);
-  ethernet.read(std::as_writable_bytes(std::span(&addresses, 1)));
-
+  };
+  static_assert(sizeof(Addresses) == 12);
+  const bool spoofed = ethernet.read_object<Addresses>()->source != settings_.mac;
   const NetPort::Status status = pair.port->send(*header, reader);
-  switch (status) {
-    case NetPort::Status::kDone:
-      bytes = frame;
-      break;
-    case NetPort::Status::kWouldBlock:
-      return status;
-    case NetPort::Status::kClosed:
-      close_link("its other end has gone");
-      [[fallthrough]];
-    case NetPort::Status::kFailed:
-      metrics_.tap_write_fails.add();
-      metrics_.tx_fails.add();
-      break;
+  if (status == NetPort::Status::kWouldBlock) {
+    if (tx_limiter_.limits()) {
+      tx_limiter_.give_back(frame, settings_.clock->monotonic_ns());
+    }
+    return Sent::kNoRoom;
   }
-  if (addresses.source != settings_.mac) {
+  if (spoofed) {
     metrics_.tx_spoofed_mac_count.add();
   }
-  return status;
+  if (status == NetPort::Status::kDone) {
+    bytes = frame;
+    return Sent::kSent;
+  }
+  if (status == NetPort::Status::kClosed) {
+    close_link("its other end has gone");
+  }
+  metrics_.tap_write_fails.add();
+  metrics_.tx_fails.add();
+  return Sent::kLost;
+}
+
+bool NetDevice::pay(RateLimiter& limiter, std::size_t frame) const {
+  return !limiter.limits() || limiter.consume(frame, settings_.clock->monotonic_ns());
 }
 
 // --- The control queue: 5.1.6.5 ---
@@ -782,7 +909,9 @@ NetDeviceState NetDevice::save() {
                        .features = features_,
                        .live = live_,
                        .link_up = link_up_,
-                       .pairs_in_use = pairs_in_use_};
+                       .pairs_in_use = pairs_in_use_,
+                       .rx_rate_limiter = rx_limiter_.save(settings_.clock->monotonic_ns()),
+                       .tx_rate_limiter = tx_limiter_.save(settings_.clock->monotonic_ns())};
   for (Pair& pair : pairs_) {
     if (pair.rx) {
       put_back_ahead(pair);

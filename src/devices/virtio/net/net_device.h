@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/metrics.h"
 #include "base/result.h"
 #include "devices/virtio/net/mac_address.h"
@@ -18,14 +19,19 @@
 #include "devices/virtio/net/net_header.h"
 #include "devices/virtio/transport/virtio_device.h"
 #include "event/event_loop.h"
+#include "rate_limiter/rate_limiter.h"
 
 namespace mayfly {
 
 // What a driver is told of its interface.
 struct NetDeviceSettings {
-  std::string id;  // is_resource_id()
-  MacAddress mac;
+  std::string id{};  // is_resource_id()
+  MacAddress mac{};
   std::optional<std::uint16_t> mtu{};  // 68 to 65535 (5.1.4.1); absent: not offered
+  // Over all queue pairs together. A frame's bytes are those without the header.
+  RateLimiterConfig rx_rate_limiter{};  // towards the guest
+  RateLimiterConfig tx_rate_limiter{};
+  const Clock* clock = &kSystemClock;  // borrowed: the limiters' time
 };
 
 // All that is to be saved of a device, beside what its transport and its configuration say.
@@ -36,6 +42,8 @@ struct NetDeviceState {
   bool link_up = true;
   std::size_t pairs_in_use = 1;
   std::vector<std::optional<VirtQueueState>> queues{};  // as many as the device has
+  RateLimiterState rx_rate_limiter{};
+  RateLimiterState tx_rate_limiter{};
 };
 
 // Frames go straight between the guest's buffers and the back end. Headers do not: each is copied once, and
@@ -53,7 +61,8 @@ class NetDevice final : public VirtioDevice {
   // How long a frame may wait for buffers that it still needs before it is lost.
   static constexpr std::chrono::milliseconds kMaxHold{100};
 
-  // `registrar` is borrowed and outlives the device. Errors: those of the registrar.
+  // `registrar` is borrowed and outlives the device. Errors, naming the interface: those of the registrar and
+  // of RateLimiter::create().
   static Result<std::unique_ptr<NetDevice>> create(const NetDeviceSettings& settings,
                                                    std::unique_ptr<NetBackend> backend, EventRegistrar& registrar);
   ~NetDevice() override = default;
@@ -70,9 +79,12 @@ class NetDevice final : public VirtioDevice {
   void stop_queue(std::size_t index) override;
   void process() override;
 
-  // Under the lock, on the monitor thread, as are the two below. Buffers that were taken ahead go back to
-  // their queues first, and a frame that waits for more of them is lost.
+  // Under the lock, on the monitor thread. Buffers that were taken ahead go back to their queues first, and a
+  // frame that waits in them is lost.
   NetDeviceState save();
+
+  // The same. As RateLimiter::update(), for both: on an error neither has changed.
+  Result<void> set_rate_limits(const RateLimiterConfig& rx, const RateLimiterConfig& tx);
 
   const MacAddress& mac() const { return settings_.mac; }
   // VIRTIO_NET_S_LINK_UP. A link whose other end has gone stays down.
@@ -80,11 +92,13 @@ class NetDevice final : public VirtioDevice {
 
  private:
   // What a direction of a pair goes on with.
-  enum class RxWait : std::uint8_t { kBuffers, kFrames, kTurn };
-  enum class TxWait : std::uint8_t { kFrames, kRoom };
+  enum class RxWait : std::uint8_t { kBuffers, kFrames, kTurn, kTokens };
+  enum class TxWait : std::uint8_t { kFrames, kRoom, kTokens };
   // Why a run over a queue ended.
-  enum class RxEnd : std::uint8_t { kNoFrame, kNoBuffers, kBatch, kClosed, kFault };
-  enum class TxEnd : std::uint8_t { kNoFrame, kNoRoom, kBatch, kFault };
+  enum class RxEnd : std::uint8_t { kNoFrame, kNoBuffers, kNoTokens, kBatch, kClosed, kFault };
+  enum class TxEnd : std::uint8_t { kNoFrame, kNoRoom, kNoTokens, kBatch, kFault };
+  // What became of one frame.
+  enum class Sent : std::uint8_t { kSent, kLost, kNoRoom, kNoTokens };
 
   // A buffer of the driver's that was taken for a frame to come.
   struct Prepared {
@@ -106,11 +120,13 @@ class NetDevice final : public VirtioDevice {
     Prepared take_first();
     void clear();
   };
-  // A frame whose first part lies in all of the buffers ahead and whose others in Pair::rest.
+  // A frame that was received and cannot be delivered yet: for want of buffers, of which it fills all there
+  // are, with the others of its bytes in Pair::rest; or because the rate limiter has not let it pass.
   struct Held {
     NetHeader header;
     std::size_t bytes;
-    std::size_t stored;  // of these in the buffers
+    std::size_t stored;  // of these in the buffers ahead
+    bool paid;           // for the rate limiter
   };
   struct Pair {
     NetPort* port = nullptr;
@@ -124,10 +140,13 @@ class NetDevice final : public VirtioDevice {
     Ahead ahead;
     std::unique_ptr<std::byte[]> rest;  // NetPort::kRest; untouched, and so free, until there is a need
     std::optional<Held> held;
+    // When the timers are to look at it, by the device's clock; 0: they are not.
+    std::uint64_t rx_due = 0;
+    std::uint64_t tx_due = 0;
   };
 
   NetDevice(const NetDeviceSettings& settings, std::unique_ptr<NetBackend> backend);
-  Result<void> watch(EventRegistrar& registrar);
+  Result<void> prepare(EventRegistrar& registrar);
 
   // Lock held. All below run on the monitor thread, but for clear().
   std::optional<VirtQueue>* queue(std::size_t index);
@@ -135,25 +154,31 @@ class NetDevice final : public VirtioDevice {
   bool has(std::uint64_t feature) const { return (features_ & feature) != 0; }
   void clear();
   void settle();
+  bool in_use(const Pair& pair) const;
   void update_watch(Pair& pair);
   void port_ready(Pair& pair, Readiness readiness);
-  void hold_ended();
+  void start_timer(EventRegistrar::Timer& timer, std::uint64_t Pair::*due);
+  bool take_due(std::uint64_t& due) const;
+  void rx_due();
+  void tx_due();
   void close_link(const char* why);
   void fault(QueueFault fault);
   void publish(VirtQueue& queue);
 
   RxEnd receive(Pair& pair);
   RxEnd receive_batch(Pair& pair, std::size_t& budget);
-  QueueResult<void> prepare(Pair& pair);
-  bool can_prepare(const Pair& pair) const;
+  QueueResult<void> take_ahead(Pair& pair);
+  bool can_take_ahead(const Pair& pair) const;
   bool accept(NetHeader& header, Pair& pair, std::size_t bytes) const;
   void deliver(Pair& pair, NetHeader header, std::size_t bytes);
   bool deliver_held(Pair& pair);
+  void drop_held(Pair& pair);
   void put_back_ahead(Pair& pair);
 
+  bool pay(RateLimiter& limiter, std::size_t frame) const;
   void transmit(Pair& pair);
   TxEnd transmit_batch(Pair& pair, std::size_t& budget);
-  NetPort::Status transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes);
+  Sent transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes);
 
   void control();
   std::uint8_t run_command(const DescriptorChain& chain);
@@ -178,7 +203,10 @@ class NetDevice final : public VirtioDevice {
   std::size_t pairs_in_use_ = 1;
   std::vector<Pair> pairs_;
   std::optional<VirtQueue> control_;
+  RateLimiter rx_limiter_;
+  RateLimiter tx_limiter_;
   std::unique_ptr<EventRegistrar::Timer> rx_timer_;
+  std::unique_ptr<EventRegistrar::Timer> tx_timer_;
 };
 
 }  // namespace mayfly

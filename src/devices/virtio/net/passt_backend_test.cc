@@ -1,0 +1,298 @@
+#include "devices/virtio/net/passt_backend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <random>
+
+#include "devices/virtio/net/net_config.h"
+#include "support/fake_event.h"
+#include "support/net_guest.h"
+
+namespace mayfly {
+namespace {
+
+using testing::ManualRegistrar;
+using testing::NetGuest;
+
+const MacAddress kMac{{0x06, 0, 0xac, 0x10, 0, 2}};
+constexpr std::uint64_t kFeatures = NetGuest::kPlainDriver | VIRTIO_NET_F_MRG_RXBUF | VIRTIO_NET_F_MTU;
+
+std::vector<std::byte> frame_of(std::size_t size, unsigned seed = 1) {
+  std::vector<std::byte> bytes(size);
+  std::minstd_rand random(seed);
+  for (auto& byte : bytes) {
+    byte = static_cast<std::byte>(random());
+  }
+  return bytes;
+}
+
+std::vector<std::byte> with_length(const std::vector<std::byte>& frame) {
+  std::vector<std::byte> bytes;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    bytes.push_back(static_cast<std::byte>(frame.size() >> shift));
+  }
+  bytes.insert(bytes.end(), frame.begin(), frame.end());
+  return bytes;
+}
+
+// A guest, and the other end of its cable.
+class Passt : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::array<int, 2> fds{};
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()), 0);
+    device_fd_ = fds[0];
+    peer_ = UniqueFd(fds[1]);
+    static int made = 0;
+    const std::string id = "passt" + std::to_string(made++);
+    guest_ = std::make_unique<NetGuest>(NetDeviceSettings{.id = id, .mac = kMac, .mtu = kMaxUserMtu},
+                                        std::make_unique<PasstBackend>(UniqueFd(fds[0])), registrar_);
+    metrics_ = &metrics().net_device(id);
+    guest_->start(kFeatures);
+    guest_->add_rx(100, 1526);
+    guest_->process();
+  }
+
+  // What the loop would do, once.
+  void turn() {
+    const auto interest = registrar_.interest(device_fd_);
+    pollfd ready{.fd = device_fd_, .events = POLLIN | POLLOUT, .revents = 0};
+    ::poll(&ready, 1, 0);
+    if (interest) {
+      registrar_.notify(device_fd_, {.readable = (ready.revents & POLLIN) != 0,
+                                     .writable = (ready.revents & POLLOUT) != 0,
+                                     .hung_up = (ready.revents & (POLLHUP | POLLERR)) != 0});
+    }
+    pollfd bell{.fd = guest_->transport().doorbell().get(), .events = POLLIN, .revents = 0};
+    if (::poll(&bell, 1, 0) == 1) {
+      registrar_.notify_readable(bell.fd);
+    }
+  }
+  void peer_writes(std::span<const std::byte> bytes) {
+    ASSERT_EQ(::send(peer_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
+  }
+  // All that there is now.
+  std::vector<std::byte> peer_reads(std::size_t most = 1 << 20) {
+    std::vector<std::byte> bytes(most);
+    const ssize_t size = ::recv(peer_.get(), bytes.data(), bytes.size(), MSG_DONTWAIT);
+    bytes.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
+    return bytes;
+  }
+
+  ManualRegistrar registrar_;
+  int device_fd_ = -1;
+  UniqueFd peer_;
+  std::unique_ptr<NetGuest> guest_;
+  NetMetrics* metrics_ = nullptr;
+};
+
+TEST_F(Passt, offers_no_offloads) {
+  EXPECT_EQ(guest_->device().features() & (VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_MQ), 0U);
+  EXPECT_EQ(guest_->driver().config_u16(10), 65520);
+}
+
+TEST_F(Passt, frame_of_the_guest_follows_its_length) {
+  guest_->send({}, frame_of(1000));
+  guest_->send({}, frame_of(65534));
+  guest_->process();
+  auto expected = with_length(frame_of(1000));
+  const auto second = with_length(frame_of(65534));
+  expected.insert(expected.end(), second.begin(), second.end());
+  EXPECT_EQ(peer_reads(), expected);
+}
+
+TEST_F(Passt, frame_to_the_guest_has_an_empty_header) {
+  peer_writes(with_length(frame_of(1000)));
+  turn();
+  const auto frame = guest_->next_frame();
+  ASSERT_TRUE(frame);
+  EXPECT_EQ(frame->header, (NetHeader{.num_buffers = 1}));
+  EXPECT_EQ(frame->bytes, frame_of(1000));
+}
+
+TEST_F(Passt, stream_cut_anywhere_gives_the_same_frames) {
+  std::minstd_rand random(5);
+  std::vector<std::byte> stream;
+  std::vector<std::vector<std::byte>> expected;
+  for (unsigned count = 0; count < 300; ++count) {
+    expected.push_back(frame_of(random() % 30 == 0 ? 14 + random() % 65520 : 14 + random() % 200, count));
+    const auto bytes = with_length(expected.back());
+    stream.insert(stream.end(), bytes.begin(), bytes.end());
+  }
+  std::size_t received = 0;
+  for (std::size_t start = 0; start < stream.size();) {
+    const std::size_t size =
+        std::min<std::size_t>(stream.size() - start, random() % 5 == 0 ? 1 + random() % 60000 : 1 + random() % 9);
+    peer_writes(std::span(stream).subspan(start, size));
+    start += size;
+    turn();
+    while (const auto frame = guest_->next_frame()) {
+      ASSERT_EQ(frame->bytes, expected.at(received++));
+    }
+    while (guest_->rx().free_descriptors() != 0 && guest_->rx().outstanding() < 150) {
+      guest_->add_rx(1, 1526);
+    }
+    guest_->process();
+    while (const auto frame = guest_->next_frame()) {
+      ASSERT_EQ(frame->bytes, expected.at(received++));
+    }
+  }
+  EXPECT_EQ(received, expected.size());
+}
+
+TEST_F(Passt, frames_that_the_socket_takes_in_part_stay_whole) {
+  const int small = 4096;
+  ASSERT_EQ(::setsockopt(device_fd_, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)), 0);
+  std::vector<std::byte> expected;
+  std::vector<std::byte> read;
+  for (unsigned count = 0; count < 40; ++count) {
+    const auto frame = frame_of(1 + count * 1500 + 14, count);
+    if (frame.size() > kMaxFrame) {
+      break;
+    }
+    const auto bytes = with_length(frame);
+    expected.insert(expected.end(), bytes.begin(), bytes.end());
+    guest_->send({}, frame);
+    guest_->process();
+    for (int round = 0; round < 2000 && read.size() < expected.size(); ++round) {
+      const auto more = peer_reads(3000);
+      read.insert(read.end(), more.begin(), more.end());
+      turn();
+    }
+    guest_->tx().collect_all();
+  }
+  EXPECT_EQ(read, expected);
+  EXPECT_EQ(registrar_.interest(device_fd_), Interest::kReadable);
+}
+
+TEST_F(Passt, full_socket_holds_the_frames_back) {
+  for (unsigned count = 0; count < 12; ++count) {
+    guest_->send({}, frame_of(60000, count));
+  }
+  guest_->process();
+  EXPECT_EQ(registrar_.interest(device_fd_), Interest::kReadableAndWritable);
+  EXPECT_GT(guest_->tx().outstanding() - guest_->tx().collect_all().size(), 0U);
+  std::vector<std::byte> read;
+  for (int round = 0; round < 100; ++round) {
+    const auto more = peer_reads();
+    read.insert(read.end(), more.begin(), more.end());
+    turn();
+  }
+  EXPECT_EQ(read.size(), 12U * 60004);
+  EXPECT_EQ(metrics_->tx_packets_count.value(), 12U);
+}
+
+TEST_F(Passt, peer_that_goes_takes_the_link_down_after_its_last_frame) {
+  peer_writes(with_length(frame_of(100)));
+  peer_.reset();
+  turn();
+  turn();
+  EXPECT_TRUE(guest_->next_frame());
+  EXPECT_FALSE(guest_->device().link_up());
+  EXPECT_EQ(registrar_.interest(device_fd_), std::nullopt);
+  guest_->send({}, frame_of(100));
+  guest_->process();
+  EXPECT_EQ(guest_->tx().collect_all().size(), 1U);
+  EXPECT_EQ(guest_->driver().config_u16(6), 0);
+}
+
+TEST_F(Passt, peer_that_went_is_noticed_by_sending) {
+  peer_.reset();
+  guest_->send({}, frame_of(100));
+  guest_->process();
+  turn();
+  EXPECT_FALSE(guest_->device().link_up());
+  EXPECT_EQ(metrics_->tx_fails.value(), 1U);
+}
+
+TEST_F(Passt, length_that_no_frame_has_ends_the_link) {
+  peer_writes(std::vector<std::byte>{std::byte{0}, std::byte{1}, std::byte{0}, std::byte{200}});
+  turn();
+  EXPECT_FALSE(guest_->device().link_up());
+}
+
+TEST_F(Passt, frame_that_is_too_short_is_lost_and_the_next_comes) {
+  auto bytes = with_length(frame_of(13));
+  const auto empty = with_length({});
+  bytes.insert(bytes.end(), empty.begin(), empty.end());
+  const auto good = with_length(frame_of(60));
+  bytes.insert(bytes.end(), good.begin(), good.end());
+  peer_writes(bytes);
+  turn();
+  EXPECT_EQ(guest_->next_frame().value().bytes, frame_of(60));
+  EXPECT_EQ(metrics_->rx_fails.value(), 2U);
+}
+
+// --- The process, played by a shell ---
+
+std::string script(const std::string& body) {
+  const std::string path = ::testing::TempDir() + "fake_passt_" + std::to_string(::getpid());
+  std::FILE* const file = std::fopen(path.c_str(), "we");
+  std::fputs(("#!/bin/sh\n" + body + "\n").c_str(), file);
+  std::fclose(file);
+  ::chmod(path.c_str(), 0700);
+  return path;
+}
+
+class PasstChild : public ::testing::Test {
+ protected:
+  Result<PasstProcess::Started> start(const std::string& body) {
+    path_ = script(body);
+    return PasstProcess::start({.user = user_, .mtu = 1500, .program = path_});
+  }
+  void TearDown() override { ::unlink(path_.c_str()); }
+
+  UserNetConfig user_;
+  std::string path_;
+};
+
+TEST_F(PasstChild, missing_program_says_how_to_get_it) {
+  for (const char* const program : {"/nowhere/passt", "no_such_passt"}) {
+    const auto started = PasstProcess::start({.user = user_, .mtu = 1500, .program = program});
+    ASSERT_FALSE(started);
+    EXPECT_EQ(started.error().code(), ErrorCode::kNotFound);
+    EXPECT_EQ(started.error().message(), std::string(program) + " is not installed: user networking needs it "
+                                                                "(Debian: apt install passt), or use a tap");
+  }
+}
+
+TEST_F(PasstChild, program_that_ends_at_once_is_an_error_with_its_last_words) {
+  const auto started = start("echo first >&2; echo 'Port 80 is taken' >&2; echo 'Failed to send 9 bytes to syslog' >&2; exit 1");
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code(), ErrorCode::kIo);
+  EXPECT_EQ(started.error().message(), path_ + " ended at its start: Port 80 is taken");
+}
+
+TEST_F(PasstChild, ready_program_has_the_socket_and_its_arguments) {
+  user_.forwards = {{.host_port = 8080, .guest_port = 80},
+                    {.protocol = PortForward::Protocol::kUdp, .host_address = "127.0.0.1", .host_port = 53, .guest_port = 5353}};
+  auto started = start("echo $$; echo \"$@\" >&3; exec sleep 100");
+  ASSERT_TRUE(started) << started.error().message();
+  pollfd ready{.fd = started->socket.get(), .events = POLLIN, .revents = 0};
+  ASSERT_EQ(::poll(&ready, 1, 10'000), 1);
+  std::array<char, 500> text{};
+  ASSERT_GT(::read(started->socket.get(), text.data(), text.size() - 1), 0);
+  EXPECT_STREQ(text.data(),
+               "--foreground --quiet --stderr --fd 3 --pid /dev/stdout --mtu 1500 --no-map-gw --tcp-ports 8080:80 "
+               "--udp-ports 127.0.0.1/53:5353\n");
+}
+
+TEST_F(PasstChild, program_goes_with_its_owner) {
+  pid_t pid = 0;
+  {
+    auto started = start("echo $$; exec sleep 100");
+    ASSERT_TRUE(started);
+    pid = started->process->pid();
+    EXPECT_EQ(::kill(pid, 0), 0);
+  }
+  EXPECT_NE(::kill(pid, 0), 0);
+}
+
+}  // namespace
+}  // namespace mayfly

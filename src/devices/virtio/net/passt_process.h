@@ -1,0 +1,56 @@
+// passt, which gives a guest a network in the name of an ordinary user: https://passt.top. A child process.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace mayfly {
+
+struct UserNetConfig;
+
+// A passt that runs. It ends when the other end of its socket is closed, which is how it dies with us however
+// we do; it is ended and reaped when this goes.
+class PasstProcess {
+ public:
+  struct Options {
+    const UserNetConfig& user;
+    std::uint16_t mtu;
+    std::string program = "passt";  // a path, or a name that is looked for in PATH
+  };
+  struct Started;
+
+  // Starts it and waits until it is ready, which takes some 20 to 50 ms. The socket speaks its protocol: see
+  // PasstBackend. To be called before the process gives up rights (it forks and executes). Errors, each with
+  // what passt said: kNotFound where it is not installed, kIo where it ends at once (a port is in use or is
+  // not for this user) or is not ready after ten seconds.
+  static Result<Started> start(const Options& options);
+
+  PasstProcess(const PasstProcess&) = delete;
+  PasstProcess& operator=(const PasstProcess&) = delete;
+  ~PasstProcess();
+
+  pid_t pid() const { return pid_; }
+
+  // The last line that it wrote to its standard error since it was ready or this was called last, or nothing.
+  // Does not wait.
+  std::string last_words();
+
+ private:
+  PasstProcess(pid_t pid, UniqueFd messages) : pid_(pid), messages_(std::move(messages)) {}
+
+  pid_t pid_;
+  UniqueFd messages_;
+};
+
+struct PasstProcess::Started {
+  std::unique_ptr<PasstProcess> process;
+  UniqueFd socket;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,44 @@
+// What the machine needs of the processor's architecture, in terms that name none: the one door of this
+// room's common sources. Implemented in the architecture's folder (x86_64/); Machine::connect_devices() is,
+// too.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "base/result.h"
+#include "kvm/kvm.h"
+#include "kvm/vcpu.h"
+#include "kvm/vm.h"
+#include "memory/guest_address.h"
+#include "memory/guest_memory.h"
+#include "vmm/boot_trace.h"
+#include "vmm/config.h"
+#include "vmm/guest_files.h"
+
+namespace mayfly {
+
+// The ranges of guest-physical addresses that hold `size` bytes of RAM, ascending. Error kInvalidArgument for
+// a size that cannot be had.
+Result<std::vector<GuestRange>> guest_memory_ranges(std::uint64_t size);
+
+// The VM with its memory and interrupt controllers, without vCPUs. `memory` outlives it.
+Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory);
+
+// Brings the first vCPU, fresh but for its SetUpVcpu, to the state in which the loaded guest starts. The
+// others wait for the first to start them.
+using EnterGuest = std::function<Result<void>(const Vcpu&)>;
+
+// Loads kernel, initrd, command line and firmware tables into fresh memory. `trace` may be null. Errors:
+// kInvalidImage and kInvalidArgument, naming the file or the command line.
+Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
+                              BootTrace* trace);
+
+// Makes a fresh vCPU the processor that the configuration asks for; by its id. Not thread-safe.
+using SetUpVcpu = std::function<Result<void>(const Vcpu&)>;
+
+// Chooses the processor that guests of this KVM see. Needs no VM.
+Result<SetUpVcpu> choose_processor(const Kvm& kvm, const MachineConfig& config);
+
+}  // namespace mayfly

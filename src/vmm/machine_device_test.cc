@@ -1,0 +1,189 @@
+// The life of a machine on the host's own /dev/kvm, with guests of a few instructions. Where there is no such
+// device, or it may not be opened, every case is skipped and says why.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "base/metrics.h"
+#include "base/mutex.h"
+#include "kvm/kvm.h"
+#include "vmm/machine.h"
+
+namespace mayfly {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Long enough that only a hang reaches it.
+constexpr std::chrono::seconds kHang{60};
+
+// Keeps what the guest prints.
+class Paper final : public SerialBackend {
+ public:
+  void transmit(std::uint8_t byte) override {
+    const MutexLock lock(mutex_);
+    text_.push_back(static_cast<char>(byte));
+    changed_.notify_all();
+  }
+  void input_room_available() override {}
+
+  std::size_t size() const {
+    const MutexLock lock(mutex_);
+    return text_.size();
+  }
+  bool has(const std::string& text) const {
+    const MutexLock lock(mutex_);
+    return text_.find(text) != std::string::npos;
+  }
+  // Waits until more than `size` bytes are there.
+  bool grows_beyond(std::size_t size) {
+    const auto deadline = Clock::now() + kHang;
+    const MutexLock lock(mutex_);
+    while (text_.size() <= size) {
+      if (!changed_.wait_until(mutex_, deadline)) {
+        return false;
+      }
+    }
+    return true;
+  }
+  bool shows(const std::string& text) {
+    const auto deadline = Clock::now() + kHang;
+    const MutexLock lock(mutex_);
+    while (text_.find(text) == std::string::npos) {
+      if (!changed_.wait_until(mutex_, deadline)) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::string text_ MAYFLY_GUARDED_BY(mutex_);
+};
+
+// With 1 and with 2 vCPUs: the second waits, inside KVM, to be started by the first.
+class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
+ protected:
+  void SetUp() override {
+    const auto opened = Kvm::open();
+    if (!opened &&
+        (opened.error().code() == ErrorCode::kNotFound || opened.error().code() == ErrorCode::kPermission)) {
+      GTEST_SKIP() << "no usable /dev/kvm here: " << opened.error().message();
+    }
+    ASSERT_TRUE(install_vcpu_kick_handler());
+  }
+
+  std::unique_ptr<Machine> build(const std::string& guest) {
+    VmConfig config;
+    config.machine.vcpu_count = GetParam();
+    config.machine.mem_size_mib = 32;
+    config.boot_source.kernel_image_path = std::string(MAYFLY_GUESTS) + "/" + guest + ".elf";
+    auto machine = Machine::build(config, {paper_, metrics_, nullptr, [](const Outcome& outcome) {
+                                             ADD_FAILURE() << "it ended: " << outcome.detail;
+                                           }});
+    EXPECT_TRUE(machine.has_value()) << machine.error().error.message();
+    return machine ? std::move(*machine) : nullptr;
+  }
+
+  static void expect_busy(const Result<void>& result) {
+    ASSERT_FALSE(result.has_value());
+    EXPECT_EQ(result.error().code(), ErrorCode::kBusy);
+  }
+
+  Paper paper_;
+  SerialMetrics metrics_;
+};
+
+TEST_P(MachineDevice, a_guest_runs_from_its_start_on_and_never_while_it_is_paused) {
+  const auto machine = build("flood");
+  ASSERT_NE(machine, nullptr);
+  EXPECT_EQ(machine->state(), Machine::State::kNotStarted);
+  EXPECT_EQ(paper_.size(), 0U);
+  ASSERT_TRUE(machine->start());
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_TRUE(paper_.grows_beyond(paper_.size()));
+    ASSERT_TRUE(machine->pause());
+    EXPECT_EQ(machine->state(), Machine::State::kPaused);
+    ASSERT_TRUE(machine->pause());  // again is no error
+    const std::size_t size = paper_.size();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));  // a guest that still runs has time to show it
+    ASSERT_EQ(paper_.size(), size);
+    ASSERT_TRUE(machine->resume());
+    EXPECT_EQ(machine->state(), Machine::State::kRunning);
+    ASSERT_TRUE(machine->resume());
+  }
+  ASSERT_TRUE(paper_.grows_beyond(paper_.size()));
+  EXPECT_TRUE(machine->stop());
+  EXPECT_EQ(machine->state(), Machine::State::kStopped);
+}
+
+TEST_P(MachineDevice, a_guest_that_spins_with_interrupts_off_is_paused_resumed_and_stopped) {
+  const auto machine = build("spin");
+  ASSERT_NE(machine, nullptr);
+  ASSERT_TRUE(machine->start());
+  ASSERT_TRUE(paper_.shows("spinning\n"));
+  for (int round = 0; round < 20; ++round) {
+    ASSERT_TRUE(machine->pause());
+    ASSERT_TRUE(machine->resume());
+  }
+  EXPECT_TRUE(machine->stop());
+}
+
+TEST_P(MachineDevice, a_paused_machine_stops) {
+  const auto machine = build("spin");
+  ASSERT_NE(machine, nullptr);
+  ASSERT_TRUE(machine->start());
+  ASSERT_TRUE(paper_.shows("spinning\n"));
+  ASSERT_TRUE(machine->pause());
+  EXPECT_TRUE(machine->stop());
+  EXPECT_EQ(machine->state(), Machine::State::kStopped);
+  EXPECT_TRUE(machine->stop());
+}
+
+TEST_P(MachineDevice, a_machine_that_was_never_started_stops) {
+  const auto machine = build("flood");
+  ASSERT_NE(machine, nullptr);
+  EXPECT_TRUE(machine->stop());
+  EXPECT_EQ(paper_.size(), 0U);
+}
+
+TEST_P(MachineDevice, what_the_state_does_not_allow_is_refused) {
+  const auto machine = build("spin");
+  ASSERT_NE(machine, nullptr);
+  expect_busy(machine->pause());
+  expect_busy(machine->resume());
+  ASSERT_TRUE(machine->start());
+  expect_busy(machine->start());
+  ASSERT_TRUE(machine->stop());
+  expect_busy(machine->start());
+  expect_busy(machine->pause());
+  expect_busy(machine->resume());
+}
+
+TEST_P(MachineDevice, a_guest_with_a_kvmclock_is_told_that_it_was_paused) {
+  const std::uint64_t failed = metrics().vcpu.kvmclock_ctrl_fails.value();
+  const auto machine = build("kvmclock");
+  ASSERT_NE(machine, nullptr);
+  ASSERT_TRUE(machine->start());
+  ASSERT_TRUE(paper_.shows("ready\n"));
+  ASSERT_TRUE(machine->pause());
+  EXPECT_FALSE(paper_.has("told\n"));
+  ASSERT_TRUE(machine->resume());
+  EXPECT_TRUE(paper_.shows("told\n"));
+  EXPECT_EQ(metrics().vcpu.kvmclock_ctrl_fails.value(), failed);
+  EXPECT_TRUE(machine->stop());
+}
+
+INSTANTIATE_TEST_SUITE_P(VcpuCounts, MachineDevice, ::testing::Values(1U, 2U),
+                         [](const auto& test) { return "with_" + std::to_string(test.param) + "_vcpus"; });
+
+}  // namespace
+}  // namespace mayfly
