@@ -36,66 +36,66 @@ GuestMemory make_memory() {
 // A device of two queues, of up to 16 and 256 descriptors.
 class MmioTransportTest : public ::testing::Test {
  protected:
-  std::uint32_t read(std::uint64_t offset) { return driver.read_register(offset); }
-  void write(std::uint64_t offset, std::uint32_t value) { driver.write_register(offset, value); }
+  std::uint32_t read(std::uint64_t offset) { return driver_.read_register(offset); }
+  void write(std::uint64_t offset, std::uint32_t value) { driver_.write_register(offset, value); }
 
   static RingLayout layout(std::uint16_t queue) { return RingLayout::at(0x10000 + 0x8000ULL * queue, 16); }
-  void features_ok(std::uint64_t features = kAll) { ASSERT_EQ(driver.negotiate(features), features); }
+  void features_ok(std::uint64_t features = kAll) { ASSERT_EQ(driver_.negotiate(features), features); }
   void select(std::uint32_t queue) { write(mmio::kQueueSel, queue); }
   // As far as DRIVER_OK with both queues, and the driver's rings for them.
   void start(std::uint64_t features = kAll) {
     features_ok(features);
-    rings.clear();
+    rings_.clear();
     for (std::uint16_t queue = 0; queue < 2; ++queue) {
-      rings.push_back(std::make_unique<SplitRing>(
-          driver_memory, layout(queue), BufferArena(0x40000 + 0x20000ULL * queue, 0x20000),
+      rings_.push_back(std::make_unique<SplitRing>(
+          driver_memory_, layout(queue), BufferArena(0x40000 + 0x20000ULL * queue, 0x20000),
           RingFeatures{.event_idx = (features & kFeatureEventIndex) != 0, .in_order = false}));
-      ASSERT_TRUE(driver.set_up_queue(queue, layout(queue)));
+      ASSERT_TRUE(driver_.set_up_queue(queue, layout(queue)));
     }
-    driver.driver_ok();
-    ASSERT_EQ(driver.status(), kAcknowledge | kDriver | kFeaturesOk | kDriverOk);
+    driver_.driver_ok();
+    ASSERT_EQ(driver_.status(), kAcknowledge | kDriver | kFeaturesOk | kDriverOk);
   }
   // How often the device was told to look at its queues.
   int run() {
-    const int before = device.processed;
-    while (registrar.report_readable(0) != 0) {
+    const int before = device_.processed;
+    while (registrar_.report_readable(0) != 0) {
     }
-    return device.processed - before;
+    return device_.processed - before;
   }
   void send(std::uint16_t queue) {
-    rings.at(queue)->chain().readable_at(0x1000, 1).submit();
-    if (rings.at(queue)->should_notify()) {
-      driver.notify(queue);
+    rings_.at(queue)->chain().readable_at(0x1000, 1).submit();
+    if (rings_.at(queue)->should_notify()) {
+      driver_.notify(queue);
     }
   }
   void break_device() {
-    device.run([](VirtioTransport& on) { on.needs_reset("a test's reason"); });
+    device_.run([](VirtioTransport& on) { on.needs_reset("a test's reason"); });
   }
   void change_configuration() {
-    device.run([](VirtioTransport& on) { on.configuration_changed(); });
+    device_.run([](VirtioTransport& on) { on.configuration_changed(); });
   }
   void use_buffers() {
-    device.run([](VirtioTransport& on) { on.used_buffers(); });
+    device_.run([](VirtioTransport& on) { on.used_buffers(); });
   }
   void take_steps(std::uint32_t up_to) {
     for (const std::uint32_t bit : {kAcknowledge, kDriver, kFeaturesOk, kDriverOk}) {
       if ((up_to & bit) == 0) {
         return;
       }
-      driver.add_status(bit);
+      driver_.add_status(bit);
     }
   }
 
-  GuestMemory memory = make_memory();
-  GuestDriverMemory driver_memory{memory};
-  CountedLine line;
-  ManualRegistrar registrar;
-  FakeVirtioDevice device;
-  std::unique_ptr<MmioTransport> transport =
-      std::move(*MmioTransport::create(device, memory, line, registrar));
-  BusWindow window{*transport};
-  MmioDriver driver{window};
-  std::vector<std::unique_ptr<SplitRing>> rings;
+  GuestMemory memory_ = make_memory();
+  GuestDriverMemory driver_memory_{memory_};
+  CountedLine line_;
+  ManualRegistrar registrar_;
+  FakeVirtioDevice device_;
+  std::unique_ptr<MmioTransport> transport_ =
+      std::move(*MmioTransport::create(device_, memory_, line_, registrar_));
+  BusWindow window_{*transport_};
+  MmioDriver driver_{window_};
+  std::vector<std::unique_ptr<SplitRing>> rings_;
 };
 
 // --- Registers ---
@@ -105,7 +105,7 @@ TEST_F(MmioTransportTest, identity_registers_are_the_specifications) {
   EXPECT_EQ(read(0x004), 2U);
   EXPECT_EQ(read(0x008), FakeVirtioDevice::kType);
   EXPECT_EQ(read(0x00c), 0x594c464dU);
-  EXPECT_EQ(driver.probe().presence, MmioDriver::Presence::kDevice);
+  EXPECT_EQ(driver_.probe().presence, MmioDriver::Presence::kDevice);
 }
 
 TEST_F(MmioTransportTest, fresh_device_has_status_0_no_interrupt_and_no_queue_ready) {
@@ -116,7 +116,7 @@ TEST_F(MmioTransportTest, fresh_device_has_status_0_no_interrupt_and_no_queue_re
     select(queue);
     EXPECT_EQ(read(mmio::kQueueReady), 0U);
   }
-  EXPECT_EQ(line.count(), 0);
+  EXPECT_EQ(line_.count(), 0);
 }
 
 TEST_F(MmioTransportTest, write_only_and_unknown_registers_read_as_all_ones) {
@@ -150,7 +150,7 @@ TEST_F(MmioTransportTest, shared_memory_region_that_is_not_there_is_minus_1_long
 
 TEST_F(MmioTransportTest, read_only_and_unknown_registers_are_not_written) {
   start();
-  const MmioTransportState before = transport->state();
+  const MmioTransportState before = transport_->state();
   for (std::uint64_t offset = 0; offset < mmio::kConfig; offset += 4) {
     const bool writable = offset == mmio::kDeviceFeaturesSel || offset == mmio::kDriverFeaturesSel ||
                           offset == mmio::kQueueSel || offset == mmio::kStatus ||
@@ -159,7 +159,7 @@ TEST_F(MmioTransportTest, read_only_and_unknown_registers_are_not_written) {
       write(offset, 0x5a5a5a5a);
     }
   }
-  EXPECT_EQ(transport->state(), before);
+  EXPECT_EQ(transport_->state(), before);
   EXPECT_EQ(read(mmio::kMagicValue), 0x74726976U);
 }
 
@@ -167,35 +167,35 @@ TEST_F(MmioTransportTest, control_registers_answer_aligned_words_only) {
   for (const unsigned width : {1U, 2U, 8U}) {
     const std::uint64_t ones = width == 8 ? ~std::uint64_t{0} : (std::uint64_t{1} << (8 * width)) - 1;
     for (std::uint64_t offset = 0; offset + width <= mmio::kConfig; ++offset) {
-      ASSERT_EQ(window.read(offset, width), ones) << offset << "/" << width;
+      ASSERT_EQ(window_.read(offset, width), ones) << offset << "/" << width;
     }
   }
   for (std::uint64_t offset = 0; offset < mmio::kConfig; ++offset) {
     if (offset % 4 != 0) {
-      ASSERT_EQ(window.read(offset, 4), kAllOnes) << offset;
+      ASSERT_EQ(window_.read(offset, 4), kAllOnes) << offset;
     }
   }
 }
 
 TEST_F(MmioTransportTest, control_registers_take_aligned_words_only) {
-  const MmioTransportState before = transport->state();
+  const MmioTransportState before = transport_->state();
   for (const unsigned width : {1U, 2U, 8U}) {
     for (std::uint64_t offset = 0; offset + width <= mmio::kConfig; ++offset) {
-      window.write(offset, width, 1);
+      window_.write(offset, width, 1);
     }
   }
   for (std::uint64_t offset = 0; offset < mmio::kConfig; ++offset) {
     if (offset % 4 != 0) {
-      window.write(offset, 4, 1);
+      window_.write(offset, 4, 1);
     }
   }
-  EXPECT_EQ(transport->state(), before);
+  EXPECT_EQ(transport_->state(), before);
   EXPECT_EQ(run(), 0);  // no doorbell either
 }
 
 TEST_F(MmioTransportTest, features_are_offered_in_words_with_version_1_and_none_past_bit_63) {
-  EXPECT_EQ(driver.device_features(), kAll);
-  EXPECT_NE(driver.device_features() & kFeatureVersion1, 0U);
+  EXPECT_EQ(driver_.device_features(), kAll);
+  EXPECT_NE(driver_.device_features() & kFeatureVersion1, 0U);
   for (const std::uint32_t word : {2U, 3U, 32U, 0x80000000U, kAllOnes}) {
     write(mmio::kDeviceFeaturesSel, word);
     EXPECT_EQ(read(mmio::kDeviceFeatures), 0U) << word;
@@ -206,33 +206,33 @@ TEST_F(MmioTransportTest, features_are_offered_in_words_with_version_1_and_none_
 
 TEST_F(MmioTransportTest, bits_are_set_in_the_order_of_the_initialisation) {
   write(mmio::kStatus, kDriver);
-  EXPECT_EQ(driver.status(), 0U);
+  EXPECT_EQ(driver_.status(), 0U);
   write(mmio::kStatus, kAcknowledge);
-  EXPECT_EQ(driver.status(), kAcknowledge);
+  EXPECT_EQ(driver_.status(), kAcknowledge);
   write(mmio::kStatus, kAcknowledge | kFeaturesOk | kDriverOk);
-  EXPECT_EQ(driver.status(), kAcknowledge);
+  EXPECT_EQ(driver_.status(), kAcknowledge);
   write(mmio::kStatus, kAcknowledge | kDriver);
   write(mmio::kStatus, kAcknowledge | kDriver | kDriverOk);
-  EXPECT_EQ(driver.status(), kAcknowledge | kDriver);
-  EXPECT_EQ(device.activations, 0);
+  EXPECT_EQ(driver_.status(), kAcknowledge | kDriver);
+  EXPECT_EQ(device_.activations, 0);
 }
 
 TEST_F(MmioTransportTest, unknown_bits_and_device_needs_reset_are_not_set_by_the_driver) {
   write(mmio::kStatus, kAcknowledge | 16 | 32 | kNeedsReset | 0xffffff00);
-  EXPECT_EQ(driver.status(), kAcknowledge);
+  EXPECT_EQ(driver_.status(), kAcknowledge);
 }
 
 TEST_F(MmioTransportTest, bits_are_cleared_by_a_reset_only) {
   start();
-  const std::uint32_t all = driver.status();
+  const std::uint32_t all = driver_.status();
   for (const std::uint32_t value :
        {kAcknowledge, kAcknowledge | kDriver, all & ~kAcknowledge, all & ~kFeaturesOk, kDriverOk}) {
     write(mmio::kStatus, value);
-    EXPECT_EQ(driver.status(), all) << value;
+    EXPECT_EQ(driver_.status(), all) << value;
   }
-  EXPECT_EQ(device.resets, 1);  // that of the negotiation
+  EXPECT_EQ(device_.resets, 1);  // that of the negotiation
   write(mmio::kStatus, 0);
-  EXPECT_EQ(driver.status(), 0U);
+  EXPECT_EQ(driver_.status(), 0U);
 }
 
 TEST_F(MmioTransportTest, features_that_were_offered_are_accepted_in_every_combination) {
@@ -241,9 +241,9 @@ TEST_F(MmioTransportTest, features_that_were_offered_are_accepted_in_every_combi
         (choice & 1) | (choice & 2) << 1 | (choice & 4) << 26 | (choice & 8) << 26 | kFeatureVersion1;
     ASSERT_EQ(features & ~kAll, 0U);
     // Again and again, and after a reset: 2.2.2.
-    EXPECT_EQ(driver.negotiate(features), features);
-    EXPECT_EQ(driver.negotiate(features), features);
-    EXPECT_EQ(device.accepted.back(), features);
+    EXPECT_EQ(driver_.negotiate(features), features);
+    EXPECT_EQ(driver_.negotiate(features), features);
+    EXPECT_EQ(device_.accepted.back(), features);
   }
 }
 
@@ -253,89 +253,89 @@ TEST_F(MmioTransportTest, feature_that_was_not_offered_refuses_features_ok) {
     if ((feature & kAll) != 0) {
       continue;
     }
-    ASSERT_TRUE(driver.reset());
-    driver.add_status(kAcknowledge);
-    driver.add_status(kDriver);
-    driver.write_driver_features(kAll | feature);
-    driver.add_status(kFeaturesOk);
-    ASSERT_EQ(driver.status(), kAcknowledge | kDriver) << bit;
+    ASSERT_TRUE(driver_.reset());
+    driver_.add_status(kAcknowledge);
+    driver_.add_status(kDriver);
+    driver_.write_driver_features(kAll | feature);
+    driver_.add_status(kFeaturesOk);
+    ASSERT_EQ(driver_.status(), kAcknowledge | kDriver) << bit;
     // It may think better of it.
-    driver.write_driver_features(kAll);
-    driver.add_status(kFeaturesOk);
-    ASSERT_EQ(driver.status(), kAcknowledge | kDriver | kFeaturesOk) << bit;
+    driver_.write_driver_features(kAll);
+    driver_.add_status(kFeaturesOk);
+    ASSERT_EQ(driver_.status(), kAcknowledge | kDriver | kFeaturesOk) << bit;
   }
 }
 
 TEST_F(MmioTransportTest, feature_past_bit_63_refuses_features_ok_until_a_reset) {
   take_steps(kAcknowledge | kDriver);
-  driver.write_driver_features(kAll);
+  driver_.write_driver_features(kAll);
   write(mmio::kDriverFeaturesSel, 2);
   write(mmio::kDriverFeatures, 0);  // none: nothing wrong with that
   write(mmio::kDriverFeaturesSel, 0x40000000);
   write(mmio::kDriverFeatures, 1);
-  driver.add_status(kFeaturesOk);
-  EXPECT_EQ(driver.status(), kAcknowledge | kDriver);
+  driver_.add_status(kFeaturesOk);
+  EXPECT_EQ(driver_.status(), kAcknowledge | kDriver);
   features_ok();
 }
 
 TEST_F(MmioTransportTest, driver_without_version_1_is_refused) {
   take_steps(kAcknowledge | kDriver);
-  driver.write_driver_features(FakeVirtioDevice::kOwnFeatures);
-  driver.add_status(kFeaturesOk);
-  EXPECT_EQ(driver.status(), kAcknowledge | kDriver);
-  EXPECT_THAT(device.accepted, IsEmpty());
-  driver.add_status(kDriverOk);
-  EXPECT_EQ(driver.status(), kAcknowledge | kDriver);
+  driver_.write_driver_features(FakeVirtioDevice::kOwnFeatures);
+  driver_.add_status(kFeaturesOk);
+  EXPECT_EQ(driver_.status(), kAcknowledge | kDriver);
+  EXPECT_THAT(device_.accepted, IsEmpty());
+  driver_.add_status(kDriverOk);
+  EXPECT_EQ(driver_.status(), kAcknowledge | kDriver);
 }
 
 TEST_F(MmioTransportTest, features_are_settled_between_driver_and_features_ok_only) {
-  driver.write_driver_features(kAll);  // too early
+  driver_.write_driver_features(kAll);  // too early
   take_steps(kAcknowledge);
-  driver.write_driver_features(kAll);
-  EXPECT_EQ(transport->state().driver_features, 0U);
-  driver.add_status(kDriver);
-  driver.write_driver_features(kFeatureVersion1);
-  driver.add_status(kFeaturesOk);
-  driver.write_driver_features(kAll);  // too late
-  EXPECT_EQ(transport->state().driver_features, kFeatureVersion1);
-  EXPECT_THAT(device.accepted, ElementsAre(kFeatureVersion1));
-  driver.driver_ok();
-  ASSERT_TRUE(device.active);
-  EXPECT_EQ(device.active->features, kFeatureVersion1);
+  driver_.write_driver_features(kAll);
+  EXPECT_EQ(transport_->state().driver_features, 0U);
+  driver_.add_status(kDriver);
+  driver_.write_driver_features(kFeatureVersion1);
+  driver_.add_status(kFeaturesOk);
+  driver_.write_driver_features(kAll);  // too late
+  EXPECT_EQ(transport_->state().driver_features, kFeatureVersion1);
+  EXPECT_THAT(device_.accepted, ElementsAre(kFeatureVersion1));
+  driver_.driver_ok();
+  ASSERT_TRUE(device_.active);
+  EXPECT_EQ(device_.active->features, kFeatureVersion1);
 }
 
 TEST_F(MmioTransportTest, failed_is_kept_and_stops_the_initialisation) {
   take_steps(kAcknowledge | kDriver);
-  driver.write_driver_features(kAll);
-  driver.add_status(kFailed);
-  driver.add_status(kFeaturesOk);
-  EXPECT_EQ(driver.status(), kAcknowledge | kDriver | kFailed);
-  driver.write_driver_features(0);
-  EXPECT_EQ(transport->state().driver_features, kAll);
-  EXPECT_TRUE(driver.reset());
+  driver_.write_driver_features(kAll);
+  driver_.add_status(kFailed);
+  driver_.add_status(kFeaturesOk);
+  EXPECT_EQ(driver_.status(), kAcknowledge | kDriver | kFailed);
+  driver_.write_driver_features(0);
+  EXPECT_EQ(transport_->state().driver_features, kAll);
+  EXPECT_TRUE(driver_.reset());
   start();
 }
 
 TEST_F(MmioTransportTest, all_steps_in_one_write_are_steps_in_order) {
   take_steps(kAcknowledge | kDriver);
-  driver.write_driver_features(kAll);
+  driver_.write_driver_features(kAll);
   write(mmio::kStatus, kAcknowledge | kDriver | kFeaturesOk | kDriverOk);
-  EXPECT_EQ(driver.status(), kAcknowledge | kDriver | kFeaturesOk | kDriverOk);
-  EXPECT_EQ(device.activations, 1);
+  EXPECT_EQ(driver_.status(), kAcknowledge | kDriver | kFeaturesOk | kDriverOk);
+  EXPECT_EQ(device_.activations, 1);
 }
 
 TEST_F(MmioTransportTest, driver_ok_twice_activates_once) {
   start();
-  driver.driver_ok();
-  write(mmio::kStatus, driver.status());
-  EXPECT_EQ(device.activations, 1);
+  driver_.driver_ok();
+  write(mmio::kStatus, driver_.status());
+  EXPECT_EQ(device_.activations, 1);
 }
 
 // --- Queue registers ---
 
 TEST_F(MmioTransportTest, each_queue_has_its_limit_and_others_are_not_there) {
-  EXPECT_EQ(driver.max_queue_size(0), 16U);
-  EXPECT_EQ(driver.max_queue_size(1), 256U);
+  EXPECT_EQ(driver_.max_queue_size(0), 16U);
+  EXPECT_EQ(driver_.max_queue_size(1), 256U);
   for (const std::uint32_t queue : {2U, 0xffffU, 0x10000U, 0x10001U, 0x80000000U, kAllOnes}) {
     select(queue);
     EXPECT_EQ(read(mmio::kQueueNumMax), 0U) << queue;
@@ -345,7 +345,7 @@ TEST_F(MmioTransportTest, each_queue_has_its_limit_and_others_are_not_there) {
 
 TEST_F(MmioTransportTest, queue_that_is_not_there_takes_nothing) {
   features_ok();
-  const auto before = transport->state().queues;
+  const auto before = transport_->state().queues;
   for (const std::uint32_t queue : {2U, 0x10000U, 0x10001U, kAllOnes}) {
     select(queue);
     for (std::uint64_t offset = mmio::kQueueNum; offset <= mmio::kQueueDeviceHigh; offset += 4) {
@@ -355,7 +355,7 @@ TEST_F(MmioTransportTest, queue_that_is_not_there_takes_nothing) {
     }
     EXPECT_EQ(read(mmio::kQueueReady), 0U);
   }
-  EXPECT_EQ(transport->state().queues, before);
+  EXPECT_EQ(transport_->state().queues, before);
 }
 
 TEST_F(MmioTransportTest, addresses_have_two_halves_each_in_any_order) {
@@ -369,12 +369,12 @@ TEST_F(MmioTransportTest, addresses_have_two_halves_each_in_any_order) {
   write(mmio::kQueueDeviceLow, 0x66666666);
   write(mmio::kQueueDeviceHigh, 0x77777777);
   write(mmio::kQueueNum, 64);
-  EXPECT_EQ(transport->state().queues[1], (MmioQueueRegisters{.size = 64,
-                                                              .ready = false,
-                                                              .descriptor_table = 0x1111111122222222,
-                                                              .available_ring = 0x4444444433333333,
-                                                              .used_ring = 0x7777777766666666}));
-  EXPECT_EQ(transport->state().queues[0], (MmioQueueRegisters{.size = 16}));
+  EXPECT_EQ(transport_->state().queues[1], (MmioQueueRegisters{.size = 64,
+                                                               .ready = false,
+                                                               .descriptor_table = 0x1111111122222222,
+                                                               .available_ring = 0x4444444433333333,
+                                                               .used_ring = 0x7777777766666666}));
+  EXPECT_EQ(transport_->state().queues[0], (MmioQueueRegisters{.size = 16}));
 }
 
 TEST_F(MmioTransportTest, queue_registers_are_for_between_features_ok_and_driver_ok) {
@@ -386,30 +386,30 @@ TEST_F(MmioTransportTest, queue_registers_are_for_between_features_ok_and_driver
       write(offset, 1);
     }
   };
-  const auto before = transport->state().queues;
+  const auto before = transport_->state().queues;
   try_all();
-  EXPECT_EQ(transport->state().queues, before);
+  EXPECT_EQ(transport_->state().queues, before);
   features_ok();
-  driver.driver_ok();
+  driver_.driver_ok();
   try_all();
-  EXPECT_EQ(transport->state().queues, before);
+  EXPECT_EQ(transport_->state().queues, before);
 }
 
 TEST_F(MmioTransportTest, queue_registers_do_not_change_once_the_queue_is_ready) {
   features_ok();
-  ASSERT_TRUE(driver.set_up_queue(0, layout(0)));
-  const auto before = transport->state().queues;
+  ASSERT_TRUE(driver_.set_up_queue(0, layout(0)));
+  const auto before = transport_->state().queues;
   for (const std::uint64_t offset :
        {mmio::kQueueNum, mmio::kQueueDescLow, mmio::kQueueDescHigh, mmio::kQueueDriverLow,
         mmio::kQueueDriverHigh, mmio::kQueueDeviceLow, mmio::kQueueDeviceHigh}) {
     write(offset, 8);
   }
-  EXPECT_EQ(transport->state().queues, before);
+  EXPECT_EQ(transport_->state().queues, before);
   // Not ready any more, and set up anew: before DRIVER_OK nothing has begun.
-  EXPECT_TRUE(driver.stop_queue(0));
-  EXPECT_THAT(device.stopped, IsEmpty());
+  EXPECT_TRUE(driver_.stop_queue(0));
+  EXPECT_THAT(device_.stopped, IsEmpty());
   write(mmio::kQueueNum, 8);
-  EXPECT_EQ(transport->state().queues[0].size, 8U);
+  EXPECT_EQ(transport_->state().queues[0].size, 8U);
   write(mmio::kQueueReady, 1);
   EXPECT_EQ(read(mmio::kQueueReady), 1U);
 }
@@ -426,12 +426,12 @@ TEST_F(MmioTransportTest, queue_ready_is_1_or_0) {
 
 TEST_F(MmioTransportTest, device_gets_the_queues_that_are_ready_as_they_were_set_up) {
   features_ok(kFeatureVersion1 | kFeatureEventIndex);
-  ASSERT_TRUE(driver.set_up_queue(1, layout(1)));
-  driver.driver_ok();
-  ASSERT_TRUE(device.active);
-  ASSERT_EQ(device.active->queues.size(), 2U);
-  EXPECT_FALSE(device.active->queues[0]);
-  const VirtQueueConfig& config = device.active->queues[1]->config();
+  ASSERT_TRUE(driver_.set_up_queue(1, layout(1)));
+  driver_.driver_ok();
+  ASSERT_TRUE(device_.active);
+  ASSERT_EQ(device_.active->queues.size(), 2U);
+  EXPECT_FALSE(device_.active->queues[0]);
+  const VirtQueueConfig& config = device_.active->queues[1]->config();
   EXPECT_EQ(config.size, 16U);
   EXPECT_EQ(config.descriptor_table.value(), layout(1).descriptors);
   EXPECT_EQ(config.available_ring.value(), layout(1).available);
@@ -448,11 +448,11 @@ TEST_F(MmioTransportTest, queue_size_is_the_limit_where_the_driver_writes_none) 
   write(mmio::kQueueDriverLow, static_cast<std::uint32_t>(place.available));
   write(mmio::kQueueDeviceLow, static_cast<std::uint32_t>(place.used));
   write(mmio::kQueueReady, 1);
-  driver.driver_ok();
-  ASSERT_TRUE(device.active && device.active->queues[0]);
-  EXPECT_EQ(device.active->queues[0]->config().size, 16U);
-  EXPECT_TRUE(device.active->queues[0]->config().indirect);
-  EXPECT_FALSE(device.active->queues[0]->config().event_index);
+  driver_.driver_ok();
+  ASSERT_TRUE(device_.active && device_.active->queues[0]);
+  EXPECT_EQ(device_.active->queues[0]->config().size, 16U);
+  EXPECT_TRUE(device_.active->queues[0]->config().indirect);
+  EXPECT_FALSE(device_.active->queues[0]->config().event_index);
 }
 
 TEST_F(MmioTransportTest, queue_that_cannot_be_needs_a_reset_and_then_the_driver_may_try_again) {
@@ -467,23 +467,23 @@ TEST_F(MmioTransportTest, queue_that_cannot_be_needs_a_reset_and_then_the_driver
         Case{mmio::kQueueDescLow, 0x100000}, Case{mmio::kQueueDescHigh, 1},
         Case{mmio::kQueueDriverLow, 0x10000}, Case{mmio::kQueueDeviceHigh, kAllOnes}}) {
     features_ok();
-    const int failed = device.failed_activations;
-    const int interrupts = line.count();
-    ASSERT_TRUE(driver.set_up_queue(1, layout(1)));
-    ASSERT_TRUE(driver.set_up_queue(0, layout(0)));
-    ASSERT_TRUE(driver.stop_queue(0));
+    const int failed = device_.failed_activations;
+    const int interrupts = line_.count();
+    ASSERT_TRUE(driver_.set_up_queue(1, layout(1)));
+    ASSERT_TRUE(driver_.set_up_queue(0, layout(0)));
+    ASSERT_TRUE(driver_.stop_queue(0));
     write(offset, value);
     write(mmio::kQueueReady, 1);
-    driver.driver_ok();
-    EXPECT_EQ(driver.status(), kAcknowledge | kDriver | kFeaturesOk | kDriverOk | kNeedsReset) << offset;
-    EXPECT_EQ(device.failed_activations, failed + 1);
-    EXPECT_EQ(device.activations, 0);
+    driver_.driver_ok();
+    EXPECT_EQ(driver_.status(), kAcknowledge | kDriver | kFeaturesOk | kDriverOk | kNeedsReset) << offset;
+    EXPECT_EQ(device_.failed_activations, failed + 1);
+    EXPECT_EQ(device_.activations, 0);
     // 2.1.2: a notification, for DRIVER_OK is set.
-    EXPECT_EQ(line.count(), interrupts + 1);
-    EXPECT_EQ(driver.handle_interrupt(), kConfigurationChangeNotification);
+    EXPECT_EQ(line_.count(), interrupts + 1);
+    EXPECT_EQ(driver_.handle_interrupt(), kConfigurationChangeNotification);
   }
   start();
-  EXPECT_EQ(device.activations, 1);
+  EXPECT_EQ(device_.activations, 1);
 }
 
 TEST_F(MmioTransportTest, queue_above_its_limit_needs_a_reset_though_it_would_fit) {
@@ -496,8 +496,8 @@ TEST_F(MmioTransportTest, queue_above_its_limit_needs_a_reset_though_it_would_fi
     write(mmio::kQueueDriverLow, static_cast<std::uint32_t>(place.available));
     write(mmio::kQueueDeviceLow, static_cast<std::uint32_t>(place.used));
     write(mmio::kQueueReady, 1);
-    driver.driver_ok();
-    EXPECT_EQ(driver.needs_reset(), size == 32) << size;
+    driver_.driver_ok();
+    EXPECT_EQ(driver_.needs_reset(), size == 32) << size;
   }
 }
 
@@ -506,18 +506,18 @@ TEST_F(MmioTransportTest, queue_ready_0_stops_that_queue_and_no_other) {
   send(0);
   send(1);
   run();
-  EXPECT_EQ(device.completed, 2U);
-  EXPECT_TRUE(driver.stop_queue(0));
-  EXPECT_THAT(device.stopped, ElementsAre(0U));
-  EXPECT_TRUE(driver.stop_queue(0));  // it has stopped: nothing to do
-  EXPECT_THAT(device.stopped, ElementsAre(0U));
-  rings[0]->chain().readable_at(0x1000, 1).submit();
-  driver.notify(0);
+  EXPECT_EQ(device_.completed, 2U);
+  EXPECT_TRUE(driver_.stop_queue(0));
+  EXPECT_THAT(device_.stopped, ElementsAre(0U));
+  EXPECT_TRUE(driver_.stop_queue(0));  // it has stopped: nothing to do
+  EXPECT_THAT(device_.stopped, ElementsAre(0U));
+  rings_[0]->chain().readable_at(0x1000, 1).submit();
+  driver_.notify(0);
   send(1);
   run();
-  EXPECT_EQ(device.completed, 3U);
-  EXPECT_EQ(rings[0]->used_index(), 1);
-  EXPECT_EQ(rings[1]->used_index(), 2);
+  EXPECT_EQ(device_.completed, 3U);
+  EXPECT_EQ(rings_[0]->used_index(), 1);
+  EXPECT_EQ(rings_[1]->used_index(), 2);
   // Not to be started again without a reset.
   select(0);
   write(mmio::kQueueReady, 1);
@@ -527,10 +527,10 @@ TEST_F(MmioTransportTest, queue_ready_0_stops_that_queue_and_no_other) {
 TEST_F(MmioTransportTest, queue_ready_0_stops_a_queue_also_after_failure) {
   start();
   break_device();
-  EXPECT_TRUE(driver.stop_queue(0));
-  driver.add_status(kFailed);
-  EXPECT_TRUE(driver.stop_queue(1));
-  EXPECT_THAT(device.stopped, ElementsAre(0U, 1U));
+  EXPECT_TRUE(driver_.stop_queue(0));
+  driver_.add_status(kFailed);
+  EXPECT_TRUE(driver_.stop_queue(1));
+  EXPECT_THAT(device_.stopped, ElementsAre(0U, 1U));
 }
 
 // --- Doorbell ---
@@ -540,8 +540,8 @@ TEST_F(MmioTransportTest, doorbell_runs_the_device_on_the_loops_thread_only) {
   run();
   for (const std::uint32_t value : {0U, 1U, 2U, 0x10000U, kAllOnes}) {
     write(mmio::kQueueNotify, value);  // whatever was written, spurious too
-    const int before = device.processed;
-    EXPECT_EQ(device.processed, before);
+    const int before = device_.processed;
+    EXPECT_EQ(device_.processed, before);
     EXPECT_EQ(run(), 1) << value;
   }
   write(mmio::kQueueNotify, 0);
@@ -553,30 +553,30 @@ TEST_F(MmioTransportTest, doorbell_runs_the_device_on_the_loops_thread_only) {
 TEST_F(MmioTransportTest, doorbell_eventfd_is_what_kvm_signals) {
   start();
   run();
-  rings[0]->chain().readable_at(0x1000, 1).submit();
+  rings_[0]->chain().readable_at(0x1000, 1).submit();
   const std::uint64_t one = 1;
-  ASSERT_EQ(::write(transport->doorbell().get(), &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
+  ASSERT_EQ(::write(transport_->doorbell().get(), &one, sizeof(one)), static_cast<ssize_t>(sizeof(one)));
   EXPECT_EQ(run(), 1);
-  EXPECT_EQ(device.completed, 1U);
+  EXPECT_EQ(device_.completed, 1U);
 }
 
 TEST_F(MmioTransportTest, activation_and_process_later_ring_too) {
   start();
   EXPECT_EQ(run(), 1);  // buffers may lie there already
-  device.run([](VirtioTransport& on) { on.process_later(); });
+  device_.run([](VirtioTransport& on) { on.process_later(); });
   EXPECT_EQ(run(), 1);
 }
 
 TEST_F(MmioTransportTest, doorbell_before_driver_ok_uses_no_buffer) {
   features_ok();
-  SplitRing ring(driver_memory, layout(0), BufferArena(0x40000, 0x10000));
-  ASSERT_TRUE(driver.set_up_queue(0, layout(0)));
+  SplitRing ring(driver_memory_, layout(0), BufferArena(0x40000, 0x10000));
+  ASSERT_TRUE(driver_.set_up_queue(0, layout(0)));
   ring.chain().readable_at(0x1000, 1).submit();
-  driver.notify(0);
+  driver_.notify(0);
   run();
   EXPECT_EQ(ring.used_index(), 0);
-  EXPECT_EQ(line.count(), 0);
-  driver.driver_ok();
+  EXPECT_EQ(line_.count(), 0);
+  driver_.driver_ok();
   run();
   EXPECT_EQ(ring.used_index(), 1);
 }
@@ -584,11 +584,11 @@ TEST_F(MmioTransportTest, doorbell_before_driver_ok_uses_no_buffer) {
 TEST_F(MmioTransportTest, request_goes_through_the_real_event_loop) {
   auto loop = std::move(*EventLoop::create());
   FakeVirtioDevice real_device;
-  auto real = std::move(*MmioTransport::create(real_device, memory, line, *loop));
+  auto real = std::move(*MmioTransport::create(real_device, memory_, line_, *loop));
   BusWindow real_window(*real);
   MmioDriver real_driver(real_window);
   ASSERT_TRUE(real_driver.negotiate(kAll));
-  SplitRing ring(driver_memory, layout(0), BufferArena(0x40000, 0x10000),
+  SplitRing ring(driver_memory_, layout(0), BufferArena(0x40000, 0x10000),
                  {.event_idx = true, .in_order = false});
   ASSERT_TRUE(real_driver.set_up_queue(0, layout(0)));
   // The driver on a thread of its own, as a vCPU is: it looks until its request is back.
@@ -612,9 +612,9 @@ TEST_F(MmioTransportTest, request_goes_through_the_real_event_loop) {
 }
 
 TEST_F(MmioTransportTest, registrar_that_cannot_watch_is_an_error) {
-  registrar.fail_next(Error(ErrorCode::kIo, "a test's reason"));
+  registrar_.fail_next(Error(ErrorCode::kIo, "a test's reason"));
   FakeVirtioDevice other;
-  const auto made = MmioTransport::create(other, memory, line, registrar);
+  const auto made = MmioTransport::create(other, memory_, line_, registrar_);
   ASSERT_FALSE(made);
   EXPECT_EQ(made.error().code(), ErrorCode::kIo);
 }
@@ -624,7 +624,7 @@ TEST_F(MmioTransportTest, registrar_that_cannot_watch_is_an_error) {
 TEST_F(MmioTransportTest, used_buffers_interrupt_until_they_are_acknowledged) {
   start();
   use_buffers();
-  EXPECT_EQ(line.count(), 1);
+  EXPECT_EQ(line_.count(), 1);
   EXPECT_EQ(read(mmio::kInterruptStatus), kUsedBufferNotification);
   EXPECT_EQ(read(mmio::kInterruptStatus), kUsedBufferNotification);
   write(mmio::kInterruptAck, kConfigurationChangeNotification);
@@ -638,11 +638,11 @@ TEST_F(MmioTransportTest, each_event_is_an_edge_also_where_its_bit_is_still_set)
   use_buffers();
   use_buffers();
   change_configuration();
-  EXPECT_EQ(line.count(), 3);
+  EXPECT_EQ(line_.count(), 3);
   EXPECT_EQ(read(mmio::kInterruptStatus), kUsedBufferNotification | kConfigurationChangeNotification);
   write(mmio::kInterruptAck, kAllOnes);
   EXPECT_EQ(read(mmio::kInterruptStatus), 0U);
-  EXPECT_EQ(line.count(), 3);
+  EXPECT_EQ(line_.count(), 3);
 }
 
 TEST_F(MmioTransportTest, request_interrupts_where_the_driver_wants_it) {
@@ -650,56 +650,56 @@ TEST_F(MmioTransportTest, request_interrupts_where_the_driver_wants_it) {
   run();
   send(0);
   run();
-  EXPECT_EQ(line.count(), 1);
-  EXPECT_EQ(driver.handle_interrupt(), kUsedBufferNotification);
-  rings[0]->disable_interrupts();
+  EXPECT_EQ(line_.count(), 1);
+  EXPECT_EQ(driver_.handle_interrupt(), kUsedBufferNotification);
+  rings_[0]->disable_interrupts();
   send(0);
   run();
-  EXPECT_EQ(device.completed, 2U);
-  EXPECT_EQ(line.count(), 1);
+  EXPECT_EQ(device_.completed, 2U);
+  EXPECT_EQ(line_.count(), 1);
   EXPECT_EQ(read(mmio::kInterruptStatus), 0U);
 }
 
 // --- Configuration space ---
 
 TEST_F(MmioTransportTest, configuration_is_read_in_any_width_before_any_status_bit) {
-  EXPECT_EQ(driver.config_u8(0), 0xa0U);
-  EXPECT_EQ(driver.config_u16(2), 0xa3a2U);
-  EXPECT_EQ(driver.config_u32(4), 0xa7a6a5a4U);
-  EXPECT_EQ(driver.config_u64(8), 0xafaeadacabaaa9a8U);
-  EXPECT_EQ(window.read(mmio::kConfig + 1, 8), 0xa8a7a6a5a4a3a2a1U);
-  EXPECT_EQ(driver.status(), 0U);
+  EXPECT_EQ(driver_.config_u8(0), 0xa0U);
+  EXPECT_EQ(driver_.config_u16(2), 0xa3a2U);
+  EXPECT_EQ(driver_.config_u32(4), 0xa7a6a5a4U);
+  EXPECT_EQ(driver_.config_u64(8), 0xafaeadacabaaa9a8U);
+  EXPECT_EQ(window_.read(mmio::kConfig + 1, 8), 0xa8a7a6a5a4a3a2a1U);
+  EXPECT_EQ(driver_.status(), 0U);
 }
 
 TEST_F(MmioTransportTest, configuration_past_its_end_reads_as_0_and_is_not_written) {
   features_ok();
-  EXPECT_EQ(driver.config_u32(FakeVirtioDevice::kConfigurationSize), 0U);
-  EXPECT_EQ(window.read(mmio::kConfig + FakeVirtioDevice::kConfigurationSize - 4, 8), 0xb7b6b5b4U);
-  EXPECT_EQ(window.read(MmioTransport::kWindow - 8, 8), 0U);
-  const auto before = device.configuration;
-  driver.write_config_u32(FakeVirtioDevice::kConfigurationSize, kAllOnes);
-  EXPECT_EQ(device.configuration, before);
+  EXPECT_EQ(driver_.config_u32(FakeVirtioDevice::kConfigurationSize), 0U);
+  EXPECT_EQ(window_.read(mmio::kConfig + FakeVirtioDevice::kConfigurationSize - 4, 8), 0xb7b6b5b4U);
+  EXPECT_EQ(window_.read(MmioTransport::kWindow - 8, 8), 0U);
+  const auto before = device_.configuration;
+  driver_.write_config_u32(FakeVirtioDevice::kConfigurationSize, kAllOnes);
+  EXPECT_EQ(device_.configuration, before);
 }
 
 TEST_F(MmioTransportTest, configuration_is_written_from_driver_on_and_not_after_failure) {
   take_steps(kAcknowledge);
-  driver.write_config_u8(0, 1);
-  EXPECT_EQ(device.configuration_writes, 0);
-  driver.add_status(kDriver);
-  driver.write_config_u8(0, 1);
-  driver.write_config_u16(2, 0x0302);
-  driver.write_config_u32(4, 0x07060504);
-  EXPECT_EQ(driver.config_u32(0), 0x0302a101U);
-  EXPECT_EQ(driver.config_u32(4), 0x07060504U);
+  driver_.write_config_u8(0, 1);
+  EXPECT_EQ(device_.configuration_writes, 0);
+  driver_.add_status(kDriver);
+  driver_.write_config_u8(0, 1);
+  driver_.write_config_u16(2, 0x0302);
+  driver_.write_config_u32(4, 0x07060504);
+  EXPECT_EQ(driver_.config_u32(0), 0x0302a101U);
+  EXPECT_EQ(driver_.config_u32(4), 0x07060504U);
   break_device();
-  driver.write_config_u8(0, 9);
-  EXPECT_EQ(driver.config_u8(0), 1U);
+  driver_.write_config_u8(0, 9);
+  EXPECT_EQ(driver_.config_u8(0), 1U);
 }
 
 TEST_F(MmioTransportTest, generation_changes_with_each_change_and_not_otherwise) {
   start();
   const std::uint32_t first = read(mmio::kConfigGeneration);
-  driver.config_u64(0);
+  driver_.config_u64(0);
   EXPECT_EQ(read(mmio::kConfigGeneration), first);
   change_configuration();
   const std::uint32_t second = read(mmio::kConfigGeneration);
@@ -708,7 +708,7 @@ TEST_F(MmioTransportTest, generation_changes_with_each_change_and_not_otherwise)
   EXPECT_NE(read(mmio::kConfigGeneration), second);
   EXPECT_NE(read(mmio::kConfigGeneration), first);
   // A reset is no excuse to show an old generation again.
-  driver.reset();
+  driver_.reset();
   EXPECT_NE(read(mmio::kConfigGeneration), first);
 }
 
@@ -716,15 +716,15 @@ TEST_F(MmioTransportTest, change_between_two_halves_is_noticed_by_the_driver) {
   start();
   int reads = 0;
   std::uint64_t value = 0;
-  EXPECT_TRUE(driver.read_config_consistently([&] {
-    value = driver.config_u32(0);
+  EXPECT_TRUE(driver_.read_config_consistently([&] {
+    value = driver_.config_u32(0);
     if (++reads == 1) {
-      device.run([this](VirtioTransport& on) {
-        std::ranges::fill(device.configuration, std::uint8_t{0x11});
+      device_.run([this](VirtioTransport& on) {
+        std::ranges::fill(device_.configuration, std::uint8_t{0x11});
         on.configuration_changed();
       });
     }
-    value |= std::uint64_t{driver.config_u32(4)} << 32;
+    value |= std::uint64_t{driver_.config_u32(4)} << 32;
   }));
   EXPECT_EQ(reads, 2);
   EXPECT_EQ(value, 0x1111111111111111U);
@@ -733,12 +733,12 @@ TEST_F(MmioTransportTest, change_between_two_halves_is_noticed_by_the_driver) {
 TEST_F(MmioTransportTest, configuration_change_interrupts_from_driver_ok_on_only) {
   features_ok();
   change_configuration();
-  EXPECT_EQ(line.count(), 0);
+  EXPECT_EQ(line_.count(), 0);
   EXPECT_EQ(read(mmio::kInterruptStatus), 0U);
   start();
   change_configuration();
-  EXPECT_EQ(line.count(), 1);
-  EXPECT_EQ(driver.handle_interrupt(), kConfigurationChangeNotification);
+  EXPECT_EQ(line_.count(), 1);
+  EXPECT_EQ(driver_.handle_interrupt(), kConfigurationChangeNotification);
 }
 
 // --- Reset and DEVICE_NEEDS_RESET ---
@@ -746,7 +746,7 @@ TEST_F(MmioTransportTest, configuration_change_interrupts_from_driver_ok_on_only
 TEST_F(MmioTransportTest, reset_at_any_status_gives_a_fresh_device) {
   const std::uint32_t generation = read(mmio::kConfigGeneration);
   for (int until = 0; until < 7; ++until) {
-    const int resets = device.resets;
+    const int resets = device_.resets;
     if (until >= 5) {
       start();
       send(0);
@@ -761,79 +761,79 @@ TEST_F(MmioTransportTest, reset_at_any_status_gives_a_fresh_device) {
       write(mmio::kStatus, kSteps.at(static_cast<std::size_t>(until)));
     } else if (until == 4) {
       features_ok();
-      ASSERT_TRUE(driver.set_up_queue(0, layout(0)));
+      ASSERT_TRUE(driver_.set_up_queue(0, layout(0)));
     }
     write(mmio::kDeviceFeaturesSel, 1);
     select(1);
     write(mmio::kStatus, 0);
-    EXPECT_GT(device.resets, resets);
+    EXPECT_GT(device_.resets, resets);
     MmioTransportState fresh;
     fresh.generation = generation;
     fresh.queues = {{.size = 16}, {.size = 256}};
-    EXPECT_EQ(transport->state(), fresh) << until;
+    EXPECT_EQ(transport_->state(), fresh) << until;
     EXPECT_EQ(read(mmio::kInterruptStatus), 0U);
-    EXPECT_FALSE(device.active);
+    EXPECT_FALSE(device_.active);
   }
 }
 
 TEST_F(MmioTransportTest, after_a_reset_no_buffer_is_used_and_no_interrupt_sent) {
   start();
   run();
-  rings[0]->chain().readable_at(0x1000, 1).submit();
-  driver.notify(0);  // rung, not yet heard
-  const int interrupts = line.count();
-  driver.reset();
+  rings_[0]->chain().readable_at(0x1000, 1).submit();
+  driver_.notify(0);  // rung, not yet heard
+  const int interrupts = line_.count();
+  driver_.reset();
   run();
-  driver.notify(0);
+  driver_.notify(0);
   run();
   change_configuration();
-  EXPECT_EQ(rings[0]->used_index(), 0);
-  EXPECT_EQ(device.completed, 0U);
-  EXPECT_EQ(line.count(), interrupts);
+  EXPECT_EQ(rings_[0]->used_index(), 0);
+  EXPECT_EQ(device_.completed, 0U);
+  EXPECT_EQ(line_.count(), interrupts);
   EXPECT_EQ(read(mmio::kInterruptStatus), 0U);
   start();
   send(0);
   run();
-  EXPECT_EQ(rings[0]->used_index(), 1);
+  EXPECT_EQ(rings_[0]->used_index(), 1);
 }
 
 TEST_F(MmioTransportTest, broken_ring_needs_a_reset_and_the_driver_begins_again) {
   start();
   run();
-  rings[0]->write_available_index(17);
-  driver.notify(0);
+  rings_[0]->write_available_index(17);
+  driver_.notify(0);
   run();
-  EXPECT_TRUE(driver.needs_reset());
-  EXPECT_EQ(driver.handle_interrupt(), kConfigurationChangeNotification);
+  EXPECT_TRUE(driver_.needs_reset());
+  EXPECT_EQ(driver_.handle_interrupt(), kConfigurationChangeNotification);
   send(1);
   run();
-  EXPECT_EQ(device.completed, 0U);
+  EXPECT_EQ(device_.completed, 0U);
   start();
   send(0);
   send(1);
   run();
-  EXPECT_EQ(device.completed, 2U);
-  EXPECT_FALSE(driver.needs_reset());
+  EXPECT_EQ(device_.completed, 2U);
+  EXPECT_FALSE(driver_.needs_reset());
 }
 
 TEST_F(MmioTransportTest, need_of_a_reset_before_driver_ok_is_seen_but_does_not_interrupt) {
   features_ok();
   break_device();
-  EXPECT_TRUE(driver.needs_reset());
-  EXPECT_EQ(line.count(), 0);
-  driver.driver_ok();
-  EXPECT_EQ(driver.status() & kDriverOk, 0U);
-  EXPECT_EQ(device.activations, 0);
+  EXPECT_TRUE(driver_.needs_reset());
+  EXPECT_EQ(line_.count(), 0);
+  driver_.driver_ok();
+  EXPECT_EQ(driver_.status() & kDriverOk, 0U);
+  EXPECT_EQ(device_.activations, 0);
 }
 
 TEST_F(MmioTransportTest, driver_that_keeps_the_bit_in_its_writes_or_drops_it_is_not_stuck) {
   start();
   break_device();
-  const std::uint32_t all = driver.status();
+  const std::uint32_t all = driver_.status();
   write(mmio::kStatus, all & ~kNeedsReset);  // it need not echo the device's bit, and cannot clear it
-  EXPECT_EQ(driver.status(), all);
+  EXPECT_EQ(driver_.status(), all);
   write(mmio::kStatus, all | kFailed);
-  EXPECT_EQ(driver.status(), all | kFailed);
+  EXPECT_EQ(driver_.status(), all | kFailed);
 }
 
 // --- Two threads at once ---
@@ -841,7 +841,7 @@ TEST_F(MmioTransportTest, driver_that_keeps_the_bit_in_its_writes_or_drops_it_is
 TEST_F(MmioTransportTest, registers_are_used_by_two_threads_while_the_device_works) {
   auto loop = std::move(*EventLoop::create());
   FakeVirtioDevice busy;
-  auto shared = std::move(*MmioTransport::create(busy, memory, line, *loop));
+  auto shared = std::move(*MmioTransport::create(busy, memory_, line_, *loop));
   std::atomic<int> running{2};
   const auto hammer = [&](unsigned seed) {
     std::mt19937 random(seed);

@@ -50,6 +50,8 @@ struct VirtioActivation {
 
 class VirtioDevice {
  public:
+  VirtioDevice(const VirtioDevice&) = delete;
+  VirtioDevice& operator=(const VirtioDevice&) = delete;
   virtual ~VirtioDevice() = default;
 
   // See above. No other lock of the project but those of a log and of the metrics is taken under it.
@@ -89,8 +91,6 @@ class VirtioDevice {
 
  protected:
   VirtioDevice() = default;
-  VirtioDevice(const VirtioDevice&) = delete;
-  VirtioDevice& operator=(const VirtioDevice&) = delete;
 
   VirtioTransport& transport() const { return *transport_; }
 
