@@ -9,12 +9,15 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <chrono>
 #include <compare>
 #include <cstdint>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
+#include "base/mutex.h"
 #include "devices/virtio/queue/event_index.h"
 #include "devices/virtio/queue/virt_queue.h"
 #include "support/virtio_driver/split_ring.h"
@@ -339,6 +342,93 @@ TEST(WakeUps, of_queue_and_driver_are_not_lost_in_any_order_of_steps) {
       ASSERT_EQ(scene.missing(), 0) << "schedule " << schedule << ", event index " << event_index;
       ASSERT_TRUE(scene.sound());
     }
+  }
+}
+
+// --- The same on two threads ---
+
+// Wakes one sleeper; rung before the sleep, it is not slept at all.
+class Bell {
+ public:
+  void ring() {
+    const MutexLock lock(mutex_);
+    rung_ = true;
+    changed_.notify_all();
+  }
+  // False where nobody rings for a minute: a wake-up was lost.
+  bool sleep() {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    const MutexLock lock(mutex_);
+    while (!rung_) {
+      if (!changed_.wait_until(mutex_, deadline)) {
+        return false;
+      }
+    }
+    rung_ = false;
+    return true;
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  bool rung_ MAYFLY_GUARDED_BY(mutex_) = false;
+};
+
+// Each side sleeps as soon as it may, so that the other is about to wake it all the time.
+TEST(WakeUps, of_two_threads_are_not_lost) {
+  constexpr std::uint64_t kRequests = 10'000;
+  const std::array ranges = {*GuestRange::make(GuestAddress(0), 0x8000)};
+  for (const bool event_index : {false, true}) {
+    GuestMemory memory = std::move(*GuestMemory::create(ranges, Backing::kAnonymous));
+    GuestDriverMemory driver_memory(memory);
+    const RingLayout layout = RingLayout::at(0x1000, 4);
+    SplitRing ring(driver_memory, layout, BufferArena(0x4000, 0x1000),
+                   {.event_idx = event_index, .in_order = false});
+    VirtQueue queue =
+        std::move(*VirtQueue::create(memory, {.size = layout.size,
+                                              .descriptor_table = GuestAddress(layout.descriptors),
+                                              .available_ring = GuestAddress(layout.available),
+                                              .used_ring = GuestAddress(layout.used),
+                                              .event_index = event_index}));
+    Bell doorbell;
+    Bell interrupt;
+    ring.enable_interrupts();
+    std::thread device([&] {
+      std::uint64_t done = 0;
+      while (done < kRequests) {
+        queue.spare_doorbell();
+        for (auto chain = queue.take(); *chain; chain = queue.take()) {
+          queue.complete(std::move(**chain), 0);
+          ++done;
+        }
+        if (queue.publish()) {
+          interrupt.ring();
+        }
+        if (!*queue.want_doorbell() && done < kRequests && !doorbell.sleep()) {
+          ADD_FAILURE() << "the device is asleep for good after " << done << " requests";
+          return;
+        }
+      }
+    });
+    std::uint64_t sent = 0;
+    while (ring.collected() < kRequests) {
+      for (std::uint64_t burst = 1 + sent % 3; burst > 0 && sent < kRequests && ring.free_descriptors() > 0;
+           --burst) {
+        ring.chain().readable_at(0x5000, 1).submit();
+        ++sent;
+        if (ring.should_notify()) {
+          doorbell.ring();
+        }
+      }
+      if (!ring.enable_interrupts() && !interrupt.sleep()) {
+        ADD_FAILURE() << "the driver is asleep for good after " << ring.collected() << " requests";
+        break;
+      }
+      ring.disable_interrupts();
+      ring.collect_all();
+    }
+    device.join();
+    EXPECT_TRUE(ring.violations().empty());
   }
 }
 

@@ -636,8 +636,8 @@ TEST_F(VirtQueueDeathTest, chain_given_back_twice_aborts) {
   ring().chain().readable(content(1)).submit();
   auto one = take();
   auto moved = std::move(one);
-  EXPECT_DEATH(complete(std::move(one)),
-               "given back twice");  // NOLINT(bugprone-use-after-move): the bug in question
+  // NOLINTNEXTLINE(bugprone-use-after-move): the bug in question
+  EXPECT_DEATH(complete(std::move(one)), "given back twice");
   queue().put_back(std::move(moved));
 }
 
