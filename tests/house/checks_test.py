@@ -9,6 +9,7 @@ import unittest
 from pathlib import Path
 
 import arrows
+import conformance
 import house
 import project_text
 import promises
@@ -221,6 +222,32 @@ class Promises(Tree):
     def test_tests_of_other_builds_are_read_from_cmake(self):
         self.assertEqual(promises.looped_tests("foreach(check size now)\n  add_test(NAME release.${check} COMMAND x"),
                          [("release", ["size", "now"])])
+
+
+class Conformance(Tree):
+    HEAD = "| section | a device | held by |\n|---|---|---|\n"
+
+    def row(self, row):
+        self.write("docs/virtio-conformance.md", f"{self.HEAD}{row}\n")
+        return conformance.check(self.root, {"virtio.Queue.named", "virtio.Both/Queue.named/0"})
+
+    def test_demands_that_a_test_holds_or_that_say_why_none_does_pass(self):
+        self.assert_found(self.row("| 2.7.4.1 | MUST NOT assume | `test virtio.Queue.named`, `test virtio.*Queue.named*` |"))
+        self.assert_found(self.row("| 2.1 | MUST wait | untested: no clock |"))
+
+    def test_a_demand_that_nothing_holds_is_found(self):
+        self.assert_found(self.row("| 2.1 | MUST wait | `test virtio.Queue.gone` |"), "there is no test virtio.Queue.gone")
+        self.assert_found(self.row("| 2.1 | MUST wait | good will |"), "names no `test`")
+        self.assert_found(self.row("| 2.1 | MUST wait | untested: |"), "names no `test`")
+
+    def test_a_row_of_another_form_is_found(self):
+        self.assert_found(self.row("| 2.1 | may wait | `test virtio.Queue.named` |"), "is no row")
+        self.assert_found(self.row("| two | MUST wait | `test virtio.Queue.named` |"), "is no row")
+        self.assert_found(self.row("| 2.1 | MUST wait |"), "is no row")
+
+    def test_a_missing_or_empty_page_is_found(self):
+        self.assert_found(conformance.check(self.root, set()), "there is no docs/virtio-conformance.md")
+        self.assert_found(self.row(""), "demands nothing")
 
 
 class ReleaseProgram(Tree):

@@ -138,6 +138,8 @@ class ManualRegistrar final : public EventRegistrar {
   class ManualWatch final : public Watch {
    public:
     explicit ManualWatch(std::shared_ptr<WatchEntry> entry) : entry_(std::move(entry)) {}
+    ManualWatch(const ManualWatch&) = delete;
+    ManualWatch& operator=(const ManualWatch&) = delete;
     ~ManualWatch() override {
       entry_->enabled = false;
       entry_->fd = -1;
@@ -156,6 +158,8 @@ class ManualRegistrar final : public EventRegistrar {
    public:
     ManualTimer(std::shared_ptr<State> state, std::shared_ptr<TimerEntry> entry)
         : state_(std::move(state)), entry_(std::move(entry)) {}
+    ManualTimer(const ManualTimer&) = delete;
+    ManualTimer& operator=(const ManualTimer&) = delete;
     ~ManualTimer() override { entry_->due.reset(); }
     Result<void> start(std::chrono::nanoseconds delay) override {
       entry_->due = state_->now + std::max(delay, std::chrono::nanoseconds{0});

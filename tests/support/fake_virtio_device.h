@@ -15,8 +15,8 @@
 
 namespace mayfly::testing {
 
-// Returns every chain of its queues unwritten, as long as it is active. All but run(), which takes the lock, is for
-// a holder of the lock or for a test without other threads.
+// Returns every chain of its queues unwritten, as long as it is active. All but run(), which takes the lock,
+// is for a holder of the lock or for a test without other threads.
 class FakeVirtioDevice final : public VirtioDevice {
  public:
   static constexpr std::uint32_t kType = 42;

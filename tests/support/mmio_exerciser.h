@@ -1,7 +1,7 @@
 // An MmioTransport under any sequence of register accesses and device events, beside a model of it.
 //
-// The model is written from virtio 1.2, sections 2.1 and 4.2.2, and from what mmio_transport.h says of accesses
-// that the specification leaves open. One thread.
+// The model is written from virtio 1.2, sections 2.1 and 4.2.2, and from what mmio_transport.h says of
+// accesses that the specification leaves open. One thread.
 #pragma once
 
 #include <algorithm>
@@ -104,7 +104,8 @@ class MmioExerciser {
       case 9:
         return write(mmio::kQueueNotify, 4, decisions.below(4));
       default:
-        return write(mmio::kQueueDescLow + 4ULL * decisions.below(10), 4, 16U * decisions.take<std::uint8_t>());
+        return write(mmio::kQueueDescLow + 4ULL * decisions.below(10), 4,
+                     16U * decisions.take<std::uint8_t>());
     }
   }
 
@@ -123,13 +124,14 @@ class MmioExerciser {
     write(mmio::kStatus, 4, 11);
     for (std::uint32_t queue = 0; queue < kLimits.size(); ++queue) {
       write(mmio::kQueueSel, 4, queue);
-      write(mmio::kQueueNum, 4, kLimits.at(queue));
+      write(mmio::kQueueNum, 4,
+            static_cast<std::uint32_t>(kLimits.at(queue)) << (until == 3 ? decisions.below(2) : 0));
       write(mmio::kQueueDescLow, 4, 0x4000 * queue);
       write(mmio::kQueueDriverLow, 4, 0x4000 * queue + 0x2000);
       write(mmio::kQueueDeviceLow, 4, 0x4000 * queue + 0x3000);
       write(mmio::kQueueReady, 4, until == 2 && queue == 1 ? 0 : 1);
     }
-    if (until > 3) {
+    if (until > 2) {
       write(mmio::kStatus, 4, 15);
     }
   }
@@ -300,7 +302,8 @@ class MmioExerciser {
     if (queue.size == 0 || queue.size > limit || (queue.size & (queue.size - 1)) != 0) {
       return false;
     }
-    const std::array<std::uint64_t, 3> sizes = {16ULL * queue.size, 6 + 2ULL * queue.size, 6 + 8ULL * queue.size};
+    const std::array<std::uint64_t, 3> sizes = {16ULL * queue.size, 6 + 2ULL * queue.size,
+                                                6 + 8ULL * queue.size};
     constexpr std::array<std::uint64_t, 3> kAlignments = {16, 2, 4};
     for (std::size_t i = 0; i < 3; ++i) {
       const std::uint64_t at = queue.parts.at(i);
@@ -329,7 +332,8 @@ class MmioExerciser {
     if (offset >= mmio::kConfig) {
       for (unsigned i = 0; i < width; ++i) {
         const std::uint64_t at = offset - mmio::kConfig + i;
-        expected |= std::uint64_t{at < configuration_.size() ? configuration_[at] : std::uint8_t{0}} << (8 * i);
+        expected |= std::uint64_t{at < configuration_.size() ? configuration_[at] : std::uint8_t{0}}
+                    << (8 * i);
       }
     } else if (width == 4 && offset % 4 == 0) {
       expected = read_model(offset);
@@ -389,8 +393,9 @@ class MmioExerciser {
     for (std::size_t i = 0; i < queues_.size(); ++i) {
       const MmioQueueRegisters& queue = state.queues.at(i);
       const ModelQueue& model = queues_[i];
-      if (queue.size != model.size || queue.ready != model.ready || queue.descriptor_table != model.parts[0] ||
-          queue.available_ring != model.parts[1] || queue.used_ring != model.parts[2]) {
+      if (queue.size != model.size || queue.ready != model.ready ||
+          queue.descriptor_table != model.parts[0] || queue.available_ring != model.parts[1] ||
+          queue.used_ring != model.parts[2]) {
         differ("queue " + std::to_string(i) + " was set up otherwise");
       }
     }

@@ -2,8 +2,8 @@
 //
 // The driver is raw: it writes descriptors, ring entries and indices as the input has them, mostly what the
 // specification allows and sometimes not. The model reads a copy of the guest's memory, walks chains one
-// descriptor at a time and event indices one entry at a time, and knows nothing of the queue's code. One thread:
-// what a driver that races does is not for a model.
+// descriptor at a time and event indices one entry at a time, and knows nothing of the queue's code. One
+// thread: what a driver that races does is not for a model.
 #pragma once
 
 #include <algorithm>
@@ -213,7 +213,8 @@ class QueueExerciser {
     put_value(address + 14, next);
   }
 
-  // Descriptors behind one another: readable ones, then writable ones, in the table or in a table of their own.
+  // Descriptors behind one another: readable ones, then writable ones, in the table or in a table of their
+  // own.
   void place_chain(Decisions& decisions, bool indirect) {
     const auto head = static_cast<std::uint16_t>(decisions.below(size_));
     const std::uint32_t count = 1 + decisions.below(size_ + (indirect ? 1 : 0));
@@ -248,7 +249,8 @@ class QueueExerciser {
       case 0:
         return put_value(descriptor, decisions.take<std::uint64_t>());
       case 1:  // near an end of RAM
-        return put_value(descriptor, (decisions.below(2) != 0 ? kFirst : kEnd) - decisions.take<std::uint8_t>());
+        return put_value(descriptor,
+                         (decisions.below(2) != 0 ? kFirst : kEnd) - decisions.take<std::uint8_t>());
       case 2:
         return put_value(descriptor + 8, decisions.take<std::uint32_t>());
       case 3:
@@ -345,7 +347,8 @@ class QueueExerciser {
       pieces = walk(head);
     }
     if (got.has_value() != pieces.has_value()) {
-      differ(got ? "a chain that is none was taken" : "a sound chain was refused: " + std::string(to_string(got.error())));
+      differ(got ? "a chain that is none was taken"
+                 : "a sound chain was refused: " + std::string(to_string(got.error())));
       return;
     }
     if (!got) {
@@ -481,7 +484,8 @@ class QueueExerciser {
       return;
     }
     const VirtQueueState state = queue_->state();
-    if (state.next_available != next_available_ || state.next_used != next_used_ || queue_->in_flight() != 0) {
+    if (state.next_available != next_available_ || state.next_used != next_used_ ||
+        queue_->in_flight() != 0) {
       return differ("the state is another");
     }
     available_end_ = next_available_;

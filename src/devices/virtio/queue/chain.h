@@ -85,21 +85,21 @@ class ChainWriter : public SliceCursor {
 
   template <typename T>
   requires std::is_trivially_copyable_v<T>
-  bool write_object(const T& value) {
-    return write(std::as_bytes(std::span(&value, 1)));
-  }
+  bool write_object(const T& value) { return write(std::as_bytes(std::span(&value, 1))); }
 };
 
 // One buffer of the driver's: first its device-readable, then its device-writable bytes, together at most
-// 2^32 - 1, in no more slices than the queue has descriptors. Taken from a VirtQueue and given back to it once, by complete() or put_back(). Destroyed without
-// that only where its queue goes as well (a reset). Move-only; a moved-from chain has no slices.
+// 2^32 - 1, in no more slices than the queue has descriptors. Taken from a VirtQueue and given back to it
+// once, by complete() or put_back(). Destroyed without that only where its queue goes as well (a reset).
+// Move-only; a moved-from chain has no slices.
 class DescriptorChain {
  public:
   // The index of the chain's first descriptor, by which the driver knows it.
   std::uint16_t head() const { return head_; }
 
   std::span<const GuestSlice> readable() const {
-    return storage_ ? std::span(storage_->slices).first(storage_->readable_count) : std::span<const GuestSlice>();
+    return storage_ ? std::span(storage_->slices).first(storage_->readable_count)
+                    : std::span<const GuestSlice>();
   }
   std::span<const GuestSlice> writable() const {
     return storage_ ? std::span(storage_->slices).subspan(storage_->readable_count)

@@ -50,8 +50,8 @@ struct Part {
 Result<GuestSlice> check_part(const GuestMemory& memory, const Part& part) {
   const auto wrong = [&part](std::string_view what) {
     return fail(ErrorCode::kInvalidArgument, "the queue's " + std::string(part.name) + " at " +
-                                                       hex(part.address.value()) + " (" +
-                                                       std::to_string(part.size) + " bytes) " + std::string(what));
+                                                 hex(part.address.value()) + " (" +
+                                                 std::to_string(part.size) + " bytes) " + std::string(what));
   };
   if (!part.address.is_aligned(part.alignment)) {
     return wrong("is not aligned to " + std::to_string(part.alignment) + " bytes");
@@ -95,10 +95,11 @@ std::string_view to_string(QueueFault fault) {
   return "unknown fault";
 }
 
-Result<VirtQueue> VirtQueue::create(GuestMemory& memory, const VirtQueueConfig& config, VirtQueueState state) {
+Result<VirtQueue> VirtQueue::create(GuestMemory& memory, const VirtQueueConfig& config,
+                                    VirtQueueState state) {
   if (!std::has_single_bit(config.size) || config.size > kMaxSize) {
-    return fail(ErrorCode::kInvalidArgument, "the queue's size " + std::to_string(config.size) +
-                                                       " is not a power of two from 1 to 32768");
+    return fail(ErrorCode::kInvalidArgument,
+                "the queue's size " + std::to_string(config.size) + " is not a power of two from 1 to 32768");
   }
   const std::uint64_t size = config.size;
   const std::array<Part, 3> parts = {{
@@ -116,8 +117,8 @@ Result<VirtQueue> VirtQueue::create(GuestMemory& memory, const VirtQueueConfig& 
     for (std::size_t earlier = 0; earlier < slices.size(); ++earlier) {
       if (range->overlaps(*GuestRange::make(parts[earlier].address, parts[earlier].size))) {
         return fail(ErrorCode::kInvalidArgument, "the queue's " + std::string(part.name) + " at " +
-                                                           hex(part.address.value()) + " overlaps its " +
-                                                           std::string(parts[earlier].name));
+                                                     hex(part.address.value()) + " overlaps its " +
+                                                     std::string(parts[earlier].name));
       }
     }
     slices.push_back(*slice);
@@ -125,7 +126,8 @@ Result<VirtQueue> VirtQueue::create(GuestMemory& memory, const VirtQueueConfig& 
   return VirtQueue(memory, config, {slices[0], slices[1], slices[2]}, state);
 }
 
-VirtQueue::VirtQueue(GuestMemory& memory, const VirtQueueConfig& config, const Parts& parts, VirtQueueState state)
+VirtQueue::VirtQueue(GuestMemory& memory, const VirtQueueConfig& config, const Parts& parts,
+                     VirtQueueState state)
     : memory_(&memory),
       config_(config),
       parts_(parts),
@@ -238,7 +240,8 @@ QueueResult<void> VirtQueue::collect(std::uint16_t head, DescriptorChain::Storag
 }
 
 VirtQueueState VirtQueue::state() const {
-  MAYFLY_CHECK(in_flight_ == 0 && published_used_ == next_used_, "a queue's state is saved between two batches");
+  MAYFLY_CHECK(in_flight_ == 0 && published_used_ == next_used_,
+               "a queue's state is saved between two batches");
   return {next_available_, next_used_};
 }
 
@@ -250,10 +253,11 @@ void VirtQueue::put_back(DescriptorChain chain) {
 }
 
 void VirtQueue::complete(DescriptorChain chain, std::uint32_t written) {
-  const std::size_t entry = next_used_ & (config_.size - 1);
-  parts_.used_ring.set_object(kEntries + sizeof(UsedElement) * entry, UsedElement{chain.head(), written});
-  ++next_used_;
+  const std::uint16_t head = chain.head();
   recycle(std::move(chain));
+  const std::size_t entry = next_used_ & (config_.size - 1);
+  parts_.used_ring.set_object(kEntries + sizeof(UsedElement) * entry, UsedElement{head, written});
+  ++next_used_;
 }
 
 bool VirtQueue::publish() {
@@ -266,7 +270,8 @@ bool VirtQueue::publish() {
   // its own order either sees the index or is seen asking.
   parts_.used_ring.store<std::uint16_t>(kIndex, next_used_);
   if (config_.event_index) {
-    const auto used_event = parts_.available_ring.load<std::uint16_t>(kEntries + std::size_t{2} * config_.size);
+    const auto used_event =
+        parts_.available_ring.load<std::uint16_t>(kEntries + std::size_t{2} * config_.size);
     return passed_event(used_event, before, next_used_);
   }
   return (parts_.available_ring.load<std::uint16_t>(kFlags) & kNoInterrupt) == 0;

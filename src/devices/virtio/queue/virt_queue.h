@@ -56,16 +56,17 @@ std::string_view to_string(QueueFault fault);
 template <typename T>
 using QueueResult = tl::expected<T, QueueFault>;
 
-// Owned by one device, used under its lock. Copies every word of the guest's once and uses the copy; a hostile
-// driver can make take() fail and nothing else. Allocates only while it meets more chains at once, or longer
-// ones, than ever before: bounded by its size each.
+// Owned by one device, used under its lock. Copies every word of the guest's once and uses the copy; a
+// hostile driver can make take() fail and nothing else. Allocates only while it meets more chains at once, or
+// longer ones, than ever before: bounded by its size each.
 class VirtQueue {
  public:
   static constexpr std::uint32_t kMaxSize = 32768;  // 2.7
 
-  // `memory` is borrowed and outlives the queue. Errors: kInvalidArgument for a size that is no power of two up
-  // to kMaxSize, for a part that is misaligned, lies outside guest RAM or on another part, naming it.
-  static Result<VirtQueue> create(GuestMemory& memory, const VirtQueueConfig& config, VirtQueueState state = {});
+  // `memory` is borrowed and outlives the queue. Errors: kInvalidArgument for a size that is no power of two
+  // up to kMaxSize, for a part that is misaligned, lies outside guest RAM or on another part, naming it.
+  static Result<VirtQueue> create(GuestMemory& memory, const VirtQueueConfig& config,
+                                  VirtQueueState state = {});
 
   const VirtQueueConfig& config() const { return config_; }
   // To be asked only while no chain is out (see in_flight()) and all that was completed is published, else:
@@ -77,8 +78,8 @@ class VirtQueue {
   // The next chain that the driver has made available, whole and checked, or nothing where there is none.
   QueueResult<std::optional<DescriptorChain>> take();
 
-  // Undoes the last take(): its chain, which is still out, will be the next again. Several are put back in the
-  // reverse of the order in which they were taken; any other chain: aborts.
+  // Undoes the last take(): its chain, which is still out, will be the next again. Several are put back in
+  // the reverse of the order in which they were taken; any other chain: aborts.
   void put_back(DescriptorChain chain);
 
   // Returns a chain to the driver. `written` is how many bytes, from the first device-writable one on, the

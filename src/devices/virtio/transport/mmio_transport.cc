@@ -69,7 +69,8 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& devic
   return transport;
 }
 
-MmioTransport::MmioTransport(VirtioDevice& device, GuestMemory& memory, InterruptLine& line, UniqueFd doorbell)
+MmioTransport::MmioTransport(VirtioDevice& device, GuestMemory& memory, InterruptLine& line,
+                             UniqueFd doorbell)
     : device_(device), memory_(memory), line_(line), doorbell_(std::move(doorbell)) {
   for (const std::uint16_t limit : device.queue_limits()) {
     state_.queues.push_back({.size = limit});
@@ -85,8 +86,9 @@ void MmioTransport::bus_read(std::uint64_t offset, std::span<std::uint8_t> data)
   }
   std::ranges::fill(data, std::uint8_t{0xff});
   if (!is_control_access(offset, data.size())) {
-    LOG_WARN_LIMITED("%.*s: the driver reads %zu bytes at register %s", static_cast<int>(device_.name().size()),
-                     device_.name().data(), data.size(), hex(offset).c_str());
+    LOG_WARN_LIMITED("%.*s: the driver reads %zu bytes at register %s",
+                     static_cast<int>(device_.name().size()), device_.name().data(), data.size(),
+                     hex(offset).c_str());
     return;
   }
   std::uint32_t value = 0;
@@ -286,15 +288,16 @@ void MmioTransport::activate() {
     if (!registers.ready) {
       continue;
     }
-    auto created = registers.size > device_.queue_limits()[index]
-                       ? fail(ErrorCode::kInvalidArgument, "it has " + std::to_string(registers.size) +
-                                                               " entries, more than the device can do")
-                       : VirtQueue::create(memory_, {.size = registers.size,
-                                                     .descriptor_table = GuestAddress(registers.descriptor_table),
-                                                     .available_ring = GuestAddress(registers.available_ring),
-                                                     .used_ring = GuestAddress(registers.used_ring),
-                                                     .event_index = (state_.driver_features & kFeatureEventIndex) != 0,
-                                                     .indirect = (state_.driver_features & kFeatureIndirectDesc) != 0});
+    auto created =
+        registers.size > device_.queue_limits()[index]
+            ? fail(ErrorCode::kInvalidArgument,
+                   "it has " + std::to_string(registers.size) + " entries, more than the device can do")
+            : VirtQueue::create(memory_, {.size = registers.size,
+                                          .descriptor_table = GuestAddress(registers.descriptor_table),
+                                          .available_ring = GuestAddress(registers.available_ring),
+                                          .used_ring = GuestAddress(registers.used_ring),
+                                          .event_index = (state_.driver_features & kFeatureEventIndex) != 0,
+                                          .indirect = (state_.driver_features & kFeatureIndirectDesc) != 0});
     if (!created) {
       device_.activation_failed();
       needs_reset("queue " + std::to_string(index) + ": " + created.error().message());

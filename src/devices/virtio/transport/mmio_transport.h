@@ -8,10 +8,9 @@
 //   QueueSize, addresses, QueueReady 1  between FEATURES_OK and DRIVER_OK, while that queue is not ready
 //   configuration space                 from DRIVER on
 //
-// and none of them once FAILED or DEVICE_NEEDS_RESET is set. A 0 in QueueReady stops the queue at any time, until
-// the next reset. Status bits are set in the order of 3.1.1 and
-// cleared by a reset only; FEATURES_OK stays 0 where the driver accepted what was not offered, or not
-// VIRTIO_F_VERSION_1.
+// and none of them once FAILED or DEVICE_NEEDS_RESET is set. A 0 in QueueReady stops the queue at any time,
+// until the next reset. Status bits are set in the order of 3.1.1 and cleared by a reset only; FEATURES_OK
+// stays 0 where the driver accepted what was not offered, or not VIRTIO_F_VERSION_1.
 #pragma once
 
 #include <atomic>
@@ -58,7 +57,7 @@ struct MmioTransportState {
 // Thread-safe as a BusDevice.
 class MmioTransport final : public BusDevice, private VirtioTransport {
  public:
-  static constexpr std::uint64_t kWindow = 0x1000;    // bytes
+  static constexpr std::uint64_t kWindow = 0x1000;     // bytes
   static constexpr std::uint64_t kQueueNotify = 0x50;  // where the doorbell is
   static constexpr std::uint64_t kConfiguration = 0x100;
   static constexpr std::uint32_t kVendorId = 0x594c464d;  // "MFLY"

@@ -50,6 +50,8 @@ struct VirtioActivation {
 
 class VirtioDevice {
  public:
+  VirtioDevice(const VirtioDevice&) = delete;
+  VirtioDevice& operator=(const VirtioDevice&) = delete;
   virtual ~VirtioDevice() = default;
 
   // See above. No other lock of the project but those of a log and of the metrics is taken under it.
@@ -70,8 +72,8 @@ class VirtioDevice {
   virtual void read_configuration(std::uint64_t offset, std::span<std::uint8_t> data) = 0;
   virtual void write_configuration(std::uint64_t offset, std::span<const std::uint8_t> data) = 0;
 
-  // FEATURES_OK: what the driver accepted, a subset of what is offered. Before activate(), and on a reset void.
-  // For a device whose configuration space depends on it.
+  // FEATURES_OK: what the driver accepted, a subset of what is offered. Before activate(), and on a reset
+  // void. For a device whose configuration space depends on it.
   virtual void features_accepted(std::uint64_t /*features*/) {}
   // DRIVER_OK: the device is live. On a vCPU's thread; process() follows on the monitor thread.
   virtual void activate(VirtioActivation activation) = 0;
@@ -89,8 +91,6 @@ class VirtioDevice {
 
  protected:
   VirtioDevice() = default;
-  VirtioDevice(const VirtioDevice&) = delete;
-  VirtioDevice& operator=(const VirtioDevice&) = delete;
 
   VirtioTransport& transport() const { return *transport_; }
 
