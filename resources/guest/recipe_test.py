@@ -14,6 +14,7 @@ from unittest import mock
 
 sys.dont_write_bytecode = True
 
+import debian_kernel  # noqa: E402
 import kernel_image  # noqa: E402
 import newc  # noqa: E402
 import recipe  # noqa: E402
@@ -148,6 +149,13 @@ class KernelImageTest(unittest.TestCase):
         for image in (b"", b"\0" * 4096, bzimage(b"unknown compression"), bzimage(gzip.compress(b"no elf"))):
             with self.assertRaises(recipe.RecipeError):
                 kernel_image.extract_elf(image)
+
+
+class ModuleClosureTest(unittest.TestCase):
+    def test_modules_come_after_what_they_need_and_no_others(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "order").write_text("bypass: \nkvm: bypass\nother: \nkvm-amd: kvm\n", encoding="ascii")
+            self.assertEqual(debian_kernel.module_closure(Path(folder), ["kvm-amd", "built-in"]), ["bypass", "kvm", "kvm-amd"])
 
 
 if __name__ == "__main__":
