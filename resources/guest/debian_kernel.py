@@ -92,7 +92,7 @@ def module_closure(directory, names):
                 want(other)
 
     for name in names:
-        want(name)
+        want(name.replace("_", "-"))
     return [name for name in needs if name in wanted]
 
 

@@ -20,7 +20,7 @@ import recipe
 from recipe import HERE, RecipeError
 
 VARIANTS = ("busybox", "boot-mark", "root", "large")
-ROOT_MODULES = ("virtio_mmio", "virtio_blk", "virtio_net", "virtio-rng")
+ROOT_MODULES = ("virtio-mmio", "virtio-blk", "virtio-net", "virtio-rng")
 LARGE_SIZE = 50_000_000
 
 

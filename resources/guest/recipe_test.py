@@ -155,7 +155,7 @@ class ModuleClosureTest(unittest.TestCase):
     def test_modules_come_after_what_they_need_and_no_others(self):
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "order").write_text("bypass: \nkvm: bypass\nother: \nkvm-amd: kvm\n", encoding="ascii")
-            self.assertEqual(debian_kernel.module_closure(Path(folder), ["kvm-amd", "built-in"]), ["bypass", "kvm", "kvm-amd"])
+            self.assertEqual(debian_kernel.module_closure(Path(folder), ["kvm_amd", "built-in"]), ["bypass", "kvm", "kvm-amd"])
 
 
 if __name__ == "__main__":
