@@ -21,7 +21,8 @@ from pathlib import Path
 import recipe
 from recipe import HERE, RecipeError, say
 
-BASE_PACKAGES = ("base-files", "busybox-static", "netbase")
+# Dash and bash, because busybox's shell takes its own ip, ping and tar where the real ones are there as well.
+BASE_PACKAGES = ("base-files", "bash", "busybox-static", "dash", "netbase")
 # What the packages hold and no guest of ours needs; the copyright files stay.
 DROPPED = ("usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian", "usr/share/bug", "usr/share/doc-base",
            "usr/share/initramfs-tools", "usr/share/bash-completion", "usr/share/perl5/Debconf", "var/cache", "var/lib/apt",
@@ -33,11 +34,11 @@ FOLDERS = ("dev", "etc/init.d", "mnt", "proc", "root", "run", "sys", "tmp", "usr
 FILES = {"etc/inittab": "inittab", "etc/init.d/start": "start.sh", "etc/dhcp.sh": "dhcp.sh", "etc/profile": "profile",
          "etc/motd": "motd"}
 TEXTS = {"etc/hostname": "microvm\n", "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 microvm\n",
-         "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n"
+         "etc/passwd": "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n"
                        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
          "etc/group": "root:x:0:\ntty:x:5:\ndisk:x:6:\nwww-data:x:33:\nnogroup:x:65534:\n",
          "etc/fstab": "/dev/root / ext4 defaults 0 1\n"}
-LINKS = {"etc/resolv.conf": "/run/resolv.conf", "etc/mtab": "/proc/mounts", "var/run": "/run",
+LINKS = {"usr/bin/sh": "dash", "etc/resolv.conf": "/run/resolv.conf", "etc/mtab": "/proc/mounts", "var/run": "/run",
          # Made when the guest starts: it says which one this is.
          "var/www/index.html": "/run/www/index.html"}
 DEVICES = {"dev/console": (5, 1), "dev/null": (1, 3)}
@@ -249,7 +250,7 @@ def make_image(folder, archive, size, exclude):
     least = content + content // 16 + 8 * MIB
     if size is not None and size < least:
         raise RecipeError(f"the content takes {-(-least // MIB)} MiB: a size of {size // MIB} MiB is too small")
-    size = size or (least + 24 * MIB) // (16 * MIB) * (16 * MIB)
+    size = size or (least + 32 * MIB - 1) // (16 * MIB) * (16 * MIB)
     say(f"making a file system of {size // MIB} MiB with {len(tree.entries)} files, {content // MIB} MiB")
     with tarfile.open(folder / "tree.tar", "w", format=tarfile.GNU_FORMAT) as out:
         tree.write(out)
@@ -324,8 +325,8 @@ def main_build(output, size, include, exclude, suite):
 
 def copy(image, target):
     """A copy to write to, whole or not at all: a microVM that runs from the file of this name keeps what it has."""
-    if target.is_dir():
-        raise RecipeError(f"{target} is a folder")
+    if target.exists() and not target.is_file():
+        raise RecipeError(f"{target} is there and no plain file")
     partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

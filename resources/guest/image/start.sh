@@ -42,7 +42,7 @@ WORDS
     if [ -n "$name" ]; then hostname "$name"; fi
     # The kernel may have done it already, and has not if it was built without.
     ip addr flush dev "$device"
-    eval "$(ipcalc -p "$client" "${mask:-255.255.255.0}")"
+    eval "$(busybox ipcalc -p "$client" "${mask:-255.255.255.0}")"
     ip addr add "$client/$PREFIX" broadcast + dev "$device"
     ip link set "$device" up
     if [ -n "$gateway" ]; then ip route add default via "$gateway"; fi
