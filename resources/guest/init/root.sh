@@ -51,4 +51,3 @@ mount --move /dev /target/dev
 mount --move /proc /target/proc
 mount --move /sys /target/sys
 exec switch_root /target "$init"
-give_up "cannot start $init of $root"
