@@ -43,6 +43,7 @@ LINKS = {"usr/bin/sh": "dash", "etc/resolv.conf": "/run/resolv.conf", "etc/mtab"
          "var/www/index.html": "/run/www/index.html"}
 DEVICES = {"dev/console": (5, 1), "dev/null": (1, 3)}
 EPOCH = 1577836800  # 2020-01-01: the time of every file, so that one input gives one image
+PACKAGE_NAME = r"[a-z0-9][a-z0-9+.-]+"
 FIRST_INODE = 12  # after the reserved ones and lost+found
 MIB = 1 << 20
 
@@ -53,7 +54,7 @@ def build(size=None, include=(), exclude=(), suite=None):
     archive = packages_archive(packages, suite or host_suite())
     sources = [HERE / "image" / name for name in sorted(FILES.values())]
     key = recipe.digest(archive.parent.name, str(size), " ".join(exclude), *sources, HERE / "root_image.py", HERE / "recipe.py")
-    return recipe.cached("root-image", key, lambda folder: make_image(folder, archive, size, exclude)) / "root.ext4"
+    return recipe.cached("root-image", key, lambda folder: make_image(folder, archive, size, exclude, key)) / "root.ext4"
 
 
 def host_suite():
@@ -239,7 +240,8 @@ def fill(tree, archive, exclude, applets, downloaded):
 
 # --- the image ---------------------------------------------------------------------------------------------------
 
-def make_image(folder, archive, size, exclude):
+def make_image(folder, archive, size, exclude, name):
+    """Writes root.ext4 into the folder; its UUID follows from `name`."""
     recipe.need_tools("mke2fs=e2fsprogs", "debugfs=e2fsprogs", "fakeroot", "tar")
     tree = Tree()
     downloaded = sorted(name for name in (archive.parent / "downloaded").read_text(encoding="ascii").split()
@@ -257,7 +259,7 @@ def make_image(folder, archive, size, exclude):
     image = folder / "root.ext4"
     with open(image, "wb") as file:
         file.truncate(size)
-    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"mayfly-root-{folder.name}")
+    identity = uuid.uuid5(uuid.NAMESPACE_URL, f"mayfly-root-{name}")
     # Features that the e2fsprogs and kernels of Debian 12 and 13 agree on; the inode tables are written at once,
     # because the guest's kernel would otherwise do it in the background.
     make = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-L", "mayfly-root", "-U", str(identity),
@@ -318,7 +320,7 @@ def parse_names(text, pattern, what):
 
 
 def main_build(output, size, include, exclude, suite):
-    image = build(parse_size(size) if size else None, parse_names(include, r"[a-z0-9][a-z0-9+.-]+", "package's name"),
+    image = build(parse_size(size) if size else None, parse_names(include, PACKAGE_NAME, "package's name"),
                   parse_names(exclude, r"\S+", "path"), *parse_names(suite or "", r"[a-z][a-z0-9-]*", "release's name")[:1])
     return copy(image, Path(output)) if output else image
 
