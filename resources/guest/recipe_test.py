@@ -245,13 +245,18 @@ class RootImageOptionsTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "source", Path(folder) / "deep" / "target"
             source.write_bytes(b"new")
-            root_image.copy(source, target)
-            self.assertEqual(target.read_bytes(), b"new")
+            target.parent.mkdir()
+            target.write_bytes(b"old")
+            with open(target, "rb") as in_use:
+                root_image.copy(source, target)
+                self.assertEqual((in_use.read(), target.read_bytes()), (b"old", b"new"))
             with self.assertRaises(recipe.RecipeError):
                 root_image.copy(Path(folder) / "nothing", target)
             self.assertEqual(([file.name for file in target.parent.iterdir()], target.read_bytes()), (["target"], b"new"))
-            with self.assertRaises(recipe.RecipeError):
-                root_image.copy(source, Path(folder))
+            os.mkfifo(Path(folder) / "fifo")
+            for other in (Path(folder), Path(folder) / "fifo"):
+                with self.assertRaises(recipe.RecipeError):
+                    root_image.copy(source, other)
 
 
 class ModuleClosureTest(unittest.TestCase):
