@@ -73,7 +73,7 @@ def packages_archive(packages, suite):
     versions = recipe.debian_versions(packages) if own else {}
     key = recipe.digest(suite, " ".join(packages), " ".join(versions.values()), HERE / "root_image.py")
     return recipe.cached("root-packages", key,
-                         lambda folder: fetch_packages(folder, packages, suite, own)) / "packages.tar"
+                         lambda folder: fetch_packages(folder, packages, suite, own)) / "packages.tar.gz"
 
 
 def fetch_packages(folder, packages, suite, own):
@@ -81,7 +81,7 @@ def fetch_packages(folder, packages, suite, own):
     # chrootless and extract: nothing of the packages is executed, so that neither root nor a namespace is needed.
     command = ["fakeroot", "mmdebstrap", "--mode=chrootless", "--variant=extract", f"--include={','.join(packages)}",
                f"--extract-hook=ls \"$1/var/cache/apt/archives\" > {shlex.quote(str(folder / 'downloaded'))}",
-               *(f"--aptopt={line}" for line in apt_settings()), suite, str(folder / "packages.tar")]
+               *(f"--aptopt={line}" for line in apt_settings()), suite, str(folder / "packages.tar.gz")]
     sources = host_sources(suite) if own else ""
     if sources:
         command.append("-")
