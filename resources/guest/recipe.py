@@ -133,7 +133,8 @@ def debian_versions(packages):
     found = dict(re.findall(r"^(\S+):\n.*\n  Candidate: (\S+)$", text, re.M))
     for package in packages:
         if found.get(package, "(none)") == "(none)":
-            raise RecipeError(f"apt has no candidate for {package}: is the name right, and has `apt-get update` been run?")
+            raise RecipeError(f"apt has no candidate for {package}: is the name right, and has `apt-get update` "
+                              "been run?")
     return {package: found[package] for package in packages}
 
 

@@ -24,13 +24,13 @@ from recipe import HERE, RecipeError, say
 # Dash and bash, because busybox's shell takes its own ip, ping and tar where the real ones are there as well.
 BASE_PACKAGES = ("base-files", "bash", "busybox-static", "dash", "netbase")
 # What the packages hold and no guest of ours needs; the copyright files stay.
-DROPPED = ("usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian", "usr/share/bug", "usr/share/doc-base",
-           "usr/share/initramfs-tools", "usr/share/bash-completion", "usr/share/perl5/Debconf", "var/cache", "var/lib/apt",
+DROPPED = ("usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian", "usr/share/bug",
+           "usr/share/doc-base", "usr/share/initramfs-tools", "usr/share/bash-completion", "var/cache", "var/lib/apt",
            "var/lib/dpkg", "etc/apt", "dev")
 # Since Debian 13 packages bring their files in these already.
 MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-FOLDERS = ("dev", "etc/init.d", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64",
-           "var/log", "var/tmp", "var/www")
+FOLDERS = ("dev", "etc/init.d", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin", "usr/lib",
+           "usr/lib64", "var/log", "var/tmp", "var/www")
 FILES = {"etc/inittab": "inittab", "etc/init.d/start": "start.sh", "etc/dhcp.sh": "dhcp.sh", "etc/profile": "profile",
          "etc/motd": "motd"}
 TEXTS = {"etc/hostname": "microvm\n", "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 microvm\n",
@@ -53,8 +53,9 @@ def build(size=None, include=(), exclude=(), suite=None):
     packages = sorted({*BASE_PACKAGES, *include})
     archive = packages_archive(packages, suite or host_suite())
     sources = [HERE / "image" / name for name in sorted(FILES.values())]
-    key = recipe.digest(archive.parent.name, str(size), " ".join(exclude), *sources, HERE / "root_image.py", HERE / "recipe.py")
-    return recipe.cached("root-image", key, lambda folder: make_image(folder, archive, size, exclude, key)) / "root.ext4"
+    key = recipe.digest(archive.parent.name, str(size), " ".join(exclude), *sources, HERE / "root_image.py")
+    folder = recipe.cached("root-image", key, lambda folder: make_image(folder, archive, size, exclude, key))
+    return folder / "root.ext4"
 
 
 def host_suite():
@@ -262,9 +263,10 @@ def make_image(folder, archive, size, exclude, name):
     identity = uuid.uuid5(uuid.NAMESPACE_URL, f"mayfly-root-{name}")
     # Features that the e2fsprogs and kernels of Debian 12 and 13 agree on; the inode tables are written at once,
     # because the guest's kernel would otherwise do it in the background.
-    make = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-L", "mayfly-root", "-U", str(identity),
-            "-O", "^orphan_file,^metadata_csum_seed", "-E",
-            f"hash_seed={identity},lazy_itable_init=0,lazy_journal_init=0,no_copy_xattrs,nodiscard", "-d", "tree", "root.ext4"]
+    make = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-L", "mayfly-root",
+            "-U", str(identity), "-O", "^orphan_file,^metadata_csum_seed",
+            "-E", f"hash_seed={identity},lazy_itable_init=0,lazy_journal_init=0,no_copy_xattrs,nodiscard",
+            "-d", "tree", "root.ext4"]
     # One fakeroot for both: it remembers the owners and device nodes that only root may make, and mke2fs asks for them.
     script = f"mkdir tree && tar --numeric-owner -xpf tree.tar -C tree && exec {shlex.join(make)}"
     fixed_clock = {"E2FSPROGS_FAKE_TIME": str(EPOCH)}
@@ -320,8 +322,9 @@ def parse_names(text, pattern, what):
 
 
 def main_build(output, size, include, exclude, suite):
+    parse_names(suite or "", r"[a-z][a-z0-9-]*", "release's name")
     image = build(parse_size(size) if size else None, parse_names(include, PACKAGE_NAME, "package's name"),
-                  parse_names(exclude, r"\S+", "path"), *parse_names(suite or "", r"[a-z][a-z0-9-]*", "release's name")[:1])
+                  parse_names(exclude, r"\S+", "path"), suite)
     return copy(image, Path(output)) if output else image
 
 
@@ -344,8 +347,10 @@ def copy(image, target):
 
 def main():
     parser = recipe.parser(__doc__)
-    parser.add_argument("--output", metavar="FILE", help="copy the image there; without it the cached one, not to be written to")
-    parser.add_argument("--size", help="of the file system: MiB, or 512M, 2G (default: the content and 16 to 32 MiB more)")
+    parser.add_argument("--output", metavar="FILE",
+                        help="copy the image there; without it the cached one, not to be written to")
+    parser.add_argument("--size",
+                        help="of the file system: MiB, or 512M, 2G (default: the content and 16 to 32 MiB more)")
     parser.add_argument("--include", default="", metavar="PKG,...", help="further packages")
     parser.add_argument("--exclude", default="", metavar="PATH,...", help="paths to leave out; * stands for anything")
     parser.add_argument("--suite", help="Debian release (default: this host's)")

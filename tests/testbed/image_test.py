@@ -23,7 +23,8 @@ def debugfs(image, request):
 
 def inode(image, path):
     """(type, mode, owner, group) of a path; None where there is none."""
-    found = re.search(r"Type: (.*?)\s+Mode:\s+(\d+).*?User:\s+(\d+)\s+Group:\s+(\d+)", debugfs(image, f"stat {path}"), re.S)
+    found = re.search(r"Type: (.*?)\s+Mode:\s+(\d+).*?User:\s+(\d+)\s+Group:\s+(\d+)",
+                      debugfs(image, f"stat {path}"), re.S)
     return found and (found[1], int(found[2], 8), int(found[3]), int(found[4]))
 
 

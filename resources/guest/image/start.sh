@@ -63,12 +63,13 @@ esac
 
 . /etc/os-release
 mkdir /run/www
+memory_kib=$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)
 cat > /run/www/index.html <<PAGE
 <!DOCTYPE html>
 <title>$(hostname)</title>
 <h1>Hello from $(hostname)</h1>
 <p>$PRETTY_NAME with Linux $(uname -r) in a microVM:
-$(grep -c ^processor /proc/cpuinfo) processor(s), $(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024)) MiB of memory,
+$(grep -c ^processor /proc/cpuinfo) processor(s), $((memory_kib / 1024)) MiB of memory,
 MAC address $(cat /sys/class/net/eth0/address 2> /dev/null || echo none).
 Up after $(cut -d ' ' -f 1 /proc/uptime) s.</p>
 PAGE
