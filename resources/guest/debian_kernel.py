@@ -77,5 +77,24 @@ def unpack_modules(tree, target):
     (target / "order").write_text("".join(f"{name}: {' '.join(needs)}\n" for name, needs in order.items()))
 
 
+def module_closure(directory, names):
+    """The modules `names` and what they depend on, in the order to load them. Built-in ones are not in the list."""
+    needs = {}
+    for line in (directory / "order").read_text(encoding="ascii").splitlines():
+        name, _, others = line.partition(":")
+        needs[name] = others.split()
+    wanted = set()
+
+    def want(name):
+        if name in needs and name not in wanted:
+            wanted.add(name)
+            for other in needs[name]:
+                want(other)
+
+    for name in names:
+        want(name.replace("_", "-"))
+    return [name for name in needs if name in wanted]
+
+
 if __name__ == "__main__":
     sys.exit(recipe.main(__doc__, build))

@@ -99,9 +99,9 @@ def search_path():
     return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
 
 
-def run(command, **options):
+def run(command, variables=None, **options):
     """Runs a program to its end and returns its stdout; a failure carries the command and what it said."""
-    environment = dict(os.environ, LC_ALL="C", PATH=search_path())
+    environment = dict(os.environ, LC_ALL="C", PATH=search_path(), **(variables or {}))
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           env=environment, check=False, **options)
     if done.returncode != 0:
@@ -124,11 +124,17 @@ def debian_dependency(package, pattern):
 
 def debian_version(package):
     """The version of `package` that apt would install."""
-    text = run(["apt-cache", "policy", package]).decode()
-    found = re.search(r"Candidate: (\S+)", text)
-    if not found or found[1] == "(none)":
-        raise RecipeError(f"apt has no candidate for {package}: run `apt-get update`")
-    return found[1]
+    return debian_versions([package])[package]
+
+
+def debian_versions(packages):
+    """package -> the version that apt would install, of each."""
+    text = run(["apt-cache", "policy", *packages]).decode()
+    found = dict(re.findall(r"^(\S+):\n.*\n  Candidate: (\S+)$", text, re.M))
+    for package in packages:
+        if found.get(package, "(none)") == "(none)":
+            raise RecipeError(f"apt has no candidate for {package}: is the name right, and has `apt-get update` been run?")
+    return {package: found[package] for package in packages}
 
 
 def debian_unpack(package, version, directory):
@@ -147,13 +153,21 @@ def debian_unpack(package, version, directory):
 
 def main(description, build, **flags):
     """A recipe's command line: builds, then prints the artifact directory. `flags` become positional choices."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Prints the directory of the artifacts on stdout, progress on stderr. Built once and kept in "
-               "$MAYFLY_CACHE_DIR, $XDG_CACHE_HOME/mayfly or ~/.cache/mayfly; removing that folder is always safe.")
+    options = parser(description)
     for flag, choices in flags.items():
-        parser.add_argument(flag, choices=choices, help="which one to build")
-    options = parser.parse_args()
+        options.add_argument(flag, choices=choices, help="which one to build")
+    return build_and_print(build, options.parse_args())
+
+
+def parser(description):
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Prints the path of the artifacts on stdout, progress on stderr. Built once and kept in "
+               "$MAYFLY_CACHE_DIR, $XDG_CACHE_HOME/mayfly or ~/.cache/mayfly; removing that folder is always safe.")
+
+
+def build_and_print(build, options):
+    """Calls build(option=value, ...) and prints what it returns; returns the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that what is half made goes
     try:
         print(build(**vars(options)))

@@ -193,25 +193,6 @@ def run_case_program():
 
 # --- L1 ----------------------------------------------------------------------------------------------------------
 
-def module_closure(directory, names):
-    """The modules `names` and what they depend on, in the order to load them. Built-in ones are not in the list."""
-    needs = {}
-    for line in (directory / "order").read_text(encoding="ascii").splitlines():
-        name, _, others = line.partition(":")
-        needs[name] = others.split()
-    wanted = set()
-
-    def want(name):
-        if name in needs and name not in wanted:
-            wanted.add(name)
-            for other in needs[name]:
-                want(other)
-
-    for name in names:
-        want(name)
-    return [name for name in needs if name in wanted]
-
-
 def libraries_of(program):
     """The shared libraries that a program of this host is started with; none for a static one."""
     # PT_INTERP's text: a static program has none, and other files have no reason to.
@@ -228,7 +209,7 @@ class L1Image:
         self.kernel = debian_kernel.build()
         self.path = home / "l1.cpio"
         self._names = {path: f"/files/{index}/{path.name}" for index, path in enumerate(paths_of(cases))}
-        modules = module_closure(self.kernel / "modules", L1_MODULES)
+        modules = debian_kernel.module_closure(self.kernel / "modules", L1_MODULES)
         with open(self.path, "wb") as out:
             archive = newc.Archive(out)
             archive.file("init", HERE / "l1_init.sh", 0o755)

@@ -107,12 +107,5 @@ class TierTest(unittest.TestCase):
             self.assertEqual(testbed.detect_tier().name, "qemu")
 
 
-class ModuleClosureTest(unittest.TestCase):
-    def test_modules_come_after_what_they_need_and_no_others(self):
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "order").write_text("bypass: \nkvm: bypass\nother: \nkvm-amd: kvm\n", encoding="ascii")
-            self.assertEqual(testbed.module_closure(Path(folder), ["kvm-amd", "built-in"]), ["bypass", "kvm", "kvm-amd"])
-
-
 if __name__ == "__main__":
     unittest.main()

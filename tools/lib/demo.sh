@@ -10,20 +10,22 @@ demo_help() {
   cat <<HELP
 Usage: tools/devtool demo [--auto] [--verbose] [--cpus N] [--memory SIZE] [--job NAME[,NAME...]]
 
-Boots Debian's own cloud kernel, unmodified, in a microVM. On a terminal it ends in a shell inside the microVM;
-without a terminal, or with --auto, the guest says what it is and powers itself off. The first run takes about two
-minutes once the packages are installed, later ones seconds.
+Boots Debian's own cloud kernel, unmodified, in a microVM with a disk, which holds a small Debian, and a network, and
+fetches a page from the web server inside it. On a terminal it ends in a shell inside the microVM; without a terminal,
+or with --auto, the guest is powered off once the page has come. The first run takes about two minutes once the
+packages are installed, later ones seconds.
 
-The host's KVM is used where it has hardware virtualization; elsewhere the whole runs inside QEMU, which emulates such
-a host (slower). Nothing is installed but the packages that building and booting take; the kernel
-is downloaded once, unpacked, and kept in ~/.cache/mayfly.
+The host's KVM is used where it has hardware virtualization: the microVM's network is then that of an ordinary
+program (passt), and a port of this host leads to its web server. Elsewhere the whole runs inside QEMU, which emulates
+such a host (slower), and it is that host which fetches the page. Nothing is installed but the packages that building
+and booting take; kernel and image are made once and kept in ~/.cache/mayfly, and what the guest writes is forgotten.
 
-  --auto         no shell: run the guest's job tour and power off
+  --auto         no shell: fetch the page and power off
   --verbose      show the guest kernel's own messages
   --cpus N       virtual processors, 1 to 32 (default 1)
   --memory SIZE  guest memory in MiB, or with a suffix: 512M, 2G (default 512M)
-  --job NAMES    what the guest does in turn, instead of the shell or the tour (info shows the whole machine; halt
-                 and spin do not end by themselves; implies --auto). There are:
+  --job NAMES    no disk and no network, but an initial RAM disk whose first process does this in turn (info shows the
+                 whole machine; halt and spin do not end by themselves; implies --auto). There are:
                  $(demo_jobs | paste -sd' ')
 
 Exit code: that of mayfly: 0 where the guest powered itself off or Control-A x ended it.
@@ -46,30 +48,67 @@ demo_main() {
   done
   demo_check "$cpus" "$memory" "$job"
   if [[ ! -t 0 || ! -t 1 ]]; then auto=1; fi
-  if [[ -z "$job" ]]; then
-    if ((auto)); then job=tour; else job=shell; fi
-  fi
 
   step "demo, 1 of 4: packages"
   ensure_packages build
-  ensure_guest_packages
+  ensure_guest_packages image
+  local hardware=0
+  if [[ "$(linux_tier)" == hardware:* ]]; then
+    hardware=1
+    ensure_packages network
+  fi
   step "demo, 2 of 4: mayfly itself"
   build_preset release mayfly
-  step "demo, 3 of 4: Debian's kernel and a small user space"
-  local kernel initramfs
+  step "demo, 3 of 4: Debian's kernel and a small Debian"
+  local kernel initramfs image
   kernel="$(python3 resources/guest/debian_kernel.py)/vmlinux" || fail "$EXIT_FAILED" "there is no kernel to boot"
-  initramfs="$(python3 resources/guest/initramfs.py busybox)" || fail "$EXIT_FAILED" "there is no user space to boot"
+  local command=("$RELEASE_PROGRAM" run --kernel "$kernel" --cpus "$cpus" --memory "$memory")
+  local cmdline="console=ttyS0 reboot=k panic=-1${quiet:+ $quiet}"
+  if [[ -n "$job" ]]; then
+    initramfs="$(python3 resources/guest/initramfs.py busybox)" || fail "$EXIT_FAILED" "there is no user space to boot"
+    cmdline+=" mayfly.job=$job mayfly.marks=off"
+  else
+    initramfs="$(python3 resources/guest/initramfs.py root)" || fail "$EXIT_FAILED" "there is no initramfs to boot"
+    image="$(python3 resources/guest/root_image.py)" || fail "$EXIT_FAILED" "there is no user space to boot"
+    local network=tap mode=shell
+    if ((auto)); then mode=auto; fi
+    if ((hardware)); then
+      network="$(demo_free_port)"
+    else
+      # On a tap nobody gives addresses away.
+      cmdline+=" ip=172.16.0.2::172.16.0.1:255.255.255.0::eth0:off"
+    fi
+    command=("$LIB/demo_host.sh" "$network" "$mode" "$image" "${command[@]}")
+  fi
   # The testbed says next where it runs, and why.
   step "demo, 4 of 4: the microVM"
-  if ! ((auto)); then note "a shell follows: end it with poweroff or Control-D, the microVM by force with Control-A x"; fi
+  if ! ((auto)); then
+    note "a shell follows: end the microVM with poweroff, by force with Control-A x"
+    if ((hardware)); then note "its web server: http://127.0.0.1:$network/"; fi
+  fi
 
-  local cmdline="console=ttyS0 reboot=k panic=-1${quiet:+ $quiet} mayfly.job=$job mayfly.marks=off" code=0
-  python3 tests/testbed/testbed.py attach "$RELEASE_PROGRAM" run --kernel "$kernel" --initrd "$initramfs" \
-    --cpus "$cpus" --memory "$memory" --cmdline "$cmdline" || code=$?
+  local code=0
+  python3 tests/testbed/testbed.py attach "${command[@]}" --initrd "$initramfs" --cmdline "$cmdline" || code=$?
   # mayfly has no such code: the testbed says by it that it failed itself.
-  if ((code == 125)); then fail "$EXIT_FAILED" "the microVM could not be run; the reason is above"; fi
+  if ((code == 125)); then fail "$EXIT_FAILED" "the microVM could not be run, or served no page; the reason is above"; fi
   step "the microVM has ended; mayfly's exit code is $code"
   exit "$code"
+}
+
+# A port of this host that is free, 8080 if it is.
+demo_free_port() {
+  python3 - <<'PYTHON'
+import socket
+
+for port in (8080, 0):
+    try:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            print(listener.getsockname()[1])
+            break
+    except OSError:
+        pass
+PYTHON
 }
 
 # demo_check CPUS MEMORY JOBS: refuses before anything is installed or built what mayfly or the guest would refuse.

@@ -8,6 +8,10 @@ readonly PACKAGES_build="g++ cmake ninja-build make ccache python3 libexpected-d
   liburing-dev libgtest-dev libgmock-dev libbenchmark-dev"
 # What a Linux guest is made of: a kernel's payload to unpack, an initramfs to pack.
 readonly PACKAGES_guest="busybox-static cpio xz-utils lz4 zstd"
+# An image of a root file system for it.
+readonly PACKAGES_image="mmdebstrap fakeroot e2fsprogs debian-archive-keyring"
+# The network of a guest without a tap.
+readonly PACKAGES_network="passt"
 # The processor that the guest runs on where the host has no hardware virtualization.
 readonly PACKAGES_emulator="qemu-system-x86"
 # Building the small guest kernel from Debian's source package.
@@ -18,7 +22,7 @@ readonly PACKAGES_style="clang-format clang-tidy clang shellcheck"
 readonly PACKAGES_fuzz="clang llvm libclang-rt-dev"
 readonly PACKAGES_coverage="gcovr"
 
-readonly PACKAGE_GROUPS="build guest emulator kernel test style fuzz coverage"
+readonly PACKAGE_GROUPS="build guest image network emulator kernel test style fuzz coverage"
 
 # packages_of GROUP...: their names, one a line, each once.
 packages_of() {

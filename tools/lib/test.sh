@@ -47,7 +47,7 @@ test_main() {
 
   ensure_preset_packages "$preset"
   if [[ "$scope" != unit ]]; then ensure_packages test; fi
-  if [[ "$scope" == all ]]; then ensure_guest_packages kernel; fi
+  if [[ "$scope" == all ]]; then ensure_guest_packages kernel image; fi
 
   build_preset "$preset"
   if [[ "$scope" == all ]]; then
