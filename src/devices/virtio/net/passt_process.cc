@@ -74,7 +74,7 @@ std::vector<std::string> arguments_for(const std::string& program, const PasstPr
   // In the foreground it stays our child. Its process id goes to standard output when it is ready.
   std::vector<std::string> arguments = {program,   "--foreground", "--quiet",
                                         "--stderr", "--fd",         std::to_string(kSocketInChild),
-                                        "--pid",   "/dev/stdout",  "--mtu",
+                                        "--pid",   "/proc/self/fd/1",  "--mtu",
                                         std::to_string(options.mtu)};
   if (!options.user.host_loopback) {
     arguments.emplace_back("--no-map-gw");
