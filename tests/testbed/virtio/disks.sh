@@ -76,7 +76,7 @@ GUEST
 case_kill() {
     blank "$work/disk" 64
     configured before 2 "$(drive disk "$work/disk" "\"io_engine\": \"$engine\"" '"cache_type": "Writeback"')" <<'GUEST'
-mke2fs -q -t ext4 /dev/vda
+mkfs.ext4 -q /dev/vda
 mount -t ext4 /dev/vda /mnt
 noise /mnt/noise 6
 (cd /mnt && md5sum noise > noise.md5)
@@ -108,31 +108,32 @@ case_overlay() {
     blank "$work/base" 48
     "$mke2fs" -q -t ext4 "$work/base"
     before=$(sum "$work/base")
-    for name in one two memory; do
-        place=$([ $name = memory ] || echo "=$work/$name.overlay")
-        guest $name --disk "$work/base:overlay$place" <<GUEST
+    for who in one two memory; do
+        place=$([ $who = memory ] || echo "=$work/$who.overlay")
+        guest $who --disk "$work/base:overlay$place" <<GUEST
+echo "here is $who"
 mount -t ext4 /dev/vda /mnt
-echo "I am $name" > /mnt/name
-noise /mnt/noise 8
+echo "I am $who" > /mnt/who
+noise /mnt/noise 6
 (cd /mnt && md5sum noise > noise.md5)
 forget
 (cd /mnt && md5sum -c noise.md5)
 umount /mnt
-e2fsck -fn /dev/vda > /dev/null
-echo "written by $name"
-usleep 100000
+fsck.ext4 -fn /dev/vda > /dev/null
 GUEST
+        # One after the other into life: many processors that start on one that is emulated take long.
+        await $who "here is $who"
     done
-    for name in one two memory; do done_by $name; done
+    for who in one two memory; do done_by $who; done
     same "$(sum "$work/base")" "$before" "the base"
-    for name in one two; do
-        guest $name-again --disk "$work/base:overlay=$work/$name.overlay" <<GUEST
+    for who in one two; do
+        guest $who-again --disk "$work/base:overlay=$work/$who.overlay" <<GUEST
 mount -t ext4 /dev/vda /mnt
-same "\$(cat /mnt/name)" "I am $name" "who was here"
+same "\$(cat /mnt/who)" "I am $who" "who was here"
 (cd /mnt && md5sum -c noise.md5)
 umount /mnt
 GUEST
-        done_by $name-again
+        done_by $who-again
     done
     same "$(sum "$work/base")" "$before" "the base"
 }
@@ -215,6 +216,52 @@ done
 for worker in $workers; do wait "$worker"; done
 GUEST
     done_by guest
+}
+
+# Many devices ($disks letters, $nets numbers), each of them the right one.
+case_many() {
+    set --
+    for n in $nets; do
+        "$ip" tuntap add dev tap$n mode tap
+        "$ip" addr add 10.0.$n.1/24 dev tap$n
+        "$ip" link set tap$n up
+        set -- "$@" --net tap=tap$n
+    done
+    for n in $(seq $(echo $disks | wc -w)); do
+        blank "$work/disk$n" 4
+        echo "disk $n" | dd of="$work/disk$n" conv=notrunc 2> /dev/null
+        set -- "$@" --disk "$work/disk$n"
+    done
+    {
+        echo "disks='$disks' nets='$nets'"
+        cat <<'GUEST'
+n=0
+for disk in $disks; do
+    n=$((n + 1))
+    same "$(head -n 1 /dev/vd$disk | tr -d '\0')" "disk $n" "the first line of vd$disk"
+    noise /tmp/noise 1
+    direct if=/tmp/noise of=/dev/vd$disk bs=64k seek=16 oflag=direct conv=notrunc
+    direct if=/dev/vd$disk of=/tmp/read bs=64k skip=16 count=16 iflag=direct
+    same "$(sum /tmp/read)" "$(sum /tmp/noise)" "vd$disk"
+    echo "guest $n" | dd of=/dev/vd$disk bs=512 seek=1 conv=notrunc,fsync 2> /dev/null
+done
+for n in $nets; do
+    up eth$((n - 1)) 10.0.$n.2
+    ping -c 3 -i 0.1 -q 10.0.$n.1
+done
+echo "ping me"
+enough() { [ "$(dd if=/dev/vda bs=512 count=1 iflag=direct 2> /dev/null | head -c 6)" = enough ]; }
+patiently enough
+GUEST
+    } > "$work/many"
+    guest guest --cpus 2 "$@" < "$work/many"
+    await guest "ping me"
+    for n in $nets; do ping -c 3 -i 0.1 -q 10.0.$n.2; done
+    printf enough | dd of="$work/disk1" conv=notrunc 2> /dev/null
+    done_by guest
+    for n in $(seq $(echo $disks | wc -w)); do
+        same "$(dd if="$work/disk$n" bs=512 skip=1 count=1 2> /dev/null | head -n 1 | tr -d '\0')" "guest $n" "disk $n"
+    done
 }
 
 # A driver that goes and comes again, while its disk is in use.

@@ -1,6 +1,7 @@
 # shellcheck shell=dash
 # Words for the scripts that guests run: see virtio_test.py. This stands at the head of each.
 set -eu
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin  # e2fsprogs before busybox
 
 die() {
     echo "FAILED: $*"

@@ -1,11 +1,12 @@
 # shellcheck shell=dash
-# What the scripts of virtio_test.py start from: a folder to work in, a network of their own, and words to start
-# guests, to wait for what they say and to look at how they ended.
+# What the scripts of virtio_test.py start from: a folder to work in, and words to start guests, to wait for what they
+# say and to look at how they ended. The network they run in is their own.
 #
 # virtio_test.py calls:  sh SCRIPT CASE NAME VALUE NAME VALUE ...  and gives so the paths of
 #   lib         this file                mayfly      the monitor
 #   kernel      the guest's kernel       initrd      its initramfs: busybox, e2fsprogs, drivers where they are modules
 #   cmdline     the kernel's words       and what else the case asks for
+# A script reads them by the lines at its own head, and ends with enter.
 
 die() {
     echo "FAILED: $*"
@@ -35,8 +36,8 @@ script() {
     } > "$work/$1.initrd"
 }
 
-# guest NAME [OPTION...]: starts a guest that runs the script on stdin, then says what its kernel complains of and powers
-# off. What it says goes to $work/NAME.said.
+# guest NAME [OPTION...]: starts a guest that runs the script on stdin, then says what its kernel complains of and reboots.
+# What it says goes to $work/NAME.said.
 guest() {
     name=$1
     shift
@@ -116,7 +117,7 @@ sound() {
     "$e2fsck" -fn "$1" > "$work/fsck" 2>&1 || die "e2fsck -fn: $(cat "$work/fsck")"
 }
 
-# A folder that goes with this process, a network that nothing else is in, and busybox's programs, wherever this runs.
+# Runs the case, in a folder that goes with it and with busybox's programs, wherever this is.
 enter() {
     work=$(mktemp -d /tmp/mayfly-virtio.XXXXXX)
     trap 'rm -rf "$work"' EXIT
@@ -127,6 +128,9 @@ enter() {
     # Standard input that neither says anything nor ends, for `nc`: it hangs up where its own ends.
     idle=$work/idle
     mkfifo "$idle"
-    jobs=mayfly.job=script,poweroff
+    # Without ACPI there is no way to power off.
+    jobs=mayfly.job=script,reboot
+    # A case that is killed for its time shall leave what its guests said.
+    { sleep 120 && tail -c 3000 "$work"/*.said && ps; } &
     "case_$case"
 }
