@@ -11,6 +11,17 @@
 /bin/busybox mkdir -p /proc /sys /tmp /dev /cases
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/
+
+# What runs here may make namespaces, or shut itself in by pivot_root, as passt does: neither can be done where the root
+# is the initramfs itself, nor in a mere chroot. So this goes on in a mount of it that lies on top of it.
+if [ "${1:-}" != inside ]; then
+    mkdir /inside
+    mount -o bind / /inside
+    cd /inside || exit
+    mount -o move . /
+    exec chroot . /init inside
+fi
+
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -18,6 +29,8 @@ mount -t tmpfs tmp /tmp
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o ptmxmode=666 pts /dev/pts
 mount -t tmpfs shm /dev/shm
+mkdir -p /etc
+printf 'root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n' > /etc/passwd
 
 say() { echo "$*" > /dev/console; }
 

@@ -80,7 +80,7 @@ class Suite:
 
     def __init__(self, mayfly, scratch, hardware):
         self.mayfly = mayfly
-        self.cmdline = "console=ttyS0 panic=-1 quiet" + ("" if hardware else f" {CMDLINE_IN_EMULATION}")
+        self.cmdline = kernel_words(hardware)
         # 64 MiB are too few for Debian's kernel on any machine: its image alone takes 50.
         self.small = Kernel("small", small_kernel.build(), 1, 64)
         self.debian = Kernel("debian", debian_kernel.build(), 4, 128)
@@ -162,6 +162,11 @@ class Suite:
                      initrd=self.large, cost=kernel.cost + 3)
 
 
+def kernel_words(hardware):
+    """What every guest kernel is told."""
+    return "console=ttyS0 panic=-1 quiet" + ("" if hardware else f" {CMDLINE_IN_EMULATION}")
+
+
 def bare_spinner():
     """An ELF for the 64-bit entry that says S on the serial port and spins with interrupts off for ever."""
     code = bytes.fromhex("baf8030000"  # mov $0x3f8, %edx
@@ -213,9 +218,10 @@ def check_info(test, info, cpus):
     test.assertEqual(complaints, [], "\n".join(["the kernel complains:", *complaints]))
 
 
-def kernel_complaints(log, hardware=True):
-    """Lines of a raw kernel log at level warning or worse, or in a warning's words, that are not allowed."""
-    allowed = ALLOWED if hardware else ALLOWED + ALLOWED_IN_EMULATION
+def kernel_complaints(log, hardware=True, further=()):
+    """Lines of a raw kernel log at level warning or worse, or in a warning's words, that neither ALLOWED nor `further`
+    allows."""
+    allowed = [*ALLOWED, *further, *(() if hardware else ALLOWED_IN_EMULATION)]
     if not hardware:
         log = XSAVE_WARNING.sub("", log)
     lines = []
@@ -316,8 +322,10 @@ class KernelComplaintsTest(unittest.TestCase):
         self.assertEqual(kernel_complaints("<4>[    0.1] platform rtc_cmos: registered platform RTC device\n"), [])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(description, make_suite, *further):
+    """Runs the cases of a suite and then the test classes `further`. make_suite(mayfly, scratch, hardware) returns an
+    object with `entries`: a list of (Case, check(test, result))."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mayfly", metavar="BINARY", help="the program to test")
     parser.add_argument("--only", default="", metavar="REGEX", help="only the cases whose name matches")
     parser.add_argument("--list", action="store_true", help="print the cases' names")
@@ -332,7 +340,7 @@ def main():
         with tempfile.TemporaryDirectory(prefix="mayfly-linux-test-") as scratch:
             tier = testbed.detect_tier()
             hardware = tier.name == "hardware"
-            suite = Suite(mayfly.resolve(), Path(scratch), hardware)
+            suite = make_suite(mayfly.resolve(), Path(scratch), hardware)
             chosen = [(case, check) for case, check in suite.entries if re.search(options.only, case.name)]
             if options.list or not chosen:
                 print("\n".join(case.name for case, _ in chosen) or f"no case matches {options.only}")
@@ -347,7 +355,8 @@ def main():
             (options.keep / name).mkdir(parents=True, exist_ok=True)
             for file, data in result.files.items():
                 (options.keep / name / file).write_bytes(data)
-    tests.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(KernelComplaintsTest))
+    for test_case in further:
+        tests.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(test_case))
     again = sorted(name for name, result in results.items() if result.attempts > 1)
     if again:
         testbed.say(f"!!! judged by a later attempt, because the first hung or overran: {', '.join(again)}")
@@ -355,5 +364,6 @@ def main():
     return 0 if outcome.wasSuccessful() else 1
 
 
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, Suite, KernelComplaintsTest))

@@ -372,7 +372,7 @@ TEST_F(PasstChild, ready_program_has_the_socket_and_its_arguments) {
   ASSERT_GT(::read(started->socket.get(), text.data(), text.size() - 1), 0);
   EXPECT_STREQ(
       text.data(),
-      "--foreground --quiet --stderr --fd 3 --pid /dev/stdout --mtu 1500 --no-map-gw --tcp-ports 8080:80 "
+      "--foreground --quiet --stderr --fd 3 --pid /proc/self/fd/1 --mtu 1500 --no-map-gw --tcp-ports 8080:80 "
       "--udp-ports 127.0.0.1/53:5353\n");
 }
 

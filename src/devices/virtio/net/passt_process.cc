@@ -76,7 +76,7 @@ std::vector<std::string> arguments_for(const std::string& program, const PasstPr
   std::vector<std::string> arguments = {program,   "--foreground",
                                         "--quiet", "--stderr",
                                         "--fd",    std::to_string(kSocketInChild),
-                                        "--pid",   "/dev/stdout",
+                                        "--pid",   "/proc/self/fd/1",
                                         "--mtu",   std::to_string(options.mtu)};
   if (!options.user.host_loopback) {
     arguments.emplace_back("--no-map-gw");

@@ -1,0 +1,189 @@
+# shellcheck shell=dash disable=SC2034,SC2154
+# Guests with virtio networks. How this is called: lib.sh.
+set -eu
+case=$1
+shift
+while [ $# -gt 1 ]; do
+    eval "$1=\$2"
+    shift 2
+done
+. "$lib"
+
+readonly MIB=20
+
+# tap NAME ADDRESS [WORD...]: makes a tap of this host; the words are those of `ip tuntap`.
+tap() {
+    tap=$1
+    address=$2
+    shift 2
+    "$ip" tuntap add dev "$tap" mode tap "$@"
+    "$ip" addr add "$address/24" dev "$tap"
+    "$ip" link set "$tap" up
+}
+
+# serve PORT FILE: to whoever connects first. receive PORT FILE: from whoever does.
+serve() { nc -l -p "$1" < "$2" & }
+receive() { nc -l -p "$1" > "$2" 0<> "$idle" & }
+
+# Both ways, small and large, over two interfaces of which one has large frames.
+case_taps() {
+    tap tap0 10.0.1.1
+    tap tap1 10.0.2.1
+    "$ip" link set tap1 mtu 9000
+    dd if=/dev/urandom of="$work/down" bs=1M count=$MIB 2> /dev/null
+    serve 5000 "$work/down"
+    serve 5001 "$work/down"
+    receive 5002 "$work/up"
+    guest guest --cpus 2 --net tap=tap0 --net tap=tap1,mtu=9000 --mac 06:00:0a:00:01:02 <<GUEST
+same "\$(cat /sys/class/net/eth0/address)" 06:00:0a:00:01:02 "the address"
+same "\$(cat /sys/class/net/eth1/mtu)" 9000 "the MTU"
+up eth0 10.0.1.2
+up eth1 10.0.2.2
+ping -c 5 -i 0.1 -q 10.0.1.1
+ping -c 3 -i 0.1 -q -s 1400 10.0.1.1
+ping -c 3 -i 0.1 -q -s 8900 10.0.2.1
+for from in 10.0.1.1:5000 10.0.2.1:5001; do
+    fetch \${from%:*} \${from#*:} /tmp/down
+    same "\$(sum /tmp/down)" $(sum "$work/down") "what came from \$from"
+done
+send 10.0.1.1 5002 /tmp/down
+echo "ping me"
+nc -l -p 5003 > /tmp/word 0<> \$idle
+same "\$(cat /tmp/word)" enough "the word"
+GUEST
+    await guest "ping me"
+    ping -c 5 -i 0.1 -q 10.0.1.2
+    ping -c 3 -i 0.1 -q -s 8900 10.0.2.2
+    until echo enough | nc 10.0.1.2 5003; do sleep 0.1; done
+    done_by guest
+    same "$(sum "$work/up")" "$(sum "$work/down")" "what came up"
+}
+
+# Several queues: a connection a processor, both ways at once.
+case_queues() {
+    tap tap0 10.0.1.1 multi_queue
+    dd if=/dev/urandom of="$work/down" bs=1M count=6 2> /dev/null
+    for n in 1 2 3 4; do
+        serve 500$n "$work/down"
+        receive 510$n "$work/up$n"
+    done
+    guest guest --cpus 4 --net tap=tap0,queues=4 <<GUEST
+same "\$(ls /sys/class/net/eth0/queues | grep -c rx-)" 4 "queues"
+up eth0 10.0.1.2
+workers=""
+noise /tmp/noise 6
+sum /tmp/noise
+for n in 1 2 3 4; do
+    fetch 10.0.1.1 500\$n /tmp/down\$n &
+    workers="\$workers \$!"
+    send 10.0.1.1 510\$n /tmp/noise &
+    workers="\$workers \$!"
+done
+for worker in \$workers; do wait \$worker; done
+for n in 1 2 3 4; do same "\$(sum /tmp/down\$n)" $(sum "$work/down") "what came down"; done
+GUEST
+    done_by guest
+    for n in 1 2 3 4; do grep -q "$(sum "$work/up$n")" "$work/guest.said" || die "what came up $n"; done
+}
+
+# A driver that goes and comes again under traffic both ways.
+case_rebind() {
+    tap tap0 10.0.1.1
+    guest guest --cpus 2 --net tap=tap0 <<'GUEST'
+device=$(basename "$(readlink -f /sys/class/net/eth0/device)")
+drivers=/sys/bus/virtio/drivers/virtio_net
+for turn in $(seq 20); do
+    up eth0 10.0.1.2
+    ping -q -i 0.01 -s 1400 10.0.1.1 > /dev/null 2>&1 &
+    pinger=$!
+    { cat /dev/zero | nc 10.0.1.1 5000; } > /dev/null 2>&1 &
+    usleep 50000
+    echo "$device" > $drivers/unbind
+    kill $pinger 2> /dev/null || :
+    killall nc 2> /dev/null || :
+    echo "$device" > $drivers/bind
+    patiently test -e /sys/class/net/eth0
+done
+up eth0 10.0.1.2
+patiently ping -c 1 -W 1 -q 10.0.1.1
+ping -c 5 -i 0.1 -q 10.0.1.1
+GUEST
+    while :; do nc -l -p 5000 > /dev/null 0<> "$idle" || sleep 0.1; done &
+    sink=$!
+    ping -q -i 0.02 10.0.1.2 > /dev/null &
+    pinger=$!
+    done_by guest
+    kill $sink $pinger
+}
+
+# Two microVMs that talk through the host's routing.
+case_iperf() {
+    tap tap0 10.0.1.1
+    tap tap1 10.0.2.1
+    echo 1 > /proc/sys/net/ipv4/ip_forward
+    cat "$guest_words" - > "$work/server.run" <<'GUEST'
+iperf3 -4 -s -1 > /tmp/one
+iperf3 -4 -s -1 > /tmp/two
+complaints
+GUEST
+    cat "$guest_words" - > "$work/client.run" <<'GUEST'
+patiently ping -c 1 -W 1 10.0.1.2
+for way in "" -R; do
+    patiently iperf3 -c 10.0.1.2 -n 20M $way --logfile /tmp/report
+    tail -n 5 /tmp/report
+    grep -q receiver /tmp/report
+done
+complaints
+GUEST
+    number=0
+    for who in server client; do
+        number=$((number + 1))
+        truncate -s 64K "$work/$who.run"
+        monitor $who run --kernel "$kernel" --rootfs "$image:overlay" --disk "$work/$who.run:ro" --memory 192M \
+            --net tap=tap$((number - 1)) \
+            --cmdline "$cmdline ip=10.0.$number.2::10.0.$number.1:255.255.255.0::eth0:off mayfly.run=/dev/vdb"
+    done
+    for who in client server; do
+        ended $who
+        grep -q "GUEST end run status 0" "$work/$who.said" || die "$who"
+    done
+}
+
+# --- passt ---------------------------------------------------------------------------------------------------------------
+
+# The host's services from the guest, the guest's from the host.
+case_user() {
+    # An interface with a route, whose addresses passt takes over for the guest.
+    tap out 10.0.9.2
+    "$ip" route add default via 10.0.9.1
+    "$ip" link set lo up
+    mkdir "$work/www"
+    dd if=/dev/urandom of="$work/www/down" bs=1M count=$MIB 2> /dev/null
+    httpd -f -p 127.0.0.1:8000 -h "$work/www" &
+    server=$!
+    guest guest --net user,host-loopback,forward=8080:80,forward=8081:81 <<GUEST
+ip link set eth0 up
+cat > /tmp/lease <<'LEASE'
+#!/bin/sh
+[ "\$1" = bound ] || exit 0
+ip addr add "\$ip/\$mask" dev "\$interface"
+ip route add default via "\$router" dev "\$interface"
+LEASE
+chmod +x /tmp/lease
+udhcpc -q -n -i eth0 -t 20 -T 1 -s /tmp/lease
+mkdir /tmp/www
+wget -q -O /tmp/www/up http://10.0.9.1:8000/down
+same "\$(sum /tmp/www/up)" $(sum "$work/www/down") "what came down"
+httpd -p 80 -h /tmp/www
+echo "serving"
+nc -l -p 81 > /dev/null 0<> \$idle
+GUEST
+    await guest "serving"
+    wget -q -O "$work/up" http://127.0.0.1:8080/up
+    same "$(sum "$work/up")" "$(sum "$work/www/down")" "what came up"
+    echo | nc 127.0.0.1 8081
+    kill $server
+    done_by guest
+}
+
+enter
