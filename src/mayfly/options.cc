@@ -336,9 +336,7 @@ void add_time(CLI::App& app, const Named& named, const char* name, std::optional
               const char* help) {
   if (named(name)) {
     app.add_option_function<std::string>(
-           name,
-           [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text); },
-           help)
+           name, [&value](const std::string& text) { value = parse_integer<std::uint64_t>(text); }, help)
         ->type_name("N")
         ->group("Start-up metrics")
         ->check([](const std::string& text) {

@@ -48,8 +48,7 @@ class Machine::GuestLoader {
  public:
   GuestLoader(BootTrace* trace, GuestMemory& memory, const VmConfig& config, const GuestFiles& files) {
     const auto load = [this, trace, &memory, &config, &files] {
-      enter_guest_ =
-          traced(trace, "load guest", [&] { return load_guest(memory, config, files, trace); });
+      enter_guest_ = traced(trace, "load guest", [&] { return load_guest(memory, config, files, trace); });
     };
     try {
       thread_ = std::thread(load);
