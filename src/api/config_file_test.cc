@@ -76,12 +76,103 @@ TEST(ConfigFile, errors_name_the_section_and_the_field) {
             "f.json: boot-source: field \"kernel_image_path\" is missing");
 }
 
-TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name) {
-  EXPECT_NE(
-      error_of(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": [{}]})").find("\"drives\": virtio"),
-      std::string::npos);
-  EXPECT_NE(error_of(with(R"("network-interfaces": [{}])")).find("\"network-interfaces\": virtio"),
+std::string with_drive(const std::string& fields) {
+  return R"({"boot-source": {"kernel_image_path": "/k"}, "drives": [{)" + fields + "}]}";
+}
+
+TEST(ConfigFile, a_drive_is_read_with_all_its_fields) {
+  const auto file = parse_config_file(
+      with_drive(R"("drive_id": "r", "is_root_device": true, "path_on_host": "/img", "partuuid": "0eaa-01",
+                    "is_read_only": false, "cache_type": "Writeback", "io_engine": "Async", "discard": true,
+                    "num_queues": 4, "lock": false, "overlay": "/over",
+                    "rate_limiter": {"ops": {"size": 5, "refill_time": 100, "one_time_burst": 7}})"),
+      "f.json");
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  ASSERT_EQ(file->drives.size(), 1U);
+  const BlockDeviceConfig& drive = file->drives.front();
+  EXPECT_EQ(drive.id, "r");
+  EXPECT_TRUE(drive.is_root);
+  EXPECT_EQ(drive.path, "/img");
+  EXPECT_EQ(drive.partuuid, "0eaa-01");
+  EXPECT_FALSE(drive.read_only);
+  EXPECT_EQ(drive.cache_type, BlockCacheType::kWriteback);
+  EXPECT_EQ(drive.engine, BlockEngineType::kAsync);
+  EXPECT_TRUE(drive.discard);
+  EXPECT_EQ(drive.queue_count, 4U);
+  EXPECT_FALSE(drive.lock);
+  ASSERT_TRUE(drive.overlay.has_value());
+  EXPECT_EQ(drive.overlay->path, "/over");
+  EXPECT_FALSE(drive.rate_limiter.bandwidth.has_value());
+  const TokenBucketConfig ops{.size = 5, .refill_time_ms = 100, .one_time_burst = 7};
+  EXPECT_EQ(drive.rate_limiter.ops, ops);
+}
+
+TEST(ConfigFile, an_overlay_in_memory_has_no_path) {
+  const auto file = parse_config_file(
+      with_drive(R"("drive_id": "r", "is_root_device": false, "path_on_host": "/img", "overlay": "memory")"),
+      "f.json");
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  ASSERT_TRUE(file->drives.front().overlay.has_value());
+  EXPECT_FALSE(file->drives.front().overlay->path.has_value());
+}
+
+TEST(ConfigFile, what_is_wrong_with_a_drive_is_refused_by_its_place_and_field) {
+  const std::string good = R"("drive_id": "r", "is_root_device": true, "path_on_host": "/img")";
+  EXPECT_EQ(error_of(with_drive("")), "f.json: drives[0]: field \"drive_id\" is missing");
+  EXPECT_EQ(error_of(with_drive(R"("drive_id": "r", "is_root_device": true)")),
+            "f.json: drives[0]: field \"path_on_host\" is missing");
+  EXPECT_NE(error_of(with_drive(good + R"(, "is_read_only": "yes")")).find("drives[0]: field \"is_read_only\""),
             std::string::npos);
+  EXPECT_EQ(error_of(with_drive(good + R"(, "speed": 1)")), "f.json: drives[0]: unknown field \"speed\"");
+  EXPECT_NE(error_of(with_drive(good + R"(, "cache_type": "Fast")")).find("\"cache_type\""), std::string::npos);
+  EXPECT_NE(error_of(with_drive(good + R"(, "num_queues": 17)")).find("\"num_queues\""), std::string::npos);
+  EXPECT_EQ(error_of(with_drive(good + R"(, "rate_limiter": {"ops": {"size": 1}})")),
+            "f.json: drives[0].rate_limiter.ops: field \"refill_time\" is missing");
+  EXPECT_NE(error_of(with_drive(good + R"(, "is_read_only": true, "overlay": "memory")")).find("drive r"),
+            std::string::npos);
+  EXPECT_NE(error_of(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": {}})").find("drives: must be a list"),
+            std::string::npos);
+}
+
+TEST(ConfigFile, a_network_behind_a_tap_and_one_for_an_ordinary_user_are_read) {
+  const auto file = parse_config_file(
+      with(R"("network-interfaces": [
+        {"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:AC:10:00:02", "mtu": 9000,
+         "queue_pairs": 2, "rx_rate_limiter": {"bandwidth": {"size": 9, "refill_time": 1}}},
+        {"iface_id": "u", "backend": "user", "forward": ["8080:80"], "host_loopback": true}])"),
+      "f.json");
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  ASSERT_EQ(file->networks.size(), 2U);
+  const NetDeviceConfig& tap = file->networks[0];
+  EXPECT_EQ(tap.id, "eth0");
+  EXPECT_EQ(std::get<TapConfig>(tap.backend).name, "tap0");
+  ASSERT_TRUE(tap.mac.has_value());
+  EXPECT_EQ(tap.mac->to_string(), "06:00:ac:10:00:02");
+  EXPECT_EQ(tap.mtu, 9000U);
+  EXPECT_EQ(tap.queue_pairs, 2U);
+  EXPECT_TRUE(tap.rx_rate_limiter.bandwidth.has_value());
+  const auto& user = std::get<UserNetConfig>(file->networks[1].backend);
+  EXPECT_TRUE(user.host_loopback);
+  ASSERT_EQ(user.forwards.size(), 1U);
+  EXPECT_EQ(user.forwards[0].host_port, 8080U);
+}
+
+TEST(ConfigFile, what_is_wrong_with_a_network_is_refused_by_its_place_and_field) {
+  const auto error = [](const std::string& fields) {
+    return error_of(with(R"("network-interfaces": [{)" + fields + "}]"));
+  };
+  EXPECT_EQ(error(R"("iface_id": "e")"), "f.json: network-interfaces[0]: field \"host_dev_name\" is missing");
+  EXPECT_NE(error(R"("iface_id": "e", "host_dev_name": "t", "guest_mac": "06:00")").find("\"guest_mac\""),
+            std::string::npos);
+  EXPECT_NE(error(R"("iface_id": "e", "host_dev_name": "t", "mtu": 67)").find("\"mtu\""), std::string::npos);
+  EXPECT_NE(error(R"("iface_id": "e", "host_dev_name": "t", "forward": ["1:2"])").find("unknown field \"forward\""),
+            std::string::npos);
+  EXPECT_NE(error(R"("iface_id": "e", "backend": "user", "forward": [80])").find("\"forward\""), std::string::npos);
+  EXPECT_NE(error(R"("iface_id": "e", "backend": "user", "forward": ["x"])").find("\"forward\""),
+            std::string::npos);
+}
+
+TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name) {
   EXPECT_NE(error_of(with(R"("mmds-config": {})")).find("metadata service"), std::string::npos);
   EXPECT_NE(error_of(with(R"("cpu-config": {})")).find("CPU templates"), std::string::npos);
   for (const char* device : {"balloon", "vsock", "entropy", "memory-hotplug"}) {

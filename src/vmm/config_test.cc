@@ -68,5 +68,53 @@ TEST(MachineConfig, the_host_is_not_asked_about_memory_that_every_processor_reac
   EXPECT_TRUE(MachineConfig{.mem_size_mib = 3072}.check_address_bits(nullptr));
 }
 
+BlockDeviceConfig drive(const std::string& id, bool is_root = false) {
+  BlockDeviceConfig config;
+  config.id = id;
+  config.path = "/img";
+  config.is_root = is_root;
+  return config;
+}
+
+NetDeviceConfig network(const std::string& id, const std::string& tap, const std::string& mac) {
+  return {.id = id, .backend = TapConfig{tap}, .mac = MacAddress::parse(mac)};
+}
+
+std::string devices_error(const VmConfig& config) {
+  const auto valid = config.validate_devices();
+  return valid ? "" : valid.error().message();
+}
+
+TEST(VmConfigDevices, differ_in_what_tells_them_apart) {
+  VmConfig config;
+  config.drives = {drive("a", true), drive("b")};
+  config.networks = {network("n", "t0", "06:00:ac:10:00:02"), network("m", "t1", "06:00:ac:10:00:03")};
+  EXPECT_EQ(devices_error(config), "");
+
+  VmConfig twice = config;
+  twice.drives.push_back(drive("a"));
+  EXPECT_EQ(devices_error(twice), "drive a: another drive has this id");
+  twice = config;
+  twice.drives.push_back(drive("c", true));
+  EXPECT_EQ(devices_error(twice), "drive c: drive a is the root device already");
+  twice = config;
+  twice.networks.push_back(network("n", "t2", "06:00:ac:10:00:04"));
+  EXPECT_EQ(devices_error(twice), "interface n: another interface has this id");
+  twice.networks.back() = network("o", "t1", "06:00:ac:10:00:04");
+  EXPECT_EQ(devices_error(twice), "interface o: another interface has the tap t1");
+  twice.networks.back() = network("o", "t2", "06:00:AC:10:00:02");
+  EXPECT_EQ(devices_error(twice), "interface o: another interface has the MAC address 06:00:ac:10:00:02");
+}
+
+TEST(VmConfigDevices, are_no_more_than_there_is_room_for) {
+  VmConfig config;
+  while (config.drives.size() < kMaxVirtioDevices) {
+    config.drives.push_back(drive("d" + std::to_string(config.drives.size())));
+  }
+  EXPECT_EQ(devices_error(config), "");
+  config.networks = {network("n", "t0", "06:00:ac:10:00:02")};
+  EXPECT_EQ(devices_error(config), "there are 19 drives and network interfaces: at most 18 find room");
+}
+
 }  // namespace
 }  // namespace mayfly

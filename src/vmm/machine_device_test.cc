@@ -13,6 +13,7 @@
 #include "base/metrics.h"
 #include "base/mutex.h"
 #include "kvm/kvm.h"
+#include "support/fake_event.h"
 #include "vmm/machine.h"
 
 namespace mayfly {
@@ -86,7 +87,7 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
     config.machine.vcpu_count = GetParam();
     config.machine.mem_size_mib = 32;
     config.boot_source.kernel_image_path = std::string(MAYFLY_GUESTS) + "/" + guest + ".elf";
-    auto machine = Machine::build(config, {paper_, metrics_, nullptr, [](const Outcome& outcome) {
+    auto machine = Machine::build(config, {registrar_, paper_, metrics_, nullptr, [](const Outcome& outcome) {
                                              ADD_FAILURE() << "it ended: " << outcome.detail;
                                            }});
     EXPECT_TRUE(machine.has_value()) << machine.error().error.message();
@@ -98,6 +99,7 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
     EXPECT_EQ(result.error().code(), ErrorCode::kBusy);
   }
 
+  testing::ManualRegistrar registrar_;
   Paper paper_;
   SerialMetrics metrics_;
 };

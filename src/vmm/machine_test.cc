@@ -5,6 +5,7 @@
 #include <fstream>
 #include <string>
 
+#include "support/fake_event.h"
 #include "support/temp_dir.h"
 
 namespace mayfly {
@@ -18,10 +19,11 @@ struct NoConsole final : SerialBackend {
 // What comes of a configuration that cannot be built: it is refused before KVM is asked for, so that no host
 // is needed.
 BuildError refusal_of(const VmConfig& config) {
+  testing::ManualRegistrar registrar;
   NoConsole console;
   SerialMetrics metrics;
   auto machine =
-      Machine::build(config, {console, metrics, nullptr, [](const Outcome&) {}, [] { return 36U; }});
+      Machine::build(config, {registrar, console, metrics, nullptr, [](const Outcome&) {}, [] { return 36U; }});
   return machine ? BuildError(Error(ErrorCode::kInternal, "it was built")) : machine.error();
 }
 
