@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC2034,SC2154
+# shellcheck shell=dash disable=SC1090,SC2034,SC2046,SC2086,SC2154
 # Guests with virtio networks. How this is called: lib.sh.
 set -eu
 case=$1

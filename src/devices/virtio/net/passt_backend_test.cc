@@ -3,8 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -75,8 +75,7 @@ class Passt : public ::testing::Test {
     }
   }
   void peer_writes(std::span<const std::byte> bytes) {
-    ASSERT_EQ(::send(peer_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
-              static_cast<ssize_t>(bytes.size()));
+    ASSERT_EQ(::send(peer_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
   }
   // All that there is now.
   std::vector<std::byte> peer_reads(std::size_t most = 1 << 20) {
@@ -94,8 +93,7 @@ class Passt : public ::testing::Test {
 };
 
 TEST_F(Passt, offers_no_offloads) {
-  EXPECT_EQ(guest_->device().features() & (VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_MQ),
-            0U);
+  EXPECT_EQ(guest_->device().features() & (VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_MQ), 0U);
   EXPECT_EQ(guest_->driver().config_u16(10), 65520);
 }
 
@@ -129,8 +127,8 @@ TEST_F(Passt, stream_cut_anywhere_gives_the_same_frames) {
   }
   std::size_t received = 0;
   for (std::size_t start = 0; start < stream.size();) {
-    const std::size_t size = std::min<std::size_t>(
-        stream.size() - start, random() % 5 == 0 ? 1 + random() % 60000 : 1 + random() % 9);
+    const std::size_t size =
+        std::min<std::size_t>(stream.size() - start, random() % 5 == 0 ? 1 + random() % 60000 : 1 + random() % 9);
     peer_writes(std::span(stream).subspan(start, size));
     start += size;
     turn();
@@ -259,15 +257,13 @@ TEST_F(PasstChild, missing_program_says_how_to_get_it) {
     const auto started = PasstProcess::start({.user = user_, .mtu = 1500, .program = program});
     ASSERT_FALSE(started);
     EXPECT_EQ(started.error().code(), ErrorCode::kNotFound);
-    EXPECT_EQ(started.error().message(), std::string(program) +
-                                             " is not installed: user networking needs it "
-                                             "(Debian: apt install passt), or use a tap");
+    EXPECT_EQ(started.error().message(), std::string(program) + " is not installed: user networking needs it "
+                                                                "(Debian: apt install passt), or use a tap");
   }
 }
 
 TEST_F(PasstChild, program_that_ends_at_once_is_an_error_with_its_last_words) {
-  const auto started = start(
-      "echo first >&2; echo 'Port 80 is taken' >&2; echo 'Failed to send 9 bytes to syslog' >&2; exit 1");
+  const auto started = start("echo first >&2; echo 'Port 80 is taken' >&2; echo 'Failed to send 9 bytes to syslog' >&2; exit 1");
   ASSERT_FALSE(started);
   EXPECT_EQ(started.error().code(), ErrorCode::kIo);
   EXPECT_EQ(started.error().message(), path_ + " ended at its start: Port 80 is taken");
@@ -275,20 +271,16 @@ TEST_F(PasstChild, program_that_ends_at_once_is_an_error_with_its_last_words) {
 
 TEST_F(PasstChild, ready_program_has_the_socket_and_its_arguments) {
   user_.forwards = {{.host_port = 8080, .guest_port = 80},
-                    {.protocol = PortForward::Protocol::kUdp,
-                     .host_address = "127.0.0.1",
-                     .host_port = 53,
-                     .guest_port = 5353}};
+                    {.protocol = PortForward::Protocol::kUdp, .host_address = "127.0.0.1", .host_port = 53, .guest_port = 5353}};
   auto started = start("echo $$; echo \"$@\" >&3; exec sleep 100");
   ASSERT_TRUE(started) << started.error().message();
   pollfd ready{.fd = started->socket.get(), .events = POLLIN, .revents = 0};
   ASSERT_EQ(::poll(&ready, 1, 10'000), 1);
   std::array<char, 500> text{};
   ASSERT_GT(::read(started->socket.get(), text.data(), text.size() - 1), 0);
-  EXPECT_STREQ(
-      text.data(),
-      "--foreground --quiet --stderr --fd 3 --pid /proc/self/fd/1 --mtu 1500 --no-map-gw --tcp-ports 8080:80 "
-      "--udp-ports 127.0.0.1/53:5353\n");
+  EXPECT_STREQ(text.data(),
+               "--foreground --quiet --stderr --fd 3 --pid /proc/self/fd/1 --mtu 1500 --no-map-gw --tcp-ports 8080:80 "
+               "--udp-ports 127.0.0.1/53:5353\n");
 }
 
 TEST_F(PasstChild, program_goes_with_its_owner) {

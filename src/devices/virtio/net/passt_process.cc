@@ -40,9 +40,8 @@ Result<Pipe> make_pipe(int flags) {
 
 Result<std::string> find_program(const std::string& name) {
   const auto missing = [&name] {
-    return fail(
-        ErrorCode::kNotFound,
-        name + " is not installed: user networking needs it (Debian: apt install passt), or use a tap");
+    return fail(ErrorCode::kNotFound,
+                name + " is not installed: user networking needs it (Debian: apt install passt), or use a tap");
   };
   if (name.find('/') != std::string::npos) {
     return ::access(name.c_str(), X_OK) == 0 ? Result<std::string>(name) : missing();
@@ -60,8 +59,8 @@ Result<std::string> find_program(const std::string& name) {
   return missing();
 }
 
-void add_forwards(std::vector<std::string>& arguments, const UserNetConfig& user,
-                  PortForward::Protocol protocol, const char* option) {
+void add_forwards(std::vector<std::string>& arguments, const UserNetConfig& user, PortForward::Protocol protocol,
+                  const char* option) {
   for (const PortForward& forward : user.forwards) {
     if (forward.protocol == protocol) {
       arguments.emplace_back(option);
@@ -73,11 +72,10 @@ void add_forwards(std::vector<std::string>& arguments, const UserNetConfig& user
 
 std::vector<std::string> arguments_for(const std::string& program, const PasstProcess::Options& options) {
   // In the foreground it stays our child. Its process id goes to standard output when it is ready.
-  std::vector<std::string> arguments = {program,   "--foreground",
-                                        "--quiet", "--stderr",
-                                        "--fd",    std::to_string(kSocketInChild),
-                                        "--pid",   "/proc/self/fd/1",
-                                        "--mtu",   std::to_string(options.mtu)};
+  std::vector<std::string> arguments = {program,   "--foreground", "--quiet",
+                                        "--stderr", "--fd",         std::to_string(kSocketInChild),
+                                        "--pid",   "/proc/self/fd/1",  "--mtu",
+                                        std::to_string(options.mtu)};
   if (!options.user.host_loopback) {
     arguments.emplace_back("--no-map-gw");
   }
@@ -182,10 +180,9 @@ Result<PasstProcess::Started> PasstProcess::start(const Options& options) {
   const Start readiness = wait_until_ready(output.reader.get());
   if (readiness != Start::kReady) {
     const std::string words = started.process->last_words();
-    return fail(ErrorCode::kIo,
-                program +
-                    (readiness == Start::kLate ? " is not ready after ten seconds" : " ended at its start") +
-                    (words.empty() ? "" : ": " + words));
+    return fail(ErrorCode::kIo, program + (readiness == Start::kLate ? " is not ready after ten seconds"
+                                                                          : " ended at its start") +
+                                    (words.empty() ? "" : ": " + words));
   }
   started.process->last_words();  // what it said on the way is not why it ends one day
   return started;
