@@ -1,4 +1,4 @@
-# shellcheck shell=dash
+# shellcheck shell=dash disable=SC2034,SC2154
 # What the scripts of virtio_test.py start from: a folder to work in, and words to start guests, to wait for what they
 # say and to look at how they ended. The network they run in is their own.
 #

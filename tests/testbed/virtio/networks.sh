@@ -1,4 +1,4 @@
-# shellcheck shell=dash disable=SC2034,SC2154
+# shellcheck shell=dash disable=SC1090,SC2034,SC2046,SC2086,SC2154
 # Guests with virtio networks. How this is called: lib.sh.
 set -eu
 case=$1
@@ -25,15 +25,25 @@ tap() {
 serve() { nc -l -p "$1" < "$2" & }
 receive() { nc -l -p "$1" > "$2" 0<> "$idle" & }
 
+# bye ADDRESS PORT: tells a guest that listens there, or soon will.
+bye() {
+    until echo | nc "$1" "$2"; do sleep 0.1; done
+}
+
+# site FOLDER ADDRESS:PORT: serves a file of $MIB MiB named down there. busybox's nc would send it in pieces of 1 KiB.
+site() {
+    mkdir "$1"
+    dd if=/dev/urandom of="$1/down" bs=1M count=$MIB 2> /dev/null
+    httpd -f -p "$2" -h "$1" &
+    server=$!
+}
+
 # Both ways, small and large, over two interfaces of which one has large frames.
 case_taps() {
     tap tap0 10.0.1.1
     tap tap1 10.0.2.1
     "$ip" link set tap1 mtu 9000
-    dd if=/dev/urandom of="$work/down" bs=1M count=$MIB 2> /dev/null
-    serve 5000 "$work/down"
-    serve 5001 "$work/down"
-    receive 5002 "$work/up"
+    site "$work/www" 8000
     guest guest --cpus 2 --net tap=tap0 --net tap=tap1,mtu=9000 --mac 06:00:0a:00:01:02 <<GUEST
 same "\$(cat /sys/class/net/eth0/address)" 06:00:0a:00:01:02 "the address"
 same "\$(cat /sys/class/net/eth1/mtu)" 9000 "the MTU"
@@ -42,27 +52,31 @@ up eth1 10.0.2.2
 ping -c 5 -i 0.1 -q 10.0.1.1
 ping -c 3 -i 0.1 -q -s 1400 10.0.1.1
 ping -c 3 -i 0.1 -q -s 8900 10.0.2.1
-for from in 10.0.1.1:5000 10.0.2.1:5001; do
-    fetch \${from%:*} \${from#*:} /tmp/down
-    same "\$(sum /tmp/down)" $(sum "$work/down") "what came from \$from"
+mkdir /tmp/www
+for from in 10.0.1.1 10.0.2.1; do
+    wget -q -O /tmp/www/up http://\$from:8000/down
+    same "\$(sum /tmp/www/up)" $(sum "$work/www/down") "what came from \$from"
 done
-send 10.0.1.1 5002 /tmp/down
+httpd -p 80 -h /tmp/www
 echo "ping me"
-nc -l -p 5003 > /tmp/word 0<> \$idle
-same "\$(cat /tmp/word)" enough "the word"
+nc -l -p 81 > /dev/null 0<> \$idle
 GUEST
     await guest "ping me"
     ping -c 5 -i 0.1 -q 10.0.1.2
     ping -c 3 -i 0.1 -q -s 8900 10.0.2.2
-    until echo enough | nc 10.0.1.2 5003; do sleep 0.1; done
+    for to in 10.0.1.2 10.0.2.2; do
+        wget -q -O "$work/up" "http://$to/up"
+        same "$(sum "$work/up")" "$(sum "$work/www/down")" "what came up from $to"
+    done
+    bye 10.0.1.2 81
+    kill $server
     done_by guest
-    same "$(sum "$work/up")" "$(sum "$work/down")" "what came up"
 }
 
 # Several queues: a connection a processor, both ways at once.
 case_queues() {
     tap tap0 10.0.1.1 multi_queue
-    dd if=/dev/urandom of="$work/down" bs=1M count=6 2> /dev/null
+    dd if=/dev/urandom of="$work/down" bs=1M count=2 2> /dev/null
     for n in 1 2 3 4; do
         serve 500$n "$work/down"
         receive 510$n "$work/up$n"
@@ -71,7 +85,7 @@ case_queues() {
 same "\$(ls /sys/class/net/eth0/queues | grep -c rx-)" 4 "queues"
 up eth0 10.0.1.2
 workers=""
-noise /tmp/noise 6
+noise /tmp/noise 2
 sum /tmp/noise
 for n in 1 2 3 4; do
     fetch 10.0.1.1 500\$n /tmp/down\$n &
@@ -157,10 +171,7 @@ case_user() {
     tap out 10.0.9.2
     "$ip" route add default via 10.0.9.1
     "$ip" link set lo up
-    mkdir "$work/www"
-    dd if=/dev/urandom of="$work/www/down" bs=1M count=$MIB 2> /dev/null
-    httpd -f -p 127.0.0.1:8000 -h "$work/www" &
-    server=$!
+    site "$work/www" 127.0.0.1:8000
     guest guest --net user,host-loopback,forward=8080:80,forward=8081:81 <<GUEST
 ip link set eth0 up
 cat > /tmp/lease <<'LEASE'
@@ -181,7 +192,7 @@ GUEST
     await guest "serving"
     wget -q -O "$work/up" http://127.0.0.1:8080/up
     same "$(sum "$work/up")" "$(sum "$work/www/down")" "what came up"
-    echo | nc 127.0.0.1 8081
+    bye 127.0.0.1 8081
     kill $server
     done_by guest
 }
