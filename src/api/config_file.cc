@@ -217,7 +217,7 @@ Result<NetDeviceConfig> read_network(const json& value, const std::string& path)
 template <typename Element, typename Read>
 Result<std::vector<Element>> read_list(const json& list, std::string_view key, Read read_one) {
   if (!list.is_array()) {
-    return fail(ErrorCode::kInvalidArgument, std::string(key) + ": must be a list");
+    return fail(ErrorCode::kInvalidArgument, "field \"" + std::string(key) + "\" must be a list");
   }
   std::vector<Element> elements;
   for (const json& value : list) {

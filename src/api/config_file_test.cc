@@ -130,7 +130,7 @@ TEST(ConfigFile, what_is_wrong_with_a_drive_is_refused_by_its_place_and_field) {
             "f.json: drives[0].rate_limiter.ops: field \"refill_time\" is missing");
   EXPECT_NE(error_of(with_drive(good + R"(, "is_read_only": true, "overlay": "memory")")).find("drive r"),
             std::string::npos);
-  EXPECT_NE(error_of(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": {}})").find("drives: must be a list"),
+  EXPECT_NE(error_of(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": {}})").find("field \"drives\" must be a list"),
             std::string::npos);
 }
 
