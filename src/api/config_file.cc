@@ -6,6 +6,7 @@
 
 #include "api/json_object.h"
 #include "base/file.h"
+#include "rate_limiter/rate_limiter.h"
 
 namespace mayfly::api {
 namespace {

@@ -121,26 +121,28 @@ TEST(ConfigFile, what_is_wrong_with_a_drive_is_refused_by_its_place_and_field) {
   EXPECT_EQ(error_of(with_drive("")), "f.json: drives[0]: field \"drive_id\" is missing");
   EXPECT_EQ(error_of(with_drive(R"("drive_id": "r", "is_root_device": true)")),
             "f.json: drives[0]: field \"path_on_host\" is missing");
-  EXPECT_NE(error_of(with_drive(good + R"(, "is_read_only": "yes")")).find("drives[0]: field \"is_read_only\""),
-            std::string::npos);
+  EXPECT_NE(
+      error_of(with_drive(good + R"(, "is_read_only": "yes")")).find("drives[0]: field \"is_read_only\""),
+      std::string::npos);
   EXPECT_EQ(error_of(with_drive(good + R"(, "speed": 1)")), "f.json: drives[0]: unknown field \"speed\"");
-  EXPECT_NE(error_of(with_drive(good + R"(, "cache_type": "Fast")")).find("\"cache_type\""), std::string::npos);
+  EXPECT_NE(error_of(with_drive(good + R"(, "cache_type": "Fast")")).find("\"cache_type\""),
+            std::string::npos);
   EXPECT_NE(error_of(with_drive(good + R"(, "num_queues": 17)")).find("\"num_queues\""), std::string::npos);
   EXPECT_EQ(error_of(with_drive(good + R"(, "rate_limiter": {"ops": {"size": 1}})")),
             "f.json: drives[0].rate_limiter.ops: field \"refill_time\" is missing");
   EXPECT_NE(error_of(with_drive(good + R"(, "is_read_only": true, "overlay": "memory")")).find("drive r"),
             std::string::npos);
-  EXPECT_NE(error_of(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": {}})").find("field \"drives\" must be a list"),
+  EXPECT_NE(error_of(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": {}})")
+                .find("field \"drives\" must be a list"),
             std::string::npos);
 }
 
 TEST(ConfigFile, a_network_behind_a_tap_and_one_for_an_ordinary_user_are_read) {
-  const auto file = parse_config_file(
-      with(R"("network-interfaces": [
+  const auto file = parse_config_file(with(R"("network-interfaces": [
         {"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:AC:10:00:02", "mtu": 9000,
          "queue_pairs": 2, "rx_rate_limiter": {"bandwidth": {"size": 9, "refill_time": 1}}},
         {"iface_id": "u", "backend": "user", "forward": ["8080:80"], "host_loopback": true}])"),
-      "f.json");
+                                      "f.json");
   ASSERT_TRUE(file.has_value()) << file.error().message();
   ASSERT_EQ(file->networks.size(), 2U);
   const NetDeviceConfig& tap = file->networks[0];
@@ -165,9 +167,11 @@ TEST(ConfigFile, what_is_wrong_with_a_network_is_refused_by_its_place_and_field)
   EXPECT_NE(error(R"("iface_id": "e", "host_dev_name": "t", "guest_mac": "06:00")").find("\"guest_mac\""),
             std::string::npos);
   EXPECT_NE(error(R"("iface_id": "e", "host_dev_name": "t", "mtu": 67)").find("\"mtu\""), std::string::npos);
-  EXPECT_NE(error(R"("iface_id": "e", "host_dev_name": "t", "forward": ["1:2"])").find("unknown field \"forward\""),
+  EXPECT_NE(
+      error(R"("iface_id": "e", "host_dev_name": "t", "forward": ["1:2"])").find("unknown field \"forward\""),
+      std::string::npos);
+  EXPECT_NE(error(R"("iface_id": "e", "backend": "user", "forward": [80])").find("\"forward\""),
             std::string::npos);
-  EXPECT_NE(error(R"("iface_id": "e", "backend": "user", "forward": [80])").find("\"forward\""), std::string::npos);
   EXPECT_NE(error(R"("iface_id": "e", "backend": "user", "forward": ["x"])").find("\"forward\""),
             std::string::npos);
 }

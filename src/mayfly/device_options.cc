@@ -104,7 +104,8 @@ Result<NetDeviceConfig> parse_network_option(std::string_view text) {
   } else if (kind.starts_with(kTap)) {
     network.backend = TapConfig{std::string(kind.substr(kTap.size()))};
   } else {
-    return fail(ErrorCode::kInvalidArgument, "\"" + std::string(text) + "\" must start with tap=NAME or user");
+    return fail(ErrorCode::kInvalidArgument,
+                "\"" + std::string(text) + "\" must start with tap=NAME or user");
   }
   while (comma < text.size()) {
     const std::size_t begin = comma + 1;

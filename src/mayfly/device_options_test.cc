@@ -54,8 +54,8 @@ TEST(NetworkOption, a_user_network_forwards_as_many_ports_as_are_named) {
 }
 
 TEST(NetworkOption, what_is_not_understood_is_refused) {
-  for (const char* text : {"", "tap", "tap=", "bridge", "user,", "user,speed=9", "tap=t,forward=1:2", "user,mac=1",
-                           "user,mtu=big", "user,forward=", "tap=t,queues=9"}) {
+  for (const char* text : {"", "tap", "tap=", "bridge", "user,", "user,speed=9", "tap=t,forward=1:2",
+                           "user,mac=1", "user,mtu=big", "user,forward=", "tap=t,queues=9"}) {
     EXPECT_FALSE(parse_network_option(text).has_value()) << text;
   }
 }

@@ -228,7 +228,8 @@ void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
   if (named("--rootfs")) {
     run->add_option_function<std::string>(
            "--rootfs", [add](const std::string& text) { add(text, kRootDrive); },
-           "Disk image whose file system is the guest's root (/dev/vda): raw, or a block device. With ro it is "
+           "Disk image whose file system is the guest's root (/dev/vda): raw, or a block device. With ro it "
+           "is "
            "only read; with overlay, what the guest writes goes to FILE, or to memory, and not to it")
         ->type_name(kDrive)
         ->group(kGroup)
@@ -260,8 +261,10 @@ void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
                }
              }
            },
-           "Network interface (eth0, ...): behind a tap of this host, or through passt, which needs no rights: "
-           "user,forward=8080:80 makes port 80 of the guest port 8080 here. Also mac=MAC, mtu=N, queues=N. May be "
+           "Network interface (eth0, ...): behind a tap of this host, or through passt, which needs no "
+           "rights: "
+           "user,forward=8080:80 makes port 80 of the guest port 8080 here. Also mac=MAC, mtu=N, queues=N. "
+           "May be "
            "given several times")
         ->type_name("tap=NAME|user[,...]")
         ->group(kGroup)

@@ -55,8 +55,8 @@ struct VmConfig {
   std::vector<BlockDeviceConfig> drives;
   std::vector<NetDeviceConfig> networks;
 
-  // Checks what the drives and networks are as a whole: that ids, MAC addresses and taps differ, that there is
-  // at most one root drive, and that they find room. kInvalidArgument, naming the drive or the interface.
+  // Checks what the drives and networks are as a whole: that ids, MAC addresses and taps differ, that there
+  // is at most one root drive, and that they find room. kInvalidArgument, naming the drive or the interface.
   Result<void> validate_devices() const;
 };
 

@@ -132,10 +132,10 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(const GuestFiles files, traced(trace, "open images", [&] {
                       return GuestFiles::open(config.boot_source).map_error(BuildError::of_configuration);
                     }));
-  MAYFLY_TRY_ASSIGN(auto virtio_devices, traced(trace, "open drives and networks", [&] {
-                      return make_virtio_devices(config, surroundings.registrar)
-                          .map_error(BuildError::of_configuration);
-                    }));
+  MAYFLY_TRY_ASSIGN(
+      auto virtio_devices, traced(trace, "open drives and networks", [&] {
+        return make_virtio_devices(config, surroundings.registrar).map_error(BuildError::of_configuration);
+      }));
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(const Kvm kvm, traced(trace, "open KVM", [] { return Kvm::open(); }));

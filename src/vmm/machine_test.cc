@@ -22,8 +22,8 @@ BuildError refusal_of(const VmConfig& config) {
   testing::ManualRegistrar registrar;
   NoConsole console;
   SerialMetrics metrics;
-  auto machine =
-      Machine::build(config, {registrar, console, metrics, nullptr, [](const Outcome&) {}, [] { return 36U; }});
+  auto machine = Machine::build(
+      config, {registrar, console, metrics, nullptr, [](const Outcome&) {}, [] { return 36U; }});
   return machine ? BuildError(Error(ErrorCode::kInternal, "it was built")) : machine.error();
 }
 

@@ -6,8 +6,8 @@
 
 namespace mayfly {
 
-Result<std::unique_ptr<VirtioSlot>> VirtioSlot::create(std::unique_ptr<VirtioDevice> device, GuestMemory& memory,
-                                                       EventRegistrar& registrar) {
+Result<std::unique_ptr<VirtioSlot>> VirtioSlot::create(std::unique_ptr<VirtioDevice> device,
+                                                       GuestMemory& memory, EventRegistrar& registrar) {
   MAYFLY_TRY_ASSIGN(EventLine line, EventLine::create());
   std::unique_ptr<VirtioSlot> slot(new VirtioSlot(std::move(device), std::move(line)));
   MAYFLY_TRY_ASSIGN(slot->transport_, MmioTransport::create(*slot->device_, memory, slot->line_, registrar));

@@ -12,8 +12,8 @@
 
 namespace mayfly {
 
-// Made and destroyed on the registrar's thread. Destroyed while no vCPU runs and before the memory: the device
-// is reset first, so that no request of its is under way any more.
+// Made and destroyed on the registrar's thread. Destroyed while no vCPU runs and before the memory: the
+// device is reset first, so that no request of its is under way any more.
 class VirtioSlot {
  public:
   // `memory` and `registrar` are borrowed and outlive the slot. Errors: the host has no descriptors left.

@@ -57,7 +57,8 @@ Result<void> name_virtio_devices(CommandLine& command_line, std::uint32_t count)
   }
   for (std::uint32_t index = 0; index < count; ++index) {
     const x86_64::VirtioPlace place = x86_64::virtio_place(index);
-    MAYFLY_TRY(command_line.append("virtio_mmio.device=4K@" + hex(place.base) + ":" + std::to_string(place.gsi)));
+    MAYFLY_TRY(
+        command_line.append("virtio_mmio.device=4K@" + hex(place.base) + ":" + std::to_string(place.gsi)));
   }
   return {};
 }

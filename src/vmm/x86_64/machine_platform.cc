@@ -91,10 +91,11 @@ Result<void> Machine::connect_virtio(VirtioSlot& slot, std::uint32_t index) {
   MAYFLY_TRY(mmio_.insert(place.base, MmioTransport::kWindow, slot.transport(), slot.device().name()));
   MAYFLY_TRY(vm_.register_irqfd(slot.line().event(), place.gsi));
   // Without a length: KVM then need not decode the guest's instruction to see what it writes.
-  return vm_.register_doorbell(slot.transport().doorbell(), {.space = Doorbell::Space::kMmio,
-                                                             .address = place.base + MmioTransport::kQueueNotify,
-                                                             .length = 0,
-                                                             .value = std::nullopt});
+  return vm_.register_doorbell(slot.transport().doorbell(),
+                               {.space = Doorbell::Space::kMmio,
+                                .address = place.base + MmioTransport::kQueueNotify,
+                                .length = 0,
+                                .value = std::nullopt});
 }
 
 }  // namespace mayfly
