@@ -113,20 +113,20 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const BlockDeviceConfig
   if (!limiter) {
     return tl::make_unexpected(limiter.error().within("drive " + config.id));
   }
-  std::unique_ptr<BlockDevice> device(new BlockDevice(config, std::move(parts), std::move(*limiter)));
+  std::unique_ptr<BlockDevice> device(new BlockDevice(config, std::move(parts), *limiter));
   if (auto watched = device->watch(registrar); !watched) {
     return tl::make_unexpected(watched.error().within(device->name_));
   }
   return device;
 }
 
-BlockDevice::BlockDevice(const BlockDeviceConfig& config, Parts parts, RateLimiter limiter)
+BlockDevice::BlockDevice(const BlockDeviceConfig& config, Parts parts, const RateLimiter& limiter)
     : config_(config),
       name_("drive " + config.id),
       image_(std::move(parts.image)),
       engines_(std::move(parts.engines)),
       clock_(parts.clock),
-      limiter_(std::move(limiter)),
+      limiter_(limiter),
       metrics_(metrics().block_device(config.id)),
       queue_limits_(config.queue_count, kQueueSize),
       queues_(config.queue_count) {

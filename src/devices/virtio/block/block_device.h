@@ -111,6 +111,8 @@ class BlockDevice final : public VirtioDevice {
                                                      EventRegistrar& registrar);
   static Result<std::unique_ptr<BlockDevice>> create(const BlockDeviceConfig& config,
                                                      EventRegistrar& registrar, Parts parts);
+  BlockDevice(const BlockDevice&) = delete;
+  BlockDevice& operator=(const BlockDevice&) = delete;
   ~BlockDevice() override;
 
   std::string_view name() const override { return name_; }
@@ -176,7 +178,7 @@ class BlockDevice final : public VirtioDevice {
   enum class Status : std::uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2 };  // 5.2.6
   enum class Round : std::uint8_t { kDone, kLeftOver };
 
-  BlockDevice(const BlockDeviceConfig& config, Parts parts, RateLimiter limiter);
+  BlockDevice(const BlockDeviceConfig& config, Parts parts, const RateLimiter& limiter);
 
   Result<void> watch(EventRegistrar& registrar);
   void completions_arrived();

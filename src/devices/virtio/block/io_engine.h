@@ -44,6 +44,8 @@ struct IoCompletion {
 // Used by one thread at a time (under its device's lock), but by whichever thread.
 class IoEngine {
  public:
+  IoEngine(const IoEngine&) = delete;
+  IoEngine& operator=(const IoEngine&) = delete;
   virtual ~IoEngine() = default;
 
   // Starts an operation, or does it: the result where it is over on return; nothing where it is under way,
@@ -70,8 +72,6 @@ class IoEngine {
 
  protected:
   IoEngine() = default;
-  IoEngine(const IoEngine&) = delete;
-  IoEngine& operator=(const IoEngine&) = delete;
 };
 
 }  // namespace mayfly

@@ -55,6 +55,8 @@ class OverlayEngine final : public IoEngine {
   // another size.
   static Result<std::unique_ptr<OverlayEngine>> create(const BlockDeviceConfig& config,
                                                        const ImageFile& base);
+  OverlayEngine(const OverlayEngine&) = delete;
+  OverlayEngine& operator=(const OverlayEngine&) = delete;
   ~OverlayEngine() override;
 
   std::optional<IoResult> submit(std::uint32_t token, const IoOperation& operation) override;
@@ -72,6 +74,8 @@ class OverlayEngine final : public IoEngine {
     static Result<Bitmap> create(std::uint64_t clusters);
     Bitmap(Bitmap&& other) noexcept;
     Bitmap& operator=(Bitmap&&) = delete;
+    Bitmap(const Bitmap&) = delete;
+    Bitmap& operator=(const Bitmap&) = delete;
     ~Bitmap();
 
     bool has(std::uint64_t cluster) const;

@@ -22,6 +22,8 @@ class UringEngine final : public IoEngine {
   // For at most `depth` operations at once, with tokens below it; `fd` is borrowed. Errors: kUnsupported
   // where the kernel lacks what this needs, otherwise what it refuses a ring with.
   static Result<std::unique_ptr<UringEngine>> create(int fd, unsigned depth);
+  UringEngine(const UringEngine&) = delete;
+  UringEngine& operator=(const UringEngine&) = delete;
   ~UringEngine() override;
 
   std::optional<IoResult> submit(std::uint32_t token, const IoOperation& operation) override;

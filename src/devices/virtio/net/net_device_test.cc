@@ -19,7 +19,6 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::Completion;
-using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using testing::ManualRegistrar;
 using testing::MemoryNetBackend;
@@ -568,6 +567,7 @@ TEST_F(NetDeviceTest, buffers_come_back_in_the_order_in_which_they_were_given) {
   make();
   guest_->start(kEverything);
   std::vector<std::uint16_t> heads;
+  heads.reserve(100);
   for (int count = 0; count < 100; ++count) {
     heads.push_back(guest_->rx().chain().writable(1526).submit());
   }

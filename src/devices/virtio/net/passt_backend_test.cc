@@ -319,7 +319,7 @@ TEST(PasstLoop, resets_at_any_time_and_frames_go_on) {
 // --- The process, played by a shell ---
 
 std::string script(const std::string& body) {
-  const std::string path = ::testing::TempDir() + "fake_passt_" + std::to_string(::getpid());
+  std::string path = ::testing::TempDir() + "fake_passt_" + std::to_string(::getpid());
   std::FILE* const file = std::fopen(path.c_str(), "we");
   std::fputs(("#!/bin/sh\n" + body + "\n").c_str(), file);
   std::fclose(file);
