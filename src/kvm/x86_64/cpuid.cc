@@ -13,6 +13,9 @@ namespace {
 
 using Entries = std::vector<kvm_cpuid_entry2>;
 
+// APM volume 3, E.4.13: extended APIC id, compute unit, node.
+constexpr std::uint32_t kAmdUnitIds = 0x8000001e;
+
 constexpr std::uint32_t bit(unsigned number) {
   return 1U << number;
 }
@@ -138,7 +141,7 @@ void set_amd_topology(Entries& entries, const Topology& topology) {
   }
   // The extended topology leaf is valid with its feature bit only.
   const bool has_topology_extensions = features != nullptr && (features->ecx & bit(22)) != 0;
-  if (auto* leaf = find(entries, 0x8000001e); leaf != nullptr && has_topology_extensions) {
+  if (auto* leaf = find(entries, kAmdUnitIds); leaf != nullptr && has_topology_extensions) {
     leaf->ebx = (topology.threads_per_core - 1) << 8;
     leaf->ecx = 0;  // one node, number 0
     leaf->edx = 0;
@@ -215,9 +218,10 @@ void set_brand(Entries& entries, const GuestCpuConfig& config) {
 
 // Within the leaves that a range has, what is not listed reads as zeros: an entry of zeros says nothing. But
 // KVM looks through the list at each CPUID instruction of the guest, and a kernel's boot has hundreds.
+// The leaf of AMD's that set_vcpu_id() has yet to fill stays.
 void drop_zeros(Entries& entries) {
   std::erase_if(entries, [](const kvm_cpuid_entry2& entry) {
-    return (entry.eax | entry.ebx | entry.ecx | entry.edx) == 0;
+    return entry.function != kAmdUnitIds && (entry.eax | entry.ebx | entry.ecx | entry.edx) == 0;
   });
 }
 
@@ -312,7 +316,7 @@ void set_vcpu_id(std::span<kvm_cpuid_entry2> guest, std::uint32_t index) {
       case 0x1f:
         entry.edx = index;
         break;
-      case 0x8000001e:
+      case kAmdUnitIds:
         entry.eax = index;
         set_field(entry.ebx, 0, 8, index / (((entry.ebx >> 8) & 0xff) + 1));
         break;

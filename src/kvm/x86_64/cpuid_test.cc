@@ -119,7 +119,7 @@ Entries amd_table(const std::string& vendor = "AuthenticAMD", std::uint32_t high
       sub(0x8000001d, 2, 0x00004143, 0x01c0003f, 0x7ff, 2),
       sub(0x8000001d, 3, 0x0003c163, 0x03c0003f, 0x7fff, 1),
       sub(0x8000001d, 4, 0, 0, 0, 0),
-      leaf(0x8000001e, 5, 0x102, 0x301, 0xffffffff),
+      leaf(0x8000001e, 0, 0, 0, 0),  // as KVM gives it
       leaf(0x8000001f, 0x1f, 0x173, 0, 0),
       leaf(0x80000022, 7, 6, 0, 0),
       sub(0x80000026, 0, 1, 2, 0x100, 5),
@@ -218,6 +218,20 @@ Place read_legacy_intel(const Entries& cpu, std::uint32_t processors) {
           id & ((1U << thread_bits) - 1),
           ids / cores,
           processors};
+}
+
+TEST(GuestCpuid, leaves_of_zeros_are_left_out_but_for_the_one_that_each_vcpu_fills) {
+  for (const std::uint32_t vcpus : {1U, 4U}) {
+    const auto guest = make_guest_cpuid(amd_table(), config_of(vcpus));
+    ASSERT_TRUE(guest.has_value()) << guest.error().message();
+    std::size_t units = 0;
+    for (const kvm_cpuid_entry2& entry : *guest) {
+      units += entry.function == 0x8000001e ? 1U : 0U;
+      EXPECT_TRUE(entry.function == 0x8000001e || (entry.eax | entry.ebx | entry.ecx | entry.edx) != 0)
+          << std::hex << entry.function << '.' << entry.index;
+    }
+    EXPECT_EQ(units, 1U);
+  }
 }
 
 // APM volume 3, E.5: leaves 0x80000008 and 0x8000001e.
