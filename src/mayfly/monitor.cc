@@ -176,6 +176,11 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   console_config.input = STDIN_FILENO;
   console_config.output = STDOUT_FILENO;
   console_config.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
+  console_config.on_foreground = [&] {
+    if (terminal) {
+      refresh(*terminal);
+    }
+  };
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<Console> console,
                     Console::create(*loop, std::move(console_config), serial_metrics));
   MAYFLY_TRY_ASSIGN(

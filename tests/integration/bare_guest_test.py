@@ -327,7 +327,6 @@ class Serial(Case):
             os.write(ready, str(job).encode())
             signal.sigwait([signal.SIGUSR1])
             os.tcsetpgrp(slave, job)
-            os.kill(job, signal.SIGCONT)
             code = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
             signal.signal(signal.SIGTTOU, signal.SIG_IGN)
             os.tcsetpgrp(slave, os.getpgrp())

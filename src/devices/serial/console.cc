@@ -271,11 +271,17 @@ bool Console::may_drop() {
 }
 
 bool Console::read_input(std::size_t limit) {
-  if (input_.is_terminal() && !in_foreground(input_.fd())) {
-    watch_input(false);
-    const MutexLock guard(lock_);
-    wake_in(kRetryDelay);
-    return false;
+  if (input_.is_terminal()) {
+    if (!in_foreground(input_.fd())) {
+      in_background_ = true;
+      watch_input(false);
+      const MutexLock guard(lock_);
+      wake_in(kRetryDelay);
+      return false;
+    }
+    if (std::exchange(in_background_, false) && config_.on_foreground) {
+      config_.on_foreground();
+    }
   }
   std::array<std::uint8_t, kDropStep> buffer;
   const ssize_t got = input_.read(std::span(buffer).first(std::min(limit, buffer.size())));

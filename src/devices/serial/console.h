@@ -39,6 +39,9 @@ struct ConsoleConfig {
   std::size_t buffer_size = 64U << 10U;
   // Called on the loop's thread after Ctrl-A x, where the input is a terminal. May be empty: no escape then.
   std::function<void()> on_quit;
+  // Called on the loop's thread when the process finds itself in its terminal's foreground after it was in
+  // the background: a shell need not say so, for a job that runs already. May be empty.
+  std::function<void()> on_foreground{};
   // See Console; less than a second.
   std::chrono::nanoseconds drop_pace = std::chrono::milliseconds(100);
 };
@@ -143,6 +146,7 @@ class Console final : public SerialBackend {
   bool losing_input_ = false;
   std::optional<std::chrono::steady_clock::time_point> pace_end_;  // while much is typed ahead
   std::size_t taken_in_pace_ = 0;                                  // by the guest
+  bool in_background_ = false;
 
   Mutex lock_;  // a leaf: no other lock is taken under it
   HostStream output_ MAYFLY_GUARDED_BY(lock_);

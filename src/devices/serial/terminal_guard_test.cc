@@ -238,11 +238,13 @@ TEST_F(TerminalGuardTest, a_console_reads_no_key_that_is_typed_for_the_foregroun
                                 class NoLine final : public InterruptLine {
                                   void trigger() override {}
                                 };
+                                auto guard = TerminalGuard::enter(slave.get()).value();
                                 testing::ManualRegistrar registrar;
                                 SerialMetrics metrics;
                                 NoLine line;
                                 ConsoleConfig config;
                                 config.input = slave.get();
+                                config.on_foreground = [&] { static_cast<void>(guard->refresh()); };
                                 auto console = Console::create(registrar, std::move(config), metrics);
                                 Serial16550 uart(line, **console, metrics);
                                 const std::uint8_t enable = 1;
@@ -253,7 +255,7 @@ TEST_F(TerminalGuardTest, a_console_reads_no_key_that_is_typed_for_the_foregroun
                                 }
                                 std::uint8_t status = 0;
                                 uart.bus_read(5, {&status, 1});
-                                if (status != 0x60) {
+                                if (status != 0x60 || raw()) {
                                   return 2;
                                 }
                                 job.to_foreground();
@@ -263,7 +265,7 @@ TEST_F(TerminalGuardTest, a_console_reads_no_key_that_is_typed_for_the_foregroun
                                   return 3;
                                 }
                                 uart.bus_read(5, {&status, 1});
-                                return status == 0x61 ? 0 : 4;
+                                return status == 0x61 && raw() ? 0 : 4;
                               }),
             0);
 }
