@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <csignal>
 #include <cstddef>
 #include <cstdio>
 #include <string>
@@ -126,6 +127,8 @@ int main_of(int argument_count, char** arguments) {
   if (const auto open = ensure_standard_descriptors(); !open) {
     return static_cast<int>(ExitCode::kError);  // there is nobody to tell
   }
+  // A refusal that nobody reads is one all the same: it ends with its own exit code.
+  ::signal(SIGPIPE, SIG_IGN);
   const auto options = parse_options(argument_count - 1, arguments + 1);
   if (!options) {
     const ParseStop& stop = options.error();

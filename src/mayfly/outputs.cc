@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "base/metrics.h"
@@ -39,11 +40,24 @@ bool same_file(const std::string& one, const std::string& other) {
 }  // namespace
 
 OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& plan) {
-  const std::array inputs = {
+  std::vector inputs = {
       NamedFile{"the kernel image", plan.vm.boot_source.kernel_image_path},
       NamedFile{"the initrd", plan.vm.boot_source.initrd_path},
       NamedFile{"the configuration file", options.config_file},
   };
+  for (const BlockDeviceConfig& drive : plan.vm.drives) {
+    inputs.push_back({"a drive's image", drive.path});
+    inputs.push_back({"a drive's overlay", drive.overlay ? drive.overlay->path : std::nullopt});
+  }
+  // The trace is written at the end, over what others have written to the same file by then.
+  for (const auto& other : {options.log.path, options.metrics_path}) {
+    if (options.boot_trace && other && *options.boot_trace == *other) {
+      return tl::make_unexpected(
+          Failure(ExitCode::kBadArguments, "--boot-trace " + *other +
+                                               ": is the log or the metrics file, too, "
+                                               "which it would overwrite"));
+    }
+  }
   const std::array outputs = {
       NamedFile{"--log-path", options.log.path},
       NamedFile{"--metrics-path", options.metrics_path},

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <string>
 
 #include "base/log.h"
@@ -55,6 +56,30 @@ TEST(Outputs, a_path_that_the_configuration_file_names_and_nobody_can_write_is_a
   metrics.metrics = api::MetricsSection{.metrics_path = nowhere, .emit_id = false, .properties = {}};
   expect_failure(open_log_and_metrics(Options{}, metrics), ExitCode::kBadConfiguration,
                  "metrics: open metrics file " + nowhere);
+}
+
+TEST(Outputs, an_output_that_is_a_drives_image_or_its_overlay_is_refused_before_it_is_opened) {
+  const TempDir dir;
+  const std::string image = dir.file("disk");
+  std::ofstream(image) << "contents";
+  Plan plan;
+  plan.vm.drives.emplace_back().path = image;
+  Options options;
+  options.log.path = image;
+  expect_failure(keep_inputs_from_outputs(options, plan), ExitCode::kBadArguments,
+                 "--log-path " + image + ": is a drive's image, which it would overwrite");
+  plan.vm.drives.back().path = dir.file("base");
+  plan.vm.drives.back().overlay = BlockOverlayConfig{.path = image};
+  expect_failure(keep_inputs_from_outputs(options, plan), ExitCode::kBadArguments,
+                 "--log-path " + image + ": is a drive's overlay, which it would overwrite");
+}
+
+TEST(Outputs, a_trace_that_would_overwrite_the_log_is_refused) {
+  Options options;
+  options.log.path = "/tmp/one";
+  options.boot_trace = "/tmp/one";
+  expect_failure(keep_inputs_from_outputs(options, Plan{}), ExitCode::kBadArguments,
+                 "--boot-trace /tmp/one: ");
 }
 
 TEST(Outputs, what_is_opened_is_written_to_under_the_machines_id) {

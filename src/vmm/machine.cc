@@ -39,6 +39,13 @@ Result<GuestMemory> map_memory(const MachineConfig& config) {
   return GuestMemory::create(ranges, backing_of(config.huge_pages));
 }
 
+// A file that is not what it should be is the configuration's fault; one that the host fails to read is not.
+BuildError fault_of_loading(Error error) {
+  const ErrorCode code = error.code();
+  const bool host = code == ErrorCode::kIo || code == ErrorCode::kInternal || code == ErrorCode::kExhausted;
+  return host ? BuildError(std::move(error)) : BuildError::of_configuration(std::move(error));
+}
+
 }  // namespace
 
 // Loads the guest on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for
@@ -149,9 +156,9 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   GuestLoader loader(trace, memory, config, files);
   auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
   auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config.machine); });
-  // What is wrong with the guest's files is said before what the host refuses.
+  // What is wrong with the guest's files is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "wait for the guest", [&] {
-                      return loader.take().map_error(BuildError::of_configuration);
+                      return loader.take().map_error(fault_of_loading);
                     }));
   MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
   MAYFLY_TRY_ASSIGN(const SetUpVcpu set_up, std::move(chosen));
