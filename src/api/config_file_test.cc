@@ -107,6 +107,13 @@ TEST(ConfigFile, a_drive_is_read_with_all_its_fields) {
   EXPECT_EQ(drive.rate_limiter.ops, ops);
 }
 
+TEST(ConfigFile, a_misspelled_field_is_told_as_such_and_not_as_one_that_is_missing) {
+  EXPECT_EQ(error_of(R"({"boot-source": {"kernel_image": "/k"}, "drives": []})"),
+            "f.json: boot-source: unknown field \"kernel_image\"");
+  EXPECT_EQ(error_of(R"({"boot-source": {"kernel_image_path": "/k"}, "drive": []})"),
+            "f.json: unknown field \"drive\"");
+}
+
 TEST(ConfigFile, an_overlay_in_memory_has_no_path) {
   const auto file = parse_config_file(
       with_drive(R"("drive_id": "r", "is_root_device": false, "path_on_host": "/img", "overlay": "memory")"),

@@ -160,8 +160,8 @@ const json* JsonObject::value(std::string_view key) {
 }
 
 void JsonObject::require(std::string_view key) {
-  if (!error_ && find(key) == nullptr) {
-    error_ = Error(ErrorCode::kInvalidArgument, path_ + ": field \"" + std::string(key) + "\" is missing");
+  if (!error_ && !missing_ && find(key) == nullptr) {
+    missing_ = Error(ErrorCode::kInvalidArgument, path_ + ": field \"" + std::string(key) + "\" is missing");
   }
 }
 
@@ -174,8 +174,8 @@ Result<void> JsonObject::finish() {
       }
     }
   }
-  if (error_) {
-    return tl::make_unexpected(*error_);
+  if (error_ || missing_) {
+    return tl::make_unexpected(error_ ? *error_ : *missing_);
   }
   return {};
 }

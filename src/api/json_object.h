@@ -44,7 +44,7 @@ class JsonObject {
   // Records an error of the reader's own about `key`.
   void refuse(std::string_view key, std::string_view why);
 
-  // The first error, one about a missing field, or one that names a field nobody asked for.
+  // The first error, one that names a field nobody asked for, or one about a missing field.
   Result<void> finish();
 
  private:
@@ -55,6 +55,7 @@ class JsonObject {
   std::string path_;
   std::set<std::string, std::less<>> known_;
   std::optional<Error> error_;
+  std::optional<Error> missing_;  // told last: a field that nobody asked for is likely the one, misspelled
 };
 
 }  // namespace mayfly::api

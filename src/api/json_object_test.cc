@@ -88,8 +88,11 @@ TEST(JsonObject, integers_out_of_range_are_refused_before_they_are_narrowed) {
   }
 }
 
-TEST(JsonObject, the_first_error_is_the_one_that_is_told) {
-  EXPECT_EQ(read(R"({"flag": 1, "extra": 1})").error, "thing: field \"name\" is missing");
+TEST(JsonObject, the_first_error_is_the_one_that_is_told_and_a_missing_field_last) {
+  EXPECT_EQ(read(R"({"flag": 1, "extra": 1})").error,
+            "thing: field \"flag\": must be true or false, is number");
+  EXPECT_EQ(read(R"({"extra": 1})").error, "thing: unknown field \"extra\"");
+  EXPECT_EQ(read("{}").error, "thing: field \"name\" is missing");
 }
 
 TEST(JsonObject, a_choice_gives_the_index_or_lists_what_there_is) {
