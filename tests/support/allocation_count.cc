@@ -15,6 +15,7 @@ std::size_t mayfly::testing::allocation_count() {
 }
 
 // The forms that the standard library's others call.
+// NOLINTBEGIN(cppcoreguidelines-no-malloc): below operator new there is nothing else
 void* operator new(std::size_t size) {
   g_allocations.fetch_add(1, std::memory_order_relaxed);
   if (void* const memory = std::malloc(size == 0 ? 1 : size)) {
@@ -28,3 +29,4 @@ void operator delete(void* memory) noexcept {
 void operator delete(void* memory, std::size_t /*size*/) noexcept {
   std::free(memory);
 }
+// NOLINTEND(cppcoreguidelines-no-malloc)
