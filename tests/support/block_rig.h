@@ -40,7 +40,7 @@ class BlockRig {
   bool make(const BlockDeviceConfig& config, std::vector<std::unique_ptr<IoEngine>> engines,
             const Clock& clock = kSystemClock) {
     auto image =
-        ImageFile::open("drive " + config.id, config.path,
+        DiskImage::open("drive " + config.id, config.path,
                         {.access = config.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite});
     return take(BlockDevice::create(
         config, registrar, {.image = std::move(*image), .engines = std::move(engines), .clock = clock}));

@@ -27,7 +27,7 @@ constexpr std::uint32_t kTypeDiscard = 11;
 constexpr std::uint32_t kTypeWriteZeroes = 13;
 constexpr std::uint32_t kUnmap = 1;
 
-constexpr std::uint64_t kSectorSize = ImageFile::kSectorSize;
+constexpr std::uint64_t kSectorSize = DiskImage::kSectorSize;
 
 // What a request has room for at first.
 constexpr std::size_t kUsualBuffers = 16;
@@ -68,8 +68,8 @@ Result<BlockDevice::Parts> BlockDevice::open(const BlockDeviceConfig& config) {
   MAYFLY_TRY(config.validate());
   const std::string owner = "drive " + config.id;
   const bool only_read = config.read_only || config.overlay;
-  MAYFLY_TRY_ASSIGN(ImageFile image,
-                    ImageFile::open(owner, config.path,
+  MAYFLY_TRY_ASSIGN(DiskImage image,
+                    DiskImage::open(owner, config.path,
                                     {.access = only_read ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
                                      .lock = config.lock}));
   std::vector<std::unique_ptr<IoEngine>> engines;
@@ -323,8 +323,8 @@ Result<void> BlockDevice::update_backing(const std::string& path) {
       return image_.refresh_size(name_);
     }
     MAYFLY_TRY_ASSIGN(
-        ImageFile image,
-        ImageFile::open(name_, path,
+        DiskImage image,
+        DiskImage::open(name_, path,
                         {.access = config_.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
                          .lock = config_.lock}));
     for (Queue& queue : queues_) {

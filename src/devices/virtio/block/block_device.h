@@ -96,13 +96,13 @@ class BlockDevice final : public VirtioDevice {
 
   // What a device works with. Tests bring their own.
   struct Parts {
-    ImageFile image;
+    DiskImage image;
     std::vector<std::unique_ptr<IoEngine>> engines;  // one for each queue; or one for all, never under way
     const Clock& clock = kSystemClock;
   };
 
   // Opens and locks the image and the overlay; logs where it takes another engine than the one asked for.
-  // Errors name the drive: those of BlockDeviceConfig::validate(), ImageFile, OverlayEngine.
+  // Errors name the drive: those of BlockDeviceConfig::validate(), DiskImage, OverlayEngine.
   static Result<Parts> open(const BlockDeviceConfig& config);
 
   // Made and destroyed on the thread of `registrar`, which outlives it. Errors: those of open(), of the rate
@@ -219,7 +219,7 @@ class BlockDevice final : public VirtioDevice {
 
   const BlockDeviceConfig config_;
   const std::string name_;
-  ImageFile image_;
+  DiskImage image_;
   std::vector<std::unique_ptr<IoEngine>> engines_;  // after image_: they use it to their end
   const Clock& clock_;
   RateLimiter limiter_;

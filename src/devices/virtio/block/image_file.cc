@@ -53,7 +53,7 @@ Result<void> lock_file(const std::string& owner, const std::string& path, int fd
 
 }  // namespace
 
-Result<ImageFile> ImageFile::open(const std::string& owner, const std::string& path, const Options& options) {
+Result<DiskImage> DiskImage::open(const std::string& owner, const std::string& path, const Options& options) {
   const bool writes = options.access == ImageAccess::kReadAndWrite;
   // Not to hang where the path is a FIFO's.
   const int flags = (writes ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY | (options.create ? O_CREAT : 0);
@@ -66,7 +66,7 @@ Result<ImageFile> ImageFile::open(const std::string& owner, const std::string& p
     }
     return tl::make_unexpected(std::move(error));
   }
-  ImageFile image(std::move(*fd), path);
+  DiskImage image(std::move(*fd), path);
   MAYFLY_TRY(image.refresh_size(owner));
   if (options.lock) {
     MAYFLY_TRY(lock_file(owner, path, image.fd(), options.access));
@@ -80,7 +80,7 @@ Result<ImageFile> ImageFile::open(const std::string& owner, const std::string& p
   return image;
 }
 
-Result<void> ImageFile::refresh_size(const std::string& owner) {
+Result<void> DiskImage::refresh_size(const std::string& owner) {
   struct stat status {};
   if (::fstat(fd_.get(), &status) != 0) {
     return fail_errno(errno, owner + ": look at " + path_);
@@ -103,7 +103,7 @@ Result<void> ImageFile::refresh_size(const std::string& owner) {
   return {};
 }
 
-bool ImageFile::is_at(const std::string& path) const {
+bool DiskImage::is_at(const std::string& path) const {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_;
 }

@@ -13,7 +13,7 @@ namespace mayfly {
 
 enum class ImageAccess : std::uint8_t { kRead, kReadAndWrite };
 
-class ImageFile {
+class DiskImage {
  public:
   static constexpr std::uint64_t kSectorSize = 512;
 
@@ -29,7 +29,7 @@ class ImageFile {
   // `owner` is what errors name: "drive rootfs". Errors: what opening and locking say, kBusy where another
   // holds the file (it is asked for 0.3 s: who has just ended lets go soon), kInvalidArgument for what is
   // neither a regular file nor a block device.
-  static Result<ImageFile> open(const std::string& owner, const std::string& path, const Options& options);
+  static Result<DiskImage> open(const std::string& owner, const std::string& path, const Options& options);
 
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }
@@ -43,7 +43,7 @@ class ImageFile {
   Result<void> refresh_size(const std::string& owner);
 
  private:
-  ImageFile(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
+  DiskImage(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
 
   UniqueFd fd_;
   std::string path_;

@@ -17,14 +17,14 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-constexpr ImageFile::Options kReader{.access = ImageAccess::kRead};
-constexpr ImageFile::Options kWriter{.access = ImageAccess::kReadAndWrite};
+constexpr DiskImage::Options kReader{.access = ImageAccess::kRead};
+constexpr DiskImage::Options kWriter{.access = ImageAccess::kReadAndWrite};
 
 class ImageFileTest : public ::testing::Test {
  protected:
   ImageFileTest() { std::ofstream(path_) << std::string(1300, 'x'); }
 
-  static std::string error_of(const Result<ImageFile>& result) {
+  static std::string error_of(const Result<DiskImage>& result) {
     return result ? std::string("no error") : result.error().message();
   }
 
@@ -33,57 +33,57 @@ class ImageFileTest : public ::testing::Test {
 };
 
 TEST_F(ImageFileTest, size_is_counted_in_whole_sectors) {
-  const auto image = ImageFile::open("drive a", path_, kReader);
+  const auto image = DiskImage::open("drive a", path_, kReader);
   ASSERT_TRUE(image) << error_of(image);
   EXPECT_EQ(image->size(), 1300U);
   EXPECT_EQ(image->sectors(), 2U);
 }
 
 TEST_F(ImageFileTest, writer_excludes_everybody) {
-  const auto writer = ImageFile::open("drive a", path_, kWriter);
+  const auto writer = DiskImage::open("drive a", path_, kWriter);
   ASSERT_TRUE(writer) << error_of(writer);
-  const auto second = ImageFile::open("drive b", path_, kWriter);
+  const auto second = DiskImage::open("drive b", path_, kWriter);
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error().code(), ErrorCode::kBusy);
   EXPECT_THAT(error_of(second),
               AllOf(HasSubstr("drive b"), HasSubstr(path_), HasSubstr("in use"), HasSubstr("lock off")));
-  EXPECT_EQ(ImageFile::open("drive b", path_, kReader).error().code(), ErrorCode::kBusy);
+  EXPECT_EQ(DiskImage::open("drive b", path_, kReader).error().code(), ErrorCode::kBusy);
 }
 
 TEST_F(ImageFileTest, readers_share_and_exclude_writers) {
-  const auto first = ImageFile::open("drive a", path_, kReader);
-  const auto second = ImageFile::open("drive b", path_, kReader);
+  const auto first = DiskImage::open("drive a", path_, kReader);
+  const auto second = DiskImage::open("drive b", path_, kReader);
   ASSERT_TRUE(first) << error_of(first);
   ASSERT_TRUE(second) << error_of(second);
-  EXPECT_FALSE(ImageFile::open("drive c", path_, kWriter));
+  EXPECT_FALSE(DiskImage::open("drive c", path_, kWriter));
 }
 
 TEST_F(ImageFileTest, lock_ends_with_its_owner_and_can_be_left_out) {
   {
-    const auto writer = ImageFile::open("drive a", path_, kWriter);
-    ImageFile::Options unlocked = kWriter;
+    const auto writer = DiskImage::open("drive a", path_, kWriter);
+    DiskImage::Options unlocked = kWriter;
     unlocked.lock = false;
-    EXPECT_TRUE(ImageFile::open("drive b", path_, unlocked));
+    EXPECT_TRUE(DiskImage::open("drive b", path_, unlocked));
   }
-  EXPECT_TRUE(ImageFile::open("drive b", path_, kWriter));
+  EXPECT_TRUE(DiskImage::open("drive b", path_, kWriter));
 }
 
 TEST_F(ImageFileTest, lock_of_a_process_that_is_ending_is_waited_for) {
-  std::optional<ImageFile> writer(std::move(*ImageFile::open("drive a", path_, kWriter)));
+  std::optional<DiskImage> writer(std::move(*DiskImage::open("drive a", path_, kWriter)));
   std::thread ending([&writer] {
     ::usleep(30'000);
     writer.reset();
   });
-  EXPECT_TRUE(ImageFile::open("drive b", path_, kWriter));
+  EXPECT_TRUE(DiskImage::open("drive b", path_, kWriter));
   ending.join();
 }
 
 TEST_F(ImageFileTest, what_is_no_image_is_refused_at_once) {
-  EXPECT_THAT(error_of(ImageFile::open("drive a", dir_.file("none"), kReader)),
+  EXPECT_THAT(error_of(DiskImage::open("drive a", dir_.file("none"), kReader)),
               AllOf(HasSubstr("drive a"), HasSubstr("none"), HasSubstr("ENOENT")));
-  EXPECT_THAT(error_of(ImageFile::open("drive a", dir_.fifo("fifo"), kReader)), HasSubstr("neither"));
-  EXPECT_THAT(error_of(ImageFile::open("drive a", dir_.file(""), kReader)), HasSubstr("neither"));
-  EXPECT_THAT(error_of(ImageFile::open("drive a", "/dev/null", kWriter)), HasSubstr("neither"));
+  EXPECT_THAT(error_of(DiskImage::open("drive a", dir_.fifo("fifo"), kReader)), HasSubstr("neither"));
+  EXPECT_THAT(error_of(DiskImage::open("drive a", dir_.file(""), kReader)), HasSubstr("neither"));
+  EXPECT_THAT(error_of(DiskImage::open("drive a", "/dev/null", kWriter)), HasSubstr("neither"));
 }
 
 TEST_F(ImageFileTest, file_that_may_not_be_written_says_what_to_do) {
@@ -91,11 +91,11 @@ TEST_F(ImageFileTest, file_that_may_not_be_written_says_what_to_do) {
     GTEST_SKIP() << "root may write any file";
   }
   std::filesystem::permissions(path_, std::filesystem::perms::owner_read);
-  EXPECT_THAT(error_of(ImageFile::open("drive a", path_, kWriter)), HasSubstr("read-only"));
+  EXPECT_THAT(error_of(DiskImage::open("drive a", path_, kWriter)), HasSubstr("read-only"));
 }
 
 TEST_F(ImageFileTest, file_is_known_by_any_of_its_names) {
-  const auto image = ImageFile::open("drive a", path_, kWriter);
+  const auto image = DiskImage::open("drive a", path_, kWriter);
   std::filesystem::create_hard_link(path_, dir_.file("name"));
   std::ofstream(dir_.file("other")) << "other";
   EXPECT_TRUE(image->is_at(path_));

@@ -104,20 +104,20 @@ std::uint64_t OverlayEngine::data_offset(std::uint64_t base_size) {
 }
 
 Result<std::unique_ptr<OverlayEngine>> OverlayEngine::create(const BlockDeviceConfig& config,
-                                                             const ImageFile& base) {
+                                                             const DiskImage& base) {
   const std::string owner = "drive " + config.id + ": overlay";
   // Whole sectors only, as the driver sees it.
-  const std::uint64_t base_size = base.sectors() * ImageFile::kSectorSize;
+  const std::uint64_t base_size = base.sectors() * DiskImage::kSectorSize;
   MAYFLY_TRY_ASSIGN(Bitmap bitmap, Bitmap::create(clusters_of(base_size)));
   UniqueFd memory;
-  std::optional<ImageFile> file;
+  std::optional<DiskImage> file;
   if (config.overlay && config.overlay->path) {
     if (base.is_at(*config.overlay->path)) {
       return fail(ErrorCode::kInvalidArgument,
                   owner + ": " + *config.overlay->path + " is the image that it is to lie on");
     }
     MAYFLY_TRY_ASSIGN(
-        file, ImageFile::open(owner, *config.overlay->path,
+        file, DiskImage::open(owner, *config.overlay->path,
                               {.access = ImageAccess::kReadAndWrite, .lock = config.lock, .create = true}));
     if (auto taken = take_up(*file, base_size, bitmap); !taken) {
       return tl::make_unexpected(taken.error().within(owner + " " + *config.overlay->path));
@@ -135,7 +135,7 @@ Result<std::unique_ptr<OverlayEngine>> OverlayEngine::create(const BlockDeviceCo
 
 // Makes a new overlay of an empty file, or reads what is in one. A file whose making was cut short, with a
 // header and nothing else, is as good as new.
-Result<void> OverlayEngine::take_up(ImageFile& file, std::uint64_t base_size, Bitmap& bitmap) {
+Result<void> OverlayEngine::take_up(DiskImage& file, std::uint64_t base_size, Bitmap& bitmap) {
   const std::uint64_t whole = data_offset(base_size) + base_size;
   Header expected{kMagic, kVersion, kClusterSize, base_size, data_offset(base_size)};
   std::array<std::byte, kClusterSize> first{};
@@ -179,10 +179,10 @@ Result<void> OverlayEngine::take_up(ImageFile& file, std::uint64_t base_size, Bi
   return {};
 }
 
-OverlayEngine::OverlayEngine(const ImageFile& base, UniqueFd memory, std::optional<ImageFile> file,
+OverlayEngine::OverlayEngine(const DiskImage& base, UniqueFd memory, std::optional<DiskImage> file,
                              Bitmap bitmap, bool safe)
     : base_fd_(base.fd()),
-      base_size_(base.sectors() * ImageFile::kSectorSize),
+      base_size_(base.sectors() * DiskImage::kSectorSize),
       memory_(std::move(memory)),
       file_(std::move(file)),
       bitmap_(std::move(bitmap)),

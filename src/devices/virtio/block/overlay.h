@@ -51,10 +51,10 @@ class OverlayEngine final : public IoEngine {
   static std::uint64_t data_offset(std::uint64_t base_size);
 
   // `base` is open for reading. The overlay's file is made, locked where `config.lock`, or taken up again:
-  // errors are those of ImageFile, and kInvalidImage for a file that is no overlay, or one of an image of
+  // errors are those of DiskImage, and kInvalidImage for a file that is no overlay, or one of an image of
   // another size.
   static Result<std::unique_ptr<OverlayEngine>> create(const BlockDeviceConfig& config,
-                                                       const ImageFile& base);
+                                                       const DiskImage& base);
   OverlayEngine(const OverlayEngine&) = delete;
   OverlayEngine& operator=(const OverlayEngine&) = delete;
   ~OverlayEngine() override;
@@ -91,10 +91,10 @@ class OverlayEngine final : public IoEngine {
     std::size_t bytes_;  // a multiple of kClusterSize
   };
 
-  OverlayEngine(const ImageFile& base, UniqueFd memory, std::optional<ImageFile> file, Bitmap bitmap,
+  OverlayEngine(const DiskImage& base, UniqueFd memory, std::optional<DiskImage> file, Bitmap bitmap,
                 bool safe);
 
-  static Result<void> take_up(ImageFile& file, std::uint64_t base_size, Bitmap& bitmap);
+  static Result<void> take_up(DiskImage& file, std::uint64_t base_size, Bitmap& bitmap);
 
   IoResult read(std::uint64_t offset, std::uint64_t length, std::span<iovec> buffers);
   IoResult write(const IoOperation& operation);
@@ -114,7 +114,7 @@ class OverlayEngine final : public IoEngine {
   int base_fd_;
   std::uint64_t base_size_;
   UniqueFd memory_;  // one of the two
-  std::optional<ImageFile> file_;
+  std::optional<DiskImage> file_;
   Bitmap bitmap_;
   bool safe_;  // a flush is asked for, and heeded
   std::uint64_t data_offset_;
