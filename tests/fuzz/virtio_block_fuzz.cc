@@ -24,7 +24,7 @@
 #include "devices/virtio/transport/mmio_transport.h"
 #include "support/block_requests.h"
 #include "support/fake_event.h"
-#include "support/transport_window.h"
+#include "support/mmio_window.h"
 #include "support/virtio_driver/mmio_driver.h"
 
 namespace mayfly::testing {
@@ -120,7 +120,7 @@ class Session {
     original_ = disk_;
     device_ = std::move(*BlockDevice::create(config_, registrar_));
     transport_ = std::move(*MmioTransport::create(*device_, memory_, line_, registrar_));
-    window_ = std::make_unique<TransportWindow>(*transport_);
+    window_ = std::make_unique<BusWindow>(*transport_);
     driver_ = std::make_unique<MmioDriver>(*window_);
   }
 
@@ -454,13 +454,13 @@ class Session {
   GuestMemory memory_;
   GuestDriverMemory driver_memory_;
   ManualRegistrar registrar_;
-  CountingLine line_;
+  CountedLine line_;
   BlockDeviceConfig config_;
   std::uint64_t wanted_ = 0;
   std::uint64_t features_ = 0;
   std::unique_ptr<BlockDevice> device_;
   std::unique_ptr<MmioTransport> transport_;
-  std::unique_ptr<TransportWindow> window_;
+  std::unique_ptr<BusWindow> window_;
   std::unique_ptr<MmioDriver> driver_;
   std::optional<SplitRing> ring_;
   std::vector<std::byte> disk_;

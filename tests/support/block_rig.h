@@ -14,7 +14,7 @@
 #include "devices/virtio/transport/mmio_transport.h"
 #include "support/block_requests.h"
 #include "support/fake_event.h"
-#include "support/transport_window.h"
+#include "support/mmio_window.h"
 #include "support/virtio_driver/mmio_driver.h"
 
 namespace mayfly::testing {
@@ -141,10 +141,10 @@ class BlockRig {
   DriverMemory& driver_memory() { return driver_memory_; }
 
   ManualRegistrar registrar;
-  CountingLine line;
+  CountedLine line;
   std::unique_ptr<BlockDevice> device;
   std::unique_ptr<MmioTransport> transport;
-  std::unique_ptr<TransportWindow> window;
+  std::unique_ptr<BusWindow> window;
   std::unique_ptr<MmioDriver> driver;
   std::vector<std::unique_ptr<SplitRing>> rings;
   std::uint64_t features = 0;
@@ -163,7 +163,7 @@ class BlockRig {
     }
     device = std::move(*made);
     transport = std::move(*MmioTransport::create(*device, memory_, line, registrar));
-    window = std::make_unique<TransportWindow>(*transport);
+    window = std::make_unique<BusWindow>(*transport);
     driver = std::make_unique<MmioDriver>(*window);
     return true;
   }
