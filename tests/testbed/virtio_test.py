@@ -82,9 +82,9 @@ class Suite:
         self.add("disk_overlay", "disks", "overlay", self.kernels["small"], cost=5)
         for kernel, values in self.kernels.items():
             self.add(f"many_{kernel}", "disks", "many", values, disks="a b c d e f g h i j k l", nets="1 2 3 4", cost=4)
-        # Without ACPI nothing tells of an IO-APIC, and the interrupts that are left are those of a PC of old.
+        # As many as there are interrupts: without ACPI the MP table tells of the IO-APIC's, and of the second processor.
         values = {**self.kernels["small"], "cmdline": f"{self.kernels['small']['cmdline']} acpi=off"}
-        self.add("many_small_without_acpi", "disks", "many", values, disks="a b c d e f", nets="1 2",
+        self.add("many_small_without_acpi", "disks", "many", values, disks="a b c d e f g h i j k l m n", nets="1 2 3 4",
                  allowed=WITHOUT_ACPI, cost=4)
         self.add("disk_lock", "disks", "lock", self.kernels["small"])
         self.add("disk_read_only", "disks", "read_only", self.kernels["small"], allowed=READ_ONLY)

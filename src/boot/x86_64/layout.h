@@ -18,8 +18,10 @@ inline constexpr std::uint64_t kBootStackPointer = 0x8ff0;
 inline constexpr std::uint64_t kCommandLine = 0x20000;
 inline constexpr std::uint64_t kCommandLineMax = 2048;  // bytes, the terminating NUL included
 
-// [0x9fc00, 0x100000) is reserved in the guest's memory map: ACPI tables live there.
+// [0x9fc00, 0x100000) is reserved in the guest's memory map: the MP table and ACPI tables live there.
 inline constexpr std::uint64_t kSystemAreaStart = 0x9fc00;
+inline constexpr std::uint64_t kMpTable = 0x9fc00;  // the last KiB of base memory
+inline constexpr std::uint64_t kMpTableMax = 1024;  // bytes
 inline constexpr std::uint64_t kSystemAreaEnd = 0x100000;
 inline constexpr std::uint64_t kRsdp = 0xe0000;
 inline constexpr std::uint64_t kHighMemoryStart = 0x100000;  // kernels go from here on

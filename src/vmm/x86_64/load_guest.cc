@@ -10,6 +10,7 @@
 #include "boot/kernel_image.h"
 #include "boot/x86_64/acpi/tables.h"
 #include "boot/x86_64/layout.h"
+#include "boot/x86_64/mp_table.h"
 #include "boot/x86_64/prepare_boot.h"
 #include "devices/power/power.h"
 #include "vmm/arch.h"
@@ -52,9 +53,6 @@ Result<void> name_root(CommandLine& command_line, const VmConfig& config) {
 // A kernel without ACPI finds devices by its command line only
 // (Documentation/admin-guide/kernel-parameters.txt, virtio_mmio.device).
 Result<void> name_virtio_devices(CommandLine& command_line, std::uint32_t count) {
-  if (!has_token(command_line, "acpi=off")) {
-    return {};
-  }
   for (std::uint32_t index = 0; index < count; ++index) {
     const x86_64::VirtioPlace place = x86_64::virtio_place(index);
     MAYFLY_TRY(
@@ -79,7 +77,10 @@ Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const
   }
   const auto virtio_count = static_cast<std::uint32_t>(config.drives.size() + config.networks.size());
   MAYFLY_TRY(name_root(command_line, config));
-  MAYFLY_TRY(name_virtio_devices(command_line, virtio_count));
+  const bool without_acpi = has_token(command_line, "acpi=off");
+  if (without_acpi) {
+    MAYFLY_TRY(name_virtio_devices(command_line, virtio_count));
+  }
   say_that_there_is_no_pci(command_line, kernel->command_line_max);
   BootPlan plan{std::move(*kernel), std::nullopt, std::move(command_line), std::nullopt};
 
@@ -102,6 +103,10 @@ Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const
                                             .reset_value = PowerDevice::kResetValue,
                                             .button_gsi = layout::kPowerButtonGsi}};
   MAYFLY_TRY_ASSIGN(plan.rsdp, x86_64::write_acpi_tables(tables, memory));
+  if (without_acpi) {
+    // For such a kernel alone: the ACPI tables say it all, and two that say the same could differ.
+    MAYFLY_TRY(x86_64::write_mp_table(config.machine.vcpu_count, memory));
+  }
   MAYFLY_TRY_ASSIGN(const x86_64::CpuBootState state, x86_64::prepare_boot(memory, plan));
   return [state](const Vcpu& vcpu) { return x86_64::apply_boot_state(vcpu, state); };
 }

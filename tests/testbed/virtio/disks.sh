@@ -235,6 +235,7 @@ case_many() {
     {
         echo "disks='$disks' nets='$nets'"
         cat <<'GUEST'
+same "$(grep -c '^processor' /proc/cpuinfo)" 2 "processors"
 n=0
 for disk in $disks; do
     n=$((n + 1))
