@@ -296,6 +296,7 @@ void BlockDevice::stop_queue(std::size_t index) {
 
 // Waits until every request of a queue is answered.
 void BlockDevice::settle(Queue& queue) {
+  file_end_.reset();
   // Each turn ends one operation of every request at least; a request has few (kMaxSegments and a flush).
   while (queue.free.size() != queue.requests.size()) {
     queue.engine->drain();
@@ -392,6 +393,7 @@ void BlockDevice::process() {
 
 void BlockDevice::process_queues() {
   Round round = Round::kDone;
+  file_end_.reset();
   // The queues take turns in being first, so that none starves behind a busy one.
   first_queue_ = (first_queue_ + 1) % queues_.size();
   for (std::size_t turn = 0; turn < queues_.size(); ++turn) {
@@ -686,11 +688,30 @@ const IoOperation* BlockDevice::next_operation(Request& request) {
   return nullptr;
 }
 
+// A write past the end of a file that was shrunk would make it grow again, with a hole of zeroes in which the
+// guest finds nothing of what it had written there. Looked at once a round: it costs a system call. Who
+// shrinks the file between that and the write gets what it did before.
+bool BlockDevice::reaches_past_the_file(const IoOperation& operation) {
+  if (operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kFlush ||
+      config_.overlay) {
+    return false;  // reads find out themselves, and overlays look at their own file
+  }
+  if (!file_end_) {
+    file_end_ = image_.current_end();
+  }
+  return operation.offset + operation.length > *file_end_;
+}
+
 void BlockDevice::advance(Queue& queue, std::uint32_t token) {
   Request& request = queue.requests[token];
   while (const IoOperation* const operation = next_operation(request)) {
     const bool is_nothing = operation->kind != IoOperation::Kind::kFlush && operation->length == 0;
-    const auto result = is_nothing ? IoResult{} : queue.engine->submit(token, *operation);
+    std::optional<IoResult> result = IoResult{};
+    if (reaches_past_the_file(*operation)) {
+      result->os_errno = ENODATA;
+    } else if (!is_nothing) {
+      result = queue.engine->submit(token, *operation);
+    }
     if (!result) {
       return;
     }

@@ -209,6 +209,8 @@ class BlockDevice final : public VirtioDevice {
   Status refuse(const char* why);
 
   static const IoOperation* next_operation(Request& request);
+  // Whether an operation would change what lies past the image's end, which has moved.
+  bool reaches_past_the_file(const IoOperation& operation);
   // Begins what comes next of a request until something is under way or all is over.
   void advance(Queue& queue, std::uint32_t token);
   void finish(Queue& queue, std::uint32_t token, IoResult result);
@@ -231,8 +233,9 @@ class BlockDevice final : public VirtioDevice {
   BlockConfigurationSpace space_;
   std::uint64_t accepted_ = 0;
   bool active_ = false;
-  std::size_t first_queue_ = 0;  // which one begins the next round
-  std::vector<Queue> queues_;    // after engines_: their watches go first
+  std::size_t first_queue_ = 0;            // which one begins the next round
+  std::optional<std::uint64_t> file_end_;  // the image's, in bytes; as one round has seen it
+  std::vector<Queue> queues_;              // after engines_: their watches go first
 };
 
 }  // namespace mayfly

@@ -317,6 +317,34 @@ TEST_P(EitherEngineTest, image_that_shrank_gives_an_error_and_zeroes) {
   EXPECT_EQ(rig_.in(8, 1024).data, sectors(8, 2));
 }
 
+// What was cut off is not made again behind its owner's back, as a hole.
+TEST_P(EitherEngineTest, image_that_shrank_does_not_grow_again) {
+  start(config());
+  std::filesystem::resize_file(dir_.file("disk"), 10 * 512);
+  const auto failed = counters().execute_fails.value();
+  EXPECT_EQ(rig_.out(10, filled(512, 1)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.out(9, filled(1024, 1)), VIRTIO_BLK_S_IOERR) << "across the end";
+  EXPECT_EQ(rig_.out(kSectors - 1, filled(512, 1)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(0, 1) + segment(9, 2)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(100, 1, 1)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, segment(16, 16)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(counters().execute_fails.value(), failed + 6);
+  EXPECT_EQ(whole_disk().size(), 10U * 512);
+
+  EXPECT_EQ(rig_.in(9, 512).data, sectors(9, 1)) << "of a write across the end nothing is done";
+  EXPECT_EQ(rig_.out(9, filled(512, 7)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(8, 1)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_DISCARD, segment(0, 1)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.command(VIRTIO_BLK_T_FLUSH), VIRTIO_BLK_S_OK) << "of what is there";
+  EXPECT_EQ(rig_.in(8, 1024).data, filled(512, 0) + filled(512, 7));
+  EXPECT_EQ(whole_disk().size(), 10U * 512);
+
+  // Its owner makes it whole: it is a disk again.
+  std::filesystem::resize_file(dir_.file("disk"), kSectors * 512);
+  EXPECT_EQ(rig_.out(kSectors - 1, filled(512, 3)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.in(kSectors - 1, 512).data, filled(512, 3));
+}
+
 TEST_P(EitherEngineTest, image_that_vanished_goes_on_as_long_as_it_is_open) {
   start(config());
   std::filesystem::remove(dir_.file("disk"));

@@ -103,6 +103,12 @@ Result<void> DiskImage::refresh_size(const std::string& owner) {
   return {};
 }
 
+std::uint64_t DiskImage::current_end() const {
+  struct stat status {};
+  const bool known = ::fstat(fd_.get(), &status) == 0 && S_ISREG(status.st_mode);
+  return known ? static_cast<std::uint64_t>(status.st_size) : size_;
+}
+
 bool DiskImage::is_at(const std::string& path) const {
   struct stat status {};
   return ::stat(path.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_;

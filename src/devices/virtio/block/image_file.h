@@ -41,6 +41,8 @@ class DiskImage {
   bool is_at(const std::string& path) const;
   // Looks at the size again.
   Result<void> refresh_size(const std::string& owner);
+  // Where the file ends now, in bytes; size() where that cannot be said, or of a block device.
+  std::uint64_t current_end() const;
 
  private:
   DiskImage(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}

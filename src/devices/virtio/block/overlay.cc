@@ -257,7 +257,16 @@ IoResult OverlayEngine::read(std::uint64_t offset, std::uint64_t length, std::sp
   return {};
 }
 
+bool OverlayEngine::was_cut_off(std::uint64_t offset, std::uint64_t length) const {
+  // In whole clusters, as they are copied up.
+  const std::uint64_t end = std::min(clusters_of(offset + length) * kClusterSize, base_size_);
+  return file_ && data_offset_ + end > file_->current_end();
+}
+
 IoResult OverlayEngine::write(const IoOperation& operation) {
+  if (was_cut_off(operation.offset, operation.length)) {
+    return {ENODATA};
+  }
   if (const IoResult copied = copy_up_edges(operation.offset, operation.length); copied.os_errno != 0) {
     return copied;
   }
@@ -271,6 +280,9 @@ IoResult OverlayEngine::write(const IoOperation& operation) {
 }
 
 IoResult OverlayEngine::zero(std::uint64_t offset, std::uint64_t length, bool free) {
+  if (was_cut_off(offset, length)) {
+    return {ENODATA};
+  }
   if (const IoResult copied = copy_up_edges(offset, length); copied.os_errno != 0) {
     return copied;
   }
@@ -298,6 +310,9 @@ IoResult OverlayEngine::discard(std::uint64_t offset, std::uint64_t length) {
   }
   const std::uint64_t from = first * kClusterSize;
   const std::uint64_t bytes = std::min(end * kClusterSize, base_size_) - from;
+  if (was_cut_off(from, bytes)) {
+    return {ENODATA};
+  }
   const IoResult punched = file_io::punch_hole(fd(), data_offset_ + from, bytes);
   if (punched.os_errno == 0) {
     add_range(from, bytes);

@@ -101,6 +101,9 @@ class OverlayEngine final : public IoEngine {
   IoResult zero(std::uint64_t offset, std::uint64_t length, bool free);
   IoResult discard(std::uint64_t offset, std::uint64_t length);
   IoResult flush();
+  // Whether the overlay's file ends before a range of the disk that is to be written: it was shrunk, and
+  // would grow again to hold zeroes for what the bitmap says was written.
+  bool was_cut_off(std::uint64_t offset, std::uint64_t length) const;
   IoResult copy_up(std::uint64_t cluster);
   // Copies up the first and the last cluster of a range, where it covers them in part.
   IoResult copy_up_edges(std::uint64_t offset, std::uint64_t length);

@@ -275,6 +275,24 @@ TEST_F(OverlayTest, image_that_shrank_is_an_error_of_the_request) {
   EXPECT_EQ(rig.in(64, 4096).data, filled(4096, 1));
 }
 
+TEST_F(OverlayTest, overlay_that_shrank_does_not_grow_again) {
+  BlockRig rig;
+  ASSERT_TRUE(rig.make(config()));
+  rig.start();
+  EXPECT_EQ(rig.out(64, filled(4096, 1)), VIRTIO_BLK_S_OK);
+  const auto cut = OverlayEngine::data_offset(kSectors * 512) + 64 * 512;
+  std::filesystem::resize_file(dir_.file("overlay"), cut);
+  EXPECT_EQ(rig.in(64, 512).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig.out(64, filled(4096, 2)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig.out(65, filled(512, 2)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig.command(VIRTIO_BLK_T_WRITE_ZEROES, segment(128, 8)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig.command(VIRTIO_BLK_T_DISCARD, segment(128, 8)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(rig.command(VIRTIO_BLK_T_FLUSH), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(std::filesystem::file_size(dir_.file("overlay")), cut);
+  EXPECT_EQ(rig.out(0, filled(4096, 3)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig.in(0, 4096).data, filled(4096, 3));
+}
+
 TEST_F(OverlayTest, empty_image_has_an_overlay_of_nothing) {
   std::filesystem::resize_file(dir_.file("base"), 0);
   BlockRig rig;
