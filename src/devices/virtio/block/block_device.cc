@@ -323,11 +323,13 @@ Result<void> BlockDevice::update_backing(const std::string& path) {
       // This file, whose lock is ours already. (The same path may lead to another one by now.)
       return image_.refresh_size(name_);
     }
+    // Without waiting for who holds it: all other devices, and the guest, wait for this one meanwhile.
     MAYFLY_TRY_ASSIGN(
         DiskImage image,
         DiskImage::open(name_, path,
                         {.access = config_.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
-                         .lock = config_.lock}));
+                         .lock = config_.lock,
+                         .wait = false}));
     for (Queue& queue : queues_) {
       settle(queue);
     }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -530,6 +531,33 @@ TEST_P(EitherEngineTest, image_that_cannot_be_taken_changes_nothing) {
   }
   EXPECT_EQ(counters().update_fails.value(), failures + 1);
   EXPECT_EQ(rig_.driver->config_u64(kCapacity), kSectors);
+  EXPECT_EQ(rig_.in(5, 512).data, sectors(5, 1));
+}
+
+// Not as at a start: whoever waits on the monitor's thread holds up all of the machine.
+TEST_P(EitherEngineTest, image_that_another_holds_is_refused_without_waiting) {
+  start(config());
+  make_image(512 * 512, "other");
+  const DiskImage::Options writer{.access = ImageAccess::kReadAndWrite};
+  const auto holder = DiskImage::open("drive other", dir_.file("other"), writer);
+  ASSERT_TRUE(holder) << holder.error().message();
+  const auto sleeps = [](auto act) {
+    rusage before{};
+    rusage after{};
+    ::getrusage(RUSAGE_THREAD, &before);
+    act();
+    ::getrusage(RUSAGE_THREAD, &after);
+    return after.ru_nvcsw - before.ru_nvcsw;
+  };
+  const long waiting = sleeps([&] { EXPECT_FALSE(DiskImage::open("drive b", dir_.file("other"), writer)); });
+  EXPECT_GE(waiting, 50) << "a start asks again and again";
+  const long changing = sleeps([this] {
+    const MutexLock lock(rig_.device->mutex());
+    const auto refused = rig_.device->update_backing(dir_.file("other"));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), ErrorCode::kBusy);
+  });
+  EXPECT_LT(changing, 25);
   EXPECT_EQ(rig_.in(5, 512).data, sectors(5, 1));
 }
 

@@ -18,23 +18,25 @@ constexpr int kLockAttempts = 60;
 constexpr timespec kLockPause{.tv_sec = 0, .tv_nsec = 5'000'000};
 
 // 0, or the errno of the last attempt.
-int try_lock(int fd, struct flock& lock) {
+int try_lock(int fd, struct flock& lock, int attempts) {
   for (int attempt = 1;; ++attempt) {
     if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) {
       return 0;
     }
-    if ((errno != EAGAIN && errno != EACCES) || attempt == kLockAttempts) {
+    if ((errno != EAGAIN && errno != EACCES) || attempt == attempts) {
       return errno;
     }
     ::nanosleep(&kLockPause, nullptr);
   }
 }
 
-Result<void> lock_file(const std::string& owner, const std::string& path, int fd, ImageAccess access) {
+Result<void> lock_file(const std::string& owner, const std::string& path, int fd,
+                       const DiskImage::Options& options) {
+  const ImageAccess access = options.access;
   struct flock whole {};
   whole.l_type = access == ImageAccess::kRead ? F_RDLCK : F_WRLCK;
   whole.l_whence = SEEK_SET;
-  const int cause = try_lock(fd, whole);
+  const int cause = try_lock(fd, whole, options.wait ? kLockAttempts : 1);
   if (cause == 0) {
     return {};
   }
@@ -69,7 +71,7 @@ Result<DiskImage> DiskImage::open(const std::string& owner, const std::string& p
   DiskImage image(std::move(*fd), path);
   MAYFLY_TRY(image.refresh_size(owner));
   if (options.lock) {
-    MAYFLY_TRY(lock_file(owner, path, image.fd(), options.access));
+    MAYFLY_TRY(lock_file(owner, path, image.fd(), options));
     // Another may have changed it until now.
     MAYFLY_TRY(image.refresh_size(owner));
   }

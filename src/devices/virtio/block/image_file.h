@@ -24,11 +24,12 @@ class DiskImage {
     // and advisory: it holds against other monitors and whoever else asks.
     bool lock = true;
     bool create = false;  // makes an empty file where there is none
+    // Whether a lock that another holds is asked for again, for 0.3 s: who has just ended lets go soon.
+    bool wait = true;
   };
 
   // `owner` is what errors name: "drive rootfs". Errors: what opening and locking say, kBusy where another
-  // holds the file (it is asked for 0.3 s: who has just ended lets go soon), kInvalidArgument for what is
-  // neither a regular file nor a block device.
+  // holds the file, kInvalidArgument for what is neither a regular file nor a block device.
   static Result<DiskImage> open(const std::string& owner, const std::string& path, const Options& options);
 
   int fd() const { return fd_.get(); }
