@@ -115,6 +115,29 @@ IoResult write_zeroes(int fd, std::uint64_t offset, std::uint64_t length) {
   return {};
 }
 
+IoResult perform(int fd, const IoOperation& operation) {
+  switch (operation.kind) {
+    case IoOperation::Kind::kRead:
+      return read_all(fd, operation.buffers, operation.offset);
+    case IoOperation::Kind::kWrite:
+      return write_all(fd, operation.buffers, operation.offset, operation.durable);
+    case IoOperation::Kind::kFlush:
+      return flush(fd);
+    case IoOperation::Kind::kDiscard: {
+      // Advice only: where the host cannot follow it, nothing is lost.
+      const IoResult punched = punch_hole(fd, operation.offset, operation.length);
+      return is_unsupported(punched.os_errno) ? IoResult{} : punched;
+    }
+    case IoOperation::Kind::kZero:
+      return zero_range(fd, operation.offset, operation.length);
+    case IoOperation::Kind::kZeroAndFree: {
+      const IoResult punched = punch_hole(fd, operation.offset, operation.length);
+      return is_unsupported(punched.os_errno) ? zero_range(fd, operation.offset, operation.length) : punched;
+    }
+  }
+  return IoResult{};
+}
+
 bool is_unsupported(int os_errno) {
   return os_errno == EOPNOTSUPP || os_errno == ENOSYS || os_errno == ENODEV;
 }

@@ -25,6 +25,9 @@ IoResult punch_hole(int fd, std::uint64_t offset, std::uint64_t length);
 IoResult zero_range(int fd, std::uint64_t offset, std::uint64_t length);
 IoResult write_zeroes(int fd, std::uint64_t offset, std::uint64_t length);
 
+// Does what an engine was given, and waits for it.
+IoResult perform(int fd, const IoOperation& operation);
+
 // Whether `os_errno` says that the file system, or the block device, cannot do such a thing at all.
 bool is_unsupported(int os_errno);
 

@@ -139,20 +139,7 @@ std::optional<IoResult> UringEngine::conclude(std::uint32_t token, int outcome) 
     if (!file_io::is_unsupported(-outcome) && !try_again(-outcome)) {
       return IoResult{-outcome};
     }
-    switch (operation.kind) {
-      case IoOperation::Kind::kRead:
-        return file_io::read_all(fd_, operation.buffers, operation.offset);
-      case IoOperation::Kind::kWrite:
-        return file_io::write_all(fd_, operation.buffers, operation.offset, operation.durable);
-      case IoOperation::Kind::kFlush:
-        return file_io::flush(fd_);
-      case IoOperation::Kind::kDiscard:
-        return IoResult{};
-      case IoOperation::Kind::kZero:
-        return file_io::write_zeroes(fd_, operation.offset, operation.length);
-      case IoOperation::Kind::kZeroAndFree:
-        return file_io::zero_range(fd_, operation.offset, operation.length);
-    }
+    return file_io::perform(fd_, operation);
   }
   if (!moves_data) {
     return IoResult{};
