@@ -36,9 +36,7 @@ class Writer {
       bytes_.push_back(static_cast<std::byte>(character));
     }
   }
-  void append(const Writer& other) {
-    bytes_.insert(bytes_.end(), other.bytes_.begin(), other.bytes_.end());
-  }
+  void append(const Writer& other) { bytes_.insert(bytes_.end(), other.bytes_.begin(), other.bytes_.end()); }
 
   std::size_t size() const { return bytes_.size(); }
   std::vector<std::byte> bytes() && { return std::move(bytes_); }
