@@ -45,6 +45,28 @@ class BlockRig {
     return take(BlockDevice::create(
         config, registrar, {.image = std::move(*image), .engines = std::move(engines), .clock = clock}));
   }
+  // Saves the device, and goes on with one that is restored from that, over the same memory; the driver
+  // notices nothing.
+  void move_to(const BlockDeviceConfig& config) {
+    BlockDeviceState state;
+    {
+      const MutexLock lock(device->mutex());
+      state = device->state();
+    }
+    const MmioTransportState registers = transport->state();
+    driver.reset();
+    window.reset();
+    transport.reset();
+    device.reset();
+    ASSERT_TRUE(make(config)) << error;
+    {
+      const MutexLock lock(device->mutex());
+      const auto restored = device->restore(state);
+      ASSERT_TRUE(restored) << restored.error().message();
+    }
+    const auto restored = transport->restore(registers, state.queues);
+    ASSERT_TRUE(restored) << restored.error().message();
+  }
   // As far as DRIVER_OK, with `queues` of `size`.
   void start(std::uint64_t wanted = kAllFeatures, std::uint16_t queues = 1, std::uint16_t size = 256) {
     const auto agreed = driver->negotiate(wanted);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -13,19 +12,13 @@
 #include <utility>
 #include <vector>
 
-#include "devices/bus/interrupt_line.h"
 #include "devices/virtio/net/net_device.h"
 #include "devices/virtio/transport/mmio_transport.h"
 #include "memory/guest_memory.h"
+#include "support/mmio_window.h"
 #include "support/virtio_driver/mmio_driver.h"
 
 namespace mayfly::testing {
-
-class CountingLine final : public InterruptLine {
- public:
-  void trigger() override { ++edges; }
-  std::size_t edges = 0;
-};
 
 // All on one thread. Throws (std::bad_optional_access and its kin) where something does not come about that
 // every test needs.
@@ -39,23 +32,20 @@ class NetGuest {
                                     Backing::kAnonymous)
                     .value()),
         driver_memory_(memory_),
-        device_(NetDevice::create(settings, std::move(backend), registrar).value()),
-        transport_(MmioTransport::create(*device_, memory_, line_, registrar).value()),
-        window_(*transport_),
-        driver_(window_) {}
+        seat_(std::make_unique<Seat>(settings, std::move(backend), memory_, line_, registrar)) {}
 
   GuestMemory& memory() { return memory_; }
-  NetDevice& device() { return *device_; }
-  MmioTransport& transport() { return *transport_; }
-  MmioDriver& driver() { return driver_; }
-  CountingLine& line() { return line_; }
+  NetDevice& device() { return *seat_->device; }
+  MmioTransport& transport() { return *seat_->transport; }
+  MmioDriver& driver() { return seat_->driver; }
+  CountedLine& line() { return line_; }
 
   // Resets, negotiates and sets up all queues that there are then, with `queue_size` entries each. What was
   // agreed on.
   std::uint64_t start(std::uint64_t wanted, std::uint16_t queue_size = 256) {
     rings_.clear();
-    const std::uint64_t agreed = driver_.negotiate(wanted).value();
-    const std::size_t pairs = (agreed & VIRTIO_NET_F_MQ) != 0 ? driver_.config_u16(8) : 1;
+    const std::uint64_t agreed = driver().negotiate(wanted).value();
+    const std::size_t pairs = (agreed & VIRTIO_NET_F_MQ) != 0 ? driver().config_u16(8) : 1;
     const std::size_t count = 2 * pairs + ((agreed & VIRTIO_NET_F_CTRL_VQ) != 0 ? 1 : 0);
     std::uint64_t base = 0x10000;
     for (std::size_t index = 0; index < count; ++index) {
@@ -66,11 +56,11 @@ class NetGuest {
           driver_memory_, layout, BufferArena(0x200000 + 0xc0000 * index, 0xc0000),
           RingFeatures{.event_idx = (agreed & kFeatureEventIndex) != 0,
                        .in_order = (agreed & kFeatureInOrder) != 0}));
-      if (!driver_.set_up_queue(static_cast<std::uint16_t>(index), layout)) {
+      if (!driver().set_up_queue(static_cast<std::uint16_t>(index), layout)) {
         throw std::runtime_error("a queue cannot be set up");
       }
     }
-    driver_.driver_ok();
+    driver().driver_ok();
     if (process_at_start) {
       process();
     }
@@ -87,8 +77,27 @@ class NetGuest {
 
   // As the doorbell does on the monitor thread.
   void process() {
-    const MutexLock lock(device_->mutex());
-    device_->process();
+    const MutexLock lock(device().mutex());
+    device().process();
+  }
+
+  // Saves the device, and goes on with one that is restored from that, over the same memory; the driver
+  // notices nothing.
+  void move_to(const NetDeviceSettings& settings, std::unique_ptr<NetBackend> backend,
+               EventRegistrar& registrar) {
+    NetDeviceState state;
+    {
+      const MutexLock lock(device().mutex());
+      state = device().save();
+    }
+    const MmioTransportState registers = transport().state();
+    seat_.reset();
+    seat_ = std::make_unique<Seat>(settings, std::move(backend), memory_, line_, registrar);
+    {
+      const MutexLock lock(device().mutex());
+      demand(device().restore(state));
+    }
+    demand(transport().restore(registers, state.queues));
   }
 
   void add_rx(std::size_t buffers, std::uint32_t bytes, std::size_t pair = 0) {
@@ -135,37 +144,31 @@ class NetGuest {
   }
 
  private:
-  class Window final : public MmioWindow {
-   public:
-    explicit Window(MmioTransport& transport) : transport_(transport) {}
-    std::uint64_t read(std::uint64_t offset, unsigned width) override {
-      std::array<std::uint8_t, 8> bytes{};
-      transport_.bus_read(offset, std::span(bytes).first(width));
-      std::uint64_t value = 0;
-      for (unsigned index = 0; index < width; ++index) {
-        value |= std::uint64_t{bytes[index]} << (8 * index);
-      }
-      return value;
+  static void demand(const Result<void>& done) {
+    if (!done) {
+      throw std::runtime_error(done.error().message());
     }
-    void write(std::uint64_t offset, unsigned width, std::uint64_t value) override {
-      std::array<std::uint8_t, 8> bytes{};
-      for (unsigned index = 0; index < width; ++index) {
-        bytes[index] = static_cast<std::uint8_t>(value >> (8 * index));
-      }
-      transport_.bus_write(offset, std::span<const std::uint8_t>(bytes).first(width));
-    }
+  }
 
-   private:
-    MmioTransport& transport_;
+  // The device and what stands before it; made anew by move_to().
+  struct Seat {
+    Seat(const NetDeviceSettings& settings, std::unique_ptr<NetBackend> backend, GuestMemory& memory,
+         InterruptLine& line, EventRegistrar& registrar)
+        : device(NetDevice::create(settings, std::move(backend), registrar).value()),
+          transport(MmioTransport::create(*device, memory, line, registrar).value()),
+          window(*transport),
+          driver(window) {}
+
+    std::unique_ptr<NetDevice> device;
+    std::unique_ptr<MmioTransport> transport;
+    BusWindow window;
+    MmioDriver driver;
   };
 
   GuestMemory memory_;
   GuestDriverMemory driver_memory_;
-  CountingLine line_;
-  std::unique_ptr<NetDevice> device_;
-  std::unique_ptr<MmioTransport> transport_;
-  Window window_;
-  MmioDriver driver_;
+  CountedLine line_;
+  std::unique_ptr<Seat> seat_;
   std::vector<std::unique_ptr<SplitRing>> rings_;
 };
 

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/text.h"
 #include "devices/virtio/block/overlay.h"
 #include "devices/virtio/block/sync_engine.h"
 #include "devices/virtio/block/uring_engine.h"
@@ -374,13 +375,28 @@ BlockDeviceState BlockDevice::state() {
   }
   publish();
   for (const Queue& queue : queues_) {
-    state.queues.push_back(queue.ring ? std::optional(queue.ring->state()) : std::nullopt);
+    // What a broken device had begun never comes back: there is no such state, and nobody asks for it.
+    state.queues.push_back(active_ && queue.ring ? std::optional(queue.ring->state()) : std::nullopt);
   }
   return state;
 }
 
 Result<void> BlockDevice::restore(const BlockDeviceState& state) {
-  MAYFLY_TRY_ASSIGN(limiter_, RateLimiter::restore(state.rate_limiter, clock_.monotonic_ns()));
+  const auto wrong = [this](const std::string& what) {
+    return fail(ErrorCode::kInvalidArgument, name_ + ": restore: " + what);
+  };
+  if (const std::uint64_t missing = state.features & ~(offered_ | kFeatureVersion1); missing != 0) {
+    return wrong("its driver uses features that it does not offer here: " + hex(missing));
+  }
+  if (state.queues.size() != queues_.size()) {
+    return wrong("there are " + std::to_string(state.queues.size()) + " queues, and it has " +
+                 std::to_string(queues_.size()));
+  }
+  auto limiter = RateLimiter::restore(state.rate_limiter, clock_.monotonic_ns());
+  if (!limiter) {
+    return tl::make_unexpected(limiter.error().within(name_ + ": restore"));
+  }
+  limiter_ = std::move(*limiter);
   features_accepted(state.features);
   space_.writeback = state.writeback ? 1 : 0;
   return {};

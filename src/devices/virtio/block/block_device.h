@@ -137,9 +137,12 @@ class BlockDevice final : public VirtioDevice {
   // As RateLimiter::update(); what was held back goes on by the new limits.
   Result<void> update_rate_limiter(const RateLimiterConfig& changes);
 
-  // Waits for what is under way and gives it back to the driver first.
+  // Waits for what is under way and gives it back to the driver first. Of a device that needs a reset no
+  // queue is in use.
   BlockDeviceState state();
-  // For a device that was not activated yet; its queues come with activate(). Errors: those of the limiter.
+  // For a device that was not activated yet; its queues come with activate(), by MmioTransport::restore().
+  // Errors, after which nothing has changed: kInvalidArgument for features that it does not offer, another
+  // number of queues, or a state of the rate limiter's that cannot be.
   Result<void> restore(const BlockDeviceState& state);
 
  private:

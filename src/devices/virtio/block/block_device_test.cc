@@ -927,13 +927,76 @@ TEST_F(BlockDeviceTest, state_is_taken_when_nothing_is_under_way) {
   ASSERT_TRUE(state.queues[0]);
   EXPECT_EQ(state.queues[0]->next_available, 1U);
   EXPECT_EQ(state.queues[0]->next_used, 1U);
+}
+
+TEST_P(EitherEngineTest, restored_device_goes_on_in_the_middle_of_its_rings) {
+  BlockDeviceConfig two = config();
+  two.queue_count = 2;
+  ASSERT_TRUE(rig_.make(two)) << rig_.error;
+  rig_.start(BlockRig::kAllFeatures, 2, 16);
+  rig_.driver->write_config_u8(kWriteback, 0);
+  for (std::uint64_t sector = 0; sector < 13; ++sector) {
+    EXPECT_EQ(rig_.in(sector, 512).data, sectors(sector, 1));
+  }
+  EXPECT_EQ(rig_.out(20, filled(512, 5), 1), VIRTIO_BLK_S_OK);
+  // One that nobody has told the device of, and one of which the driver has not been told for sure.
+  rig_.rings[0]->chain().readable(header(VIRTIO_BLK_T_IN, 20)).writable(513).submit();
+  const int interrupts = rig_.line.count();
+  rig_.move_to(two);
+  EXPECT_EQ(rig_.line.count(), interrupts + 1) << "what was not acknowledged is told once more";
+  EXPECT_EQ(rig_.driver->config_u8(kWriteback), 0);
+  rig_.run();
+  const auto answers = rig_.collect();
+  ASSERT_THAT(answers, SizeIs(1));
+  EXPECT_EQ(answers[0].data, filled(512, 5));
+  for (std::uint64_t sector = 0; sector < 40; ++sector) {
+    EXPECT_EQ(rig_.in(sector + 100, 512, sector % 2).data, sectors(sector + 100, 1));
+  }
+}
+
+TEST_F(BlockDeviceTest, state_that_cannot_be_is_refused_and_changes_nothing) {
+  start(config());
+  const MutexLock lock(rig_.device->mutex());
+  const BlockDeviceState good = rig_.device->state();
   BlockRig second;
   auto other = config();
   other.lock = false;
+  other.discard = false;
   ASSERT_TRUE(second.make(other));
-  ASSERT_TRUE(second.device->restore(state));
-  EXPECT_EQ(second.device->state().writeback, false);
-  EXPECT_EQ(second.device->state().features, rig_.features);
+  const auto refusal = [&second](const BlockDeviceState& state) {
+    const auto restored = second.device->restore(state);
+    return restored ? std::string() : restored.error().message();
+  };
+  EXPECT_THAT(refusal(good), HasSubstr("drive rootfs: restore: its driver uses features"));
+  BlockDeviceState bad = good;
+  bad.features = kFeatureVersion1;
+  bad.queues.emplace_back();
+  EXPECT_THAT(refusal(bad), HasSubstr("2 queues"));
+  bad.queues.pop_back();
+  bad.rate_limiter.ops = TokenBucketState{.config = {.size = 1, .refill_time_ms = 1}, .tokens = UINT64_MAX};
+  EXPECT_THAT(refusal(bad), HasSubstr("restore"));
+  EXPECT_EQ(second.device->state().features, 0U);
+  bad.rate_limiter = {};
+  EXPECT_EQ(refusal(bad), "");
+  EXPECT_EQ(second.device->state().features, kFeatureVersion1);
+}
+
+// Not even where the host is at work for it still: that chain never comes back.
+TEST_F(BlockDeviceTest, device_that_needs_a_reset_is_saved_without_its_queues) {
+  make_script_asynchronous();
+  start_scripted(config());
+  SplitRing& ring = *rig_.rings[0];
+  ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable(513).submit();
+  rig_.notify();
+  ASSERT_THAT(script_.pending, SizeIs(1));
+  ring.write_available_index(1000);
+  rig_.driver->notify(0);
+  rig_.run();
+  ASSERT_TRUE(rig_.driver->needs_reset());
+  rig_.move_to(config());
+  EXPECT_TRUE(rig_.driver->needs_reset());
+  rig_.start();
+  EXPECT_EQ(rig_.in(5, 512).data, sectors(5, 1));
 }
 
 // --- the rate limiter ---

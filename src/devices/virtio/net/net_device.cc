@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/text.h"
 
 namespace mayfly {
 namespace {
@@ -175,7 +176,9 @@ void NetDevice::write_configuration(std::uint64_t /*offset*/, std::span<const st
 }
 
 void NetDevice::activate(VirtioActivation activation) {
+  const std::size_t pairs = pairs_restored_;
   clear();
+  pairs_in_use_ = pairs;
   features_ = activation.features;
   // Segmentation without the checksum was not negotiated, whatever the bits say (5.1.3.1).
   to_device_ = {.checksum = has(VIRTIO_NET_F_CSUM),
@@ -212,6 +215,7 @@ void NetDevice::clear() {
   settled_ = false;
   features_ = 0;
   pairs_in_use_ = 1;
+  pairs_restored_ = 1;
   for (Pair& pair : pairs_) {
     pair.ahead.clear();
     pair.held.reset();
@@ -914,15 +918,53 @@ NetDeviceState NetDevice::save() {
                        .rx_rate_limiter = rx_limiter_.save(settings_.clock->monotonic_ns()),
                        .tx_rate_limiter = tx_limiter_.save(settings_.clock->monotonic_ns())};
   for (Pair& pair : pairs_) {
-    if (pair.rx) {
+    if (pair.rx && !broken_) {
       put_back_ahead(pair);
     }
   }
   for (std::size_t index = 0; index < queue_limits_.size(); ++index) {
-    const std::optional<VirtQueue>* const place = queue(index);
+    const std::optional<VirtQueue>* const place = broken_ ? nullptr : queue(index);
     state.queues.push_back(place != nullptr && *place ? std::optional((*place)->state()) : std::nullopt);
   }
   return state;
+}
+
+Result<void> NetDevice::restore(const NetDeviceState& state) {
+  const auto wrong = [this](const std::string& what) {
+    return fail(ErrorCode::kInvalidArgument, name_ + ": restore: " + what);
+  };
+  if (state.mac != settings_.mac) {
+    return wrong("its driver knows it as " + state.mac.to_string() + ", and it is " +
+                 settings_.mac.to_string());
+  }
+  if (const std::uint64_t missing = state.features & ~offered_; missing != 0) {
+    return wrong("its driver uses features that it does not offer here: " + hex(missing));
+  }
+  if (state.queues.size() != queue_limits_.size()) {
+    return wrong("there are " + std::to_string(state.queues.size()) + " queues, and it has " +
+                 std::to_string(queue_limits_.size()));
+  }
+  const std::size_t most = (state.features & VIRTIO_NET_F_MQ) != 0 ? pairs_.size() : 1;
+  if (state.pairs_in_use < 1 || state.pairs_in_use > most) {
+    return wrong(std::to_string(state.pairs_in_use) + " pairs of queues are in use; there can be 1 to " +
+                 std::to_string(most));
+  }
+  for (std::size_t index = 0; state.pairs_in_use > 1 && index < 2 * state.pairs_in_use; ++index) {
+    if (!state.queues[index]) {
+      return wrong("queue " + std::to_string(index) + " of a pair in use is none");
+    }
+  }
+  const std::uint64_t now = settings_.clock->monotonic_ns();
+  auto rx = RateLimiter::restore(state.rx_rate_limiter, now);
+  auto tx = RateLimiter::restore(state.tx_rate_limiter, now);
+  if (!rx || !tx) {
+    return tl::make_unexpected((rx ? tx : rx).error().within(name_ + ": restore"));
+  }
+  rx_limiter_ = std::move(*rx);
+  tx_limiter_ = std::move(*tx);
+  link_up_ = state.link_up;
+  pairs_restored_ = state.pairs_in_use;
+  return {};
 }
 
 }  // namespace mayfly

@@ -81,8 +81,13 @@ class NetDevice final : public VirtioDevice {
   void process() override;
 
   // Under the lock, on the monitor thread. Buffers that were taken ahead go back to their queues first, and a
-  // frame that waits in them is lost.
+  // frame that waits in them is lost. Of a device that needs a reset no queue is in use.
   NetDeviceState save();
+  // For a device that was not activated yet; its queues come with activate(), by MmioTransport::restore().
+  // Errors, after which nothing has changed: kInvalidArgument for another MAC address, features that it does
+  // not offer (of another host's tap, for example), another number of queues or pairs, or a state of a rate
+  // limiter's that cannot be.
+  Result<void> restore(const NetDeviceState& state);
 
   // The same. As RateLimiter::update(), for both: on an error neither has changed.
   Result<void> set_rate_limits(const RateLimiterConfig& rx, const RateLimiterConfig& tx);
@@ -202,6 +207,7 @@ class NetDevice final : public VirtioDevice {
   NetOffloads to_driver_;      // what may be asked of it
   std::size_t max_frame_ = 0;  // that it can be given
   std::size_t pairs_in_use_ = 1;
+  std::size_t pairs_restored_ = 1;  // in use as soon as the device is activated
   std::vector<Pair> pairs_;
   std::optional<VirtQueue> control_;
   RateLimiter rx_limiter_;

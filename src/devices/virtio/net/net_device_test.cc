@@ -19,6 +19,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::Completion;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::ManualRegistrar;
 using testing::MemoryNetBackend;
@@ -190,7 +191,7 @@ TEST_F(NetDeviceTest, sent_frame_goes_out_with_its_header) {
   const auto done = guest_->tx().collect_all();
   ASSERT_THAT(done, SizeIs(1));
   EXPECT_EQ(done[0].length, 0U);
-  EXPECT_EQ(guest_->line().edges, 1U);
+  EXPECT_EQ(guest_->line().count(), 1);
   EXPECT_EQ(counts().tx_packets_count.value(), 1U);
   EXPECT_EQ(counts().tx_bytes_count.value(), 40000U);
   EXPECT_EQ(counts().tx_spoofed_mac_count.value(), 0U);
@@ -324,7 +325,7 @@ TEST_F(NetDeviceTest, batch_of_frames_is_one_interrupt) {
     guest_->send({}, frame_of(60));
   }
   ring_doorbell(1);
-  EXPECT_EQ(guest_->line().edges, 1U);
+  EXPECT_EQ(guest_->line().count(), 1);
   EXPECT_EQ(port().send_calls, NetDevice::kBatchFrames);
   EXPECT_THAT(guest_->tx().collect_all(), SizeIs(NetDevice::kBatchFrames));
 }
@@ -667,10 +668,10 @@ TEST_F(NetDeviceTest, reset_in_any_state_and_all_works_again) {
     port().room = SIZE_MAX;
     port().to_driver.clear();
     port().from_driver.clear();
-    const auto before = guest_->line().edges;
+    const auto before = guest_->line().count();
     registrar_.notify(port().fd(), {.readable = true, .writable = true});
     pass(1s);
-    EXPECT_EQ(guest_->line().edges, before) << state;
+    EXPECT_EQ(guest_->line().count(), before) << state;
     EXPECT_EQ(waits_for(), std::nullopt) << state;
 
     guest_->start(kEverything);
@@ -734,6 +735,134 @@ TEST_F(NetDeviceTest, device_goes_on_after_it_was_saved) {
   EXPECT_EQ(guest_->next_frame().value().bytes, frame_of(3000));
 }
 
+TEST_F(NetDeviceTest, restored_device_goes_on_in_the_middle_of_its_rings) {
+  make({.tx_rate_limiter = operations({.size = 6, .refill_time_ms = 1000})});
+  guest_->start(kEverything, 16);
+  guest_->add_rx(12, 1526);
+  ring_doorbell(0);
+  for (unsigned seed = 0; seed < 5; ++seed) {
+    arrive(frame_of(3000, seed));  // two buffers each
+    guest_->send({}, frame_of(60, seed));
+  }
+  ring_doorbell(1);
+  EXPECT_THAT(port().from_driver, SizeIs(5));
+  for (unsigned seed = 0; seed < 5; ++seed) {
+    EXPECT_EQ(guest_->next_frame().value().bytes, frame_of(3000, seed));
+    EXPECT_TRUE(guest_->tx().collect());
+  }
+  guest_->add_rx(10, 1526);  // and of these nobody has told the device
+  const int interrupts = guest_->line().count();
+  const std::string other_id = "moved";
+  NetDeviceSettings settings{.id = other_id, .mac = kMac, .clock = &kTestClock};
+  auto backend = std::make_unique<MemoryNetBackend>(1, kAll);
+  backend_ = backend.get();
+  guest_->move_to(settings, std::move(backend), registrar_);
+  EXPECT_GE(guest_->line().count(), interrupts);
+  run();
+  EXPECT_EQ(backend_->set, kAll) << "the back end knows what was negotiated";
+  // Around the end of both rings, and on the other side of it.
+  for (unsigned seed = 0; seed < 6; ++seed) {
+    arrive(frame_of(3000, 10 + seed));
+    EXPECT_EQ(guest_->next_frame().value().bytes, frame_of(3000, 10 + seed));
+  }
+  guest_->send({}, frame_of(60, 20));
+  guest_->send({}, frame_of(60, 21));
+  ring_doorbell(1);
+  EXPECT_THAT(port().from_driver, SizeIs(1)) << "the limiter is as empty as it was";
+  pass(1s);
+  EXPECT_THAT(port().from_driver, SizeIs(2));
+  EXPECT_EQ(port().from_driver[1].bytes, frame_of(60, 21));
+}
+
+TEST_F(NetDeviceTest, restored_device_uses_the_pairs_that_were_in_use) {
+  make({}, 4);
+  guest_->start(kEverything);
+  guest_->control()
+      .chain()
+      .readable(std::vector{std::byte{4}, std::byte{0}, std::byte{3}, std::byte{0}})
+      .writable(1)
+      .submit();
+  ring_doorbell(8);
+  ASSERT_EQ(backend_->in_use, 3U);
+  auto backend = std::make_unique<MemoryNetBackend>(4, kAll);
+  backend_ = backend.get();
+  guest_->move_to({.id = "moved_pairs", .mac = kMac, .clock = &kTestClock}, std::move(backend), registrar_);
+  guest_->add_rx(4, 1526, 2);
+  run();
+  EXPECT_EQ(backend_->in_use, 3U);
+  arrive(frame_of(100), {}, 2);
+  EXPECT_EQ(guest_->next_frame(2).value().bytes, frame_of(100));
+  // Not any more after a reset.
+  guest_->start(kPlain);
+  run();
+  EXPECT_EQ(backend_->in_use, 1U);
+}
+
+TEST_F(NetDeviceTest, state_that_cannot_be_is_refused_and_changes_nothing) {
+  make({}, 2);
+  guest_->start(kEverything);
+  NetDeviceState good;
+  {
+    const MutexLock lock(device().mutex());
+    good = device().save();
+  }
+  make({}, 2, {});  // another host, whose tap has no offloads
+  const auto refusal = [this](const NetDeviceState& state) {
+    const MutexLock lock(device().mutex());
+    const auto restored = device().restore(state);
+    return restored ? std::string() : restored.error().message();
+  };
+  EXPECT_THAT(refusal(good), HasSubstr("features that it does not offer"));
+  good.features = device().features();
+  NetDeviceState bad = good;
+  bad.mac = MacAddress{{2, 0, 0, 0, 0, 1}};
+  EXPECT_THAT(refusal(bad), HasSubstr("02:00:00:00:00:01"));
+  bad = good;
+  bad.queues.pop_back();
+  EXPECT_THAT(refusal(bad), HasSubstr("4 queues"));
+  for (const std::size_t pairs : {std::size_t{0}, std::size_t{3}, SIZE_MAX}) {
+    bad = good;
+    bad.pairs_in_use = pairs;
+    EXPECT_THAT(refusal(bad), HasSubstr("pairs"));
+  }
+  bad = good;
+  bad.pairs_in_use = 2;
+  bad.features &= ~VIRTIO_NET_F_MQ;
+  EXPECT_THAT(refusal(bad), HasSubstr("pairs"));
+  bad = good;
+  bad.pairs_in_use = 2;
+  bad.queues[3].reset();
+  EXPECT_THAT(refusal(bad), HasSubstr("queue 3"));
+  bad = good;
+  bad.tx_rate_limiter.ops =
+      TokenBucketState{.config = {.size = 1, .refill_time_ms = 1}, .tokens = UINT64_MAX};
+  EXPECT_THAT(refusal(bad), HasSubstr("restore"));
+  EXPECT_TRUE(device().link_up());
+  EXPECT_EQ(refusal(good), "");
+}
+
+TEST_F(NetDeviceTest, device_that_needs_a_reset_is_saved_without_its_queues) {
+  expect_no_violations_ = false;
+  make();
+  guest_->start(kEverything);
+  guest_->add_rx(4, 1526);
+  ring_doorbell(0);
+  guest_->tx().write_available_index(1000);
+  ring_doorbell(1);
+  ASSERT_TRUE(guest_->driver().needs_reset());
+  auto backend = std::make_unique<MemoryNetBackend>(1, kAll);
+  backend_ = backend.get();
+  guest_->move_to({.id = "moved_broken", .mac = kMac, .clock = &kTestClock}, std::move(backend), registrar_);
+  EXPECT_TRUE(guest_->driver().needs_reset());
+  arrive(frame_of(60));
+  EXPECT_FALSE(guest_->rx().collect());
+  expect_no_violations_ = true;
+  guest_->start(kEverything);
+  guest_->add_rx(4, 1526);
+  ring_doorbell(0);
+  EXPECT_EQ(guest_->next_frame().value().bytes, frame_of(60));
+}
+
 // --- Notifications: 2.7.7, 2.7.10 ---
 
 TEST_F(NetDeviceTest, doorbells_that_the_device_asks_for_are_enough) {
@@ -773,11 +902,11 @@ TEST_F(NetDeviceTest, interrupts_that_the_driver_does_not_want_do_not_come) {
   make();
   guest_->start(kEverything);
   guest_->tx().disable_interrupts();
-  const auto before = guest_->line().edges;
+  const auto before = guest_->line().count();
   guest_->send({}, frame_of(60));
   ring_doorbell(1);
   EXPECT_THAT(guest_->tx().collect_all(), SizeIs(1));
-  EXPECT_EQ(guest_->line().edges, before);
+  EXPECT_EQ(guest_->line().count(), before);
 }
 
 // --- The control queue and several pairs: 5.1.6.5 ---

@@ -280,10 +280,11 @@ bool MmioTransport::accepts_features() const {
   return (state_.driver_features & kFeatureVersion1) != 0;
 }
 
-void MmioTransport::activate() {
-  VirtioActivation activation{.features = state_.driver_features, .queues = {}};
-  for (std::size_t index = 0; index < state_.queues.size(); ++index) {
-    const MmioQueueRegisters& registers = state_.queues[index];
+Result<VirtioActivation> MmioTransport::make_queues(
+    const MmioTransportState& state, std::span<const std::optional<VirtQueueState>> progress) const {
+  VirtioActivation activation{.features = state.driver_features, .queues = {}};
+  for (std::size_t index = 0; index < state.queues.size(); ++index) {
+    const MmioQueueRegisters& registers = state.queues[index];
     auto& queue = activation.queues.emplace_back();
     if (!registers.ready) {
       continue;
@@ -292,20 +293,31 @@ void MmioTransport::activate() {
         registers.size > device_.queue_limits()[index]
             ? fail(ErrorCode::kInvalidArgument,
                    "it has " + std::to_string(registers.size) + " entries, more than the device can do")
-            : VirtQueue::create(memory_, {.size = registers.size,
-                                          .descriptor_table = GuestAddress(registers.descriptor_table),
-                                          .available_ring = GuestAddress(registers.available_ring),
-                                          .used_ring = GuestAddress(registers.used_ring),
-                                          .event_index = (state_.driver_features & kFeatureEventIndex) != 0,
-                                          .indirect = (state_.driver_features & kFeatureIndirectDesc) != 0});
+            : VirtQueue::create(
+                  memory_,
+                  {.size = registers.size,
+                   .descriptor_table = GuestAddress(registers.descriptor_table),
+                   .available_ring = GuestAddress(registers.available_ring),
+                   .used_ring = GuestAddress(registers.used_ring),
+                   .event_index = (state.driver_features & kFeatureEventIndex) != 0,
+                   .indirect = (state.driver_features & kFeatureIndirectDesc) != 0},
+                  index < progress.size() ? progress[index].value_or(VirtQueueState{}) : VirtQueueState{});
     if (!created) {
-      device_.activation_failed();
-      needs_reset("queue " + std::to_string(index) + ": " + created.error().message());
-      return;
+      return tl::make_unexpected(created.error().within("queue " + std::to_string(index)));
     }
     queue.emplace(std::move(*created));
   }
-  device_.activate(std::move(activation));
+  return activation;
+}
+
+void MmioTransport::activate() {
+  auto activation = make_queues(state_, {});
+  if (!activation) {
+    device_.activation_failed();
+    needs_reset(activation.error().message());
+    return;
+  }
+  device_.activate(std::move(*activation));
   process_later();
 }
 
@@ -325,6 +337,75 @@ MmioTransportState MmioTransport::state() {
   MmioTransportState state = state_;
   state.interrupt_status = interrupt_status_.load();
   return state;
+}
+
+// A saved state comes from a file, which may be damaged or made up: what write_register() would not have let
+// come about is refused.
+Result<void> MmioTransport::check(const MmioTransportState& state) const {
+  const auto wrong = [](const std::string& what) { return fail(ErrorCode::kInvalidArgument, what); };
+  constexpr std::uint32_t kKnown =
+      kAcknowledge | kDriver | kFeaturesOk | kDriverOk | kDeviceNeedsReset | kFailed;
+  const auto has = [&state](std::uint32_t bit) { return (state.status & bit) != 0; };
+  if ((state.status & ~kKnown) != 0 || (has(kDriver) && !has(kAcknowledge)) ||
+      (has(kFeaturesOk) && !has(kDriver)) || (has(kDriverOk) && !has(kFeaturesOk))) {
+    return wrong("there is no status " + hex(state.status));
+  }
+  if ((state.interrupt_status & ~(kUsedBuffers | kConfigurationChanged)) != 0) {
+    return wrong("there are no interrupts " + hex(state.interrupt_status));
+  }
+  if (has(kFeaturesOk)) {
+    const std::uint64_t missing = state.driver_features & ~offered_features();
+    if (missing != 0 || state.unknown_features) {
+      return wrong("its driver uses features that the device does not offer here: " +
+                   (state.unknown_features ? std::string("some past bit 63") : hex(missing)));
+    }
+    if ((state.driver_features & kFeatureVersion1) == 0) {
+      return wrong("its driver is none of virtio 1");
+    }
+  }
+  if (state.queues.size() != device_.queue_limits().size()) {
+    return wrong("there are " + std::to_string(state.queues.size()) + " queues, and the device has " +
+                 std::to_string(device_.queue_limits().size()));
+  }
+  if (!has(kFeaturesOk) && std::ranges::any_of(state.queues, &MmioQueueRegisters::ready)) {
+    return wrong("a queue is ready before FEATURES_OK");
+  }
+  return {};
+}
+
+Result<void> MmioTransport::restore(const MmioTransportState& state,
+                                    std::span<const std::optional<VirtQueueState>> queues) {
+  const MutexLock lock(device_.mutex());
+  MAYFLY_CHECK(state_.status == 0, "a transport is restored before any driver uses it");
+  const auto within = [this](Error error) {
+    return error.within(std::string(device_.name()) + ": restore its transport");
+  };
+  MAYFLY_TRY(check(state).map_error(within));
+  // One that needs a reset touches no queue until then.
+  const bool live = (state.status & (kDriverOk | kDeviceNeedsReset)) == kDriverOk;
+  VirtioActivation activation;
+  if (live) {
+    for (std::size_t index = 0; index < state.queues.size(); ++index) {
+      if (state.queues[index].ready != (index < queues.size() && queues[index].has_value())) {
+        return tl::make_unexpected(
+            within(Error(ErrorCode::kInvalidArgument,
+                         "queue " + std::to_string(index) +
+                             (state.queues[index].ready ? " is in use, but how far it had come is not said"
+                                                        : " is not in use, but had come somewhere"))));
+      }
+    }
+    MAYFLY_TRY_ASSIGN(activation, make_queues(state, queues).map_error(within));
+  }
+  state_ = state;
+  interrupt_status_.store(state.interrupt_status);
+  if (live) {
+    device_.activate(std::move(activation));
+    process_later();
+  }
+  if (state.interrupt_status != 0) {
+    line_.trigger();
+  }
+  return {};
 }
 
 void MmioTransport::doorbell_rang() {

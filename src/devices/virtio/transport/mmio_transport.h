@@ -16,6 +16,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -88,6 +89,14 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   const UniqueFd& doorbell() const { return doorbell_; }
 
   MmioTransportState state();
+  // Makes a fresh transport what one was that said `state`, over a device that was restored before it;
+  // `queues` is how far each of its queues had come, as the device's own state has it. A device that was live
+  // goes on with them. What came while nobody was there to hear it is made up for: an interrupt where one was
+  // not acknowledged, a look at the queues. Errors, after which the transport is as fresh as before:
+  // kInvalidArgument for a state that no driver can have brought about, for features that this device does
+  // not offer, and for queues that cannot be.
+  Result<void> restore(const MmioTransportState& state,
+                       std::span<const std::optional<VirtQueueState>> queues);
 
  private:
   MmioTransport(VirtioDevice& device, GuestMemory& memory, InterruptLine& line, UniqueFd doorbell);
@@ -106,6 +115,10 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   void stop_queue();
   bool accepts_features() const;
   void activate();
+  // The queues that are ready by `state`, as far as `progress` says; of an empty one, from their beginnings.
+  Result<VirtioActivation> make_queues(const MmioTransportState& state,
+                                       std::span<const std::optional<VirtQueueState>> progress) const;
+  Result<void> check(const MmioTransportState& state) const;
   void reset();
   bool has_failed() const { return (state_.status & (kFailed | kDeviceNeedsReset)) != 0; }
   std::uint64_t offered_features() const { return device_.features() | kFeatureVersion1; }

@@ -23,6 +23,7 @@ namespace {
 
 using namespace device_status;  // NOLINT(google-build-using-namespace): the specification's names
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr std::uint64_t kAll = FakeVirtioDevice::kOwnFeatures | kFeatureVersion1;
@@ -739,6 +740,149 @@ TEST_F(MmioTransportTest, configuration_change_interrupts_from_driver_ok_on_only
   change_configuration();
   EXPECT_EQ(line_.count(), 1);
   EXPECT_EQ(driver_.handle_interrupt(), kConfigurationChangeNotification);
+}
+
+// --- Save and restore ---
+
+// What a fresh transport over a fresh device becomes of a saved state.
+struct Restored {
+  explicit Restored(GuestMemory& memory)
+      : transport(std::move(*MmioTransport::create(device, memory, line, registrar))) {}
+  int run() {
+    const int before = device.processed;
+    while (registrar.report_readable(0) != 0) {
+    }
+    return device.processed - before;
+  }
+  std::string refusal(const MmioTransportState& state,
+                      const std::vector<std::optional<VirtQueueState>>& queues) const {
+    const auto restored = transport->restore(state, queues);
+    return restored ? std::string() : restored.error().message();
+  }
+
+  CountedLine line;
+  ManualRegistrar registrar;
+  FakeVirtioDevice device;
+  std::unique_ptr<MmioTransport> transport;
+  BusWindow window{*transport};
+  MmioDriver driver{window};
+};
+
+std::vector<std::optional<VirtQueueState>> progress_of(const FakeVirtioDevice& device) {
+  std::vector<std::optional<VirtQueueState>> progress;
+  for (std::size_t index = 0; index < device.queue_limits().size(); ++index) {
+    const bool in_use = device.active && device.active->queues[index];
+    progress.push_back(in_use ? std::optional(device.active->queues[index]->state()) : std::nullopt);
+  }
+  return progress;
+}
+
+TEST_F(MmioTransportTest, restored_device_goes_on_in_the_middle_of_its_rings) {
+  start();
+  for (int turn = 0; turn < 13; ++turn) {
+    send(0);
+    run();
+    EXPECT_TRUE(rings_[0]->collect());
+  }
+  driver_.handle_interrupt();
+  rings_[0]->chain().readable_at(0x1000, 1).submit();  // and nobody rings
+  change_configuration();
+  const MmioTransportState state = transport_->state();
+
+  Restored second(memory_);
+  ASSERT_EQ(second.refusal(state, progress_of(device_)), "");
+  EXPECT_EQ(second.transport->state(), state);
+  EXPECT_EQ(second.device.activations, 1);
+  EXPECT_EQ(second.device.active->features, kAll);
+  EXPECT_EQ(second.line.count(), 1) << "of the change that was not acknowledged";
+  EXPECT_GE(second.run(), 1);
+  for (int turn = 0; turn < 13; ++turn) {
+    EXPECT_TRUE(rings_[0]->collect()) << turn;
+    rings_[0]->chain().readable_at(0x1000, 1).submit();
+    second.driver.notify(0);
+    second.run();
+  }
+  EXPECT_EQ(second.driver.handle_interrupt(), kConfigurationChangeNotification);
+  EXPECT_THAT(rings_[0]->violations(), IsEmpty());
+  EXPECT_TRUE(second.driver.reset());
+  EXPECT_FALSE(second.device.active);
+}
+
+TEST_F(MmioTransportTest, state_before_driver_ok_is_restored_and_the_driver_goes_on) {
+  features_ok();
+  ASSERT_TRUE(driver_.set_up_queue(0, layout(0)));
+  select(1);
+  write(mmio::kQueueNum, 64);
+  Restored second(memory_);
+  ASSERT_EQ(second.refusal(transport_->state(), progress_of(device_)), "");
+  EXPECT_EQ(second.transport->state(), transport_->state());
+  EXPECT_EQ(second.device.activations, 0);
+  EXPECT_EQ(second.line.count(), 0);
+  second.driver.driver_ok();
+  EXPECT_EQ(second.device.activations, 1);
+}
+
+TEST_F(MmioTransportTest, device_that_needs_a_reset_is_restored_as_that) {
+  start();
+  break_device();
+  Restored second(memory_);
+  ASSERT_EQ(second.refusal(transport_->state(), {}), "");
+  EXPECT_TRUE(second.driver.needs_reset());
+  EXPECT_EQ(second.device.activations, 0);
+  EXPECT_TRUE(second.driver.reset());
+  EXPECT_EQ(second.driver.negotiate(kAll), kAll);
+}
+
+TEST_F(MmioTransportTest, state_that_cannot_be_is_refused_and_changes_nothing) {
+  start();
+  const MmioTransportState good = transport_->state();
+  const auto progress = progress_of(device_);
+  Restored second(memory_);
+  const MmioTransportState fresh = second.transport->state();
+  const auto expect_refused = [&](auto change, const std::string& why) {
+    MmioTransportState bad = good;
+    auto bad_progress = progress;
+    change(bad, bad_progress);
+    EXPECT_THAT(second.refusal(bad, bad_progress), HasSubstr(why));
+    EXPECT_EQ(second.transport->state(), fresh);
+    EXPECT_EQ(second.device.activations, 0);
+    EXPECT_EQ(second.line.count(), 0);
+  };
+  for (const std::uint32_t status : {0x10U, 0x100U, 0x80000000U, kDriver, kAcknowledge | kFeaturesOk,
+                                     kDriverOk, kAcknowledge | kDriver | kDriverOk}) {
+    expect_refused([status](auto& state, auto&) { state.status = status; },
+                   "fake: restore its transport: there is no status");
+  }
+  expect_refused([](auto& state, auto&) { state.interrupt_status = 4; }, "interrupts 0x4");
+  expect_refused([](auto& state, auto&) { state.driver_features |= 2; }, "does not offer here: 0x2");
+  expect_refused([](auto& state, auto&) { state.unknown_features = true; }, "past bit 63");
+  expect_refused([](auto& state, auto&) { state.driver_features = 1; }, "none of virtio 1");
+  expect_refused([](auto& state, auto&) { state.queues.pop_back(); }, "1 queues");
+  expect_refused([](auto& state, auto&) { state.queues.resize(1000); }, "1000 queues");
+  expect_refused([](auto& state, auto&) { state.status = kAcknowledge; }, "ready before FEATURES_OK");
+  expect_refused([](auto& state, auto&) { state.queues[0].size = 32; }, "queue 0: it has 32 entries");
+  expect_refused([](auto& state, auto&) { state.queues[1].size = 3; }, "queue 1: ");
+  expect_refused([](auto& state, auto&) { state.queues[1].used_ring = ~std::uint64_t{3}; }, "queue 1: ");
+  expect_refused([](auto& state, auto&) { state.queues[1].ready = false; }, "queue 1 is not in use");
+  expect_refused([](auto&, auto& states) { states[0].reset(); }, "queue 0 is in use");
+  expect_refused([](auto&, auto& states) { states.clear(); }, "queue 0 is in use");
+  EXPECT_EQ(second.refusal(good, progress), "");
+}
+
+// Two indices that no driver and device ever had: whatever comes of it is the guest's own harm.
+TEST_F(MmioTransportTest, indices_that_cannot_be_do_the_device_no_harm) {
+  start();
+  const MmioTransportState state = transport_->state();
+  constexpr std::array<std::uint16_t, 6> kIndices = {0, 1, 16, 17, 0x7fff, 0xffff};
+  for (const std::uint16_t available : kIndices) {
+    for (const std::uint16_t used : kIndices) {
+      Restored second(memory_);
+      const VirtQueueState at{.next_available = available, .next_used = used};
+      ASSERT_EQ(second.refusal(state, {at, at}), "");
+      second.driver.notify(0);
+      second.run();
+    }
+  }
 }
 
 // --- Reset and DEVICE_NEEDS_RESET ---
