@@ -237,6 +237,102 @@ TEST_F(Tap, several_queues_send_and_receive) {
   EXPECT_EQ(std::to_integer<int>(guest.control().collect().value().writable[0]), 0);
 }
 
+// UDP over IPv4 from one address and port to another; its sum is wrong.
+std::vector<std::byte> datagram(int from, int from_port, int to, int to_port) {
+  auto frame = broadcast(60);
+  const auto header = bytes_of({0x08,
+                                0,
+                                0x45,
+                                0,
+                                0,
+                                46,
+                                0,
+                                1,
+                                0,
+                                0,
+                                64,
+                                17,
+                                0,
+                                0,
+                                10,
+                                0,
+                                0,
+                                from,
+                                10,
+                                0,
+                                0,
+                                to,
+                                from_port >> 8,
+                                from_port & 0xff,
+                                to_port >> 8,
+                                to_port & 0xff,
+                                0,
+                                26,
+                                0x12,
+                                0x34});
+  std::ranges::copy(header, frame.begin() + 12);
+  unsigned sum = 0;
+  for (std::size_t index = 14; index < 34; index += 2) {
+    sum += std::to_integer<unsigned>(frame[index]) << 8 | std::to_integer<unsigned>(frame[index + 1]);
+  }
+  sum = ~((sum & 0xffff) + (sum >> 16));
+  frame[24] = static_cast<std::byte>(sum >> 8);
+  frame[25] = static_cast<std::byte>(sum);
+  return frame;
+}
+
+// 5.1.6.5.6: automatic receive steering is the tap's. What answers a flow comes where the flow was sent.
+TEST_F(Tap, answers_come_to_the_pair_that_sent) {
+  ASSERT_TRUE(
+      run("ip tuntap add dev st0 mode tap multi_queue && sysctl -qw net.ipv6.conf.st0.disable_ipv6=1 && ip "
+          "link set st0 up"));
+  auto backend = TapBackend::open("st0", 4).value();
+  std::array<int, 4> fds{};
+  for (std::size_t pair = 0; pair < fds.size(); ++pair) {
+    fds.at(pair) = backend->port(pair).fd();
+  }
+  NetGuest guest({.id = "st0", .mac = kMac}, std::move(backend), registrar_);
+  guest.start(NetGuest::kPlainDriver | VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_MQ);
+  PacketSocket host("st0");
+  guest.control().chain().readable(bytes_of({4, 0, 4, 0})).writable(1).submit();
+  for (std::size_t pair = 0; pair < 4; ++pair) {
+    guest.add_rx(8, 1526, pair);
+  }
+  guest.process();
+  for (int flow = 0; flow < 16; ++flow) {
+    const auto pair = static_cast<std::size_t>(flow * 7 % 4);
+    guest.send({}, datagram(1, 2000 + flow, 2, 53), pair);
+    guest.process();
+    const auto answer = datagram(2, 53, 1, 2000 + flow);
+    host.send(answer);
+    for (std::size_t other = 0; other < 4; ++other) {
+      registrar_.notify_readable(fds.at(other));
+      const auto received = guest.next_frame(other);
+      ASSERT_EQ(received.has_value(), other == pair) << "flow " << flow << " at pair " << other;
+      EXPECT_TRUE(!received || received->bytes == answer);
+    }
+  }
+}
+
+// 5.1.6.4.1: the host says of no checksum that it is right without having looked.
+TEST_F(Tap, wrong_checksum_is_not_called_valid) {
+  ASSERT_TRUE(run(
+      "ip tuntap add dev v0 mode tap && sysctl -qw net.ipv6.conf.v0.disable_ipv6=1 && ip link set v0 up"));
+  auto backend = TapBackend::open("v0", 1).value();
+  const int fd = backend->port(0).fd();
+  NetGuest guest({.id = "v0", .mac = kMac}, std::move(backend), registrar_);
+  guest.start(NetGuest::kPlainDriver | VIRTIO_NET_F_GUEST_CSUM);
+  guest.add_rx(4, 1526);
+  guest.process();
+  PacketSocket host("v0");
+  host.send(datagram(2, 53, 1, 2000));
+  ASSERT_TRUE(registrar_.notify_readable(fd));
+  const auto received = guest.next_frame();
+  ASSERT_TRUE(received);
+  EXPECT_EQ(received->bytes, datagram(2, 53, 1, 2000));
+  EXPECT_EQ(received->header.flags & VIRTIO_NET_HDR_F_DATA_VALID, 0);
+}
+
 TEST_F(Tap, deleted_tap_takes_the_link_down) {
   ASSERT_TRUE(run("ip tuntap add dev del0 mode tap && ip link set del0 up"));
   auto backend = TapBackend::open("del0", 1).value();

@@ -555,6 +555,31 @@ TEST_F(NetDeviceTest, frames_beyond_the_mtu_are_not_passed_on) {
   EXPECT_FALSE(guest_->rx().collect());
 }
 
+// 5.1.4.1
+TEST_F(NetDeviceTest, frames_of_the_mtu_go_out_whole) {
+  for (const std::uint16_t mtu : {std::uint16_t{68}, std::uint16_t{1000}, std::uint16_t{9000}}) {
+    make({.mtu = mtu});
+    guest_->start(kPlain | VIRTIO_NET_F_MTU);
+    guest_->send({}, frame_of(14U + mtu));
+    ring_doorbell(1);
+    ASSERT_THAT(port().from_driver, SizeIs(1)) << mtu;
+    EXPECT_EQ(port().from_driver[0].bytes, frame_of(14U + mtu));
+    EXPECT_EQ(port().from_driver[0].header.gso_type, VIRTIO_NET_HDR_GSO_NONE);
+  }
+}
+
+// 5.1.6.4.1: who sets DATA_VALID has validated the checksum, which is not us.
+TEST_F(NetDeviceTest, checksum_is_valid_only_where_the_back_end_says_so) {
+  make();
+  guest_->start(kEverything);
+  guest_->add_rx(20, 1526);
+  ring_doorbell(0);
+  for (const std::uint8_t flags : {std::uint8_t{0}, VIRTIO_NET_HDR_F_DATA_VALID}) {
+    arrive(frame_of(100), {.flags = flags});
+    EXPECT_EQ(guest_->next_frame().value().header.flags, flags);
+  }
+}
+
 TEST_F(NetDeviceTest, mtu_not_negotiated_limits_nothing) {
   make({.mtu = 1000});
   guest_->start(kPlain);
