@@ -15,6 +15,9 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   target_compile_options(mayfly_flags INTERFACE -Wthread-safety -Wextra-semi)
 else()
   target_compile_options(mayfly_flags INTERFACE -Wduplicated-cond -Wlogical-op)
+  # Two classes, or functions, of one name that differ: only a link that sees all files (LTO: the release build) can
+  # tell, and goes by these words and not by the compiler's -Werror.
+  target_link_options(mayfly_flags INTERFACE -Werror=odr -Werror=lto-type-mismatch)
 endif()
 
 if(MAYFLY_HARDENED)
