@@ -10,7 +10,8 @@ namespace mayfly::api {
 
 Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& config, HttpHandler handler) {
   MAYFLY_TRY_ASSIGN(auto listener, UnixListener::bind(config.socket_path));
-  MAYFLY_TRY_ASSIGN(auto http, HttpServer::create(std::move(listener), config.limits, "Mayfly API", std::move(handler)));
+  MAYFLY_TRY_ASSIGN(auto http,
+                    HttpServer::create(std::move(listener), config.limits, "Mayfly API", std::move(handler)));
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(http)));
   try {
     server->thread_ = std::thread([http_server = server->server_.get()]() noexcept {

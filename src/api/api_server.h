@@ -26,8 +26,8 @@ class ApiServer {
   // Stops.
   ~ApiServer();
 
-  // Waits for the request under way and ends the thread; removes the socket. Idempotent. What the handler waits
-  // for must come.
+  // Waits for the request under way and ends the thread; removes the socket. Idempotent. What the handler
+  // waits for must come.
   void stop();
 
   // As HttpServer::publish().

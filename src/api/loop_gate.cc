@@ -4,8 +4,8 @@
 
 namespace mayfly::api {
 
-// The task, its sender's, is not touched once the sender has gone: the loop's thread both runs tasks and calls
-// close(), so that no task is under way or still to come when senders are let go by it.
+// The task, its sender's, is not touched once the sender has gone: the loop's thread both runs tasks and
+// calls close(), so that no task is under way or still to come when senders are let go by it.
 bool LoopGate::run(const std::function<void()>& task) {
   const auto done = std::make_shared<bool>(false);
   loop_.post([this, done, &task] {

@@ -16,8 +16,8 @@ class LoopGate final : public MonitorGate {
 
   // Any thread but the loop's own.
   bool run(const std::function<void()>& task) override;
-  // Makes all calls of run(), now and later, give false. Called by the thread that ran the loop, which runs no
-  // more.
+  // Makes all calls of run(), now and later, give false. Called by the thread that ran the loop, which runs
+  // no more.
   void close();
 
  private:

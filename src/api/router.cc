@@ -239,9 +239,8 @@ Result<void> Router::with_vm(When when, const std::function<Result<void>(MicroVm
 }
 
 Router::Answer Router::get_instance(const Call& call) {
-  json value = {{"app_name", kAppName},
-                {"id", identity_.instance_id},
-                {"vmm_version", identity_.monitor_version}};
+  json value = {
+      {"app_name", kAppName}, {"id", identity_.instance_id}, {"vmm_version", identity_.monitor_version}};
   MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
     value["state"] = name_of(vm.state());
     return {};

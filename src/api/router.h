@@ -27,8 +27,8 @@ enum class When : std::uint8_t { kBeforeStart, kAfterStart, kAlways };
 // changed nothing. One thread at a time calls it; it never throws.
 class Router {
  public:
-  // `gate` and `vm` are borrowed; `vm` is used inside the gate only. The sections are those of the configuration
-  // file, if there was one.
+  // `gate` and `vm` are borrowed; `vm` is used inside the gate only. The sections are those of the
+  // configuration file, if there was one.
   Router(Identity identity, MonitorGate& gate, MicroVm& vm, std::optional<LoggerSection> logger,
          std::optional<MetricsSection> metrics);
   Router(const Router&) = delete;

@@ -142,7 +142,8 @@ Result<MachineConfig> read_machine_config(const json& value, const std::string& 
   return config;
 }
 
-Result<MachineConfig> read_machine_changes(const json& value, const std::string& path, MachineConfig current) {
+Result<MachineConfig> read_machine_changes(const json& value, const std::string& path,
+                                           MachineConfig current) {
   JsonObject object(value, path);
   MAYFLY_TRY_ASSIGN(const bool any, read_machine_fields(object, path, current));
   if (!any) {

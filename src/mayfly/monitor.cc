@@ -174,8 +174,8 @@ class Api {
     api::ApiServerConfig config{.socket_path = socket};
     config.limits.max_body_bytes = max_body_bytes;
     MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
-                        return router_.handle(request);
-                      }).map_error(blame_flag("--api-sock")));
+                                 return router_.handle(request);
+                               }).map_error(blame_flag("--api-sock")));
     return {};
   }
 

@@ -89,10 +89,10 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
     config.boot_source.kernel_image_path = std::string(MAYFLY_GUESTS) + "/" + guest + ".elf";
     const auto files = GuestFiles::open(config.boot_source);
     EXPECT_TRUE(files.has_value()) << files.error().message();
-    auto machine =
-        Machine::build(config, {*files, {}}, {registrar_, paper_, metrics_, nullptr, [](const Outcome& outcome) {
-                                                ADD_FAILURE() << "it ended: " << outcome.detail;
-                                              }});
+    auto machine = Machine::build(config, {*files, {}},
+                                  {registrar_, paper_, metrics_, nullptr, [](const Outcome& outcome) {
+                                     ADD_FAILURE() << "it ended: " << outcome.detail;
+                                   }});
     EXPECT_TRUE(machine.has_value()) << machine.error().error.message();
     return machine ? std::move(*machine) : nullptr;
   }

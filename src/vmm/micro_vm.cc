@@ -14,7 +14,8 @@ namespace {
 // Where `id` is among the configured, or the end.
 template <typename Config>
 std::size_t find(const std::vector<Config>& list, std::string_view id) {
-  const auto found = std::find_if(list.begin(), list.end(), [&](const Config& each) { return each.id == id; });
+  const auto found =
+      std::find_if(list.begin(), list.end(), [&](const Config& each) { return each.id == id; });
   return static_cast<std::size_t>(std::distance(list.begin(), found));
 }
 
@@ -101,8 +102,9 @@ Result<void> MicroVm::put_device(std::vector<Config> VmConfig::*list,
         const auto place = static_cast<std::ptrdiff_t>(index);
         devices.erase(devices.begin() + place);
         (config_.*list).erase((config_.*list).begin() + place);
-        return fail(device.error().code(), device.error().message() + "; what was configured before is gone, too: " +
-                                               former.error().message());
+        return fail(device.error().code(),
+                    device.error().message() +
+                        "; what was configured before is gone, too: " + former.error().message());
       }
       devices[index] = std::move(*former);
     }
@@ -169,9 +171,9 @@ tl::expected<void, BuildError> MicroVm::start() {
         Error(ErrorCode::kInvalidArgument, "there is no boot source: no kernel to start")));
   }
   MAYFLY_TRY(open_console());
-  auto built = Machine::build(config_, {*files_, devices_in_order()},
-                              {around_.registrar, *console_, around_.serial_metrics, around_.trace,
-                               around_.on_outcome});
+  auto built = Machine::build(
+      config_, {*files_, devices_in_order()},
+      {around_.registrar, *console_, around_.serial_metrics, around_.trace, around_.on_outcome});
   const auto undo = [this](BuildError error) {
     machine_.reset();
     console_.reset();
@@ -214,7 +216,8 @@ Result<void> MicroVm::patch_drive(const DriveChanges& changes) {
   BlockDeviceConfig& config = config_.drives[index];
   BlockDevice& device = *drives_[index];
   const MutexLock lock(device.mutex());
-  // The limits are checked first and are the last to be set: the image is what can fail for reasons of the host.
+  // The limits are checked first and are the last to be set: the image is what can fail for reasons of the
+  // host.
   if (changes.rate_limiter) {
     MAYFLY_TRY(RateLimiter().update(*changes.rate_limiter, 0));
   }

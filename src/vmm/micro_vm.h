@@ -1,5 +1,5 @@
-// A microVM from the first thing that is said of it to its end: its configuration, put together piece by piece,
-// then its machine. What the control API, a configuration file and the command line all act on.
+// A microVM from the first thing that is said of it to its end: its configuration, put together piece by
+// piece, then its machine. What the control API, a configuration file and the command line all act on.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +39,8 @@ struct MicroVmSurroundings {
 
 // Where the serial port's output goes.
 struct SerialConfig {
-  std::optional<std::string> output_path;  // a file, appended to and made if need be, or a FIFO; absent: stdout
+  std::optional<std::string>
+      output_path;  // a file, appended to and made if need be, or a FIFO; absent: stdout
   std::optional<TokenBucketConfig> rate_limiter;  // bytes; what it holds back is dropped
 };
 
@@ -90,8 +91,8 @@ class MicroVm {
   Result<void> pause();
   Result<void> resume();
 
-  // kNotFound for an id that no device has; otherwise as BlockDevice::update_backing() and update_rate_limiter(),
-  // and NetDevice::set_rate_limits().
+  // kNotFound for an id that no device has; otherwise as BlockDevice::update_backing() and
+  // update_rate_limiter(), and NetDevice::set_rate_limits().
   Result<void> patch_drive(const DriveChanges& changes);
   Result<void> patch_network(const NetworkChanges& changes);
 

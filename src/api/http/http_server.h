@@ -1,8 +1,8 @@
 // HTTP/1.0 and 1.1 on a UNIX socket: requests in, answers out, and streams of events.
 //
 //   MAYFLY_TRY_ASSIGN(auto listener, UnixListener::bind("/run/vm.sock"));
-//   MAYFLY_TRY_ASSIGN(auto server, HttpServer::create(std::move(listener), HttpLimits{}, "Mayfly API", handler));
-//   server->run();  // on the API's thread, until another calls server->stop()
+//   MAYFLY_TRY_ASSIGN(auto server, HttpServer::create(std::move(listener), HttpLimits{}, "Mayfly API",
+//   handler)); server->run();  // on the API's thread, until another calls server->stop()
 //
 // What is no proper HTTP is answered here, with 400, 413 or 503 and {"fault_message": "..."}, or by closing
 // the connection; the handler sees every request that is, whatever its method and path.
