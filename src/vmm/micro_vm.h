@@ -17,6 +17,7 @@
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/net/net_device.h"
 #include "event/event_loop.h"
+#include "rate_limiter/rate_limiter.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"

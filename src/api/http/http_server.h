@@ -1,11 +1,14 @@
 // HTTP/1.0 and 1.1 on a UNIX socket: requests in, answers out, and streams of events.
 //
 //   MAYFLY_TRY_ASSIGN(auto listener, UnixListener::bind("/run/vm.sock"));
-//   MAYFLY_TRY_ASSIGN(auto server, HttpServer::create(std::move(listener), HttpLimits{}, "Mayfly API",
-//   handler)); server->run();  // on the API's thread, until another calls server->stop()
+//   MAYFLY_TRY_ASSIGN(auto server,
+//                     HttpServer::create(std::move(listener), HttpLimits{}, "Mayfly API", handler));
+//   server->run();  // on the API's thread, until another calls server->stop()
 //
 // What is no proper HTTP is answered here, with 400, 413 or 503 and {"fault_message": "..."}, or by closing
-// the connection; the handler sees every request that is, whatever its method and path.
+// the connection. The handler sees every request that is, of any path and of the methods GET, HEAD, POST,
+// PUT, DELETE, CONNECT, OPTIONS, TRACE, PRI and PATCH: it refuses those it does not know, and a GET with a
+// body.
 #pragma once
 
 #include <chrono>
@@ -22,7 +25,7 @@ namespace mayfly::api {
 
 // All of it is the client's, checked for HTTP's form only.
 struct HttpRequest {
-  std::string method;  // as sent: "GET", "PUT", "HEAD", "BREW"; upper case is not enforced
+  std::string method;  // "GET"
   std::string path;    // from its first '/' to the query, as sent: escapes (%41) are not decoded
   std::string body;    // empty where there is none; at most HttpLimits::max_body_bytes
 };
@@ -44,17 +47,18 @@ using HttpHandler = std::function<HttpResponse(const HttpRequest&)>;
 struct HttpLimits {
   // A longer body is a 413, decided by its Content-Length before any of it is read.
   std::size_t max_body_bytes = 51200;
-  // Request line and headers.
+  // Request line and headers; a 400. At most 8192.
   std::size_t max_header_bytes = 8192;
   // At one more, the connection that has been without a request for longest is closed; where none is without,
   // the new one gets a 503.
   std::size_t max_connections = 10;
   // Of these, how many may be streams of events: fewer than max_connections.
   std::size_t max_streams = 4;
-  // A client in the middle of a request, or of reading an answer, is dropped after so long.
-  // A connection between two requests, and a stream, may be silent for ever.
+  // From the first byte of a request to its last, and for as long again until the answer is read; then the
+  // client is dropped. A connection between two requests, and a stream, may be silent for ever.
   std::chrono::milliseconds client_timeout{10'000};
-  // A stream whose client leaves more than this unread is dropped.
+  // A stream whose client leaves more than this unread, beyond what the kernel holds, is dropped. At least
+  // 65536: a stream begins with as much.
   std::size_t max_stream_backlog_bytes = 65536;
 };
 
@@ -62,7 +66,7 @@ struct HttpLimits {
 class HttpServer {
  public:
   // The longest `data` of an event; how many events a new stream gets to see of the past.
-  static constexpr std::size_t kMaxEventBytes = 4096;
+  static constexpr std::size_t kMaxEventBytes = 1024;
   static constexpr std::size_t kEventsKept = 32;
 
   // `name` is the Server header of all answers. Errors: kInvalidArgument for limits that leave no connection
