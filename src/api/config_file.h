@@ -1,34 +1,18 @@
 // The dialect's configuration file: one JSON object with the keys of GET /vm/config.
 #pragma once
 
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "api/log_sections.h"
 #include "base/result.h"
 #include "devices/virtio/block/block_config.h"
 #include "devices/virtio/net/net_config.h"
 #include "vmm/config.h"
 
 namespace mayfly::api {
-
-// The logger section (also the body of PUT /logger).
-struct LoggerSection {
-  std::optional<std::string> log_path;
-  std::optional<std::string> level;
-  std::optional<bool> show_level;
-  std::optional<bool> show_log_origin;
-  std::optional<std::string> module;
-};
-
-// The metrics section (also the body of PUT /metrics).
-struct MetricsSection {
-  std::string metrics_path;
-  bool emit_id = false;
-  std::map<std::string, std::string> properties;
-};
 
 struct ConfigFile {
   MachineConfig machine;

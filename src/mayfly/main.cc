@@ -95,7 +95,7 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   }
 
   record_startup_times(options.process_start);
-  const auto outcome = run_microvm(plan->vm, trace->get());
+  const auto outcome = run_microvm(options, *plan, trace->get());
   ExitCode code = ExitCode::kOk;
   if (!outcome) {
     code = outcome.error().exit_code;

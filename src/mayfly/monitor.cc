@@ -13,6 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "api/api_server.h"
+#include "api/loop_gate.h"
+#include "api/router.h"
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -22,7 +25,8 @@
 #include "event/event_loop.h"
 #include "event/signal_watch.h"
 #include "kvm/host_kind.h"
-#include "vmm/machine.h"
+#include "mayfly/version.h"
+#include "vmm/micro_vm.h"
 
 namespace mayfly {
 namespace {
@@ -33,38 +37,6 @@ constexpr std::chrono::seconds kMetricsInterval{60};
 constexpr std::chrono::milliseconds kStartIsOver{250};
 // After which a guest that has printed nothing is worth a look at its host.
 constexpr std::chrono::seconds kSilence{3};
-
-// Brings what the devices count themselves into the metrics store.
-class DeviceCounts {
- public:
-  DeviceCounts(const SerialMetrics& serial, const I8042& i8042) : serial_(serial), i8042_(i8042) {}
-
-  void collect() {
-    Metrics& store = metrics();
-    const I8042Counters keyboard = i8042_.counters();
-    bring(keyboard.read_count, store.i8042.read_count);
-    bring(keyboard.write_count, store.i8042.write_count);
-    bring(keyboard.missed_read_count, store.i8042.missed_read_count);
-    bring(keyboard.missed_write_count, store.i8042.missed_write_count);
-    bring(keyboard.error_count, store.i8042.error_count);
-    bring(keyboard.reset_count, store.i8042.reset_count);
-    bring(serial_.error_count, store.uart.error_count);
-    bring(serial_.flush_count, store.uart.flush_count);
-    bring(serial_.missed_read_count, store.uart.missed_read_count);
-    bring(serial_.missed_write_count, store.uart.missed_write_count);
-    bring(serial_.read_count, store.uart.read_count);
-    bring(serial_.write_count, store.uart.write_count);
-    bring(serial_.lost_bytes, store.uart.rate_limiter_dropped_bytes);
-    bring(serial_.lost_input_bytes, store.uart.lost_input_bytes);
-  }
-
- private:
-  // Nobody else adds to these counters of the store.
-  static void bring(std::uint64_t now, Counter& counter) { counter.add(now - counter.value()); }
-
-  const SerialMetrics& serial_;
-  const I8042& i8042_;
-};
 
 // How the microVM ended: the first of all that may end it decides. Thread-safe.
 class FirstOutcome {
@@ -146,9 +118,81 @@ void release_startup_pages() {
   }
 }
 
+// Everything of the configuration, then the start.
+OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config) {
+  const auto wrong = with_code(ExitCode::kBadConfiguration);
+  MAYFLY_TRY(vm.put_machine_config(config.machine).map_error(wrong));
+  MAYFLY_TRY(vm.put_boot_source(config.boot_source).map_error(wrong));
+  for (const BlockDeviceConfig& drive : config.drives) {
+    MAYFLY_TRY(vm.put_drive(drive).map_error(wrong));
+  }
+  for (const NetDeviceConfig& network : config.networks) {
+    MAYFLY_TRY(vm.put_network(network).map_error(wrong));
+  }
+  MAYFLY_TRY(vm.start().map_error(failure_of));
+  return {};
+}
+
+// What the start of a guest sets off, whoever starts it.
+class AfterStart {
+ public:
+  static Result<AfterStart> create(EventLoop& loop, const SerialMetrics& serial) {
+    AfterStart after;
+    MAYFLY_TRY_ASSIGN(after.release_, loop.make_timer(release_startup_pages));
+    MAYFLY_TRY_ASSIGN(after.silence_, loop.make_timer([&serial] {
+      if (serial.write_count.load() == 0 && classify_host(read_host_facts()) == HostKind::kNoHardware) {
+        LOG_WARN(
+            "the guest has printed nothing yet: this host's KVM works without hardware virtualization, and "
+            "Linux may not boot on it; see 'mayfly doctor'");
+      }
+    }));
+    return after;
+  }
+
+  Result<void> arm() {
+    MAYFLY_TRY(release_->start(kStartIsOver));
+    return silence_->start(kSilence);
+  }
+
+ private:
+  std::unique_ptr<EventRegistrar::Timer> release_;
+  std::unique_ptr<EventRegistrar::Timer> silence_;
+};
+
+// The control API while it serves; the monitor's thread has to let go of it before the microVM goes.
+class Api {
+ public:
+  Api(const Options& options, const Plan& plan, EventLoop& loop, MicroVm& vm)
+      : gate_(loop),
+        router_({.instance_id = options.id, .monitor_version = monitor_version()}, gate_, vm, plan.logger,
+                plan.metrics) {}
+  Api(const Api&) = delete;
+  Api& operator=(const Api&) = delete;
+  ~Api() { stop(); }
+
+  OrFailure<void> start(const std::string& socket, std::size_t max_body_bytes) {
+    api::ApiServerConfig config{.socket_path = socket};
+    config.limits.max_body_bytes = max_body_bytes;
+    MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
+                                 return router_.handle(request);
+                               }).map_error(blame_flag("--api-sock")));
+    return {};
+  }
+
+  void stop() {
+    gate_.close();
+    server_.reset();
+  }
+
+ private:
+  api::LoopGate gate_;
+  api::Router router_;
+  std::unique_ptr<api::ApiServer> server_;
+};
+
 }  // namespace
 
-OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
+OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
 
   FirstOutcome outcome;
@@ -159,38 +203,43 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
 
   // The guard is made only when the guest is about to run: what fails before leaves the terminal alone.
   std::unique_ptr<TerminalGuard> terminal;
+  const auto foreground = [&terminal] {
+    if (terminal) {
+      refresh(*terminal);
+    }
+  };
   // Before any thread is started: they inherit the signal mask.
   static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGCONT};
   MAYFLY_TRY_ASSIGN(const auto signals, SignalWatch::create(*loop, kSignals, [&](int number) {
                       if (number != SIGCONT) {
                         end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
-                      } else if (terminal) {
-                        refresh(*terminal);
+                      } else {
+                        foreground();
                       }
                     }));
   MAYFLY_TRY(install_vcpu_kick_handler());
   flush_metrics();
 
   SerialMetrics serial_metrics;
-  ConsoleConfig console_config;
-  console_config.input = STDIN_FILENO;
-  console_config.output = STDOUT_FILENO;
-  console_config.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
-  console_config.on_foreground = [&] {
-    if (terminal) {
-      refresh(*terminal);
-    }
-  };
-  MAYFLY_TRY_ASSIGN(const std::unique_ptr<Console> console,
-                    Console::create(*loop, std::move(console_config), serial_metrics));
-  MAYFLY_TRY_ASSIGN(
-      const std::unique_ptr<Machine> machine,
-      Machine::build(config, {*loop, *console, serial_metrics, trace, end_with}).map_error(failure_of));
+  MAYFLY_TRY_ASSIGN(AfterStart after_start, AfterStart::create(*loop, serial_metrics));
+  ConsoleConfig console;
+  console.input = STDIN_FILENO;
+  console.output = STDOUT_FILENO;
+  console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
+  console.on_foreground = foreground;
+  MicroVm vm({.registrar = *loop,
+              .serial_metrics = serial_metrics,
+              .trace = trace,
+              .console = std::move(console),
+              .on_outcome = end_with,
+              .before_start = [&]() -> Result<void> {
+                MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
+                return after_start.arm();
+              }});
 
-  DeviceCounts device_counts(serial_metrics, machine->i8042());
   std::unique_ptr<EventRegistrar::Timer> metrics_timer;
   MAYFLY_TRY_ASSIGN(metrics_timer, loop->make_timer([&] {
-    device_counts.collect();
+    vm.collect_counts();
     flush_metrics();
     if (const auto started = metrics_timer->start(kMetricsInterval); !started) {
       LOG_ERROR("metrics: %s", started.error().message().c_str());
@@ -198,33 +247,28 @@ OrFailure<Outcome> run_microvm(const VmConfig& config, BootTrace* trace) {
   }));
   MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
 
-  MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
-  MAYFLY_TRY(console->start_input(machine->serial()));
-  MAYFLY_TRY(machine->start());
-  MAYFLY_TRY_ASSIGN(const auto release_timer, loop->make_timer(release_startup_pages));
-  MAYFLY_TRY(release_timer->start(kStartIsOver));
-  MAYFLY_TRY_ASSIGN(const auto silence_timer, loop->make_timer([&] {
-    if (serial_metrics.write_count.load() == 0 && classify_host(read_host_facts()) == HostKind::kNoHardware) {
-      LOG_WARN(
-          "the guest has printed nothing yet: this host's KVM works without hardware virtualization, and "
-          "Linux may not boot on it; see 'mayfly doctor'");
-    }
-  }));
-  MAYFLY_TRY(silence_timer->start(kSilence));
-  LOG_INFO("running: %u vCPUs, %llu MiB of memory", config.machine.vcpu_count,
-           static_cast<unsigned long long>(config.machine.mem_size_mib));
+  std::optional<Api> api;
+  if (options.api_socket) {
+    api.emplace(options, plan, *loop, vm);
+    MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes));
+  }
+  if (plan.vm) {
+    MAYFLY_TRY(start_at_once(vm, *plan.vm));
+    LOG_INFO("running: %u vCPUs, %llu MiB of memory", plan.vm->machine.vcpu_count,
+             static_cast<unsigned long long>(plan.vm->machine.mem_size_mib));
+  }
 
   MAYFLY_TRY(loop->run());
-  if (const auto stopped = machine->stop(); !stopped) {
+  api.reset();
+  if (const auto stopped = vm.stop(); !stopped) {
     // A vCPU's thread still uses what an orderly end would take down.
     LOG_ERROR("%s", stopped.error().message().c_str());
     restore_terminal();
     ::_exit(static_cast<int>(ExitCode::kError));
   }
-  console->stop_input();
-  console->flush();
+  vm.flush_console();
   terminal.reset();
-  device_counts.collect();
+  vm.collect_counts();
   flush_metrics();
 
   return outcome.get();

@@ -29,6 +29,7 @@ constexpr const char* kFooter =
     "\n"
     "Examples:\n"
     "  mayfly run --kernel vmlinux --initrd initramfs.cpio --cpus 2 --memory 512M\n"
+    "  mayfly --api-sock /run/user/1000/vm.sock\n"
     "  mayfly --no-api --config-file vm.json\n"
     "  mayfly doctor\n"
     "\n"
@@ -69,10 +70,8 @@ struct LaterFlag {
   const char* feature;
 };
 constexpr std::array kLaterFlags = {
-    LaterFlag{"--api-sock", true, "the API socket"},
     LaterFlag{"--metadata", true, "the metadata service"},
     LaterFlag{"--mmds-size-limit", true, "the metadata service"},
-    LaterFlag{"--http-api-max-payload-size", true, "the API socket"},
     LaterFlag{"--boot-timer", false, "the boot timer device"},
     LaterFlag{"--no-seccomp", false, "seccomp filtering"},
     LaterFlag{"--seccomp-filter", true, "seccomp filtering"},
@@ -415,13 +414,31 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   // Behind a leading subcommand only its own are meant.
   const bool subcommand_leads = !given.empty() && (given.front() == "run" || given.front() == "doctor");
   if (!subcommand_leads) {
+    if (named("--api-sock")) {
+      app.add_option("--api-sock", options.api_socket,
+                     "Serve the control API on this UNIX socket, which must not exist yet")
+          ->type_name("PATH");
+    }
+    if (named("--http-api-max-payload-size")) {
+      app.add_option_function<std::string>(
+             "--http-api-max-payload-size",
+             [&options](const std::string& text) {
+               options.max_body_bytes = parse_integer<std::uint32_t>(text).value_or(0);
+             },
+             "The most bytes that a request's body may have (default: 51200)")
+          ->type_name("N")
+          ->check([](const std::string& text) {
+            const auto size = parse_integer<std::uint32_t>(text);
+            return size && *size > 0 ? "" : "\"" + text + "\" must be a number of bytes above 0";
+          });
+    }
     if (named("--config-file")) {
       app.add_option("--config-file", options.config_file,
                      "Configuration of the microVM (JSON); it starts at once")
           ->type_name("FILE");
     }
     if (named("--no-api")) {
-      app.add_flag("--no-api", options.no_api, "Serve no API socket; needs --config-file");
+      app.add_flag("--no-api", options.no_api, "Serve no control API; needs --config-file");
     }
     add_common_options(app, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
     add_time(app, named, "--start-time-us", options.process_start.monotonic_us,
@@ -469,23 +486,24 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
     return refused(in_our_words(error, app), is_meant(run) ? "mayfly run" : "mayfly");
   }
 
-  const bool has_dialect_flags = options.no_api || options.config_file.has_value();
+  const bool has_dialect_flags =
+      options.no_api || options.config_file.has_value() || options.api_socket.has_value();
   if (is_meant(run)) {
     options.subcommand = Subcommand::kRun;
   } else if (is_meant(doctor)) {
     options.subcommand = Subcommand::kDoctor;
-  } else if (!has_dialect_flags) {
-    return refused(
-        "nothing to run: say 'mayfly run', or --no-api --config-file FILE (the API socket is not supported "
-        "yet)",
-        "mayfly");
-  } else if (!options.config_file) {
+  } else if (options.no_api && options.api_socket) {
+    return refused("--no-api and --api-sock contradict each other", "mayfly");
+  } else if (options.no_api && !options.config_file) {
     return refused("--no-api needs --config-file FILE", "mayfly");
-  } else if (!options.no_api) {
-    return refused("--config-file needs --no-api: the API socket is not supported yet", "mayfly");
+  } else if (!options.no_api && !options.api_socket) {
+    return refused(options.config_file
+                       ? "--config-file needs --api-sock PATH to serve the control API, or --no-api"
+                       : "nothing to run: say 'mayfly run', --api-sock PATH, or --no-api --config-file FILE",
+                   "mayfly");
   }
   if (options.subcommand != Subcommand::kMonitor && has_dialect_flags) {
-    return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
+    return refused("--api-sock, --no-api and --config-file do not go with a subcommand", "mayfly");
   }
   if (macs.size() > options.run.networks.size()) {
     return refused("--mac " + macs.back() + " has no --net to go with", "mayfly run");

@@ -45,6 +45,8 @@ struct Options {
   Subcommand subcommand = Subcommand::kMonitor;
   std::string id = "anonymous-instance";
   std::optional<std::string> config_file;
+  std::optional<std::string> api_socket;  // absent: no control API
+  std::size_t max_body_bytes = 51200;     // of a call of the control API
   bool no_api = false;
   std::optional<std::string> metrics_path;
   std::optional<std::string> boot_trace;

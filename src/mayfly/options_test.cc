@@ -234,13 +234,29 @@ TEST(Options, what_is_incomplete_says_what_is_missing) {
   expect_refused({}, "mayfly run");
   expect_refused({"--no-api"}, "--config-file");
   expect_refused({"--config-file", "/c"}, "--no-api");
+  expect_refused({"--no-api", "--api-sock", "/s"}, "contradict");
+  expect_refused({"--api-sock", "/s", "run"}, "subcommand");
   expect_refused({"--no-api", "--config-file", "/c", "run"}, "subcommand");
   expect_refused({"--no-api", "doctor"}, "subcommand");
 }
 
+TEST(Options, the_control_api_takes_a_socket_with_a_configuration_file_or_without_one) {
+  const Options alone = parsed({"--api-sock", "/s"});
+  EXPECT_EQ(alone.subcommand, Subcommand::kMonitor);
+  EXPECT_EQ(alone.api_socket, "/s");
+  EXPECT_EQ(alone.max_body_bytes, 51200U);
+  EXPECT_FALSE(alone.config_file.has_value());
+  const Options both =
+      parsed({"--api-sock=/s", "--config-file", "/c", "--http-api-max-payload-size", "1000"});
+  EXPECT_EQ(both.config_file, "/c");
+  EXPECT_EQ(both.max_body_bytes, 1000U);
+  for (const char* size : {"0", "-1", "x", "4294967296"}) {
+    expect_refused({"--api-sock", "/s", "--http-api-max-payload-size", size}, "--http-api-max-payload-size");
+  }
+}
+
 TEST(Options, flags_of_the_dialect_that_are_not_built_yet_are_refused_as_that) {
-  for (const char* flag : {"--api-sock", "--metadata", "--mmds-size-limit", "--http-api-max-payload-size",
-                           "--seccomp-filter", "--describe-snapshot"}) {
+  for (const char* flag : {"--metadata", "--mmds-size-limit", "--seccomp-filter", "--describe-snapshot"}) {
     expect_refused({flag, "x"}, flag);
     expect_refused({flag, "x"}, "not supported yet");
   }
@@ -268,13 +284,29 @@ TEST(Options, help_and_version_are_text_for_stdout_with_0) {
 
 TEST(Options, help_names_every_flag_and_every_exit_status_and_nothing_that_is_not_built) {
   const std::string top = parse({"--help"}).error().text;
-  for (const char* word :
-       {"--config-file", "--no-api", "--id", "--metrics-path", "--boot-trace", "--log-path", "--level",
-        "--module", "--show-level", "--show-log-origin", "--start-time-us", "run", "doctor", "  0  ", "  1  ",
-        "  152 ", "  153 ", "148, 149, 150, 154, 156, 157", "  151  never"}) {
+  for (const char* word : {"--api-sock",
+                           "--http-api-max-payload-size",
+                           "--config-file",
+                           "--no-api",
+                           "--id",
+                           "--metrics-path",
+                           "--boot-trace",
+                           "--log-path",
+                           "--level",
+                           "--module",
+                           "--show-level",
+                           "--show-log-origin",
+                           "--start-time-us",
+                           "run",
+                           "doctor",
+                           "  0  ",
+                           "  1  ",
+                           "  152 ",
+                           "  153 ",
+                           "148, 149, 150, 154, 156, 157",
+                           "  151  never"}) {
     EXPECT_NE(top.find(word), std::string::npos) << word;
   }
-  EXPECT_EQ(top.find("--api-sock"), std::string::npos);
   const std::string run = parse({"run", "--help"}).error().text;
   for (const char* word : {"--kernel", "--initrd", "--cpus", "--memory", "--cmdline", "--huge-pages",
                            "--boot-protocol", "--id", "--metrics-path", "--boot-trace", "--log-path",

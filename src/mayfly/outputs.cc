@@ -40,12 +40,13 @@ bool same_file(const std::string& one, const std::string& other) {
 }  // namespace
 
 OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& plan) {
+  const VmConfig vm = plan.vm.value_or(VmConfig{});
   std::vector inputs = {
-      NamedFile{"the kernel image", plan.vm.boot_source.kernel_image_path},
-      NamedFile{"the initrd", plan.vm.boot_source.initrd_path},
+      NamedFile{"the kernel image", vm.boot_source.kernel_image_path},
+      NamedFile{"the initrd", vm.boot_source.initrd_path},
       NamedFile{"the configuration file", options.config_file},
   };
-  for (const BlockDeviceConfig& drive : plan.vm.drives) {
+  for (const BlockDeviceConfig& drive : vm.drives) {
     inputs.push_back({"a drive's image", drive.path});
     inputs.push_back({"a drive's overlay", drive.overlay ? drive.overlay->path : std::nullopt});
   }

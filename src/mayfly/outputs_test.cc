@@ -63,13 +63,13 @@ TEST(Outputs, an_output_that_is_a_drives_image_or_its_overlay_is_refused_before_
   const std::string image = dir.file("disk");
   std::ofstream(image) << "contents";
   Plan plan;
-  plan.vm.drives.emplace_back().path = image;
+  plan.vm.emplace().drives.emplace_back().path = image;
   Options options;
   options.log.path = image;
   expect_failure(keep_inputs_from_outputs(options, plan), ExitCode::kBadArguments,
                  "--log-path " + image + ": is a drive's image, which it would overwrite");
-  plan.vm.drives.back().path = dir.file("base");
-  plan.vm.drives.back().overlay = BlockOverlayConfig{.path = image};
+  plan.vm->drives.back().path = dir.file("base");
+  plan.vm->drives.back().overlay = BlockOverlayConfig{.path = image};
   expect_failure(keep_inputs_from_outputs(options, plan), ExitCode::kBadArguments,
                  "--log-path " + image + ": is a drive's overlay, which it would overwrite");
 }

@@ -59,25 +59,29 @@ Result<std::string> default_kernel(const Surroundings& surroundings) {
 OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundings) {
   Plan plan;
   if (options.subcommand == Subcommand::kMonitor) {
+    if (!options.config_file) {
+      return plan;
+    }
     MAYFLY_TRY_ASSIGN(
         api::ConfigFile file,
         api::read_config_file(*options.config_file).map_error(with_code(ExitCode::kBadConfiguration)));
-    plan.vm.machine = file.machine;
-    plan.vm.boot_source = std::move(file.boot_source);
-    plan.vm.drives = std::move(file.drives);
-    plan.vm.networks = std::move(file.networks);
+    plan.vm = {.machine = file.machine,
+               .boot_source = std::move(file.boot_source),
+               .drives = std::move(file.drives),
+               .networks = std::move(file.networks)};
     plan.logger = std::move(file.logger);
     plan.metrics = std::move(file.metrics);
     return plan;
   }
   const RunOptions& run = options.run;
-  MachineConfig& machine = plan.vm.machine;
+  VmConfig& vm = plan.vm.emplace();
+  MachineConfig& machine = vm.machine;
   machine.vcpu_count = run.cpus;
   machine.mem_size_mib = run.memory_mib;
   machine.huge_pages = run.huge_pages ? HugePages::k2M : HugePages::kNone;
   // Only the size can still be wrong: the parser of the flags knows the rest.
   MAYFLY_TRY(machine.validate().map_error(blame_flag("--memory")));
-  BootSourceConfig& boot = plan.vm.boot_source;
+  BootSourceConfig& boot = vm.boot_source;
   if (run.kernel) {
     boot.kernel_image_path = *run.kernel;
   } else {
@@ -87,8 +91,8 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
   boot.initrd_path = run.initrd;
   boot.boot_args = run.cmdline;
   boot.protocol = run.protocol;
-  plan.vm.drives = run.drives;
-  plan.vm.networks = run.networks;
+  vm.drives = run.drives;
+  vm.networks = run.networks;
   return plan;
 }
 

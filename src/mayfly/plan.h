@@ -28,7 +28,7 @@ Surroundings this_process();
 Result<std::string> default_kernel(const Surroundings& surroundings);
 
 struct Plan {
-  VmConfig vm;
+  std::optional<VmConfig> vm;  // absent: the control API is to say
   std::optional<api::LoggerSection> logger;
   std::optional<api::MetricsSection> metrics;
 };

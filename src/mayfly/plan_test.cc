@@ -86,20 +86,20 @@ TEST(Plan, run_becomes_a_machine_by_its_flags) {
                  .protocol = BootProtocolChoice::kPvh};
   const auto plan = make_plan(options, FakeProcess{}.surroundings());
   ASSERT_TRUE(plan.has_value()) << plan.error().message;
-  EXPECT_EQ(plan->vm.machine.vcpu_count, 3U);
-  EXPECT_EQ(plan->vm.machine.mem_size_mib, 256U);
-  EXPECT_EQ(plan->vm.machine.huge_pages, HugePages::k2M);
-  EXPECT_EQ(plan->vm.boot_source.kernel_image_path, "/k");
-  EXPECT_EQ(plan->vm.boot_source.initrd_path, "/i");
-  EXPECT_EQ(plan->vm.boot_source.boot_args, "quiet");
-  EXPECT_EQ(plan->vm.boot_source.protocol, BootProtocolChoice::kPvh);
+  EXPECT_EQ(plan->vm->machine.vcpu_count, 3U);
+  EXPECT_EQ(plan->vm->machine.mem_size_mib, 256U);
+  EXPECT_EQ(plan->vm->machine.huge_pages, HugePages::k2M);
+  EXPECT_EQ(plan->vm->boot_source.kernel_image_path, "/k");
+  EXPECT_EQ(plan->vm->boot_source.initrd_path, "/i");
+  EXPECT_EQ(plan->vm->boot_source.boot_args, "quiet");
+  EXPECT_EQ(plan->vm->boot_source.protocol, BootProtocolChoice::kPvh);
   EXPECT_FALSE(plan->logger.has_value());
   EXPECT_FALSE(plan->metrics.has_value());
 }
 
 TEST(Plan, run_without_a_kernel_takes_the_default_or_is_refused_as_a_bad_argument) {
   const FakeProcess process{{{"MAYFLY_KERNEL", "/k"}}, {}};
-  EXPECT_EQ(make_plan(run_options(), process.surroundings())->vm.boot_source.kernel_image_path, "/k");
+  EXPECT_EQ(make_plan(run_options(), process.surroundings())->vm->boot_source.kernel_image_path, "/k");
   const auto none = make_plan(run_options(), FakeProcess{}.surroundings());
   ASSERT_FALSE(none.has_value());
   EXPECT_EQ(none.error().exit_code, ExitCode::kBadArguments);
@@ -128,9 +128,9 @@ TEST(Plan, a_configuration_file_is_read_with_all_its_sections) {
   options.id = "vm-7";
   const auto plan = make_plan(options, FakeProcess{}.surroundings());
   ASSERT_TRUE(plan.has_value()) << plan.error().message;
-  EXPECT_EQ(plan->vm.machine.vcpu_count, 2U);
-  EXPECT_EQ(plan->vm.machine.mem_size_mib, 64U);
-  EXPECT_EQ(plan->vm.boot_source.kernel_image_path, "/k");
+  EXPECT_EQ(plan->vm->machine.vcpu_count, 2U);
+  EXPECT_EQ(plan->vm->machine.mem_size_mib, 64U);
+  EXPECT_EQ(plan->vm->boot_source.kernel_image_path, "/k");
   EXPECT_EQ(plan->logger->level, "Debug");
   EXPECT_EQ(plan->metrics->metrics_path, "/m");
 }

@@ -2,6 +2,10 @@
 
 namespace mayfly {
 
+std::string monitor_version() {
+  return MAYFLY_VERSION;
+}
+
 std::string version_text() {
   return "mayfly " MAYFLY_VERSION " (Firecracker API dialect 1.17)";
 }

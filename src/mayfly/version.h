@@ -8,4 +8,7 @@ namespace mayfly {
 // "mayfly 0.1.0 (Firecracker API dialect 1.17)"
 std::string version_text();
 
+// "0.1.0"
+std::string monitor_version();
+
 }  // namespace mayfly

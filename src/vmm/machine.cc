@@ -9,8 +9,6 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "vmm/arch.h"
-#include "vmm/guest_files.h"
-#include "vmm/virtio_devices.h"
 
 namespace mayfly {
 namespace {
@@ -130,19 +128,13 @@ BuildError BuildError::of_configuration(Error error) {
 }
 
 tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig& config,
+                                                                  const MachineParts& parts,
                                                                   MachineSurroundings surroundings) {
   BootTrace* trace = surroundings.trace;
   const TracePhase whole(trace, "build the machine");
   MAYFLY_TRY(config.machine.validate().map_error(BuildError::of_configuration));
   MAYFLY_TRY(
       config.machine.check_address_bits(surroundings.address_bits).map_error(BuildError::of_configuration));
-  MAYFLY_TRY_ASSIGN(const GuestFiles files, traced(trace, "open images", [&] {
-                      return GuestFiles::open(config.boot_source).map_error(BuildError::of_configuration);
-                    }));
-  MAYFLY_TRY_ASSIGN(
-      auto virtio_devices, traced(trace, "open drives and networks", [&] {
-        return make_virtio_devices(config, surroundings.registrar).map_error(BuildError::of_configuration);
-      }));
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(const Kvm kvm, traced(trace, "open KVM", [] { return Kvm::open(); }));
@@ -153,7 +145,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
     return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
-  GuestLoader loader(trace, memory, config, files);
+  GuestLoader loader(trace, memory, config, parts.files);
   auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
   auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config.machine); });
   // What is wrong with the guest's files is said before what making the VM refuses.
@@ -166,7 +158,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
 
   std::unique_ptr<Machine> machine(
       new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
-  MAYFLY_TRY(machine->add_virtio(std::move(virtio_devices)));
+  MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(
       traced(trace, "create vCPUs", [&] { return machine->create_cpus(set_up, config.machine.vcpu_count); }));
@@ -175,9 +167,9 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   return machine;
 }
 
-Result<void> Machine::add_virtio(std::vector<std::unique_ptr<VirtioDevice>> devices) {
-  for (auto& device : devices) {
-    MAYFLY_TRY_ASSIGN(auto slot, VirtioSlot::create(std::move(device), memory_, registrar_));
+Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
+  for (VirtioDevice* device : devices) {
+    MAYFLY_TRY_ASSIGN(auto slot, VirtioSlot::create(*device, memory_, registrar_));
     virtio_.push_back(std::move(slot));
   }
   return {};

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,7 @@
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
 #include "vmm/event_line.h"
+#include "vmm/guest_files.h"
 #include "vmm/kvm_cpu.h"
 #include "vmm/outcome.h"
 #include "vmm/vcpu_thread.h"
@@ -39,6 +41,13 @@ struct MachineSurroundings {
   // How the guest or KVM ended it: called at most once, on a vCPU's thread. Must not wait for that thread.
   std::function<void(Outcome)> on_outcome;
   unsigned (*address_bits)() = &host_address_bits;  // of the host's processor; a test's own
+};
+
+// What a machine is made of besides its configuration. Borrowed: the files until it is built, the devices for
+// as long as it lives; they are those of the configuration, in the order in which the guest finds them.
+struct MachineParts {
+  const GuestFiles& files;
+  std::span<VirtioDevice* const> devices;
 };
 
 // Why a machine could not be made: what its configuration says or names, or what the host refused.
@@ -62,9 +71,10 @@ class Machine {
   // How long pause() and stop() wait for the vCPUs to come out of the guest.
   static constexpr std::chrono::seconds kParkLimit{10};
 
-  // What the configuration says and which files it names is looked at before the host is asked for anything.
-  // Nothing is left behind by an error. Install the vCPUs' kick handler first.
+  // What the configuration says is looked at before the host is asked for anything. Nothing is left behind by
+  // an error, and the devices are as they were. Install the vCPUs' kick handler first.
   static tl::expected<std::unique_ptr<Machine>, BuildError> build(const VmConfig& config,
+                                                                  const MachineParts& parts,
                                                                   MachineSurroundings surroundings);
 
   Machine(const Machine&) = delete;
@@ -115,7 +125,7 @@ class Machine {
   };
 
   Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings);
-  Result<void> add_virtio(std::vector<std::unique_ptr<VirtioDevice>> devices);
+  Result<void> add_virtio(std::span<VirtioDevice* const> devices);
   // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);

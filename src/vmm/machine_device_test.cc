@@ -87,9 +87,12 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
     config.machine.vcpu_count = GetParam();
     config.machine.mem_size_mib = 32;
     config.boot_source.kernel_image_path = std::string(MAYFLY_GUESTS) + "/" + guest + ".elf";
-    auto machine = Machine::build(config, {registrar_, paper_, metrics_, nullptr, [](const Outcome& outcome) {
-                                             ADD_FAILURE() << "it ended: " << outcome.detail;
-                                           }});
+    const auto files = GuestFiles::open(config.boot_source);
+    EXPECT_TRUE(files.has_value()) << files.error().message();
+    auto machine = Machine::build(config, {*files, {}},
+                                  {registrar_, paper_, metrics_, nullptr, [](const Outcome& outcome) {
+                                     ADD_FAILURE() << "it ended: " << outcome.detail;
+                                   }});
     EXPECT_TRUE(machine.has_value()) << machine.error().error.message();
     return machine ? std::move(*machine) : nullptr;
   }

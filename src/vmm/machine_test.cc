@@ -2,11 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <string>
 
 #include "support/fake_event.h"
-#include "support/temp_dir.h"
 
 namespace mayfly {
 namespace {
@@ -22,8 +20,9 @@ BuildError refusal_of(const VmConfig& config) {
   testing::ManualRegistrar registrar;
   NoConsole console;
   SerialMetrics metrics;
+  const GuestFiles files;
   auto machine = Machine::build(
-      config, {registrar, console, metrics, nullptr, [](const Outcome&) {}, [] { return 36U; }});
+      config, {files, {}}, {registrar, console, metrics, nullptr, [](const Outcome&) {}, [] { return 36U; }});
   return machine ? BuildError(Error(ErrorCode::kInternal, "it was built")) : machine.error();
 }
 
@@ -43,20 +42,6 @@ TEST(MachineBuild, memory_beyond_the_addresses_of_the_hosts_processor_is_the_con
   VmConfig config;
   config.machine.mem_size_mib = 64 << 10;
   expect_configuration_fault(config, "mem_size_mib 65536: must be at most 64512 on this host");
-}
-
-TEST(MachineBuild, a_file_that_cannot_be_opened_is_the_configurations_fault_whatever_the_cause) {
-  const testing::TempDir dir;
-  VmConfig config;
-  config.boot_source.kernel_image_path = dir.file("missing");
-  expect_configuration_fault(config, "kernel image " + dir.file("missing"));
-  config.boot_source.kernel_image_path = dir.file("");
-  expect_configuration_fault(config, "kernel image " + dir.file(""));
-
-  std::ofstream(dir.file("kernel")) << "x";
-  config.boot_source.kernel_image_path = dir.file("kernel");
-  config.boot_source.initrd_path = dir.file("no_initrd");
-  expect_configuration_fault(config, "initrd " + dir.file("no_initrd"));
 }
 
 TEST(MachineBuild, an_error_is_the_hosts_unless_a_step_says_otherwise) {

@@ -6,17 +6,17 @@
 
 namespace mayfly {
 
-Result<std::unique_ptr<VirtioSlot>> VirtioSlot::create(std::unique_ptr<VirtioDevice> device,
-                                                       GuestMemory& memory, EventRegistrar& registrar) {
+Result<std::unique_ptr<VirtioSlot>> VirtioSlot::create(VirtioDevice& device, GuestMemory& memory,
+                                                       EventRegistrar& registrar) {
   MAYFLY_TRY_ASSIGN(EventLine line, EventLine::create());
-  std::unique_ptr<VirtioSlot> slot(new VirtioSlot(std::move(device), std::move(line)));
-  MAYFLY_TRY_ASSIGN(slot->transport_, MmioTransport::create(*slot->device_, memory, slot->line_, registrar));
+  std::unique_ptr<VirtioSlot> slot(new VirtioSlot(device, std::move(line)));
+  MAYFLY_TRY_ASSIGN(slot->transport_, MmioTransport::create(device, memory, slot->line_, registrar));
   return slot;
 }
 
 VirtioSlot::~VirtioSlot() {
-  const MutexLock lock(device_->mutex());
-  device_->reset();
+  const MutexLock lock(device_.mutex());
+  device_.reset();
 }
 
 }  // namespace mayfly

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <utility>
 
 #include "base/result.h"
 #include "devices/virtio/transport/mmio_transport.h"
@@ -13,25 +14,24 @@
 namespace mayfly {
 
 // Made and destroyed on the registrar's thread. Destroyed while no vCPU runs and before the memory: the
-// device is reset first, so that no request of its is under way any more.
+// device, which goes on living, is reset first, so that no request of its is under way any more.
 class VirtioSlot {
  public:
-  // `memory` and `registrar` are borrowed and outlive the slot. Errors: the host has no descriptors left.
-  static Result<std::unique_ptr<VirtioSlot>> create(std::unique_ptr<VirtioDevice> device, GuestMemory& memory,
+  // All are borrowed and outlive the slot. Errors: the host has no descriptors left.
+  static Result<std::unique_ptr<VirtioSlot>> create(VirtioDevice& device, GuestMemory& memory,
                                                     EventRegistrar& registrar);
   VirtioSlot(const VirtioSlot&) = delete;
   VirtioSlot& operator=(const VirtioSlot&) = delete;
   ~VirtioSlot();
 
-  VirtioDevice& device() { return *device_; }
+  VirtioDevice& device() { return device_; }
   MmioTransport& transport() { return *transport_; }
   const EventLine& line() const { return line_; }
 
  private:
-  VirtioSlot(std::unique_ptr<VirtioDevice> device, EventLine line)
-      : device_(std::move(device)), line_(std::move(line)) {}
+  VirtioSlot(VirtioDevice& device, EventLine line) : device_(device), line_(std::move(line)) {}
 
-  std::unique_ptr<VirtioDevice> device_;
+  VirtioDevice& device_;
   EventLine line_;
   std::unique_ptr<MmioTransport> transport_;
 };

@@ -24,6 +24,7 @@ ORDER = (
     ("src/devices/*",),
     ("src/snapshot",),
     ("src/vmm",),
+    ("src/api/http",),
     ("src/api",),
     ("src/mayfly",),
 )

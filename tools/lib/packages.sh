@@ -51,8 +51,14 @@ apt_get() {
     -o Dpkg::Use-Pty=0 "$@" </dev/null >>"$log" 2>&1
 }
 
-# ensure_packages GROUP...: installs what is missing of these groups; free of cost where nothing is.
+# ensure_packages GROUP...: installs what is missing of these groups; free of cost where nothing is. What is compiled
+# also takes a header that no package has in the form needed.
 ensure_packages() {
+  install_missing "$@"
+  if [[ " $* " == *" build "* ]]; then ensure_httplib; fi
+}
+
+install_missing() {
   if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     warn "this is not a Debian: devtool installs nothing here. It needs the equivalents of:" \
       "$(packages_of "$@" | paste -sd' ')"

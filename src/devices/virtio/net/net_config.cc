@@ -93,6 +93,11 @@ Result<void> check(const NetDeviceConfig& config) {
 
 }  // namespace
 
+std::string PortForward::to_string() const {
+  return (host_address.empty() ? "" : host_address + "/") + std::to_string(host_port) + ":" +
+         std::to_string(guest_port) + (protocol == Protocol::kUdp ? ":udp" : "");
+}
+
 Result<PortForward> parse_port_forward(std::string_view text) {
   const auto wrong = [text] {
     return fail(ErrorCode::kInvalidArgument,

@@ -33,6 +33,9 @@ struct PortForward {
   std::uint32_t host_port = 0;
   std::uint32_t guest_port = 0;
 
+  // As parse_port_forward() reads it.
+  std::string to_string() const;
+
   friend bool operator==(const PortForward&, const PortForward&) = default;
 };
 

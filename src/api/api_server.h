@@ -1,0 +1,43 @@
+// The control API as a part of a running monitor: its socket, and the thread that serves it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "api/http/http_server.h"
+#include "base/result.h"
+
+namespace mayfly::api {
+
+struct ApiServerConfig {
+  std::string socket_path;
+  HttpLimits limits{};
+};
+
+class ApiServer {
+ public:
+  // Makes the socket and starts the thread, named <program>_api. `handler` is called on it alone, until the
+  // end of stop(). Errors: those of UnixListener::bind(); kExhausted where the host has no thread left.
+  static Result<std::unique_ptr<ApiServer>> start(const ApiServerConfig& config, HttpHandler handler);
+  ApiServer(const ApiServer&) = delete;
+  ApiServer& operator=(const ApiServer&) = delete;
+  // Stops.
+  ~ApiServer();
+
+  // Waits for the request under way and ends the thread; removes the socket. Idempotent. What the handler
+  // waits for must come.
+  void stop();
+
+  // As HttpServer::publish().
+  void publish(std::string_view name, std::string_view data) { server_->publish(name, data); }
+
+ private:
+  explicit ApiServer(std::unique_ptr<HttpServer> server) : server_(std::move(server)) {}
+
+  std::unique_ptr<HttpServer> server_;
+  std::thread thread_;
+};
+
+}  // namespace mayfly::api

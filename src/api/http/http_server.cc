@@ -1,0 +1,577 @@
+#include "api/http/http_server.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "api/http/event_log.h"
+#include "api/http/http_codec.h"
+#include "api/http/request_framing.h"
+#include "base/log.h"
+#include "event/event_loop.h"
+
+namespace mayfly::api {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+using Id = std::uint64_t;
+
+constexpr std::size_t kReadChunk = 16384;
+// How many requests of one client are answered before the others have their turn.
+constexpr int kRequestsPerTurn = 4;
+// A connection that is closed with an error is read from for a while: a client that is still sending would
+// get an error from its own socket before it sees the answer. These do not count as connections.
+constexpr std::size_t kMaxLingering = 8;
+constexpr std::size_t kMaxLingerBytes = 1 << 20;
+constexpr std::chrono::milliseconds kLingerTime{1'000};
+// How long accepting pauses where the process has no descriptors left.
+constexpr std::chrono::milliseconds kAcceptPause{100};
+
+constexpr std::size_t kMaxHeaderBytes = 8192;  // what the parser takes for one line
+constexpr std::size_t kMinStreamBacklog = 65536;
+// What is left of a stream's head and an event's text besides its data.
+static_assert(HttpServer::kEventsKept * (HttpServer::kMaxEventBytes + EventLog::kMaxName + 64) <
+                  kMinStreamBacklog,
+              "a stream's beginning fits into its backlog");
+
+constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+
+enum class Stage : std::uint8_t {
+  kRequests,   // reads requests, answers them
+  kStreaming,  // sends events; what the client says is not listened to
+  kLingering,  // has sent its last; waits for the client to go
+};
+
+struct Connection {
+  explicit Connection(const HttpLimits& limits) : framer(limits.max_header_bytes, limits.max_body_bytes) {}
+
+  bool has_output() const { return sent < output.size(); }
+  // Between two requests, all answered.
+  bool is_idle() const { return stage == Stage::kRequests && input.empty() && !has_output(); }
+
+  UniqueFd fd;
+  std::unique_ptr<Watch> watch;  // after fd: goes first
+  Stage stage = Stage::kRequests;
+  RequestFramer framer;
+  bool framed = false;     // the head of the request under way is whole
+  bool continued = false;  // its client was told to send the body
+  bool ended = false;      // the client sends nothing more
+  bool last = false;       // closed once the output is sent
+  bool refused = false;    // and before that lingers: what the client says is not read as requests any more
+  bool resuming = false;   // a task is posted to go on with input that is there
+  std::optional<Interest> interest = Interest::kReadable;  // what is watched for
+  std::string input;
+  std::string output;
+  std::size_t sent = 0;
+  std::size_t lingered = 0;
+  SteadyClock::time_point active;  // the last time something happened
+  std::optional<SteadyClock::time_point> deadline;
+};
+
+}  // namespace
+
+class HttpServer::Impl {
+ public:
+  Impl(UnixListener listener, const HttpLimits& limits, const std::string& name, HttpHandler handler)
+      : listener_(std::move(listener)),
+        limits_(limits),
+        handler_(std::move(handler)),
+        codec_(name),
+        events_(kMaxEventBytes, kEventsKept) {}
+
+  Result<void> start() {
+    MAYFLY_TRY_ASSIGN(loop_, EventLoop::create());
+    MAYFLY_TRY_ASSIGN(timer_, loop_->make_timer([this] { on_timer(); }));
+    MAYFLY_TRY_ASSIGN(accept_watch_,
+                      loop_->watch(listener_.fd(), Interest::kReadable, [this](Readiness) { on_accept(); }));
+    return {};
+  }
+
+  Result<void> run() { return loop_->run(); }
+  void stop() { loop_->stop(); }
+
+  void publish(std::string_view name, std::string_view data) {
+    switch (events_.add(name, data)) {
+      case EventLog::Added::kRefused:
+        LOG_ERROR_LIMITED("an event is left out: its name or its data of %zu bytes is not allowed",
+                          data.size());
+        return;
+      case EventLog::Added::kFirst:
+        loop_->post([this] { deliver_events(); });
+        return;
+      case EventLog::Added::kBehindOthers:
+        return;
+    }
+  }
+
+ private:
+  // Connections by number, which is never used twice: ids order them by age.
+  using Connections = std::map<Id, Connection>;
+
+  std::size_t count(Stage stage) const {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        connections_, [stage](const auto& entry) { return entry.second.stage == stage; }));
+  }
+  std::size_t serving() const { return connections_.size() - count(Stage::kLingering); }
+
+  void on_accept();
+  void open(UniqueFd fd);
+  bool close_longest_idle();
+  void pause_accepting();
+
+  // Of these, a false says that the connection has to be closed.
+  bool advance(Id id, Connection& connection, Readiness ready);
+  bool receive(Connection& connection, bool& got_more);
+  bool serve(Id id, Connection& connection);
+  bool flush(Connection& connection);
+  bool settle(Connection& connection);
+
+  void on_ready(Id id, Readiness ready);
+  // Whether there is something new to send; more input is needed where not.
+  bool serve_one(Connection& connection);
+  void answer(Connection& connection);
+  HttpResponse respond(Connection& connection, const HttpRequest& request, HttpCodec::Context context);
+  void refuse(Connection& connection, const Refusal& refusal);
+  void send(Connection& connection, std::string_view bytes);
+  void resume_later(Id id, Connection& connection);
+  void linger(Connection& connection);
+  void watch_for_what_matters(Connection& connection);
+  void deliver_events();
+  void on_timer();
+  void last_look(Id id, SteadyClock::time_point now);
+  void arm_timer();
+  void close(Id id);
+
+  UnixListener listener_;
+  const HttpLimits limits_;
+  HttpHandler handler_;
+  HttpCodec codec_;
+  EventLog events_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<EventRegistrar::Timer> timer_;  // of the loop, as are all below: they go first
+  std::unique_ptr<Watch> accept_watch_;
+  std::optional<SteadyClock::time_point> accept_again_;  // while accepting pauses
+  std::optional<SteadyClock::time_point> armed_;         // when the timer fires
+  Connections connections_;
+  Id next_id_ = 1;
+  std::array<char, kReadChunk> chunk_{};
+};
+
+void HttpServer::Impl::on_accept() {
+  UniqueFd fd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (fd) {
+    open(std::move(fd));
+    arm_timer();
+    return;
+  }
+  // Of a client that has gone meanwhile there is nothing to do.
+  const bool exhausted = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS;
+  if (exhausted && !close_longest_idle()) {
+    LOG_WARN_LIMITED(
+        "the API cannot accept a connection: the process or the host is out of descriptors or memory");
+    pause_accepting();
+    arm_timer();
+  }
+}
+
+// The listener stays readable, and would keep the loop busy.
+void HttpServer::Impl::pause_accepting() {
+  accept_again_ = SteadyClock::now() + kAcceptPause;
+  [[maybe_unused]] const auto paused = accept_watch_->update(Interest::kReadable, false);
+}
+
+void HttpServer::Impl::open(UniqueFd fd) {
+  // A client between two requests has to expect its connection's end (RFC 9112, 9.5), and comes back at once;
+  // one that asks for its first time would have to know how to wait. So the newest client is served as long
+  // as one of the others has nothing under way.
+  const bool served = serving() < limits_.max_connections || close_longest_idle();
+  const Id id = next_id_++;
+  Connection& connection = connections_.try_emplace(id, limits_).first->second;
+  connection.fd = std::move(fd);
+  connection.active = SteadyClock::now();
+  auto watched = loop_->watch(connection.fd.get(), Interest::kReadable,
+                              [this, id](Readiness ready) { on_ready(id, ready); });
+  if (!watched) {
+    LOG_WARN_LIMITED("an API connection is closed: %s", watched.error().message().c_str());
+    close(id);
+    return;
+  }
+  connection.watch = std::move(*watched);
+  if (!served) {
+    refuse(connection, {503, "All connections of this server are in use."});
+    if (!flush(connection) || !settle(connection)) {
+      close(id);
+    }
+  }
+}
+
+bool HttpServer::Impl::close_longest_idle() {
+  auto longest = connections_.end();
+  for (auto it = connections_.begin(); it != connections_.end(); ++it) {
+    if (!it->second.is_idle() ||
+        (longest != connections_.end() && longest->second.active <= it->second.active)) {
+      continue;
+    }
+    // A request may have arrived that was not read yet.
+    char first = 0;
+    if (::recv(it->second.fd.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) {
+      longest = it;
+    }
+  }
+  if (longest == connections_.end()) {
+    return false;
+  }
+  close(longest->first);
+  return true;
+}
+
+void HttpServer::Impl::on_ready(Id id, Readiness ready) {
+  const auto found = connections_.find(id);
+  if (found == connections_.end()) {
+    return;
+  }
+  if (!advance(id, found->second, ready)) {
+    close(id);
+  }
+  arm_timer();
+}
+
+bool HttpServer::Impl::advance(Id id, Connection& connection, Readiness ready) {
+  if (ready.writable && !flush(connection)) {
+    return false;
+  }
+  if (ready.hung_up && connection.has_output()) {
+    return false;  // nobody is left to read it
+  }
+  bool got_more = false;
+  if ((ready.readable || ready.hung_up) && !receive(connection, got_more)) {
+    return false;
+  }
+  return serve(id, connection) && settle(connection);
+}
+
+bool HttpServer::Impl::receive(Connection& connection, bool& got_more) {
+  const ssize_t count = ::recv(connection.fd.get(), chunk_.data(), chunk_.size(), 0);
+  if (count < 0) {
+    return errno == EAGAIN || errno == EINTR;
+  }
+  const auto size = static_cast<std::size_t>(count);
+  got_more = size > 0;
+  connection.active = SteadyClock::now();
+  switch (connection.stage) {
+    case Stage::kRequests:
+      connection.ended = size == 0;
+      connection.input.append(chunk_.data(), size);
+      return true;
+    case Stage::kStreaming:
+      return size > 0;
+    case Stage::kLingering:
+      connection.lingered += size;
+      return size > 0 && connection.lingered <= kMaxLingerBytes;
+  }
+  return false;
+}
+
+bool HttpServer::Impl::serve(Id id, Connection& connection) {
+  // The next request is looked at when the answer to the last is sent: a client that does not read is not
+  // answered more.
+  for (int turn = 0; connection.stage == Stage::kRequests && !connection.last && !connection.resuming &&
+                     !connection.has_output();
+       ++turn) {
+    if (turn == kRequestsPerTurn) {
+      resume_later(id, connection);
+      break;
+    }
+    if (!serve_one(connection)) {
+      if (!connection.ended) {
+        break;
+      }
+      if (connection.input.empty()) {
+        return false;
+      }
+      refuse(connection, {400, "The request ends in the middle."});
+    }
+    if (!flush(connection)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool HttpServer::Impl::serve_one(Connection& connection) {
+  if (!connection.framed) {
+    if (connection.input.empty()) {
+      return false;
+    }
+    connection.framed = connection.framer.advance(connection.input);
+    if (connection.framer.refusal()) {
+      refuse(connection, *connection.framer.refusal());
+      return true;
+    }
+    if (!connection.framed) {
+      return false;
+    }
+  }
+  const RequestHead& head = connection.framer.head();
+  if (connection.input.size() - head.size >= head.body_size) {
+    answer(connection);
+    return true;
+  }
+  if (head.expects_continue && !connection.continued && connection.input.size() == head.size) {
+    connection.continued = true;
+    send(connection, kContinue);
+    return true;
+  }
+  return false;
+}
+
+void HttpServer::Impl::answer(Connection& connection) {
+  const RequestHead& head = connection.framer.head();
+  const std::string bytes =
+      codec_.answer(head, connection.input.substr(head.size, head.body_size), head.keep_alive,
+                    [this, &connection](const HttpRequest& request, HttpCodec::Context context) {
+                      return respond(connection, request, context);
+                    });
+  connection.last = connection.last || !head.keep_alive || bytes.empty();
+  connection.input.erase(0, head.size + head.body_size);
+  if (connection.input.empty()) {
+    connection.input = std::string();  // its memory as well
+  }
+  connection.framer.reset();
+  connection.framed = false;
+  connection.continued = false;
+  // The stream's first events come after the head that announces them.
+  const std::string events = std::exchange(connection.output, {});
+  send(connection, bytes + events);
+}
+
+HttpResponse HttpServer::Impl::respond(Connection& connection, const HttpRequest& request,
+                                       HttpCodec::Context context) {
+  HttpResponse response = handler_(request);
+  if (!response.stream_events) {
+    return response;
+  }
+  if (count(Stage::kStreaming) >= limits_.max_streams) {
+    return HttpCodec::refusal_response({503, "All event streams of this server are in use."});
+  }
+  // Who has closed its side gets what there is.
+  connection.last = connection.ended;
+  connection.stage = connection.ended ? Stage::kRequests : Stage::kStreaming;
+  connection.output = events_.after(context.last_event_id);
+  return response;
+}
+
+void HttpServer::Impl::refuse(Connection& connection, const Refusal& refusal) {
+  connection.last = true;
+  connection.refused = true;
+  send(connection, codec_.refuse(refusal));
+}
+
+void HttpServer::Impl::send(Connection& connection, std::string_view bytes) {
+  connection.output.append(bytes);
+  connection.deadline.reset();
+}
+
+bool HttpServer::Impl::flush(Connection& connection) {
+  while (connection.has_output()) {
+    const ssize_t count = ::send(connection.fd.get(), connection.output.data() + connection.sent,
+                                 connection.output.size() - connection.sent, MSG_NOSIGNAL);
+    if (count < 0) {
+      if (errno == EINTR) {
+        continue;
+      }
+      return errno == EAGAIN;
+    }
+    connection.sent += static_cast<std::size_t>(count);
+    connection.active = SteadyClock::now();
+    connection.deadline.reset();
+  }
+  connection.output = std::string();  // its memory as well
+  connection.sent = 0;
+  return true;
+}
+
+// What follows from what has happened: whether the connection goes on, what is waited for, and until when.
+bool HttpServer::Impl::settle(Connection& connection) {
+  if (connection.last && !connection.has_output() && connection.stage != Stage::kLingering) {
+    if (!connection.refused || connection.ended) {
+      return false;
+    }
+    linger(connection);
+  }
+  const bool under_way = connection.stage == Stage::kRequests && !connection.is_idle();
+  if (connection.stage == Stage::kLingering || under_way) {
+    if (!connection.deadline) {
+      connection.deadline = SteadyClock::now() + (under_way ? limits_.client_timeout : kLingerTime);
+    }
+  } else {
+    connection.deadline.reset();
+  }
+  watch_for_what_matters(connection);
+  return true;
+}
+
+void HttpServer::Impl::watch_for_what_matters(Connection& connection) {
+  const bool writes = connection.has_output();
+  const bool reads = connection.stage != Stage::kRequests ||
+                     !(writes || connection.ended || connection.last || connection.resuming);
+  std::optional<Interest> interest;
+  if (reads) {
+    interest = writes ? Interest::kReadableAndWritable : Interest::kReadable;
+  } else if (writes) {
+    interest = Interest::kWritable;
+  }
+  if (interest != connection.interest) {
+    // Cannot fail for a descriptor that epoll has taken before.
+    [[maybe_unused]] const auto updated =
+        connection.watch->update(interest.value_or(Interest::kReadable), interest.has_value());
+    connection.interest = interest;
+  }
+}
+
+void HttpServer::Impl::linger(Connection& connection) {
+  if (count(Stage::kLingering) >= kMaxLingering) {
+    const auto oldest = std::ranges::find_if(
+        connections_, [](const auto& entry) { return entry.second.stage == Stage::kLingering; });
+    close(oldest->first);
+  }
+  connection.stage = Stage::kLingering;
+  connection.input = {};
+  connection.deadline.reset();
+  // The client sees the end of the answer now. It fails where the client is gone, which the next read tells.
+  ::shutdown(connection.fd.get(), SHUT_WR);
+}
+
+void HttpServer::Impl::resume_later(Id id, Connection& connection) {
+  if (connection.input.empty()) {
+    return;
+  }
+  connection.resuming = true;
+  loop_->post([this, id] {
+    const auto found = connections_.find(id);
+    if (found != connections_.end()) {
+      found->second.resuming = false;
+      on_ready(id, {});
+    }
+  });
+}
+
+void HttpServer::Impl::deliver_events() {
+  const std::vector<StreamEvent> events = events_.take_pending();
+  for (auto it = connections_.begin(); it != connections_.end();) {
+    const auto [id, connection] = std::tie(it->first, it->second);
+    ++it;
+    if (connection.stage != Stage::kStreaming) {
+      continue;
+    }
+    for (const StreamEvent& event : events) {
+      connection.output += event.text;
+    }
+    const bool open = flush(connection);
+    const bool keeps_up = connection.output.size() - connection.sent <= limits_.max_stream_backlog_bytes;
+    if (!keeps_up) {
+      LOG_WARN_LIMITED("an event stream is closed: its client does not read it");
+    }
+    if (!open || !keeps_up || !settle(connection)) {
+      close(id);
+    }
+  }
+}
+
+void HttpServer::Impl::on_timer() {
+  armed_.reset();
+  const auto now = SteadyClock::now();
+  if (accept_again_ && *accept_again_ <= now) {
+    accept_again_.reset();
+    [[maybe_unused]] const auto resumed = accept_watch_->update(Interest::kReadable, true);
+  }
+  std::vector<Id> expired;
+  for (const auto& [id, connection] : connections_) {
+    if (connection.deadline && *connection.deadline <= now) {
+      expired.push_back(id);
+    }
+  }
+  for (const Id id : expired) {
+    last_look(id, now);
+  }
+  arm_timer();
+}
+
+// A handler may have kept this thread for longer than the client had: what arrived meanwhile arrived in time.
+void HttpServer::Impl::last_look(Id id, SteadyClock::time_point now) {
+  Connection& connection = connections_.at(id);
+  bool open = flush(connection);
+  bool got_more = connection.stage == Stage::kRequests && !connection.has_output() && !connection.ended;
+  while (open && got_more && connection.deadline && *connection.deadline <= now) {
+    got_more = false;
+    open = receive(connection, got_more) && serve(id, connection);
+  }
+  const bool expired = connection.deadline && *connection.deadline <= now;
+  if (!open || expired || !settle(connection)) {
+    close(id);
+  }
+}
+
+void HttpServer::Impl::arm_timer() {
+  std::optional<SteadyClock::time_point> next = accept_again_;
+  for (const auto& [id, connection] : connections_) {
+    if (connection.deadline && (!next || *connection.deadline < *next)) {
+      next = connection.deadline;
+    }
+  }
+  // One that is armed too early finds nothing to do and is armed again.
+  if (next && (!armed_ || *next < *armed_)) {
+    armed_ = next;
+    // Fails for no descriptor of its own that is a timer's.
+    [[maybe_unused]] const auto started = timer_->start(*next - SteadyClock::now());
+  }
+}
+
+void HttpServer::Impl::close(Id id) {
+  connections_.erase(id);
+  // There is a descriptor again.
+  if (accept_again_) {
+    accept_again_.reset();
+    [[maybe_unused]] const auto resumed = accept_watch_->update(Interest::kReadable, true);
+  }
+}
+
+Result<std::unique_ptr<HttpServer>> HttpServer::create(UnixListener listener, const HttpLimits& limits,
+                                                       std::string name, HttpHandler handler) {
+  if (limits.max_connections == 0 || limits.max_streams >= limits.max_connections) {
+    return fail(ErrorCode::kInvalidArgument, "API server: its streams leave no connection for requests");
+  }
+  if (limits.max_header_bytes > kMaxHeaderBytes) {
+    return fail(ErrorCode::kInvalidArgument,
+                "API server: a request's headers are limited to 8192 bytes at most");
+  }
+  if (limits.max_stream_backlog_bytes < kMinStreamBacklog) {
+    return fail(ErrorCode::kInvalidArgument, "API server: a stream's backlog is at least 65536 bytes");
+  }
+  auto impl = std::make_unique<Impl>(std::move(listener), limits, name, std::move(handler));
+  MAYFLY_TRY(impl->start());
+  return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
+}
+
+HttpServer::HttpServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+HttpServer::~HttpServer() = default;
+
+Result<void> HttpServer::run() {
+  return impl_->run();
+}
+void HttpServer::stop() noexcept {
+  impl_->stop();
+}
+void HttpServer::publish(std::string_view name, std::string_view data) {
+  impl_->publish(name, data);
+}
+
+}  // namespace mayfly::api

@@ -1,0 +1,103 @@
+// HTTP/1.0 and 1.1 on a UNIX socket: requests in, answers out, and streams of events.
+//
+//   MAYFLY_TRY_ASSIGN(auto listener, UnixListener::bind("/run/vm.sock"));
+//   MAYFLY_TRY_ASSIGN(auto server,
+//                     HttpServer::create(std::move(listener), HttpLimits{}, "Mayfly API", handler));
+//   server->run();  // on the API's thread, until another calls server->stop()
+//
+// What is no proper HTTP is answered here, with 400, 413 or 503 and {"fault_message": "..."}, or by closing
+// the connection. The handler sees every request that is, of any path and of the methods GET, HEAD, POST,
+// PUT, DELETE, CONNECT, OPTIONS, TRACE, PRI and PATCH: it refuses those it does not know, and a GET with a
+// body.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "api/http/unix_listener.h"
+#include "base/result.h"
+
+namespace mayfly::api {
+
+// All of it is the client's, checked for HTTP's form only.
+struct HttpRequest {
+  std::string method;  // "GET"
+  std::string path;    // from its first '/' to the query, as sent: escapes (%41) are not decoded
+  std::string body;    // empty where there is none; at most HttpLimits::max_body_bytes
+};
+
+struct HttpResponse {
+  // 200 to 599. 204 has neither body nor Content-Length, whatever `body` holds.
+  int status = 200;
+  std::string body;
+  std::string content_type = "application/json";
+  // The connection becomes a stream of events (text/event-stream): `status` has to be 200, `body` and
+  // `content_type` do not matter. Where HttpLimits::max_streams are open already, the client gets a 503.
+  bool stream_events = false;
+};
+
+// Called on the thread that runs the server, one request at a time: while it works, all other clients wait.
+// Must not throw; what it throws all the same becomes a 500 that tells nothing of it.
+using HttpHandler = std::function<HttpResponse(const HttpRequest&)>;
+
+struct HttpLimits {
+  // A longer body is a 413, decided by its Content-Length before any of it is read.
+  std::size_t max_body_bytes = 51200;
+  // Request line and headers; a 400. At most 8192.
+  std::size_t max_header_bytes = 8192;
+  // At one more, the connection that has been without a request for longest is closed; where none is without,
+  // the new one gets a 503.
+  std::size_t max_connections = 10;
+  // Of these, how many may be streams of events: fewer than max_connections.
+  std::size_t max_streams = 4;
+  // From the first byte of a request to its last, and for as long again until the answer is read; then the
+  // client is dropped. A connection between two requests, and a stream, may be silent for ever.
+  std::chrono::milliseconds client_timeout{10'000};
+  // A stream whose client leaves more than this unread, beyond what the kernel holds, is dropped. At least
+  // 65536: a stream begins with as much.
+  std::size_t max_stream_backlog_bytes = 65536;
+};
+
+// One thread at a time runs it; stop() and publish() are for any thread.
+class HttpServer {
+ public:
+  // The longest `data` of an event; how many events a new stream gets to see of the past.
+  static constexpr std::size_t kMaxEventBytes = 1024;
+  static constexpr std::size_t kEventsKept = 32;
+
+  // `name` is the Server header of all answers. Errors: kInvalidArgument for limits that leave no connection
+  // for requests, what the host reports otherwise.
+  static Result<std::unique_ptr<HttpServer>> create(UnixListener listener, const HttpLimits& limits,
+                                                    std::string name, HttpHandler handler);
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+  // Closes all connections and removes the socket's file. Not while run() runs.
+  ~HttpServer();
+
+  // Serves until stop(). The answer to the request under way is written as far as the client's socket takes
+  // it at once. Can be called again then; connections stay open meanwhile. No client can make it block or
+  // fail. Errors: only what epoll itself reports (kIo).
+  Result<void> run();
+
+  // Makes run() return after the request under way, or at once if it is called only later. Thread-safe,
+  // async-signal-safe.
+  void stop() noexcept;
+
+  // Sends an event to all streams, those that are opened later included: a new stream begins with the last
+  // kEventsKept events, or those of them after the client's Last-Event-ID, and misses none that follows.
+  // Events carry ascending ids from 1 on; a gap means events lost. Thread-safe; never blocks on a client or
+  // the handler, but the lock of a list. `name` is of a-z 0-9 '-' '_'; `data` is text (a JSON object, by this
+  // API's habit) of at most kMaxEventBytes; an event that keeps to neither is left out, and logged.
+  void publish(std::string_view name, std::string_view data);
+
+ private:
+  class Impl;
+  explicit HttpServer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mayfly::api

@@ -1,0 +1,387 @@
+#include "api/sections.h"
+
+#include <array>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "api/json_object.h"
+
+namespace mayfly::api {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::array<std::string_view, 3> kHugePages = {"None", "Transparent", "2M"};
+constexpr std::array<std::string_view, 2> kCacheTypes = {"Unsafe", "Writeback"};
+constexpr std::array<std::string_view, 2> kEngines = {"Sync", "Async"};
+constexpr std::array<std::string_view, 2> kBackends = {"tap", "user"};
+constexpr std::string_view kMemoryOverlay = "memory";
+
+template <std::size_t Size, typename Choice>
+json name_of(const std::array<std::string_view, Size>& names, Choice choice) {
+  return names.at(static_cast<std::size_t>(choice));
+}
+
+template <typename T>
+json or_null(const std::optional<T>& value) {
+  return value ? json(*value) : json();
+}
+
+// Reads what is there into `config`, checks it, and says whether anything was there.
+Result<bool> read_machine_fields(JsonObject& object, const std::string& path, MachineConfig& config) {
+  bool any = false;
+  const auto take = [&any](const auto& field, auto& member) {
+    if (field) {
+      member = static_cast<std::remove_reference_t<decltype(member)>>(*field);
+      any = true;
+    }
+  };
+  take(object.integer("vcpu_count", 1, kMaxVcpus), config.vcpu_count);
+  take(object.integer("mem_size_mib", 1, kMaxMemoryMib), config.mem_size_mib);
+  take(object.boolean("smt"), config.smt);
+  take(object.boolean("track_dirty_pages"), config.track_dirty_pages);
+  take(object.choice("huge_pages", kHugePages), config.huge_pages);
+  if (const auto name = object.string("cpu_template")) {
+    any = true;
+    if (*name != "None") {
+      object.refuse("cpu_template", "CPU templates are not supported yet; leave it out or set it to None");
+    }
+  }
+  if (config.track_dirty_pages) {
+    object.refuse("track_dirty_pages", "snapshots are not supported yet; leave it out or set it to false");
+  }
+  MAYFLY_TRY(object.finish());
+  if (auto valid = config.validate(); !valid) {
+    return tl::make_unexpected(valid.error().within(path));
+  }
+  return any;
+}
+
+// The overlay of a drive: "memory", or the path of its file.
+BlockOverlayConfig overlay_of(std::string place) {
+  return place == kMemoryOverlay ? BlockOverlayConfig{} : BlockOverlayConfig{.path = std::move(place)};
+}
+
+Result<TokenBucketConfig> read_token_bucket(const json& value, const std::string& path) {
+  constexpr std::uint64_t kAny = std::numeric_limits<std::uint64_t>::max();
+  JsonObject object(value, path);
+  TokenBucketConfig bucket;
+  object.require("size");
+  object.require("refill_time");
+  bucket.size = object.integer("size", 0, kAny).value_or(0);
+  bucket.refill_time_ms = object.integer("refill_time", 0, kAny).value_or(0);
+  bucket.one_time_burst = object.integer("one_time_burst", 0, kAny).value_or(0);
+  MAYFLY_TRY(object.finish());
+  return bucket;
+}
+
+Result<RateLimiterConfig> read_rate_limiter(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  RateLimiterConfig limiter;
+  if (const json* bucket = object.value("bandwidth")) {
+    MAYFLY_TRY_ASSIGN(limiter.bandwidth, read_token_bucket(*bucket, path + ".bandwidth"));
+  }
+  if (const json* bucket = object.value("ops")) {
+    MAYFLY_TRY_ASSIGN(limiter.ops, read_token_bucket(*bucket, path + ".ops"));
+  }
+  MAYFLY_TRY(object.finish());
+  return limiter;
+}
+
+// A network behind passt. `object` holds the fields that only this kind of back end has.
+Result<UserNetConfig> read_user_network(JsonObject& object) {
+  UserNetConfig user;
+  user.host_loopback = object.boolean("host_loopback").value_or(false);
+  if (const json* forwards = object.value("forward")) {
+    if (!forwards->is_array()) {
+      object.refuse("forward", "must be a list of strings such as \"8080:80\"");
+      return user;
+    }
+    for (const json& text : *forwards) {
+      const auto forward = text.is_string() ? parse_port_forward(text.get_ref<const std::string&>())
+                                            : fail(ErrorCode::kInvalidArgument, "must be a list of strings");
+      if (!forward) {
+        object.refuse("forward", forward.error().message());
+        return user;
+      }
+      user.forwards.push_back(*forward);
+    }
+  }
+  return user;
+}
+
+json to_json(const TokenBucketConfig& bucket) {
+  json value = {{"size", bucket.size}, {"refill_time", bucket.refill_time_ms}};
+  if (bucket.one_time_burst != 0) {
+    value["one_time_burst"] = bucket.one_time_burst;
+  }
+  return value;
+}
+
+// Null where nothing is limited.
+json to_json(const RateLimiterConfig& limiter) {
+  json value;
+  if (limiter.bandwidth) {
+    value["bandwidth"] = to_json(*limiter.bandwidth);
+  }
+  if (limiter.ops) {
+    value["ops"] = to_json(*limiter.ops);
+  }
+  return value;
+}
+
+}  // namespace
+
+Result<MachineConfig> read_machine_config(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  object.require("vcpu_count");
+  object.require("mem_size_mib");
+  MachineConfig config;
+  MAYFLY_TRY(read_machine_fields(object, path, config));
+  return config;
+}
+
+Result<MachineConfig> read_machine_changes(const json& value, const std::string& path,
+                                           MachineConfig current) {
+  JsonObject object(value, path);
+  MAYFLY_TRY_ASSIGN(const bool any, read_machine_fields(object, path, current));
+  if (!any) {
+    return fail(ErrorCode::kInvalidArgument, path + ": there is no field to change");
+  }
+  return current;
+}
+
+Result<BootSourceConfig> read_boot_source(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  BootSourceConfig config;
+  object.require("kernel_image_path");
+  config.kernel_image_path = object.string("kernel_image_path").value_or("");
+  config.initrd_path = object.string("initrd_path");
+  config.boot_args = object.string("boot_args");
+  MAYFLY_TRY(object.finish());
+  return config;
+}
+
+Result<LoggerSection> read_logger(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  LoggerSection section;
+  section.log_path = object.string("log_path");
+  section.level = object.string("level");
+  section.show_level = object.boolean("show_level");
+  section.show_log_origin = object.boolean("show_log_origin");
+  section.module = object.string("module");
+  MAYFLY_TRY(object.finish());
+  return section;
+}
+
+Result<MetricsSection> read_metrics(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  MetricsSection section;
+  object.require("metrics_path");
+  section.metrics_path = object.string("metrics_path").value_or("");
+  section.emit_id = object.boolean("emit_id").value_or(false);
+  if (const json* properties = object.value("properties")) {
+    JsonObject map(*properties, path + ".properties");
+    if (properties->is_object()) {
+      for (const auto& [key, unused] : properties->items()) {
+        if (auto text = map.string(key)) {
+          section.properties.emplace(key, std::move(*text));
+        }
+      }
+    }
+    MAYFLY_TRY(map.finish());
+  }
+  MAYFLY_TRY(object.finish());
+  return section;
+}
+
+Result<BlockDeviceConfig> read_drive(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  BlockDeviceConfig drive;
+  object.require("drive_id");
+  object.require("is_root_device");
+  object.require("path_on_host");
+  drive.id = object.string("drive_id").value_or("");
+  drive.is_root = object.boolean("is_root_device").value_or(false);
+  drive.path = object.string("path_on_host").value_or("");
+  drive.partuuid = object.string("partuuid");
+  drive.read_only = object.boolean("is_read_only").value_or(drive.read_only);
+  drive.discard = object.boolean("discard").value_or(drive.discard);
+  if (const auto index = object.choice("cache_type", kCacheTypes)) {
+    drive.cache_type = static_cast<BlockCacheType>(*index);
+  }
+  if (const auto index = object.choice("io_engine", kEngines)) {
+    drive.engine = static_cast<BlockEngineType>(*index);
+  }
+  if (const auto count = object.integer("num_queues", 1, BlockDeviceConfig::kMaxQueues)) {
+    drive.queue_count = static_cast<unsigned>(*count);
+  }
+  drive.lock = object.boolean("lock").value_or(drive.lock);
+  if (auto overlay = object.string("overlay")) {
+    drive.overlay = overlay_of(std::move(*overlay));
+  }
+  if (const json* limiter = object.value("rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(drive.rate_limiter, read_rate_limiter(*limiter, path + ".rate_limiter"));
+  }
+  MAYFLY_TRY(object.finish());
+  if (auto valid = drive.validate(); !valid) {
+    return tl::make_unexpected(valid.error().within(path));
+  }
+  return drive;
+}
+
+Result<NetDeviceConfig> read_network(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  NetDeviceConfig network;
+  object.require("iface_id");
+  network.id = object.string("iface_id").value_or("");
+  if (object.choice("backend", kBackends).value_or(0) == 1) {
+    MAYFLY_TRY_ASSIGN(network.backend, read_user_network(object));
+  } else {
+    object.require("host_dev_name");
+    network.backend = TapConfig{object.string("host_dev_name").value_or("")};
+  }
+  if (const auto text = object.string("guest_mac")) {
+    network.mac = MacAddress::parse(*text);
+    if (!network.mac) {
+      object.refuse("guest_mac", "\"" + *text + "\" is no MAC address, such as 06:00:ac:10:00:02");
+    }
+  }
+  if (const auto mtu = object.integer("mtu", kMinMtu, kMaxMtu)) {
+    network.mtu = static_cast<std::uint32_t>(*mtu);
+  }
+  if (const auto pairs = object.integer("queue_pairs", 1, kMaxQueuePairs)) {
+    network.queue_pairs = static_cast<std::uint32_t>(*pairs);
+  }
+  if (const json* limiter = object.value("rx_rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(network.rx_rate_limiter, read_rate_limiter(*limiter, path + ".rx_rate_limiter"));
+  }
+  if (const json* limiter = object.value("tx_rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(network.tx_rate_limiter, read_rate_limiter(*limiter, path + ".tx_rate_limiter"));
+  }
+  MAYFLY_TRY(object.finish());
+  if (auto valid = network.validate(); !valid) {
+    return tl::make_unexpected(valid.error().within(path));
+  }
+  return network;
+}
+
+Result<DriveChanges> read_drive_changes(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  DriveChanges changes;
+  object.require("drive_id");
+  changes.id = object.string("drive_id").value_or("");
+  changes.path = object.string("path_on_host");
+  if (const json* limiter = object.value("rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(changes.rate_limiter, read_rate_limiter(*limiter, path + ".rate_limiter"));
+  }
+  MAYFLY_TRY(object.finish());
+  return changes;
+}
+
+Result<NetworkChanges> read_network_changes(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  NetworkChanges changes;
+  object.require("iface_id");
+  changes.id = object.string("iface_id").value_or("");
+  if (const json* limiter = object.value("rx_rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(changes.rx_rate_limiter, read_rate_limiter(*limiter, path + ".rx_rate_limiter"));
+  }
+  if (const json* limiter = object.value("tx_rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(changes.tx_rate_limiter, read_rate_limiter(*limiter, path + ".tx_rate_limiter"));
+  }
+  MAYFLY_TRY(object.finish());
+  return changes;
+}
+
+Result<SerialConfig> read_serial(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  SerialConfig serial;
+  serial.output_path = object.string("serial_out_path");
+  if (const json* bucket = object.value("rate_limiter")) {
+    MAYFLY_TRY_ASSIGN(serial.rate_limiter, read_token_bucket(*bucket, path + ".rate_limiter"));
+  }
+  MAYFLY_TRY(object.finish());
+  return serial;
+}
+
+json to_json(const MachineConfig& machine) {
+  return {{"vcpu_count", machine.vcpu_count},
+          {"mem_size_mib", machine.mem_size_mib},
+          {"smt", machine.smt},
+          {"track_dirty_pages", machine.track_dirty_pages},
+          {"huge_pages", name_of(kHugePages, machine.huge_pages)}};
+}
+
+json to_json(const BootSourceConfig& boot_source) {
+  return {{"kernel_image_path", boot_source.kernel_image_path},
+          {"initrd_path", or_null(boot_source.initrd_path)},
+          {"boot_args", or_null(boot_source.boot_args)}};
+}
+
+json to_json(const BlockDeviceConfig& drive) {
+  json value = {{"drive_id", drive.id},
+                {"path_on_host", drive.path},
+                {"is_root_device", drive.is_root},
+                {"partuuid", or_null(drive.partuuid)},
+                {"is_read_only", drive.read_only},
+                {"cache_type", name_of(kCacheTypes, drive.cache_type)},
+                {"io_engine", name_of(kEngines, drive.engine)},
+                {"discard", drive.discard},
+                {"rate_limiter", to_json(drive.rate_limiter)}};
+  // What only this monitor knows is there only where it is used.
+  const BlockDeviceConfig plain;
+  if (drive.queue_count != plain.queue_count) {
+    value["num_queues"] = drive.queue_count;
+  }
+  if (drive.lock != plain.lock) {
+    value["lock"] = drive.lock;
+  }
+  if (drive.overlay) {
+    value["overlay"] = drive.overlay->path.value_or(std::string(kMemoryOverlay));
+  }
+  return value;
+}
+
+json to_json(const NetDeviceConfig& network) {
+  json value = {{"iface_id", network.id},
+                {"guest_mac", network.mac ? json(network.mac->to_string()) : json()},
+                {"mtu", or_null(network.mtu)},
+                {"rx_rate_limiter", to_json(network.rx_rate_limiter)},
+                {"tx_rate_limiter", to_json(network.tx_rate_limiter)}};
+  if (const auto* tap = std::get_if<TapConfig>(&network.backend)) {
+    value["host_dev_name"] = tap->name;
+  } else {
+    const auto& user = std::get<UserNetConfig>(network.backend);
+    value["backend"] = kBackends[1];
+    value["host_loopback"] = user.host_loopback;
+    json forwards = json::array();
+    for (const PortForward& forward : user.forwards) {
+      forwards.push_back(forward.to_string());
+    }
+    value["forward"] = std::move(forwards);
+  }
+  if (network.queue_pairs != NetDeviceConfig{}.queue_pairs) {
+    value["queue_pairs"] = network.queue_pairs;
+  }
+  return value;
+}
+
+json to_json(const LoggerSection& logger) {
+  return {{"log_path", or_null(logger.log_path)},
+          {"level", or_null(logger.level)},
+          {"show_level", or_null(logger.show_level)},
+          {"show_log_origin", or_null(logger.show_log_origin)},
+          {"module", or_null(logger.module)}};
+}
+
+json to_json(const MetricsSection& metrics) {
+  json value = {{"metrics_path", metrics.metrics_path}, {"emit_id", metrics.emit_id}};
+  if (!metrics.properties.empty()) {
+    value["properties"] = metrics.properties;
+  }
+  return value;
+}
+
+}  // namespace mayfly::api

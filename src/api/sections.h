@@ -1,0 +1,39 @@
+// The sections of a configuration, each as JSON and as typed data: what a configuration file holds, what PUT
+// and PATCH take and what GET gives.
+//
+// Each read_ function takes one object. `path` is what errors call it. Unknown fields, wrong types and values
+// out of range are refused with the field's name; nothing that is named is opened. What to_json() gives is
+// read back as the same.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "api/log_sections.h"
+#include "base/result.h"
+#include "vmm/config.h"
+#include "vmm/micro_vm.h"
+
+namespace mayfly::api {
+
+Result<MachineConfig> read_machine_config(const nlohmann::json& value, const std::string& path);
+// A subset of the fields, at least one, on top of `current`.
+Result<MachineConfig> read_machine_changes(const nlohmann::json& value, const std::string& path,
+                                           MachineConfig current);
+Result<BootSourceConfig> read_boot_source(const nlohmann::json& value, const std::string& path);
+Result<BlockDeviceConfig> read_drive(const nlohmann::json& value, const std::string& path);
+Result<DriveChanges> read_drive_changes(const nlohmann::json& value, const std::string& path);
+Result<NetDeviceConfig> read_network(const nlohmann::json& value, const std::string& path);
+Result<NetworkChanges> read_network_changes(const nlohmann::json& value, const std::string& path);
+Result<LoggerSection> read_logger(const nlohmann::json& value, const std::string& path);
+Result<MetricsSection> read_metrics(const nlohmann::json& value, const std::string& path);
+Result<SerialConfig> read_serial(const nlohmann::json& value, const std::string& path);
+
+nlohmann::json to_json(const MachineConfig& machine);
+nlohmann::json to_json(const BootSourceConfig& boot_source);
+nlohmann::json to_json(const BlockDeviceConfig& drive);
+nlohmann::json to_json(const NetDeviceConfig& network);
+nlohmann::json to_json(const LoggerSection& logger);
+nlohmann::json to_json(const MetricsSection& metrics);
+
+}  // namespace mayfly::api

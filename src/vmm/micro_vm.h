@@ -1,0 +1,130 @@
+// A microVM from the first thing that is said of it to its end: its configuration, put together piece by
+// piece, then its machine. What the control API, a configuration file and the command line all act on.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "devices/serial/console.h"
+#include "devices/serial/serial.h"
+#include "devices/virtio/block/block_device.h"
+#include "devices/virtio/net/net_device.h"
+#include "event/event_loop.h"
+#include "rate_limiter/rate_limiter.h"
+#include "vmm/boot_trace.h"
+#include "vmm/config.h"
+#include "vmm/guest_files.h"
+#include "vmm/machine.h"
+#include "vmm/outcome.h"
+
+namespace mayfly {
+
+// What a microVM needs from around it. Borrowed; outlives it.
+struct MicroVmSurroundings {
+  EventRegistrar& registrar;  // of the thread that owns the microVM
+  SerialMetrics& serial_metrics;
+  BootTrace* trace = nullptr;  // null: none wanted
+  ConsoleConfig console;       // of the serial port, unless its output is put elsewhere
+  // As MachineSurroundings::on_outcome.
+  std::function<void(Outcome)> on_outcome;
+  // Called when the machine is made and nothing of it runs yet: the time to take the terminal. May be empty.
+  std::function<Result<void>()> before_start{};
+};
+
+// Where the serial port's output goes.
+struct SerialConfig {
+  std::optional<std::string>
+      output_path;  // a file, appended to and made if need be, or a FIFO; absent: stdout
+  std::optional<TokenBucketConfig> rate_limiter;  // bytes; what it holds back is dropped
+};
+
+// What is to change of a drive, live. What is absent stays.
+struct DriveChanges {
+  std::string id;
+  std::optional<std::string> path;
+  std::optional<RateLimiterConfig> rate_limiter;
+};
+
+// The same of a network interface.
+struct NetworkChanges {
+  std::string id;
+  std::optional<RateLimiterConfig> rx_rate_limiter;
+  std::optional<RateLimiterConfig> tx_rate_limiter;
+};
+
+// One thread owns it and calls it. Every function does what it says or, after an error, has changed nothing.
+//
+// State::kNotStarted takes the put_ functions and start(); the others are for a microVM that was started. In
+// another state they are kBusy.
+class MicroVm {
+ public:
+  enum class State : std::uint8_t { kNotStarted, kRunning, kPaused };
+
+  explicit MicroVm(MicroVmSurroundings surroundings) : around_(std::move(surroundings)) {}
+  MicroVm(const MicroVm&) = delete;
+  MicroVm& operator=(const MicroVm&) = delete;
+  ~MicroVm() = default;
+
+  State state() const;
+  // As it stands now; after a live change as that has left it.
+  const VmConfig& config() const { return config_; }
+
+  Result<void> put_machine_config(const MachineConfig& machine);
+  // Opens the files that are named; what is at their paths later no longer matters.
+  Result<void> put_boot_source(BootSourceConfig boot_source);
+  // Opens the image, the tap or the socket, and makes the device. One of the same id is replaced. Errors name
+  // the drive or the interface and what stands against it.
+  Result<void> put_drive(BlockDeviceConfig drive);
+  Result<void> put_network(NetDeviceConfig network);
+  Result<void> put_serial(const SerialConfig& serial);
+
+  // Makes the machine and lets it run. kInvalidArgument where there is no boot source.
+  tl::expected<void, BuildError> start();
+
+  // As Machine's. Both are idempotent.
+  Result<void> pause();
+  Result<void> resume();
+
+  // kNotFound for an id that no device has; otherwise as BlockDevice::update_backing() and
+  // update_rate_limiter(), and NetDevice::set_rate_limits().
+  Result<void> patch_drive(const DriveChanges& changes);
+  Result<void> patch_network(const NetworkChanges& changes);
+
+  // Ends the machine, if there is one. As Machine::stop().
+  Result<void> stop();
+  // After stop(): what the console still has to write.
+  void flush_console();
+  // Brings what devices count themselves into the metrics store.
+  void collect_counts();
+
+ private:
+  Result<void> expect_not_started() const;
+  Result<void> expect_started() const;
+  Result<std::unique_ptr<BlockDevice>> open(const BlockDeviceConfig& drive);
+  Result<std::unique_ptr<NetDevice>> open(const NetDeviceConfig& network);
+  // Puts `config` into `list` of the configuration, and its device into `devices`.
+  template <typename Config, typename Device>
+  Result<void> put_device(std::vector<Config> VmConfig::*list, std::vector<std::unique_ptr<Device>>& devices,
+                          Config config);
+  std::vector<VirtioDevice*> devices_in_order() const;
+  Result<void> open_console();
+
+  MicroVmSurroundings around_;
+  VmConfig config_;
+  std::optional<GuestFiles> files_;
+  UniqueFd serial_output_;  // not open: the console's own
+  // One for each drive and network of config_, in its order. Before the machine, which borrows them.
+  std::vector<std::unique_ptr<BlockDevice>> drives_;
+  std::vector<std::unique_ptr<NetDevice>> networks_;
+  std::unique_ptr<Console> console_;
+  std::unique_ptr<Machine> machine_;
+};
+
+}  // namespace mayfly
