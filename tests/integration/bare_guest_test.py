@@ -1,4 +1,4 @@
-#!/ usr / bin / python3
+#!/usr/bin/python3
 """Runs the monitor on this host's /dev/kvm with bare guests: a few dozen instructions each, one behaviour each.
 
   bare_guest_test.py --mayfly BINARY --guests FOLDER [unittest's own arguments]
@@ -6,7 +6,6 @@
 A host without a usable /dev/kvm cannot run them: that is said, and the exit code is 77 (skipped).
 """
 
-import argparse
 import contextlib
 import fcntl
 import json
@@ -15,101 +14,11 @@ import pty
 import select
 import signal
 import subprocess
-import sys
-import tempfile
 import termios
 import time
 import unittest
 
-HANG = 60  # seconds after which only a hang is left as a cause
-
-MAYFLY = ""
-GUESTS = ""
-
-
-def guest(name):
-    return os.path.join(GUESTS, name + ".elf")
-
-
-class Result:
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-
-    def __str__(self):
-        return f"exit code {self.code}\nstdout: {self.out!r}\nstderr: {self.err!r}"
-
-
-def mayfly(*arguments, stdin=subprocess.DEVNULL, data=None, env=None):
-    done = subprocess.run([MAYFLY, *arguments], stdin=None if data is not None else stdin, input=data,
-                          capture_output=True, timeout=HANG, env=env, check=False)
-    return Result(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
-
-
-def run_guest(name, *arguments, **keywords):
-    return mayfly("run", "--kernel", guest(name), *arguments, **keywords)
-
-
-class Running:
-    """A microVM under way, with its output read as it comes."""
-
-    def __init__(self, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE):
-        self.process = subprocess.Popen([MAYFLY, *arguments], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
-        self.seen = b""
-
-    def until(self, text):
-        end = time.monotonic() + HANG
-        while text not in self.seen:
-            ready = select.select([self.process.stdout], [], [], max(0, end - time.monotonic()))[0]
-            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
-            if not data:
-                raise AssertionError(f"no {text!r} in {self.seen!r}; stderr: {self.process.stderr.read()!r}")
-            self.seen += data
-        return self
-
-    def send(self, data):
-        self.process.stdin.write(data)
-        self.process.stdin.flush()
-
-    def end(self):
-        code = self.process.wait(HANG)
-        err = self.process.stderr.read().decode(errors="replace")
-        self.process.stderr.close()
-        if self.process.stdout:
-            self.seen += self.process.stdout.read()
-            self.process.stdout.close()
-        if self.process.stdin:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
-        return Result(code, self.seen, err)
-
-
-class Case(unittest.TestCase):
-    def setUp(self):
-        self.folder = self.enterContext(tempfile.TemporaryDirectory()) if hasattr(self, "enterContext") else None
-        if self.folder is None:
-            directory = tempfile.TemporaryDirectory()
-            self.addCleanup(directory.cleanup)
-            self.folder = directory.name
-
-    def path(self, name):
-        return os.path.join(self.folder, name)
-
-    def write(self, name, content):
-        with open(self.path(name), "w", encoding="utf-8") as file:
-            file.write(content)
-        return self.path(name)
-
-    def config(self, kernel, **sections):
-        sections = {
-  "boot-source" : {"kernel_image_path" : kernel}, "drives" : [], **sections}
-        return self.write("vm.json", json.dumps(sections))
-
-    def expect(self, result, code, out=None, err=()):
-        self.assertEqual(result.code, code, str(result))
-        if out is not None:
-            self.assertEqual(result.out, out, str(result))
-        for text in [err] if isinstance(err, str) else err:
-            self.assertIn(text, result.err)
+from bare_guests import HANG, Case, Running, guest, main, mayfly, program, run_guest
 
 
 class Endings(Case):
@@ -162,7 +71,7 @@ class Endings(Case):
                 self.expect(vm.end(), 0)
 
     def test_a_stop_signal_at_any_moment_of_the_start_ends_it(self):
-#Before the monitor has taken the signal into its hands it does what it does to any process.
+        # Before the monitor has taken the signal into its hands it does what it does to any process.
         for delay in range(0, 12):
             with self.subTest(delay=delay):
                 vm = Running("run", "--kernel", guest("spin"), "--cpus", "8")
@@ -226,7 +135,7 @@ class Serial(Case):
         read_end, write_end = os.pipe()
         vm = Running("run", "--kernel", guest("flood"), "--metrics-path", self.path("metrics"), stdout=write_end)
         os.close(write_end)
-#The pipe fills up; the guest goes on running : its exits are counted.
+        # The pipe fills up; the guest goes on running: its exits are counted.
         self.wait_for_exits(vm, 200_000)
         vm.process.send_signal(signal.SIGTERM)
         code = vm.process.wait(HANG)
@@ -254,7 +163,7 @@ class Serial(Case):
             with self.subTest(closed=closed):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(log)
-                done = subprocess.run(f"exec {MAYFLY} run --kernel {guest('power_off')} {flags} {closed}", shell=True,
+                done = subprocess.run(f"exec {program()} run --kernel {guest('power_off')} {flags} {closed}", shell=True,
                                       stdin=subprocess.DEVNULL, capture_output=True, timeout=HANG, check=False)
                 self.assertEqual((done.returncode, done.stderr), (0, b""))
                 self.assertEqual(done.stdout, b"" if ">&-" in closed.split() else b"hello\n")
@@ -265,7 +174,7 @@ class Serial(Case):
 
     def test_output_to_a_file_is_whole(self):
         with open(self.path("out"), "wb") as file:
-            process = subprocess.run([MAYFLY, "run", "--kernel", guest("string_io")], stdin=subprocess.DEVNULL,
+            process = subprocess.run([program(), "run", "--kernel", guest("string_io")], stdin=subprocess.DEVNULL,
                                      stdout=file, stderr=subprocess.PIPE, timeout=HANG, check=False)
         self.assertEqual((process.returncode, process.stderr), (0, b""))
         with open(self.path("out"), "rb") as file:
@@ -322,7 +231,7 @@ class Serial(Case):
                 os.dup2(slave, 0)
                 os.dup2(slave, 1)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
-                os.execv(MAYFLY, [MAYFLY, "run", "--kernel", guest("echo")])
+                os.execv(program(), [program(), "run", "--kernel", guest("echo")])
             with contextlib.suppress(PermissionError):  # the job has done it and runs already
                 os.setpgid(job, job)
             os.write(ready, str(job).encode())
@@ -354,7 +263,7 @@ class Serial(Case):
             with self.subTest(ending=ending):
                 master, slave = pty.openpty()
                 before = termios.tcgetattr(slave)
-                process = subprocess.Popen([MAYFLY, "run", "--kernel", guest("echo")], stdin=slave, stdout=slave,
+                process = subprocess.Popen([program(), "run", "--kernel", guest("echo")], stdin=slave, stdout=slave,
                                            stderr=subprocess.PIPE, start_new_session=True)
                 self.read_until(master, b"ready")
                 during = termios.tcgetattr(slave)
@@ -377,7 +286,7 @@ class Serial(Case):
         for junk in (b"", b"junk" * 2560):
             with self.subTest(junk=len(junk)):
                 master, slave = pty.openpty()
-                process = subprocess.Popen([MAYFLY, "run", "--kernel", guest("spin")], stdin=slave, stdout=slave,
+                process = subprocess.Popen([program(), "run", "--kernel", guest("spin")], stdin=slave, stdout=slave,
                                            stderr=subprocess.PIPE, start_new_session=True)
                 self.kill_at_the_end(process.pid)
                 self.read_until(master, b"spinning")
@@ -442,20 +351,20 @@ class Starting(Case):
         vm = Running("run", "--kernel", guest("spin"), "--cpus", "2").until(b"spinning\n")
         wanted = {"mayfly", "mayfly_vcpu 0", "mayfly_vcpu 1"}
         names, end = set(), time.monotonic() + HANG
-#A thread names itself : one that waits for its first turn still has the name of its process.
+        # A thread names itself: one that waits for its first turn still has the name of its process.
         while names != wanted and time.monotonic() < end:
             names = set()
             for thread in os.listdir(f"/proc/{vm.process.pid}/task"):
                 with open(f"/proc/{vm.process.pid}/task/{thread}/comm", encoding="utf-8") as file:
                     names.add(file.read().strip())
-#KVM has a thread of its own in the process(kvm - nx - lpage - recovery).
+            # KVM has a thread of its own in the process (kvm-nx-lpage-recovery).
             names = {name for name in names if not name.startswith("kvm-")}
         vm.process.send_signal(signal.SIGTERM)
         self.expect(vm.end(), 0)
         self.assertEqual(names, wanted)
 
     def test_a_default_kernel_is_found_by_the_environment(self):
-        env = {**os.environ, "MAYFLY_KERNEL": guest("power_off")}
+        env = {**os.environ, "program()_KERNEL": guest("power_off")}
         self.expect(mayfly("run", env=env), 0, b"hello\n")
         env = {"HOME": self.folder, "PATH": os.environ["PATH"]}
         self.expect(mayfly("run", env=env), 153, b"", "--kernel")
@@ -480,7 +389,6 @@ class Refusals(Case):
                 ([], "--no-api"),
                 (["--api-sock", "/nowhere/at/all"], ("--api-sock", "/nowhere/at/all")),
                 (["--api-sock", "/x", "--no-api", "--config-file", "/x"], "contradict"),
-                (["--no-seccomp", "--no-api", "--config-file", "/x"], "not supported yet"),
         ):
             with self.subTest(arguments=arguments):
                 self.expect(mayfly(*arguments), 153, b"", text)
@@ -525,7 +433,7 @@ class Refusals(Case):
     def without_kvm(self, hide, *runner):
         """Runs a guest where `hide`, a shell command in mount namespace of its own, has changed /dev."""
         script = f'mount --make-rprivate / && {hide} && exec "$@"'
-        done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *runner, MAYFLY, "run", "--kernel",
+        done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *runner, program(), "run", "--kernel",
                                guest("power_off")], stdin=subprocess.DEVNULL, capture_output=True, timeout=HANG,
                               check=False)
         return Result(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
@@ -605,12 +513,8 @@ class Output(Case):
         self.assertIn("guest power-off", text)
 
     def test_the_configuration_files_logger_and_metrics_are_followed_and_flags_win(self):
-        sections = {
-  "logger" : {"log_path" : self.path("log"), "level" : "Info", "show_level" : True}, "metrics" : {
-    "metrics_path" : self.path("metrics"), "emit_id" : True, "properties" : {
-      "zone" : "a"
-    }
-  }}
+        sections = {"logger": {"log_path": self.path("log"), "level": "Info", "show_level": True},
+                    "metrics": {"metrics_path": self.path("metrics"), "emit_id": True, "properties": {"zone": "a"}}}
         config = self.config(guest("power_off"), **sections)
         self.expect(mayfly("--no-api", "--config-file", config, "--id", "vm-7"), 0, b"hello\n")
         with open(self.path("log"), encoding="utf-8") as file:
@@ -640,19 +544,5 @@ class Output(Case):
         self.assertEqual(sum(line["vcpu"]["exit_io_out"] for line in lines), 1)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mayfly", required=True)
-    parser.add_argument("--guests", required=True)
-    options, rest = parser.parse_known_args()
-    global MAYFLY, GUESTS
-    MAYFLY, GUESTS = os.path.abspath(options.mayfly), os.path.abspath(options.guests)
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        print("SKIP: this host has no /dev/kvm" if not os.path.exists("/dev/kvm") else
-              "SKIP: this user may not use /dev/kvm (mayfly doctor says what to do about it)")
-        sys.exit(77)
-    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__)

@@ -1,0 +1,369 @@
+#!/usr/bin/python3
+"""Drives the monitor over its control API, with bare guests on this host's /dev/kvm.
+
+  api_test.py --mayfly BINARY --guests FOLDER [unittest's own arguments]
+
+A host without a usable /dev/kvm cannot run them: that is said, and the exit code is 77 (skipped).
+"""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import time
+
+from bare_guests import HANG, Case, Running, guest, main, mayfly, program
+
+
+class Connection(http.client.HTTPConnection):
+    """Python's own HTTP client, over a UNIX socket; keeps the connection alive."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=HANG)
+        self.unix_path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(HANG)
+        self.sock.connect(self.unix_path)
+
+
+class ApiCase(Case):
+    def start(self, *arguments, **keywords):
+        self.socket = self.path("api.sock")
+        self.vm = Running("--api-sock", self.socket, *arguments, **keywords)
+        self.addCleanup(self.kill)
+        end = time.monotonic() + HANG
+        while not os.path.exists(self.socket):
+            if self.vm.process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"no API: {self.vm.process.stderr.read()!r}")
+            time.sleep(0.002)
+        self.api = Connection(self.socket)
+        self.addCleanup(self.api.close)
+
+    def kill(self):
+        self.vm.process.kill()
+        self.vm.process.wait()
+        for pipe in (self.vm.process.stdout, self.vm.process.stderr):
+            if pipe:
+                pipe.close()
+
+    def call(self, method, path, body=None):
+        """The status and the JSON of the answer, None without one."""
+        text = body if body is None or isinstance(body, (str, bytes)) else json.dumps(body)
+        self.api.request(method, path, body=text)
+        answer = self.api.getresponse()
+        content = answer.read()
+        if answer.status == 204:
+            self.assertIsNone(answer.getheader("Content-Length"))
+            self.assertEqual(content, b"")
+        return answer.status, json.loads(content) if content else None
+
+    def do(self, method, path, body):
+        self.assertEqual(self.call(method, path, body), (204, None), f"{method} {path} {body}")
+
+    def refused(self, text, method, path, body=None):
+        status, answer = self.call(method, path, body)
+        self.assertEqual(status, 400, answer)
+        self.assertIn(text, answer["fault_message"])
+
+    def get(self, path):
+        status, answer = self.call("GET", path)
+        self.assertEqual(status, 200, answer)
+        return answer
+
+    def boot(self, name, **machine):
+        self.do("PUT", "/boot-source", {"kernel_image_path": guest(name)})
+        self.do("PUT", "/machine-config", {"vcpu_count": 1, "mem_size_mib": 32, **machine})
+        self.do("PUT", "/actions", {"action_type": "InstanceStart"})
+
+    def image(self, name, size=1 << 20):
+        with open(self.path(name), "wb") as file:
+            file.truncate(size)
+        return self.path(name)
+
+
+class Life(ApiCase):
+    def test_a_microvm_is_set_up_started_paused_resumed_and_ends_by_itself(self):
+        self.start()
+        self.assertEqual(self.get("/")["state"], "Not started")
+        self.boot("echo", vcpu_count=2)
+        self.vm.until(b"ready\n")
+        self.assertEqual(self.get("/")["state"], "Running")
+        for state, named in (("Paused", "Paused"), ("Paused", "Paused"), ("Resumed", "Running"), ("Resumed", "Running")):
+            self.do("PATCH", "/vm", {"state": state})
+            self.assertEqual(self.get("/")["state"], named)
+        self.vm.process.send_signal(signal.SIGTERM)
+        self.expect(self.vm.end(), 0)
+        self.assertFalse(os.path.exists(self.socket))
+
+    def test_a_guest_that_powers_off_ends_the_monitor_and_its_socket(self):
+        self.start()
+        self.boot("power_off")
+        self.expect(self.vm.end(), 0, b"hello\n")
+        self.assertFalse(os.path.exists(self.socket))
+
+    def test_a_paused_guest_runs_no_further_until_it_is_resumed(self):
+        self.start()
+        self.boot("flood")
+        self.vm.until(b"x" * 100)
+        self.do("PATCH", "/vm", {"state": "Paused"})
+        self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
+        before = self.get("/")
+        self.assertEqual(before["state"], "Paused")
+        self.do("PATCH", "/vm", {"state": "Resumed"})
+        self.vm.until(b"x" * 100)
+
+    def test_a_configuration_file_starts_at_once_and_the_api_serves_what_is_left(self):
+        config = self.config(guest("spin"), **{"machine-config": {"vcpu_count": 2, "mem_size_mib": 64}})
+        self.start("--config-file", config, "--id", "vm-7")
+        self.vm.until(b"spinning\n")
+        self.assertEqual(self.get("/")["id"], "vm-7")
+        self.assertEqual(self.get("/")["state"], "Running")
+        self.assertEqual(self.get("/machine-config")["mem_size_mib"], 64)
+        self.refused("only before", "PUT", "/actions", {"action_type": "InstanceStart"})
+        self.refused("only before", "PUT", "/machine-config", {"vcpu_count": 1, "mem_size_mib": 64})
+
+    def test_what_get_vm_config_gives_is_a_configuration_file_of_the_same_machine(self):
+        self.start()
+        self.do("PUT", "/drives/root", {"drive_id": "root", "path_on_host": self.image("disk"), "is_root_device": True,
+                                        "cache_type": "Writeback", "io_engine": "Async",
+                                        "rate_limiter": {"bandwidth": {"size": 1000, "refill_time": 100}}})
+        self.do("PUT", "/network-interfaces/net", {"iface_id": "net", "backend": "user", "guest_mac": "06:00:00:00:00:01",
+                                                   "forward": ["127.0.0.1/18080:80"]})
+        self.boot("command_line", vcpu_count=2)
+        first = self.get("/vm/config")
+        self.kill()
+        config = self.write("again.json", json.dumps(first))
+        self.start("--config-file", config)
+        self.assertEqual(self.get("/vm/config"), first)
+
+    def test_metrics_and_log_go_where_the_calls_say(self):
+        self.start("--id", "vm-7")
+        self.do("PUT", "/logger", {"log_path": self.path("log"), "level": "debug", "show_level": True})
+        self.do("PUT", "/metrics", {"metrics_path": self.path("metrics"), "emit_id": True})
+        self.refused("set already", "PUT", "/metrics", {"metrics_path": self.path("other")})
+        self.boot("spin")
+        self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
+        with open(self.path("metrics"), encoding="utf-8") as file:
+            line = json.loads(file.readlines()[-1])
+        self.assertEqual(line["id"], "vm-7")
+        self.assertEqual(line["put_api_requests"]["actions_count"], 2)
+        self.assertEqual(line["put_api_requests"]["metrics_fails"], 1)
+        with open(self.path("log"), encoding="utf-8") as file:
+            self.assertIn("/metrics refused", file.read())
+
+    def test_serial_output_goes_where_it_is_put(self):
+        self.start()
+        self.do("PUT", "/serial", {"serial_out_path": self.path("serial")})
+        self.boot("power_off")
+        self.expect(self.vm.end(), 0, b"")
+        with open(self.path("serial"), "rb") as file:
+            self.assertEqual(file.read(), b"hello\n")
+
+
+class Start(ApiCase):
+    def test_a_start_that_fails_changes_nothing_and_can_be_tried_again(self):
+        self.start()
+        self.refused("no boot source", "PUT", "/actions", {"action_type": "InstanceStart"})
+        self.do("PUT", "/drives/d", {"drive_id": "d", "path_on_host": self.image("disk"), "is_root_device": False})
+        self.do("PUT", "/boot-source", {"kernel_image_path": self.write("junk", "no kernel")})
+        before = self.get("/vm/config")
+        for _ in range(3):
+            self.refused("kernel image", "PUT", "/actions", {"action_type": "InstanceStart"})
+        self.assertEqual(self.get("/vm/config"), before)
+        self.assertEqual(self.get("/")["state"], "Not started")
+        self.boot("spin")
+        self.vm.until(b"spinning\n")
+
+    def test_files_are_those_that_were_there_when_they_were_put(self):
+        self.start()
+        os.link(guest("spin"), self.path("kernel")) if os.stat(guest("spin")).st_dev == os.stat(
+            self.folder).st_dev else subprocess.run(["cp", guest("spin"), self.path("kernel")], check=True)
+        self.do("PUT", "/boot-source", {"kernel_image_path": self.path("kernel")})
+        self.do("PUT", "/drives/d", {"drive_id": "d", "path_on_host": self.image("disk"), "is_root_device": False})
+        os.unlink(self.path("kernel"))
+        os.unlink(self.path("disk"))
+        self.do("PUT", "/actions", {"action_type": "InstanceStart"})
+        self.vm.until(b"spinning\n")
+
+    def test_a_socket_that_is_left_over_or_another_file_is_an_error_that_names_it(self):
+        for make in (lambda path: socket.socket(socket.AF_UNIX).bind(path), lambda path: self.write("s", "text")):
+            make(self.path("s"))
+            with self.subTest(kind=stat.S_IFMT(os.lstat(self.path("s")).st_mode)):
+                self.expect(mayfly("--api-sock", self.path("s")), 153, b"", self.path("s"))
+                self.assertTrue(os.path.exists(self.path("s")))
+            os.unlink(self.path("s"))
+
+    def test_the_socket_is_for_this_user_alone(self):
+        self.start()
+        self.assertEqual(stat.S_IMODE(os.stat(self.socket).st_mode), 0o600)
+
+
+class Live(ApiCase):
+    def test_a_drive_gets_another_image_and_other_limits(self):
+        self.start()
+        self.do("PUT", "/drives/d", {"drive_id": "d", "path_on_host": self.image("disk"), "is_root_device": False,
+                                     "rate_limiter": {"ops": {"size": 5, "refill_time": 100}}})
+        self.boot("spin")
+        self.do("PATCH", "/drives/d", {"drive_id": "d", "path_on_host": self.image("larger", 4 << 20)})
+        self.do("PATCH", "/drives/d", {"drive_id": "d", "rate_limiter": {"bandwidth": {"size": 9, "refill_time": 1},
+                                                                         "ops": {"size": 0, "refill_time": 0}}})
+        drive = self.get("/vm/config")["drives"][0]
+        self.assertEqual(drive["path_on_host"], self.path("larger"))
+        self.assertEqual(drive["rate_limiter"], {"bandwidth": {"size": 9, "refill_time": 1}})
+        before = self.get("/vm/config")
+        self.refused("missing", "PATCH", "/drives/d", {"drive_id": "d", "path_on_host": self.path("missing")})
+        self.refused("no drive", "PATCH", "/drives/e", {"drive_id": "e"})
+        self.refused("path", "PATCH", "/drives/d", {"drive_id": "d", "path": "/x"})
+        self.assertEqual(self.get("/vm/config"), before)
+
+    def test_an_interface_gets_other_limits(self):
+        self.start()
+        self.do("PUT", "/network-interfaces/n", {"iface_id": "n", "backend": "user"})
+        self.boot("spin")
+        limit = {"bandwidth": {"size": 1000, "refill_time": 10, "one_time_burst": 7}}
+        self.do("PATCH", "/network-interfaces/n", {"iface_id": "n", "rx_rate_limiter": limit})
+        network = self.get("/vm/config")["network-interfaces"][0]
+        self.assertEqual(network["rx_rate_limiter"], limit)
+        self.assertIsNone(network["tx_rate_limiter"])
+        self.refused("no network interface", "PATCH", "/network-interfaces/m", {"iface_id": "m"})
+
+
+class Hostile(ApiCase):
+    def raw(self, data):
+        """What the server answers before it closes, or within a moment."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(HANG)
+            client.connect(self.socket)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                client.sendall(data)
+                client.shutdown(socket.SHUT_WR)
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                while chunk := client.recv(65536):
+                    answer += chunk
+            return answer
+
+    @staticmethod
+    def malformed():
+        def request(line=b"PUT /machine-config HTTP/1.1", headers=(), body=b""):
+            return b"\r\n".join([line, b"Host: localhost", *headers, b"", body])
+
+        for method, target, version in itertools.product(
+                (b"PUT", b"PATCH", b"get", b"BREW", b"", b"\xff"), (b"/nowhere", b"/drives/a%20b", b"", b"*", b"/\0", b"//"),
+                (b"HTTP/1.1", b"HTTP/9.9", b"HTTP/1", b"", b"SMTP")):
+            yield request(b" ".join((method, target, version)), [b"Content-Length: 2"], b"{}")
+        for length in (b"-1", b"+2", b"0x2", b"2 2", b"2,2", b"", b"99999999999999999999", b"51201", b"4294967298", b"\xd9\xa2"):
+            yield request(headers=[b"Content-Length: " + length], body=b"{}")
+        for body in (b"{", b"[]", b"null", b"0", b'"x"', b"{}" * 2, b'{"vcpu_count":1e999}', b"\xff\xfe", b'{"a":' * 4000,
+                     b'{"vcpu_count":1,"vcpu_count":1}', b'{"\\ud800":1}', b"\0", b'{"vcpu_count":18446744073709551616}'):
+            yield request(headers=[b"Content-Length: %d" % len(body)], body=body)
+        for header in (b"Transfer-Encoding: chunked", b"Content-Length: 2\r\nContent-Length: 3", b"no colon", b": empty",
+                       b"X: " + b"y" * 20000, b"X\0: y", b" folded: y"):
+            yield request(headers=[header], body=b"{}")
+        yield b"\r\n" * 5000
+        yield b"\0" * 5000
+        yield b"GET / HTTP/1.1\n\n\n" * 3
+
+    def test_more_than_200_malformed_requests_change_nothing_and_the_microvm_goes_on(self):
+        self.start()
+        self.boot("echo")
+        before = self.get("/vm/config")
+        self.api.close()
+        tried = 0
+        for data in self.malformed():
+            answer = self.raw(data)
+            tried += 1
+            with self.subTest(data=data[:80]):
+                status = answer.split(b" ", 2)[1:2]
+                self.assertTrue(answer == b"" or status[0] in (b"400", b"413"), answer[:200])
+        self.assertGreater(tried, 200)
+        self.assertEqual(self.get("/vm/config"), before)
+        self.assertEqual(self.get("/")["state"], "Running")
+
+    def test_every_field_of_every_call_is_checked(self):
+        self.start()
+        self.do("PUT", "/boot-source", {"kernel_image_path": guest("spin")})
+        before = self.get("/vm/config")
+        good = {
+            "/machine-config": {"vcpu_count": 1, "mem_size_mib": 32, "smt": False, "huge_pages": "None"},
+            "/boot-source": {"kernel_image_path": guest("spin"), "boot_args": "x", "initrd_path": guest("spin")},
+            "/drives/d": {"drive_id": "d", "path_on_host": self.image("disk"), "is_root_device": True, "is_read_only": True,
+                          "cache_type": "Unsafe", "io_engine": "Sync", "partuuid": "x"},
+            "/network-interfaces/n": {"iface_id": "n", "host_dev_name": "nosuchtap0", "guest_mac": "06:00:00:00:00:01",
+                                      "mtu": 1500},
+            "/logger": {"log_path": self.path("log"), "level": "Info", "show_level": True, "module": "api"},
+            "/metrics": {"metrics_path": self.path("metrics")},
+            "/serial": {"serial_out_path": self.path("serial")},
+            "/actions": {"action_type": "InstanceStart"},
+        }
+        for path, body in good.items():
+            for field, wrong in itertools.product(body, ({"x": 1}, [1], -1, 1.5, "", "\u0000")):
+                if isinstance(body[field], str) and wrong == "" and field in ("boot_args", "module"):
+                    continue  # empty is a value of theirs
+                if field == "partuuid" and wrong == "":
+                    continue
+                with self.subTest(path=path, field=field, wrong=wrong):
+                    status, answer = self.call("PUT", path, {**body, field: wrong})
+                    self.assertEqual(status, 400, answer)
+            with self.subTest(path=path, field="unknown"):
+                self.refused("frobs", "PUT", path, {**body, "frobs": 1})
+        self.assertEqual(self.get("/vm/config"), before)
+
+    def test_a_thousand_calls_on_one_connection_and_on_a_thousand_leave_no_descriptor_and_no_memory(self):
+        self.start()
+        self.boot("spin")
+
+        def usage():
+            pid = self.vm.process.pid
+            with open(f"/proc/{pid}/status", encoding="ascii") as status:
+                anonymous = next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+            return len(os.listdir(f"/proc/{pid}/fd")), anonymous
+
+        def calls(count, again):
+            for _ in range(count):
+                self.get("/vm/config")
+                if again:
+                    self.api.close()
+
+        calls(50, True)
+        calls(50, False)
+        descriptors, memory = usage()
+        calls(1000, False)
+        calls(1000, True)
+        self.get("/")
+        after_descriptors, after_memory = usage()
+        self.assertEqual(after_descriptors, descriptors)
+        self.assertLess(after_memory, memory + 256)  # KiB
+
+
+class Ending(ApiCase):
+    def test_the_monitor_ends_with_clients_connected_and_a_call_under_way(self):
+        self.start()
+        self.boot("spin")
+        idle = Connection(self.socket)
+        self.addCleanup(idle.close)
+        idle.request("GET", "/")
+        idle.getresponse().read()
+        half = socket.socket(socket.AF_UNIX)
+        self.addCleanup(half.close)
+        half.connect(self.socket)
+        half.sendall(b"PUT /vm HTTP/1.1\r\nContent-Le")
+        self.vm.process.send_signal(signal.SIGTERM)
+        self.expect(self.vm.end(), 0)
+        self.assertFalse(os.path.exists(self.socket))
+
+    def test_a_monitor_that_was_never_started_ends_at_a_signal(self):
+        self.start()
+        self.vm.process.send_signal(signal.SIGINT)
+        self.expect(self.vm.end(), 0, b"")
+
+
+if __name__ == "__main__":
+    main(__doc__)

@@ -1,0 +1,119 @@
+"""What the tests with bare guests share: starting the monitor, and a case with a folder of its own."""
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+HANG = 60  # seconds after which only a hang is left as a cause
+
+MAYFLY = ""
+GUESTS = ""
+
+
+def program():
+    return MAYFLY
+
+
+def guest(name):
+    return os.path.join(GUESTS, name + ".elf")
+
+
+class Result:
+    def __init__(self, code, out, err):
+        self.code, self.out, self.err = code, out, err
+
+    def __str__(self):
+        return f"exit code {self.code}\nstdout: {self.out!r}\nstderr: {self.err!r}"
+
+
+def mayfly(*arguments, stdin=subprocess.DEVNULL, data=None, env=None):
+    done = subprocess.run([MAYFLY, *arguments], stdin=None if data is not None else stdin, input=data,
+                          capture_output=True, timeout=HANG, env=env, check=False)
+    return Result(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+
+
+def run_guest(name, *arguments, **keywords):
+    return mayfly("run", "--kernel", guest(name), *arguments, **keywords)
+
+
+class Running:
+    """A microVM under way, with its output read as it comes."""
+
+    def __init__(self, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE):
+        self.process = subprocess.Popen([MAYFLY, *arguments], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
+        self.seen = b""
+
+    def until(self, text):
+        end = time.monotonic() + HANG
+        while text not in self.seen:
+            ready = select.select([self.process.stdout], [], [], max(0, end - time.monotonic()))[0]
+            data = os.read(self.process.stdout.fileno(), 65536) if ready else b""
+            if not data:
+                raise AssertionError(f"no {text!r} in {self.seen!r}; stderr: {self.process.stderr.read()!r}")
+            self.seen += data
+        return self
+
+    def send(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def end(self):
+        code = self.process.wait(HANG)
+        err = self.process.stderr.read().decode(errors="replace")
+        self.process.stderr.close()
+        if self.process.stdout:
+            self.seen += self.process.stdout.read()
+            self.process.stdout.close()
+        if self.process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+        return Result(code, self.seen, err)
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = self.enterContext(tempfile.TemporaryDirectory()) if hasattr(self, "enterContext") else None
+        if self.folder is None:
+            directory = tempfile.TemporaryDirectory()
+            self.addCleanup(directory.cleanup)
+            self.folder = directory.name
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def write(self, name, content):
+        with open(self.path(name), "w", encoding="utf-8") as file:
+            file.write(content)
+        return self.path(name)
+
+    def config(self, kernel, **sections):
+        sections = {"boot-source": {"kernel_image_path": kernel}, "drives": [], **sections}
+        return self.write("vm.json", json.dumps(sections))
+
+    def expect(self, result, code, out=None, err=()):
+        self.assertEqual(result.code, code, str(result))
+        if out is not None:
+            self.assertEqual(result.out, out, str(result))
+        for text in [err] if isinstance(err, str) else err:
+            self.assertIn(text, result.err)
+
+
+def main(description):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mayfly", required=True)
+    parser.add_argument("--guests", required=True)
+    options, rest = parser.parse_known_args()
+    global MAYFLY, GUESTS
+    MAYFLY, GUESTS = os.path.abspath(options.mayfly), os.path.abspath(options.guests)
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        print("SKIP: this host has no /dev/kvm" if not os.path.exists("/dev/kvm") else
+              "SKIP: this user may not use /dev/kvm (mayfly doctor says what to do about it)")
+        sys.exit(77)
+    unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
