@@ -48,7 +48,7 @@ class Suite:
         small, debian = small_kernel.build() / "vmlinux", debian_kernel.build() / "vmlinux"
         words = linux_test.kernel_words(hardware)
         self._root = not hardware or os.geteuid() == 0
-        self._common = {"lib": SCRIPTS / "lib.sh", "guest_words": SCRIPTS / "guest.sh", "mayfly": mayfly,
+        self._common = {"guest_words": SCRIPTS / "guest.sh", "mayfly": mayfly,
                         "e2fsck": tool("e2fsck"), "mke2fs": tool("mke2fs"), "ip": tool("ip")}
         self.kernels = {
             "small": {"kernel": small, "cmdline": f"{words} reboot=k", "initrd": guest_initramfs(None)},
@@ -97,11 +97,11 @@ class Suite:
         self.add("net_rebind", "networks", "rebind", self.kernels["small"], cost=4)
 
     def add(self, name, script, function, values, allowed=(), cost=2, **more):
-        values = {**self._common, **values, **more}
+        values = {**self._common, **values, **more, "cases": SCRIPTS / f"{script}.sh"}
         words = [word for key, value in values.items() for word in (key, value)]
         # Root needs no right to be root inside, and where it is, passt is somebody else.
         unshare = ["unshare", "-n"] if self._root else ["unshare", "-r", "-n"]
-        command = [Path("/bin/busybox"), *unshare, "/bin/busybox", "sh", SCRIPTS / f"{script}.sh", function, *words]
+        command = [Path("/bin/busybox"), *unshare, "/bin/busybox", "sh", SCRIPTS / "lib.sh", function, *words]
         self.entries.append((Case(name, command, timeout=150, cost=cost), check([*MODULES, *allowed])))
 
 

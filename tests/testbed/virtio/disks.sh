@@ -1,13 +1,5 @@
 # shellcheck shell=dash disable=SC1090,SC2034,SC2046,SC2086,SC2154
-# Guests with virtio disks. How this is called: lib.sh.
-set -eu
-case=$1
-shift
-while [ $# -gt 1 ]; do
-    eval "$1=\$2"
-    shift 2
-done
-. "$lib"
+# Guests with virtio disks: the cases, which lib.sh runs.
 
 # --- a whole system on a disk ---------------------------------------------------------------------------------------
 
@@ -306,5 +298,3 @@ GUEST
     await guest "off it goes"
     ended guest
 }
-
-enter

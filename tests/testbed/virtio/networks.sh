@@ -1,13 +1,5 @@
 # shellcheck shell=dash disable=SC1090,SC2034,SC2046,SC2086,SC2154
-# Guests with virtio networks. How this is called: lib.sh.
-set -eu
-case=$1
-shift
-while [ $# -gt 1 ]; do
-    eval "$1=\$2"
-    shift 2
-done
-. "$lib"
+# Guests with virtio networks: the cases, which lib.sh runs.
 
 readonly MIB=20
 
@@ -196,5 +188,3 @@ GUEST
     kill $server
     done_by guest
 }
-
-enter
