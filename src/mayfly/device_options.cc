@@ -39,18 +39,8 @@ Result<BlockDeviceConfig> parse_drive_option(std::string_view text) {
     rest = rest.substr(0, colon);
   }
   drive.path = std::string(rest);
-  const auto wrong = [text](std::string_view what) {
-    return fail(ErrorCode::kInvalidArgument, "\"" + std::string(text) + "\" " + std::string(what));
-  };
-  if (drive.path.empty()) {
-    return wrong("names no file");
-  }
-  if (drive.overlay && drive.read_only) {
-    return wrong("asks for an overlay, which takes what the guest writes, and for a drive that is read-only");
-  }
-  if (drive.overlay && drive.overlay->path && drive.overlay->path->empty()) {
-    return wrong("names no file for the overlay; \"overlay\" alone keeps it in memory");
-  }
+  MAYFLY_TRY(drive.check().map_error(
+      [text](const Error& error) { return error.within("\"" + std::string(text) + '"'); }));
   return drive;
 }
 

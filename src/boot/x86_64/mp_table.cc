@@ -1,11 +1,12 @@
 #include "boot/x86_64/mp_table.h"
 
+#include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "base/check.h"
 #include "boot/x86_64/layout.h"
+#include "boot/x86_64/table_bytes.h"
 
 // Section numbers are those of the MultiProcessor Specification 1.4.
 namespace mayfly::x86_64 {
@@ -25,43 +26,8 @@ constexpr std::uint8_t kLocalInterrupt = 4;
 constexpr std::uint8_t kIsaBusId = 0;
 constexpr std::uint32_t kPins = 24;
 
-// Little-endian fields, in the order of the specification.
-class Writer {
- public:
-  void u8(std::uint32_t value) { integer(value, 1); }
-  void u16(std::uint32_t value) { integer(value, 2); }
-  void u32(std::uint64_t value) { integer(value, 4); }
-  void text(std::string_view ascii) {
-    for (const char character : ascii) {
-      bytes_.push_back(static_cast<std::byte>(character));
-    }
-  }
-  void append(const Writer& other) { bytes_.insert(bytes_.end(), other.bytes_.begin(), other.bytes_.end()); }
-
-  std::size_t size() const { return bytes_.size(); }
-  std::vector<std::byte> bytes() && { return std::move(bytes_); }
-
-  // Sets the byte at `offset`, 0 so far, to what makes all bytes add up to 0.
-  void set_checksum(std::size_t offset) {
-    std::uint32_t sum = 0;
-    for (const std::byte byte : bytes_) {
-      sum += std::to_integer<std::uint32_t>(byte);
-    }
-    bytes_[offset] = static_cast<std::byte>(0x100 - (sum & 0xff));
-  }
-
- private:
-  void integer(std::uint64_t value, int bytes) {
-    for (int i = 0; i < bytes; ++i) {
-      bytes_.push_back(static_cast<std::byte>(value >> (8 * i)));
-    }
-  }
-
-  std::vector<std::byte> bytes_;
-};
-
 // 4.3.1. What a processor is, its CPUID says.
-void add_processor(Writer& table, std::uint32_t index) {
+void add_processor(TableBytes& table, std::uint32_t index) {
   constexpr std::uint32_t kLocalApicVersion = 0x14;  // KVM's
   constexpr std::uint32_t kEnabled = 1;
   constexpr std::uint32_t kBootProcessor = 2;
@@ -76,7 +42,7 @@ void add_processor(Writer& table, std::uint32_t index) {
 }
 
 // 4.3.4 and 4.3.5, whose entries look alike.
-void add_interrupt(Writer& table, std::uint8_t entry, std::uint32_t type, std::uint32_t line,
+void add_interrupt(TableBytes& table, std::uint8_t entry, std::uint32_t type, std::uint32_t line,
                    std::uint32_t apic, std::uint32_t pin) {
   constexpr std::uint32_t kRisingEdge = 0x05;  // polarity: active high; trigger mode: edge
   table.u8(entry);
@@ -90,7 +56,7 @@ void add_interrupt(Writer& table, std::uint8_t entry, std::uint32_t type, std::u
 
 }  // namespace
 
-Result<std::vector<std::byte>> build_mp_table(std::uint32_t vcpu_count) {
+Result<std::vector<std::uint8_t>> build_mp_table(std::uint32_t vcpu_count) {
   if (vcpu_count < 1 || vcpu_count > layout::kMaxVcpus) {
     return fail(ErrorCode::kInvalidArgument, "MP table: " + std::to_string(vcpu_count) +
                                                  " vCPUs; there can be 1 to " +
@@ -104,13 +70,13 @@ Result<std::vector<std::byte>> build_mp_table(std::uint32_t vcpu_count) {
   constexpr std::uint32_t kAllLocalApics = 0xff;
   const std::uint32_t io_apic_id = vcpu_count;  // 3.6.6: one that no local APIC has
 
-  Writer entries;
+  TableBytes entries;
   for (std::uint32_t index = 0; index < vcpu_count; ++index) {
     add_processor(entries, index);
   }
   entries.u8(kBus);
   entries.u8(kIsaBusId);
-  entries.text("ISA   ");
+  entries.text("ISA   ", 6);
   entries.u8(kIoApic);
   entries.u8(io_apic_id);
   entries.u8(kIoApicVersion);
@@ -125,42 +91,42 @@ Result<std::vector<std::byte>> build_mp_table(std::uint32_t vcpu_count) {
   const std::uint32_t entry_count = vcpu_count + 2 + kPins + 2;
 
   constexpr std::size_t kHeaderChecksum = 7;  // offset
-  Writer table;                               // 4.2
-  table.text("PCMP");
-  table.u16(static_cast<std::uint32_t>(kHeaderSize + entries.size()));
+  TableBytes table;                           // 4.2
+  table.text("PCMP", 4);
+  table.u16(kHeaderSize + entries.view().size());
   table.u8(kSpecificationRevision);
   table.u8(0);  // checksum, set below
-  table.text("MAYFLY  ");
-  table.text("MICROVM     ");
+  table.text("MAYFLY  ", 8);
+  table.text("MICROVM     ", 12);
   table.u32(0);  // no table of the OEM's
   table.u16(0);
   table.u16(entry_count);
   table.u32(layout::kLocalApic);
   table.u16(0);  // no extended table
   table.u16(0);
-  MAYFLY_CHECK(table.size() == kHeaderSize, "the header of an MP table");
-  table.append(entries);
+  table.expect_offset(kHeaderSize);
+  table.append(entries.view());
   table.set_checksum(kHeaderChecksum);
 
   constexpr std::size_t kPointerChecksum = 10;  // offset
-  Writer whole;                                 // 4.1
-  whole.text("_MP_");
+  TableBytes whole;                             // 4.1
+  whole.text("_MP_", 4);
   whole.u32(layout::kMpTable + kPointerSize);
   whole.u8(kPointerSize / 16);
   whole.u8(kSpecificationRevision);
   whole.u8(0);   // checksum, set below
   whole.u8(0);   // features 1: there is a configuration table
   whole.u32(0);  // features 2: virtual wire mode, no IMCR; the rest reserved
-  MAYFLY_CHECK(whole.size() == kPointerSize, "the floating pointer structure");
+  whole.expect_offset(kPointerSize);
   whole.set_checksum(kPointerChecksum);
-  whole.append(table);
-  MAYFLY_CHECK(whole.size() <= layout::kMpTableMax, "the MP table fits its place");
-  return std::move(whole).bytes();
+  whole.append(table.view());
+  MAYFLY_CHECK(whole.view().size() <= layout::kMpTableMax, "the MP table fits its place");
+  return std::move(whole).take();
 }
 
 Result<void> write_mp_table(std::uint32_t vcpu_count, GuestMemory& memory) {
-  MAYFLY_TRY_ASSIGN(const std::vector<std::byte> table, build_mp_table(vcpu_count));
-  const auto written = memory.write(GuestAddress(layout::kMpTable), table);
+  MAYFLY_TRY_ASSIGN(const std::vector<std::uint8_t> table, build_mp_table(vcpu_count));
+  const auto written = memory.write(GuestAddress(layout::kMpTable), std::as_bytes(std::span(table)));
   if (!written) {
     return tl::make_unexpected(written.error().to_error().within("MP table"));
   }

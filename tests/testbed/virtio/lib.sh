@@ -1,12 +1,18 @@
-# shellcheck shell=dash disable=SC2034,SC2154
-# What the scripts of virtio_test.py start from: a folder to work in, and words to start guests, to wait for what they
-# say and to look at how they ended. The network they run in is their own.
+# shellcheck shell=dash disable=SC1090,SC2034,SC2154
+# Runs a case of virtio_test.py: a folder to work in, and words to start guests, to wait for what they say and to look at
+# how they ended. The network it runs in is its own.
 #
-# virtio_test.py calls:  sh SCRIPT CASE NAME VALUE NAME VALUE ...  and gives so the paths of
-#   lib         this file                mayfly      the monitor
+# virtio_test.py calls:  sh lib.sh CASE NAME VALUE NAME VALUE ...  and gives so, among others, the paths of
+#   cases       the file with case_CASE  mayfly      the monitor
 #   kernel      the guest's kernel       initrd      its initramfs: busybox, e2fsprogs, drivers where they are modules
 #   cmdline     the kernel's words       and what else the case asks for
-# A script reads them by the lines at its own head, and ends with enter.
+set -eu
+case=$1
+shift
+while [ $# -gt 1 ]; do
+    eval "$1=\$2"
+    shift 2
+done
 
 die() {
     echo "FAILED: $*"
@@ -134,3 +140,6 @@ enter() {
     { sleep 120 && tail -c 3000 "$work"/*.said && ps; } &
     "case_$case"
 }
+
+. "$cases"
+enter

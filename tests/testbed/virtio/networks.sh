@@ -1,15 +1,7 @@
 # shellcheck shell=dash disable=SC1090,SC2034,SC2046,SC2086,SC2154
-# Guests with virtio networks. How this is called: lib.sh.
-set -eu
-case=$1
-shift
-while [ $# -gt 1 ]; do
-    eval "$1=\$2"
-    shift 2
-done
-. "$lib"
+# Guests with virtio networks: the cases, which lib.sh runs.
 
-readonly MIB=20
+readonly MIB=8
 
 # tap NAME ADDRESS [WORD...]: makes a tap of this host; the words are those of `ip tuntap`.
 tap() {
@@ -38,13 +30,14 @@ site() {
     server=$!
 }
 
-# Both ways, small and large, over two interfaces of which one has large frames.
+# Both ways, small and large, over two interfaces, of which one has several queues and one has large frames.
 case_taps() {
-    tap tap0 10.0.1.1
+    tap tap0 10.0.1.1 multi_queue
     tap tap1 10.0.2.1
     "$ip" link set tap1 mtu 9000
     site "$work/www" 8000
-    guest guest --cpus 2 --net tap=tap0 --net tap=tap1,mtu=9000 --mac 06:00:0a:00:01:02 <<GUEST
+    guest guest --cpus 2 --net tap=tap0,queues=2 --net tap=tap1,mtu=9000 --mac 06:00:0a:00:01:02 <<GUEST
+same "\$(ls /sys/class/net/eth0/queues | grep -c rx-)" 2 "queues"
 same "\$(cat /sys/class/net/eth0/address)" 06:00:0a:00:01:02 "the address"
 same "\$(cat /sys/class/net/eth1/mtu)" 9000 "the MTU"
 up eth0 10.0.1.2
@@ -53,9 +46,16 @@ ping -c 5 -i 0.1 -q 10.0.1.1
 ping -c 3 -i 0.1 -q -s 1400 10.0.1.1
 ping -c 3 -i 0.1 -q -s 8900 10.0.2.1
 mkdir /tmp/www
-for from in 10.0.1.1 10.0.2.1; do
-    wget -q -O /tmp/www/up http://\$from:8000/down
-    same "\$(sum /tmp/www/up)" $(sum "$work/www/down") "what came from \$from"
+# Both at once over the first: a connection a processor.
+workers=""
+for from in 10.0.1.1 10.0.1.1 10.0.2.1; do
+    wget -q -O /tmp/www/up\${#workers} http://\$from:8000/down &
+    workers="\$workers \$!"
+done
+for worker in \$workers; do wait \$worker; done
+for file in /tmp/www/up*; do
+    same "\$(sum \$file)" $(sum "$work/www/down") "what came in \$file"
+    mv \$file /tmp/www/up
 done
 httpd -p 80 -h /tmp/www
 echo "ping me"
@@ -64,9 +64,14 @@ GUEST
     await guest "ping me"
     ping -c 5 -i 0.1 -q 10.0.1.2
     ping -c 3 -i 0.1 -q -s 8900 10.0.2.2
-    for to in 10.0.1.2 10.0.2.2; do
-        wget -q -O "$work/up" "http://$to/up"
-        same "$(sum "$work/up")" "$(sum "$work/www/down")" "what came up from $to"
+    workers=""
+    for to in 10.0.1.2 10.0.1.2 10.0.2.2; do
+        wget -q -O "$work/up${#workers}" "http://$to/up" &
+        workers="$workers $!"
+    done
+    for worker in $workers; do wait "$worker"; done
+    for file in "$work"/up*; do
+        same "$(sum "$file")" "$(sum "$work/www/down")" "what came up in $file"
     done
     bye 10.0.1.2 81
     kill $server
@@ -196,5 +201,3 @@ GUEST
     kill $server
     done_by guest
 }
-
-enter

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "boot/x86_64/acpi/aml.h"
 #include "boot/x86_64/layout.h"
+#include "boot/x86_64/table_bytes.h"
 
 // Section numbers are those of the ACPI specification 6.5.
 namespace mayfly::x86_64 {
@@ -26,8 +27,7 @@ constexpr std::uint64_t kTableAlignment = 16;
 // 5.2.3.2, Generic Address Structure: the address spaces.
 constexpr std::uint8_t kSystemIo = 1;
 
-// A table being written: little-endian fields, in the order of the specification.
-class TableWriter {
+class TableWriter : public TableBytes {
  public:
   // 5.2.6: the header that every table but the RSDP starts with.
   TableWriter(std::string_view signature, std::uint8_t revision) {
@@ -42,17 +42,6 @@ class TableWriter {
     u32(kCreatorRevision);
   }
 
-  void u8(std::uint8_t value) { bytes_.push_back(value); }
-  void u16(std::uint16_t value) { integer(value, 2); }
-  void u32(std::uint32_t value) { integer(value, 4); }
-  void u64(std::uint64_t value) { integer(value, 8); }
-  void text(std::string_view ascii, std::size_t width) {
-    MAYFLY_CHECK(ascii.size() <= width, "text that fits its field");
-    bytes_.insert(bytes_.end(), ascii.begin(), ascii.end());
-    zeros(width - ascii.size());
-  }
-  void zeros(std::size_t count) { bytes_.insert(bytes_.end(), count, 0); }
-  void append(const aml::Bytes& bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
   // A register of one byte in I/O space (5.2.3.2).
   void byte_register(std::uint16_t port) {
     constexpr std::uint8_t kByteAccess = 1;
@@ -62,38 +51,14 @@ class TableWriter {
     u8(kByteAccess);
     u64(port);
   }
-  // Where the next field will stand: what the table's layout promises, checked.
-  void expect_offset(std::size_t offset) const {
-    MAYFLY_CHECK(bytes_.size() == offset, "a field of an ACPI table at its offset");
-  }
 
   aml::Bytes finish() && {
     constexpr std::size_t kLengthOffset = 4;
     constexpr std::size_t kChecksumOffset = 9;
-    for (std::size_t i = 0; i < 4; ++i) {
-      bytes_[kLengthOffset + i] = static_cast<std::uint8_t>(bytes_.size() >> (8 * i));
-    }
-    bytes_[kChecksumOffset] = checksum(bytes_);
-    return std::move(bytes_);
+    set_u32(kLengthOffset, view().size());
+    set_checksum(kChecksumOffset);
+    return std::move(*this).take();
   }
-
-  // What makes all bytes add up to 0.
-  static std::uint8_t checksum(std::span<const std::uint8_t> bytes) {
-    std::uint32_t sum = 0;
-    for (const std::uint8_t byte : bytes) {
-      sum += byte;
-    }
-    return static_cast<std::uint8_t>(0x100 - (sum & 0xff));
-  }
-
- private:
-  void integer(std::uint64_t value, int bytes) {
-    for (int i = 0; i < bytes; ++i) {
-      bytes_.push_back(static_cast<std::uint8_t>(value >> (8 * i)));
-    }
-  }
-
-  aml::Bytes bytes_;
 };
 
 std::string two_digits(std::string_view prefix, std::size_t number) {
@@ -318,8 +283,8 @@ aml::Bytes make_rsdp(std::uint64_t xsdt) {
   for (std::size_t i = 0; i < 8; ++i) {
     rsdp[kXsdtOffset + i] = static_cast<std::uint8_t>(xsdt >> (8 * i));
   }
-  rsdp[kChecksumOffset] = TableWriter::checksum(std::span(rsdp).first(kFirstPartLength));
-  rsdp[kExtendedChecksumOffset] = TableWriter::checksum(rsdp);
+  rsdp[kChecksumOffset] = TableBytes::checksum(std::span(rsdp).first(kFirstPartLength));
+  rsdp[kExtendedChecksumOffset] = TableBytes::checksum(rsdp);
   return rsdp;
 }
 

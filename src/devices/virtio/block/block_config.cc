@@ -5,13 +5,15 @@
 namespace mayfly {
 
 Result<void> BlockDeviceConfig::validate() const {
-  const auto wrong = [this](const std::string& what) {
-    return fail(ErrorCode::kInvalidArgument, "drive " + id + ": " + what);
-  };
   if (!is_resource_id(id)) {
     return fail(ErrorCode::kInvalidArgument,
                 "a drive's id must be 1 to 64 letters, digits and underscores: \"" + id + '"');
   }
+  return check().map_error([this](const Error& error) { return error.within("drive " + id); });
+}
+
+Result<void> BlockDeviceConfig::check() const {
+  const auto wrong = [](const std::string& what) { return fail(ErrorCode::kInvalidArgument, what); };
   if (path.empty()) {
     return wrong("no path of an image is given");
   }

@@ -44,6 +44,8 @@ struct BlockDeviceConfig {
 
   // What contradicts itself; opens nothing. Errors: kInvalidArgument, naming the drive.
   Result<void> validate() const;
+  // The same of all but the id, which errors do not name: for who has not given it yet.
+  Result<void> check() const;
 };
 
 }  // namespace mayfly

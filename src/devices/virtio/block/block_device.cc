@@ -76,7 +76,8 @@ Result<BlockDevice::Parts> BlockDevice::open(const BlockDeviceConfig& config) {
   std::vector<std::unique_ptr<IoEngine>> engines;
   if (config.overlay) {
     if (config.engine == BlockEngineType::kAsync) {
-      LOG_INFO("%s: an overlay is worked on synchronously", owner.c_str());
+      LOG_WARN("%s: io_engine Async is for drives without an overlay: this one works synchronously",
+               owner.c_str());
     }
     MAYFLY_TRY_ASSIGN(auto overlay, OverlayEngine::create(config, image));
     engines.push_back(std::move(overlay));

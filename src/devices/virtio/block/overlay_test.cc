@@ -293,6 +293,25 @@ TEST_F(OverlayTest, overlay_that_shrank_does_not_grow_again) {
   EXPECT_EQ(rig.in(0, 4096).data, filled(4096, 3));
 }
 
+TEST_F(OverlayTest, engine_that_overlays_do_not_have_is_warned_of) {
+  for (const auto engine : {BlockEngineType::kSync, BlockEngineType::kAsync}) {
+    BlockDeviceConfig with = config();
+    with.engine = engine;
+    ::testing::internal::CaptureStderr();
+    BlockRig rig;
+    const bool made = rig.make(with);
+    const std::string said = ::testing::internal::GetCapturedStderr();
+    ASSERT_TRUE(made) << rig.error;
+    EXPECT_EQ(
+        said.find("drive rootfs: io_engine Async is for drives without an overlay") != std::string::npos,
+        engine == BlockEngineType::kAsync)
+        << said;
+    rig.start();
+    EXPECT_EQ(rig.out(0, filled(512, 1)), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(rig.in(0, 512).data, filled(512, 1));
+  }
+}
+
 TEST_F(OverlayTest, empty_image_has_an_overlay_of_nothing) {
   std::filesystem::resize_file(dir_.file("base"), 0);
   BlockRig rig;
