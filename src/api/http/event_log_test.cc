@@ -23,8 +23,8 @@ TEST(EventLog, an_event_has_its_id_name_and_data_and_ends_with_an_empty_line) {
 
 TEST(EventLog, a_name_or_data_that_would_break_the_stream_is_refused) {
   EventLog log(5, 4);
-  for (const std::string& name : {std::string(), std::string("Upper"), std::string("a b"), std::string("a\nid: 9"),
-                                  std::string(EventLog::kMaxName + 1, 'x')}) {
+  for (const std::string& name : {std::string(), std::string("Upper"), std::string("a b"),
+                                  std::string("a\nid: 9"), std::string(EventLog::kMaxName + 1, 'x')}) {
     EXPECT_EQ(log.add(name, "x"), EventLog::Added::kRefused) << name;
   }
   EXPECT_EQ(log.add("x", "123456"), EventLog::Added::kRefused);

@@ -66,8 +66,7 @@ class HttpCodec::Library final : public httplib::Server {
         [this](const httplib::Request&, httplib::Response& response) { correct_headers(response); });
   }
 
-  std::string process(const RequestHead& head, std::string body, bool keep_alive,
-                      const Responder& responder) {
+  Answer process(const RequestHead& head, std::string body, bool keep_alive, const Responder& responder) {
     head_ = &head;
     body_ = std::move(body);
     keep_alive_ = keep_alive;
@@ -76,9 +75,10 @@ class HttpCodec::Library final : public httplib::Server {
     streams_ = false;
     MemoryStream stream(head.text);
     bool closed = false;
-    // An answer that could not be made is an empty one, which closes the connection.
-    const bool written = process_request(stream, {}, 0, {}, 0, !keep_alive, closed, {});
-    return written ? stream.take_output() : std::string();
+    if (!process_request(stream, {}, 0, {}, 0, !keep_alive, closed, {})) {
+      return {.bytes = {}, .keep_alive = false};
+    }
+    return {.bytes = stream.take_output(), .keep_alive = keep_alive_};
   }
 
  private:
@@ -93,6 +93,7 @@ class HttpCodec::Library final : public httplib::Server {
     response.status = ours.status;
     streams_ = ours.stream_events;
     if (streams_) {
+      keep_alive_ = false;  // the connection's end is the stream's
       response.set_header("Content-Type", "text/event-stream");
       response.set_header("Cache-Control", "no-store");
     } else if (ours.status != 204 && !ours.body.empty()) {
@@ -111,10 +112,11 @@ class HttpCodec::Library final : public httplib::Server {
   }
 
   // The library's own refusals have other statuses than this API's, and no body.
-  HandlerResponse complete_refusal(httplib::Response& response) const {
+  HandlerResponse complete_refusal(httplib::Response& response) {
     if (responded_) {
       return HandlerResponse::Unhandled;
     }
+    keep_alive_ = false;
     HttpResponse ours = refusal_response({400, "The request's method or form is not supported."});
     response.status = ours.status;
     response.set_content(std::move(ours.body), ours.content_type);
@@ -129,7 +131,7 @@ class HttpCodec::Library final : public httplib::Server {
     if (response.status == 204 || streams_) {
       response.headers.erase("Content-Length");
     }
-    if (!keep_alive_ || streams_) {
+    if (!keep_alive_) {
       response.set_header("Connection", "close");
     } else if (head_->http_1_0) {
       // Its connections end where nobody says otherwise (RFC 9112, C.2.2).
@@ -156,13 +158,13 @@ HttpCodec::HttpCodec(const std::string& server_name) {
 
 HttpCodec::~HttpCodec() = default;
 
-std::string HttpCodec::answer(const RequestHead& head, std::string body, bool keep_alive,
-                              const Responder& respond) {
+HttpCodec::Answer HttpCodec::answer(const RequestHead& head, std::string body, bool keep_alive,
+                                    const Responder& respond) {
   try {
     return library_->process(head, std::move(body), keep_alive, respond);
   } catch (...) {
     LOG_ERROR_LIMITED("an API request could not be answered: the HTTP library threw an exception");
-    return {};
+    return {.bytes = {}, .keep_alive = false};
   }
 }
 
@@ -170,7 +172,8 @@ std::string HttpCodec::refuse(const Refusal& refusal) {
   RequestHead head;
   head.text = "GET / HTTP/1.1\r\n\r\n";
   return answer(head, {}, false,
-                [&refusal](const HttpRequest&, const Context&) { return refusal_response(refusal); });
+                [&refusal](const HttpRequest&, const Context&) { return refusal_response(refusal); })
+      .bytes;
 }
 
 HttpResponse HttpCodec::refusal_response(const Refusal& refusal) {

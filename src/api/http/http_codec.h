@@ -19,6 +19,10 @@ class HttpCodec {
   struct Context {
     std::uint64_t last_event_id = 0;  // Last-Event-ID, where it is a number
   };
+  struct Answer {
+    std::string bytes;       // none where even an answer could not be made
+    bool keep_alive = true;  // false: it says that the connection is closed after it
+  };
   using Responder = std::function<HttpResponse(HttpRequest, const Context&)>;
 
   // `server_name` is the Server header of all answers.
@@ -27,10 +31,10 @@ class HttpCodec {
   HttpCodec& operator=(const HttpCodec&) = delete;
   ~HttpCodec();
 
-  // The answer to a whole request, head line to body, as bytes. Calls `respond` at most once: not for a
-  // request that the library does not take. Where `keep_alive` is false the answer says that the connection
-  // is closed. Nothing that is thrown behind it gets out, neither as an exception nor as text.
-  std::string answer(const RequestHead& head, std::string body, bool keep_alive, const Responder& respond);
+  // The answer to a whole request. Calls `respond` at most once: not for a request that the library does not
+  // take although the framing did; where they disagree, the connection is not kept. Nothing that is thrown
+  // behind it gets out, neither as an exception nor as text.
+  Answer answer(const RequestHead& head, std::string body, bool keep_alive, const Responder& respond);
 
   // The answer to what is no request, or to one that cannot be served; the connection is closed after it.
   std::string refuse(const Refusal& refusal);

@@ -335,12 +335,11 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
 
 void HttpServer::Impl::answer(Connection& connection) {
   const RequestHead& head = connection.framer.head();
-  const std::string bytes =
+  const HttpCodec::Answer answer =
       codec_.answer(head, connection.input.substr(head.size, head.body_size), head.keep_alive,
                     [this, &connection](const HttpRequest& request, HttpCodec::Context context) {
                       return respond(connection, request, context);
                     });
-  connection.last = connection.last || !head.keep_alive || bytes.empty();
   connection.input.erase(0, head.size + head.body_size);
   if (connection.input.empty()) {
     connection.input = std::string();  // its memory as well
@@ -348,9 +347,14 @@ void HttpServer::Impl::answer(Connection& connection) {
   connection.framer.reset();
   connection.framed = false;
   connection.continued = false;
-  // The stream's first events come after the head that announces them.
+  // A stream's first events come after the head that announces them, and its connection stays.
   const std::string events = std::exchange(connection.output, {});
-  send(connection, bytes + events);
+  if (answer.bytes.empty() || (connection.stage == Stage::kRequests && !answer.keep_alive)) {
+    connection.last = true;
+  }
+  if (!answer.bytes.empty()) {
+    send(connection, answer.bytes + events);
+  }
 }
 
 HttpResponse HttpServer::Impl::respond(Connection& connection, const HttpRequest& request,

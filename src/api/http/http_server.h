@@ -33,7 +33,7 @@ struct HttpRequest {
 struct HttpResponse {
   // 200 to 599. 204 has neither body nor Content-Length, whatever `body` holds.
   int status = 200;
-  std::string body;
+  std::string body{};
   std::string content_type = "application/json";
   // The connection becomes a stream of events (text/event-stream): `status` has to be 200, `body` and
   // `content_type` do not matter. Where HttpLimits::max_streams are open already, the client gets a 503.
