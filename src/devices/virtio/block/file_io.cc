@@ -115,6 +115,12 @@ IoResult write_zeroes(int fd, std::uint64_t offset, std::uint64_t length) {
   return {};
 }
 
+bool cannot_try(int fd) {
+  std::byte byte{};
+  const iovec buffer{&byte, sizeof(byte)};
+  return ::preadv2(fd, &buffer, 1, 0, RWF_NOWAIT) < 0 && is_unsupported(errno);
+}
+
 bool is_unsupported(int os_errno) {
   return os_errno == EOPNOTSUPP || os_errno == ENOSYS || os_errno == ENODEV;
 }
