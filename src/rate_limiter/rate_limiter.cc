@@ -82,36 +82,37 @@ Result<void> RateLimiter::update(const RateLimiterConfig& changes, std::uint64_t
   return {};
 }
 
-bool RateLimiter::consume(std::uint64_t bytes, std::uint64_t now_ns) {
-  if (ops_ && !ops_->allows(1, now_ns)) {
+bool RateLimiter::consume(std::uint64_t bytes, std::uint64_t now_ns, std::uint64_t operations) {
+  if (ops_ && !ops_->allows(operations, now_ns)) {
     return false;
   }
   if (bandwidth_ && !bandwidth_->consume(bytes, now_ns)) {
     return false;
   }
   if (ops_) {
-    ops_->consume(1, now_ns);
+    ops_->consume(operations, now_ns);
   }
   return true;
 }
 
-std::uint64_t RateLimiter::ready_at(std::uint64_t bytes, std::uint64_t now_ns) const {
+std::uint64_t RateLimiter::ready_at(std::uint64_t bytes, std::uint64_t now_ns,
+                                    std::uint64_t operations) const {
   std::uint64_t when = now_ns;
   if (bandwidth_) {
     when = std::max(when, bandwidth_->ready_at(bytes, now_ns));
   }
   if (ops_) {
-    when = std::max(when, ops_->ready_at(1, now_ns));
+    when = std::max(when, ops_->ready_at(operations, now_ns));
   }
   return when;
 }
 
-void RateLimiter::give_back(std::uint64_t bytes, std::uint64_t now_ns) {
+void RateLimiter::give_back(std::uint64_t bytes, std::uint64_t now_ns, std::uint64_t operations) {
   if (bandwidth_) {
     bandwidth_->give_back(bytes, now_ns);
   }
   if (ops_) {
-    ops_->give_back(1, now_ns);
+    ops_->give_back(operations, now_ns);
   }
 }
 

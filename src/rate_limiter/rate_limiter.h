@@ -49,14 +49,15 @@ class RateLimiter {
 
   bool limits() const { return bandwidth_ || ops_; }
 
-  // Takes what one operation of so many bytes costs from both buckets if both let it pass, else from neither.
-  bool consume(std::uint64_t bytes, std::uint64_t now_ns);
-  // When consume() of so many bytes will succeed at the earliest, if nothing else is consumed before: one
+  // Takes what an operation of so many bytes costs from both buckets if both let it pass, else from neither.
+  // One that makes several of the host has their number in `operations`.
+  bool consume(std::uint64_t bytes, std::uint64_t now_ns, std::uint64_t operations = 1);
+  // When consume() of as much will succeed at the earliest, if nothing else is consumed before: one
   // timer is enough for both buckets. `now_ns` if it would now. Waiting longer loses nothing as long as no
   // bucket is full by then, so a device may wait for several operations' worth.
-  std::uint64_t ready_at(std::uint64_t bytes, std::uint64_t now_ns) const;
+  std::uint64_t ready_at(std::uint64_t bytes, std::uint64_t now_ns, std::uint64_t operations = 1) const;
   // Undoes consume() for an operation that was not carried out after all; see TokenBucket::give_back().
-  void give_back(std::uint64_t bytes, std::uint64_t now_ns);
+  void give_back(std::uint64_t bytes, std::uint64_t now_ns, std::uint64_t operations = 1);
 
  private:
   std::optional<TokenBucket> bandwidth_;

@@ -103,6 +103,18 @@ TEST(RateLimiter, operation_given_back_costs_nothing) {
   EXPECT_EQ(limiter.save(0), before);
 }
 
+TEST(RateLimiter, operation_that_is_several_costs_as_many) {
+  auto limiter = limiter_of({.bandwidth = kThousandBytes, .ops = kTenOps});
+  EXPECT_TRUE(limiter.consume(10, 0, 7));
+  const auto before = limiter.save(0);
+  EXPECT_FALSE(limiter.consume(10, 0, 4));
+  EXPECT_EQ(limiter.save(0), before);
+  EXPECT_EQ(limiter.ready_at(10, 0, 4), 100 * kMs);
+  EXPECT_TRUE(limiter.consume(10, 0, 3));
+  limiter.give_back(10, 0, 3);
+  EXPECT_EQ(limiter.save(0), before);
+}
+
 TEST(RateLimiter, update_replaces_what_it_names_and_leaves_the_rest) {
   auto limiter = limiter_of({.bandwidth = kThousandBytes, .ops = kTenOps});
   EXPECT_TRUE(limiter.consume(5000, 0));  // in debt, one operation gone

@@ -313,7 +313,9 @@ class Session {
     const std::uint64_t feature =
         is_discard ? BlockDevice::kFeatureDiscard : BlockDevice::kFeatureWriteZeroes;
     const unsigned count = input_.byte() % 18U;
-    bool in_range = count >= 1 && count <= 16;
+    const unsigned most =
+        is_discard ? BlockDevice::kMaxDiscardSegments : BlockDevice::kMaxWriteZeroesSegments;
+    bool in_range = count >= 1 && count <= most;
     bool flags_known = true;
     std::vector<std::pair<std::uint64_t, std::uint32_t>> ranges;
     for (unsigned index = 0; index < count; ++index) {
@@ -331,7 +333,7 @@ class Session {
       expected.status = VIRTIO_BLK_S_IOERR;
     } else if ((features_ & feature) == 0) {
       expected.status = VIRTIO_BLK_S_UNSUPP;
-    } else if (count == 0 || count > 16) {
+    } else if (count == 0 || count > most) {
       expected.status = VIRTIO_BLK_S_IOERR;
     } else if (!flags_known) {
       expected.status = VIRTIO_BLK_S_UNSUPP;

@@ -46,6 +46,13 @@ std::uint64_t size_of(std::span<const GuestSlice> slices) {
   return bytes;
 }
 
+// How many zeroes an answer without data has to put before its status, so that the driver may look there.
+// Beyond the limits filling would take too long, and such a driver has no claim: none then.
+std::uint64_t bytes_to_fill(const DescriptorChain& chain) {
+  const std::uint64_t bytes = size_of(chain.writable());
+  return bytes > 1 && bytes - 1 <= BlockDevice::kMaxRequestBytes ? bytes - 1 : 0;
+}
+
 const char* to_string(IoOperation::Kind kind) {
   switch (kind) {
     case IoOperation::Kind::kRead:
@@ -146,12 +153,12 @@ BlockDevice::BlockDevice(const BlockDeviceConfig& config, Parts parts, const Rat
   } else {
     offered_ |= kFeatureWriteZeroes;
     space_.max_write_zeroes_sectors = kMaxWriteZeroesSectors;
-    space_.max_write_zeroes_seg = kMaxSegments;
+    space_.max_write_zeroes_seg = kMaxWriteZeroesSegments;
     space_.write_zeroes_may_unmap = config_.discard ? 1 : 0;
     if (config_.discard) {
       offered_ |= kFeatureDiscard;
       space_.max_discard_sectors = kMaxDiscardSectors;
-      space_.max_discard_seg = kMaxSegments;
+      space_.max_discard_seg = kMaxDiscardSegments;
     }
   }
   // 5.2.5.2: CONFIG_WCE comes with FLUSH only.
@@ -299,7 +306,7 @@ void BlockDevice::stop_queue(std::size_t index) {
 // Waits until every request of a queue is answered.
 void BlockDevice::settle(Queue& queue) {
   file_end_.reset();
-  // Each turn ends one operation of every request at least; a request has few (kMaxSegments and a flush).
+  // Each turn ends one operation of every request at least; a request has few (its segments and a flush).
   while (queue.free.size() != queue.requests.size()) {
     queue.engine->drain();
     reap(queue);
@@ -405,6 +412,15 @@ Result<void> BlockDevice::restore(const BlockDeviceState& state) {
 
 // --- queues ---
 
+void BlockDevice::Allowance::look(std::uint64_t now_ns) {
+  constexpr auto kLongest = static_cast<std::uint64_t>(std::chrono::nanoseconds(kTimePerRound).count());
+  if (!ends_ns) {
+    ends_ns = now_ns + kLongest;
+  } else if (now_ns >= *ends_ns) {
+    cost = 0;
+  }
+}
+
 void BlockDevice::process() {
   metrics_.queue_event_count.add();
   process_queues();
@@ -413,6 +429,7 @@ void BlockDevice::process() {
 void BlockDevice::process_queues() {
   Round round = Round::kDone;
   file_end_.reset();
+  allowance_ = {};
   // The queues take turns in being first, so that none starves behind a busy one.
   first_queue_ = (first_queue_ + 1) % queues_.size();
   for (std::size_t turn = 0; turn < queues_.size(); ++turn) {
@@ -438,8 +455,7 @@ BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
   reap(queue);
   ring.spare_doorbell();
   std::uint32_t requests_left = ring.config().size;
-  std::uint64_t bytes_left = kBytesPerRound;
-  while (requests_left != 0 && bytes_left != 0 && !held_back_) {
+  while (requests_left != 0 && !allowance_.is_spent() && !held_back_) {
     auto chain = ring.take();
     if (!chain) {
       give_up(chain.error());
@@ -447,7 +463,7 @@ BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
     }
     if (*chain) {
       --requests_left;
-      bytes_left -= std::min(bytes_left, begin(queue, std::move(**chain)).value_or(0));
+      begin(queue, std::move(**chain));
       continue;
     }
     const bool all_handed_over = exchange(queue);
@@ -504,48 +520,37 @@ void BlockDevice::give_up(QueueFault fault) {
 
 // --- requests ---
 
-std::optional<std::uint64_t> BlockDevice::begin(Queue& queue, DescriptorChain chain) {
-  if (chain.writable().empty()) {
-    // There is no byte that a status could go to. The queue itself is sound, and a reset would cost the
-    // driver's other requests: the chain goes back with nothing written, which no answer looks like.
-    refuse("it has no byte for its status");
-    queue.ring->complete(std::move(chain), 0);
-    return 0;
-  }
-  ChainReader reader = chain.reader();
-  const auto header = reader.read_object<Header>();
-  if (!header) {
-    const std::uint64_t filled_bytes = size_of(chain.writable());
-    answer(queue, std::move(chain), refuse("its header is too short"), false);
-    return filled_bytes;
-  }
-  if (header->type == kTypeGetId) {
-    bool filled = false;
-    const Status status = answer_id(chain, filled);
-    const std::uint64_t filled_bytes = size_of(chain.writable());
-    answer(queue, std::move(chain), status, filled);
-    return filled_bytes;
-  }
+void BlockDevice::begin(Queue& queue, DescriptorChain chain) {
+  const std::uint64_t now_ns = clock_.monotonic_ns();
+  allowance_.look(now_ns);
   const std::uint32_t token = acquire(queue);
   Request& request = queue.requests[token];
   request.chain.emplace(std::move(chain));
-  if (const Status status = prepare(request, *header, reader); status != Status::kOk) {
-    DescriptorChain refused = std::move(*request.chain);
-    release(queue, token);
-    const std::uint64_t filled_bytes = size_of(refused.writable());
-    answer(queue, std::move(refused), status, false);
-    return filled_bytes;
+  request.began_ns = now_ns;
+  const Verdict verdict = prepare(request);
+  if (verdict.status != Status::kOk) {
+    request.bytes = bytes_to_fill(*request.chain);
+    request.cost = std::max(kCommandCost, request.bytes);
   }
-  const std::uint64_t bytes = request.bytes;
-  request.began_ns = clock_.monotonic_ns();
-  if (!passes_limiter(bytes, request.began_ns)) {
+  if (!passes_limiter(request.bytes, now_ns)) {
     DescriptorChain held = std::move(*request.chain);
     release(queue, token);
     queue.ring->put_back(std::move(held));
-    return std::nullopt;
+    return;
   }
-  advance(queue, token);
-  return bytes;
+  allowance_.take(request.cost);
+  if (verdict.status != Status::kOk) {
+    metrics_.invalid_reqs_count.add();
+    if (verdict.why != nullptr) {
+      LOG_WARN_LIMITED("%s: a request is refused: %s", name_.c_str(), verdict.why);
+    }
+    respond(queue, token, verdict.status, false);
+  } else if (request.asks_id) {
+    write_id(*request.chain);
+    respond(queue, token, Status::kOk, true);
+  } else {
+    advance(queue, token);
+  }
 }
 
 bool BlockDevice::passes_limiter(std::uint64_t bytes, std::uint64_t now_ns) {
@@ -567,65 +572,80 @@ bool BlockDevice::passes_limiter(std::uint64_t bytes, std::uint64_t now_ns) {
   return false;
 }
 
-BlockDevice::Status BlockDevice::prepare(Request& request, const Header& header, ChainReader data) {
-  switch (header.type) {
+BlockDevice::Verdict BlockDevice::prepare(Request& request) {
+  const DescriptorChain& chain = *request.chain;
+  if (chain.writable().empty()) {
+    // There is no byte that a status could go to. The queue itself is sound, and a reset would cost the
+    // driver's other requests: the chain goes back with nothing written, which no answer looks like.
+    return {Status::kIoError, "it has no byte for its status"};
+  }
+  ChainReader data = chain.reader();
+  const auto header = data.read_object<Header>();
+  if (!header) {
+    return {Status::kIoError, "its header is too short"};
+  }
+  switch (header->type) {
     case kTypeIn:
     case kTypeOut:
-      return prepare_transfer(request, header, data);
+      return prepare_transfer(request, *header, data);
     case kTypeFlush:
       request.operation.kind = IoOperation::Kind::kFlush;
       // Not offered and sent all the same: the drive was asked for without.
       request.begun = config_.cache_type == BlockCacheType::kUnsafe;
-      return Status::kOk;
+      request.cost = request.begun ? kCommandCost : kFlushCost;
+      return {};
+    case kTypeGetId:
+      return prepare_id(request);
     case kTypeDiscard:
     case kTypeWriteZeroes:
-      return prepare_segments(request, header, data);
+      return prepare_segments(request, *header, data);
     default:
-      metrics_.invalid_reqs_count.add();
-      return Status::kUnsupported;
+      return {Status::kUnsupported};
   }
 }
 
-BlockDevice::Status BlockDevice::prepare_transfer(Request& request, const Header& header, ChainReader data) {
+BlockDevice::Verdict BlockDevice::prepare_transfer(Request& request, const Header& header, ChainReader data) {
   const bool is_read = header.type == kTypeIn;
   if (!is_read && config_.read_only) {
-    return refuse("it writes to a read-only drive");  // 5.2.6.2
+    return {Status::kIoError, "it writes to a read-only drive"};  // 5.2.6.2
   }
   ChainWriter writer = request.chain->writer();
   const std::uint64_t bytes = is_read ? writer.remaining() - 1 : data.remaining();
   if (bytes % kSectorSize != 0) {
-    return refuse("its data are not whole sectors");
+    return {Status::kIoError, "its data are not whole sectors"};
   }
   if (bytes > kMaxRequestBytes) {
-    return refuse("it has more data than the limits allow");
+    return {Status::kIoError, "it has more data than the limits allow"};
   }
   if (!in_capacity(header.sector, bytes / kSectorSize)) {
-    return refuse("it reaches past the drive's end");
+    return {Status::kIoError, "it reaches past the drive's end"};
   }
   const bool taken = is_read ? writer.take(bytes, request.buffers) : data.take(bytes, request.buffers);
   MAYFLY_CHECK(taken, "a chain has fewer bytes than it has");
+  const bool durable = !is_read && writes_through();
   request.bytes = bytes;
+  request.cost = bytes + (durable ? kFlushCost : 0);
   request.begun = bytes == 0;
   request.operation = {.kind = is_read ? IoOperation::Kind::kRead : IoOperation::Kind::kWrite,
-                       .durable = !is_read && writes_through(),
+                       .durable = durable,
                        .offset = header.sector * kSectorSize,
                        .length = bytes,
                        .buffers = request.buffers};
-  return Status::kOk;
+  return {};
 }
 
-BlockDevice::Status BlockDevice::prepare_segments(Request& request, const Header& header, ChainReader data) {
+BlockDevice::Verdict BlockDevice::prepare_segments(Request& request, const Header& header, ChainReader data) {
   const bool is_discard = header.type == kTypeDiscard;
   if (config_.read_only) {
-    return refuse("it writes to a read-only drive");  // 5.2.6.2
+    return {Status::kIoError, "it writes to a read-only drive"};  // 5.2.6.2
   }
   if (!negotiated(is_discard ? kFeatureDiscard : kFeatureWriteZeroes)) {
-    metrics_.invalid_reqs_count.add();
-    return Status::kUnsupported;
+    return {Status::kUnsupported};
   }
   const std::uint64_t bytes = data.remaining();
-  if (bytes == 0 || bytes % sizeof(Segment) != 0 || bytes / sizeof(Segment) > kMaxSegments) {
-    return refuse("its segments are none, too many or not whole");
+  const std::uint32_t most = is_discard ? kMaxDiscardSegments : kMaxWriteZeroesSegments;
+  if (bytes == 0 || bytes % sizeof(Segment) != 0 || bytes / sizeof(Segment) > most) {
+    return {Status::kIoError, "its segments are none, too many or not whole"};
   }
   request.segment_count = static_cast<std::uint32_t>(bytes / sizeof(Segment));
   const auto segments = std::span(request.segments).first(request.segment_count);
@@ -633,53 +653,55 @@ BlockDevice::Status BlockDevice::prepare_segments(Request& request, const Header
   // Of all segments before any is acted on: these answers are demanded (5.2.6.2).
   for (const Segment& segment : segments) {
     if ((segment.flags & ~kUnmap) != 0 || (is_discard && segment.flags != 0)) {
-      metrics_.invalid_reqs_count.add();
-      return Status::kUnsupported;
+      return {Status::kUnsupported};
     }
   }
   for (Segment& segment : segments) {
     if (segment.sectors > (is_discard ? kMaxDiscardSectors : kMaxWriteZeroesSectors)) {
-      return refuse("a segment is larger than the limits allow");
+      return {Status::kIoError, "a segment is larger than the limits allow"};
     }
     if (!in_capacity(segment.sector, segment.sectors)) {
-      return refuse("a segment reaches past the drive's end");
+      return {Status::kIoError, "a segment reaches past the drive's end"};
     }
     // To keep its storage is a way to make zeroes of it, whatever the driver asks for.
     segment.flags = config_.discard ? segment.flags : 0;
+    const std::uint64_t length = segment.sectors * kSectorSize;
     // What may have to be written out counts as that.
-    request.bytes += is_discard ? 0 : segment.sectors * kSectorSize;
+    request.bytes += is_discard ? 0 : length;
+    request.cost += kCommandCost + (is_discard ? length / kDiscardedPerByte : length);
   }
   request.operation.kind = is_discard ? IoOperation::Kind::kDiscard : IoOperation::Kind::kZero;
   request.begun = true;
   // Zeroes are written data as any (5.2.6.2); what a discard leaves behind is nothing to rely on.
   request.then_flush = !is_discard && writes_through();
-  return Status::kOk;
+  request.cost += request.then_flush ? kFlushCost : 0;
+  return {};
+}
+
+BlockDevice::Verdict BlockDevice::prepare_id(Request& request) {
+  const std::uint64_t room = request.chain->writer().remaining() - 1;
+  if (room < kIdSize) {
+    return {Status::kIoError, "it has no room for the drive's id"};
+  }
+  if (room > kMaxRequestBytes) {
+    return {Status::kIoError, "it has more data than the limits allow"};
+  }
+  request.asks_id = true;
+  request.bytes = room;
+  request.cost = std::max(kCommandCost, room);
+  return {};
 }
 
 bool BlockDevice::in_capacity(std::uint64_t sector, std::uint64_t sectors) const {
   return sectors <= space_.capacity && sector <= space_.capacity - sectors;
 }
 
-BlockDevice::Status BlockDevice::answer_id(const DescriptorChain& chain, bool& filled) {
+void BlockDevice::write_id(const DescriptorChain& chain) const {
   ChainWriter writer = chain.writer();
-  if (writer.remaining() - 1 < kIdSize) {
-    return refuse("it has no room for the drive's id");
-  }
-  if (writer.remaining() - 1 > kMaxRequestBytes) {
-    return refuse("it has more data than the limits allow");
-  }
   std::array<std::byte, kIdSize> id{};
   std::memcpy(id.data(), config_.id.data(), std::min(config_.id.size(), id.size()));
   writer.write(id);
   writer.write_zeroes(writer.remaining() - 1);
-  filled = true;
-  return Status::kOk;
-}
-
-BlockDevice::Status BlockDevice::refuse(const char* why) {
-  metrics_.invalid_reqs_count.add();
-  LOG_WARN_LIMITED("%s: a request is refused: %s", name_.c_str(), why);
-  return Status::kIoError;
 }
 
 // What a request has done next: nothing where all is over.
@@ -741,9 +763,7 @@ void BlockDevice::advance(Queue& queue, std::uint32_t token) {
   }
   count(request);
   const bool filled = request.operation.kind == IoOperation::Kind::kRead;
-  DescriptorChain chain = std::move(*request.chain);
-  release(queue, token);
-  answer(queue, std::move(chain), Status::kOk, filled);
+  respond(queue, token, Status::kOk, filled);
 }
 
 void BlockDevice::finish(Queue& queue, std::uint32_t token, IoResult result) {
@@ -760,13 +780,13 @@ void BlockDevice::finish(Queue& queue, std::uint32_t token, IoResult result) {
                    to_string(operation.kind), static_cast<unsigned long long>(operation.length),
                    static_cast<unsigned long long>(operation.offset), image_.path().c_str(),
                    why != nullptr ? why : "unknown error");
-  DescriptorChain chain = std::move(*request.chain);
-  release(queue, token);
-  answer(queue, std::move(chain), Status::kIoError, false);
+  respond(queue, token, Status::kIoError, false);
 }
 
 void BlockDevice::count(const Request& request) {
-  const std::uint64_t duration_us = (clock_.monotonic_ns() - request.began_ns) / 1000;
+  const std::uint64_t now_ns = clock_.monotonic_ns();
+  allowance_.look(now_ns);
+  const std::uint64_t duration_us = (now_ns - request.began_ns) / 1000;
   switch (request.operation.kind) {
     case IoOperation::Kind::kRead:
       metrics_.read_count.add();
@@ -788,20 +808,29 @@ void BlockDevice::count(const Request& request) {
   }
 }
 
+void BlockDevice::respond(Queue& queue, std::uint32_t token, Status status, bool filled) {
+  DescriptorChain chain = std::move(*queue.requests[token].chain);
+  release(queue, token);
+  answer(queue, std::move(chain), status, filled);
+}
+
 // Gives a chain back with its status in the last writable byte (5.2.6). `filled`: the bytes before that one
 // were written, too. Otherwise they are now, as zeroes: a driver looks at no byte past the length that it is
 // told (2.7.8.3), and must look at the status.
 void BlockDevice::answer(Queue& queue, DescriptorChain chain, Status status, bool filled) {
   const auto writable = chain.writable();
+  if (writable.empty()) {
+    queue.ring->complete(std::move(chain), 0);
+    return;
+  }
   const std::uint64_t bytes = size_of(writable);
-  if (!filled && bytes > 1 && bytes - 1 <= kMaxRequestBytes) {
-    chain.writer().write_zeroes(bytes - 1);
+  if (const std::uint64_t fill = filled ? 0 : bytes_to_fill(chain); fill != 0) {
+    chain.writer().write_zeroes(fill);
     filled = true;
   }
   const GuestSlice& last = writable.back();
   last.set_object(last.size() - 1, static_cast<std::uint8_t>(status));
-  // Beyond the limits filling would take too long, and such a driver has no claim: too few rather than too
-  // many (2.7.8.2).
+  // Where nothing was filled: too few rather than too many (2.7.8.2).
   queue.ring->complete(std::move(chain), filled || bytes == 1 ? static_cast<std::uint32_t>(bytes) : 0);
 }
 
@@ -826,7 +855,9 @@ void BlockDevice::release(Queue& queue, std::uint32_t token) {
   request.segments_begun = 0;
   request.begun = false;
   request.then_flush = false;
+  request.asks_id = false;
   request.bytes = 0;
+  request.cost = 0;
   queue.free.push_back(token);
 }
 

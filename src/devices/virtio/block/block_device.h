@@ -5,14 +5,19 @@
 //   IN, OUT        whole sectors (512 bytes) within the capacity, at most kMaxRequestBytes
 //   FLUSH          nothing but header and status
 //   GET_ID         20 bytes or more to put the drive's id in
-//   DISCARD,       1 to kMaxSegments segments within the capacity and the limits
-//   WRITE_ZEROES
+//   DISCARD        1 to kMaxDiscardSegments segments within the capacity and the limits
+//   WRITE_ZEROES   1 to kMaxWriteZeroesSegments of them
 //
 // Anything else is answered by UNSUPP (what the device cannot do) or IOERR (what it cannot do so), as is what
 // the host fails at. Header, data and status may lie in any division over descriptors (2.7.4.1).
+//
+// The rate limiter sees every request, one that is refused or asks for the id as well: it is an operation, of
+// the bytes that its answer has to fill.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -80,18 +85,31 @@ class BlockDevice final : public VirtioDevice {
   static constexpr std::uint64_t kFeatureDiscard = 1U << 13;
   static constexpr std::uint64_t kFeatureWriteZeroes = 1U << 14;
 
-  // Limits that the driver is told.
+  // Limits that the driver is told. A request is not interrupted once it is begun: they are small enough for
+  // the monitor thread to come back soon, and large enough for 1 MiB of a sequential transfer of Linux's to
+  // be one request (256 pages wherever they lie would be two; neighbours share a descriptor).
   static constexpr std::uint16_t kQueueSize = 256;
   static constexpr std::uint32_t kSegMax = kQueueSize - 2;  // a descriptor each for header and status
-  static constexpr std::uint32_t kSizeMax = 1U << 20;       // bytes
-  static constexpr std::uint32_t kMaxSegments = 16;
-  static constexpr std::uint32_t kMaxDiscardSectors = 1U << 21;
+  static constexpr std::uint32_t kSizeMax = 16U << 10;      // bytes
+  static constexpr std::uint32_t kMaxDiscardSegments = 16;
+  static constexpr std::uint32_t kMaxDiscardSectors = 1U << 15;  // 16 MiB
   // Less: where the file system cannot do better, the zeroes are written out.
-  static constexpr std::uint32_t kMaxWriteZeroesSectors = 1U << 15;
-  // What follows from the first two; more is refused, since a request is not interrupted once it is begun.
+  static constexpr std::uint32_t kMaxWriteZeroesSegments = 4;
+  static constexpr std::uint32_t kMaxWriteZeroesSectors = 1U << 11;  // 1 MiB
+  // What follows from the first two: just under 4 MiB. More is refused.
   static constexpr std::uint64_t kMaxRequestBytes = std::uint64_t{kSegMax} * kSizeMax;
-  // One process() begins no further request once it has moved so many bytes.
-  static constexpr std::uint64_t kBytesPerRound = 4U << 20;
+
+  // A round over all queues begins no further request once those that it began have cost so much, or taken so
+  // long; the rest follows when others had their turn. Data cost their bytes, and all else what it may keep
+  // the host busy for, as so many bytes of data would:
+  static constexpr std::uint64_t kCostPerRound = 4U << 20;
+  static constexpr std::chrono::milliseconds kTimePerRound{2};
+  // a request that is refused or asks for the id, at least; and each segment
+  static constexpr std::uint64_t kCommandCost = 32U << 10;
+  // a flush, and a write that is to be durable, beside its bytes
+  static constexpr std::uint64_t kFlushCost = 1U << 20;
+  // a byte that is discarded, for this part of one
+  static constexpr std::uint64_t kDiscardedPerByte = 64;
   static constexpr std::size_t kIdSize = 20;
 
   // What a device works with. Tests bring their own.
@@ -163,12 +181,14 @@ class BlockDevice final : public VirtioDevice {
     // IN, OUT and FLUSH: the one. DISCARD and WRITE_ZEROES: what the segment under way is.
     IoOperation operation;
     std::vector<iovec> buffers;
-    std::array<Segment, kMaxSegments> segments{};
+    std::array<Segment, kMaxDiscardSegments> segments{};
     std::uint32_t segment_count = 0;
     std::uint32_t segments_begun = 0;
     bool begun = false;       // the one operation
     bool then_flush = false;  // a flush is still to come
-    std::uint64_t bytes = 0;  // of data
+    bool asks_id = false;
+    std::uint64_t bytes = 0;  // of data, or of an answer without any
+    std::uint64_t cost = 0;   // see kCostPerRound
     std::uint64_t began_ns = 0;
   };
   struct Queue {
@@ -179,6 +199,21 @@ class BlockDevice final : public VirtioDevice {
     std::unique_ptr<Watch> completions;
   };
   enum class Status : std::uint8_t { kOk = 0, kIoError = 1, kUnsupported = 2 };  // 5.2.6
+  // What is to become of a request: it is done, or refused and why.
+  struct Verdict {
+    Status status = Status::kOk;
+    const char* why = nullptr;  // for the log; nothing: it is not worth a line
+  };
+  // What a round may still do.
+  struct Allowance {
+    std::uint64_t cost = kCostPerRound;
+    std::optional<std::uint64_t> ends_ns;  // counted from the first request
+
+    void take(std::uint64_t what) { cost -= std::min(cost, what); }
+    // The clock is read for each request anyway.
+    void look(std::uint64_t now_ns);
+    bool is_spent() const { return cost == 0; }
+  };
   enum class Round : std::uint8_t { kDone, kLeftOver };
 
   BlockDevice(const BlockDeviceConfig& config, Parts parts, const RateLimiter& limiter);
@@ -200,16 +235,17 @@ class BlockDevice final : public VirtioDevice {
   void publish();
   void give_up(QueueFault fault);
 
-  // Takes a chain that holds a request: answers it, or begins it. The bytes that it moves. Nothing where the
-  // rate limiter holds it back: it is in the queue again then.
-  std::optional<std::uint64_t> begin(Queue& queue, DescriptorChain chain);
+  // Takes a chain that holds a request: answers it, or begins it; or puts it into the queue again, where the
+  // rate limiter holds it back.
+  void begin(Queue& queue, DescriptorChain chain);
   bool passes_limiter(std::uint64_t bytes, std::uint64_t now_ns);
-  Status prepare(Request& request, const Header& header, ChainReader data);
-  Status prepare_transfer(Request& request, const Header& header, ChainReader data);
-  Status prepare_segments(Request& request, const Header& header, ChainReader data);
+  // What a request is and costs. Nothing is counted, written or begun: it may have to wait.
+  Verdict prepare(Request& request);
+  Verdict prepare_transfer(Request& request, const Header& header, ChainReader data);
+  Verdict prepare_segments(Request& request, const Header& header, ChainReader data);
+  Verdict prepare_id(Request& request);
   bool in_capacity(std::uint64_t sector, std::uint64_t sectors) const;
-  Status answer_id(const DescriptorChain& chain, bool& filled);
-  Status refuse(const char* why);
+  void write_id(const DescriptorChain& chain) const;
 
   static const IoOperation* next_operation(Request& request);
   // Whether an operation would change what lies past the image's end, which has moved.
@@ -218,6 +254,8 @@ class BlockDevice final : public VirtioDevice {
   void advance(Queue& queue, std::uint32_t token);
   void finish(Queue& queue, std::uint32_t token, IoResult result);
   void count(const Request& request);
+  // Ends a request.
+  static void respond(Queue& queue, std::uint32_t token, Status status, bool filled);
   static void answer(Queue& queue, DescriptorChain chain, Status status, bool filled);
   std::uint32_t acquire(Queue& queue);
   static void release(Queue& queue, std::uint32_t token);
@@ -237,6 +275,7 @@ class BlockDevice final : public VirtioDevice {
   std::uint64_t accepted_ = 0;
   bool active_ = false;
   std::size_t first_queue_ = 0;            // which one begins the next round
+  Allowance allowance_;                    // of the round that goes on
   std::optional<std::uint64_t> file_end_;  // the image's, in bytes; as one round has seen it
   std::vector<Queue> queues_;              // after engines_: their watches go first
 };

@@ -64,6 +64,9 @@ bool has_uring() {
   return result;
 }
 
+std::uint64_t g_now_ns = 0;
+constexpr Clock kTestClock{[] { return g_now_ns; }, [] { return g_now_ns; }};
+
 // Does what a test tells it. Asynchronous where it has a descriptor to tell of completions by.
 class ScriptedEngine final : public IoEngine {
  public:
@@ -73,12 +76,14 @@ class ScriptedEngine final : public IoEngine {
     std::deque<std::uint32_t> pending;  // tokens under way
     int drains = 0;
     int kicks = 0;
-    UniqueFd ready;  // an eventfd: asynchronous
+    std::chrono::nanoseconds takes{0};  // each operation, by kTestClock
+    UniqueFd ready;                     // an eventfd: asynchronous
   };
   explicit ScriptedEngine(Script& script) : script_(script) {}
 
   std::optional<IoResult> submit(std::uint32_t token, const IoOperation& operation) override {
     script_.seen.push_back(operation);
+    g_now_ns += static_cast<std::uint64_t>(script_.takes.count());
     if (!script_.ready) {
       return IoResult{next()};
     }
@@ -174,6 +179,11 @@ class BlockDeviceTest : public ::testing::Test {
     engines.push_back(std::make_unique<ScriptedEngine>(script_));
     ASSERT_TRUE(rig_.make(config, std::move(engines), clock)) << rig_.error;
     rig_.start(features, static_cast<std::uint16_t>(config.queue_count));
+  }
+  // One round.
+  void process_once() {
+    const MutexLock lock(rig_.device->mutex());
+    rig_.device->process();
   }
   void make_script_asynchronous() { script_.ready = std::move(*make_eventfd()); }
   void complete_scripted(std::uint64_t count) {
@@ -610,9 +620,9 @@ TEST_F(BlockDeviceTest, configuration_space_tells_size_and_limits) {
   EXPECT_EQ(driver.config_u8(kWriteback), 1U);
   EXPECT_EQ(driver.config_u16(kNumQueues), 2U);
   EXPECT_EQ(driver.config_u32(kMaxDiscardSectors), BlockDevice::kMaxDiscardSectors);
-  EXPECT_EQ(driver.config_u32(kMaxDiscardSeg), BlockDevice::kMaxSegments);
+  EXPECT_EQ(driver.config_u32(kMaxDiscardSeg), BlockDevice::kMaxDiscardSegments);
   EXPECT_EQ(driver.config_u32(kMaxWriteZeroesSectors), BlockDevice::kMaxWriteZeroesSectors);
-  EXPECT_EQ(driver.config_u32(kMaxWriteZeroesSeg), BlockDevice::kMaxSegments);
+  EXPECT_EQ(driver.config_u32(kMaxWriteZeroesSeg), BlockDevice::kMaxWriteZeroesSegments);
   EXPECT_EQ(driver.config_u8(kMayUnmap), 1U);
   for (const std::uint64_t unused : {33U, 57U, 58U, 59U, 60U, 200U, 0xeffU}) {
     EXPECT_EQ(driver.config_u8(unused), 0U) << unused;
@@ -732,18 +742,46 @@ TEST_F(BlockDeviceTest, request_that_cannot_be_answered_comes_back_with_nothing_
 }
 
 TEST_F(BlockDeviceTest, more_data_than_the_limits_allow_is_refused) {
+  make_image(16U << 20);
+  start_scripted(config());
+  const auto most = static_cast<std::uint32_t>(BlockDevice::kMaxRequestBytes);
+  EXPECT_LE(most, 4U << 20);
+  EXPECT_EQ(rig_.in(0, most).status, VIRTIO_BLK_S_OK);
+  ASSERT_THAT(script_.seen, SizeIs(1));
+  EXPECT_EQ(script_.seen[0].length, most);
+  script_.seen.clear();
+  // It is not worth the time to fill what has no end.
+  const std::uint64_t place = BlockRig::kArena + (1U << 20);
+  rig_.driver_memory().write(place, filled(8192, 0xdd));
+  for (const std::uint32_t bytes : {most + 512, 14U << 20}) {
+    for (const std::uint32_t type : {VIRTIO_BLK_T_IN, VIRTIO_BLK_T_GET_ID}) {
+      rig_.rings[0]->chain().readable(header(type, 0)).writable_at(place, bytes).writable(1).submit();
+      const auto answers = rig_.collect();
+      ASSERT_THAT(answers, SizeIs(1));
+      EXPECT_EQ(answers[0].length, 0U);
+      EXPECT_EQ(rig_.driver_memory().read_bytes(place, 8192), filled(8192, 0xdd));
+    }
+  }
+  EXPECT_THAT(script_.seen, IsEmpty());
+}
+
+// 256 pages of which every other is the next one's neighbour: more scattered than a page cache has them.
+TEST_F(BlockDeviceTest, sequential_mebibyte_is_one_request) {
+  EXPECT_GE(BlockDevice::kSizeMax, 4096U);
+  EXPECT_GE(std::uint64_t{BlockDevice::kSegMax} * BlockDevice::kSizeMax, 1U << 20);
+  make_image(4U << 20);
   start_scripted(config());
   auto read = rig_.rings[0]->chain();
   read.readable(header(VIRTIO_BLK_T_IN, 0));
-  // The same 15 MiB again and again: 270 MiB.
-  for (int index = 0; index < 18; ++index) {
-    read.writable_at(BlockRig::kArena, 15U << 20);
+  for (std::uint64_t pages = 0; pages < 256; pages += 2) {
+    read.writable_at(BlockRig::kArena + (1U << 20) + pages * 8192, 8192);
   }
   read.writable(1).submit();
   const auto answers = rig_.collect();
   ASSERT_THAT(answers, SizeIs(1));
-  EXPECT_EQ(answers[0].length, 0U);
-  EXPECT_THAT(script_.seen, IsEmpty());
+  EXPECT_EQ(answers[0].length, (1U << 20) + 1);
+  ASSERT_THAT(script_.seen, SizeIs(1));
+  EXPECT_EQ(script_.seen[0].length, 1U << 20);
 }
 
 TEST_F(BlockDeviceTest, what_is_not_supported_is_said_so) {
@@ -909,10 +947,95 @@ TEST_F(BlockDeviceTest, one_round_moves_a_bounded_number_of_bytes) {
     const MutexLock lock(rig_.device->mutex());
     rig_.device->process();
   }
-  EXPECT_EQ(ring.used_index(), BlockDevice::kBytesPerRound >> 20);
+  EXPECT_EQ(ring.used_index(), BlockDevice::kCostPerRound >> 20);
   // The rest follows without a doorbell.
   rig_.run();
   EXPECT_EQ(ring.used_index(), 12U);
+}
+
+TEST_F(BlockDeviceTest, queues_share_what_a_round_may_cost) {
+  auto many = config();
+  many.queue_count = 4;
+  start_scripted(many);
+  for (const auto& ring : rig_.rings) {
+    for (int index = 0; index < 4; ++index) {
+      ring->chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable_at(0x800000, 1U << 20).writable(1).submit();
+    }
+  }
+  process_once();
+  EXPECT_THAT(script_.seen, SizeIs(BlockDevice::kCostPerRound >> 20));
+  rig_.run();
+  EXPECT_THAT(script_.seen, SizeIs(16));
+  for (const auto& ring : rig_.rings) {
+    EXPECT_EQ(ring->used_index(), 4U);
+  }
+}
+
+TEST_F(BlockDeviceTest, commands_without_data_cost_a_round_something) {
+  make_image(1U << 20);
+  std::filesystem::resize_file(dir_.file("disk"), 1U << 30);
+  start_scripted(config());
+  SplitRing& ring = *rig_.rings[0];
+  // How many of 200 a round does; then the others.
+  const auto in_a_round = [&](const std::vector<std::byte>& request) {
+    for (int count = 0; count < 200; ++count) {
+      ring.chain().readable(request).writable(21).indirect().submit();
+    }
+    const auto before = ring.used_index();
+    process_once();
+    const auto done = static_cast<std::uint16_t>(ring.used_index() - before);
+    rig_.run();
+    EXPECT_THAT(ring.collect_all(), SizeIs(200));
+    return done;
+  };
+  EXPECT_EQ(in_a_round(header(VIRTIO_BLK_T_FLUSH, 0)), 4U);
+  EXPECT_EQ(in_a_round(header(VIRTIO_BLK_T_GET_ID, 0)), 128U);
+  EXPECT_EQ(in_a_round(header(VIRTIO_BLK_T_IN, kSectors << 20)), 128U) << "which is refused";
+  EXPECT_EQ(in_a_round(header(2, 0)), 128U) << "which is not supported";
+  EXPECT_EQ(in_a_round(filled(3, 0)), 128U) << "which has no header";
+  EXPECT_EQ(in_a_round(header(VIRTIO_BLK_T_DISCARD, 0) + segment(0, 1)), 128U);
+  EXPECT_EQ(in_a_round(header(VIRTIO_BLK_T_WRITE_ZEROES, 0) + segment(0, 2048)), 4U);
+  auto all = header(VIRTIO_BLK_T_DISCARD, 0);
+  for (std::uint32_t index = 0; index < BlockDevice::kMaxDiscardSegments; ++index) {
+    all = all + segment(0, BlockDevice::kMaxDiscardSectors);
+  }
+  EXPECT_EQ(in_a_round(all), 1U);
+  rig_.driver->write_config_u8(kWriteback, 0);
+  EXPECT_EQ(in_a_round(header(VIRTIO_BLK_T_OUT, 0) + filled(512, 1)), 4U) << "which is to be durable";
+}
+
+TEST_F(BlockDeviceTest, round_ends_when_its_time_is_over) {
+  start_scripted(config(), BlockRig::kAllFeatures, kTestClock);
+  script_.takes = std::chrono::nanoseconds(BlockDevice::kTimePerRound) / 4;
+  SplitRing& ring = *rig_.rings[0];
+  for (int count = 0; count < 10; ++count) {
+    ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable(513).submit();
+  }
+  process_once();
+  EXPECT_EQ(ring.used_index(), 4U);
+  process_once();
+  EXPECT_EQ(ring.used_index(), 8U);
+  rig_.run();
+  EXPECT_EQ(ring.used_index(), 10U);
+  // What takes longer than a round has one of its own.
+  script_.takes = BlockDevice::kTimePerRound * 3;
+  for (int count = 0; count < 3; ++count) {
+    ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable(513).submit();
+  }
+  process_once();
+  EXPECT_EQ(ring.used_index(), 11U);
+  rig_.run();
+  EXPECT_EQ(ring.used_index(), 13U);
+}
+
+TEST_F(BlockDeviceTest, usual_requests_as_many_as_the_queue_has_are_one_round) {
+  start_scripted(config());
+  SplitRing& ring = *rig_.rings[0];
+  for (int count = 0; count < 80; ++count) {
+    ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable_at(0x800000, 4096).writable(1).submit();
+  }
+  process_once();
+  EXPECT_EQ(ring.used_index(), 80U);
 }
 
 TEST_F(BlockDeviceTest, doorbell_before_activation_does_nothing) {
@@ -1023,9 +1146,6 @@ TEST_F(BlockDeviceTest, device_that_needs_a_reset_is_saved_without_its_queues) {
 
 // --- the rate limiter ---
 
-std::uint64_t g_now_ns = 0;
-constexpr Clock kTestClock{[] { return g_now_ns; }, [] { return g_now_ns; }};
-
 class LimitedBlockDeviceTest : public BlockDeviceTest {
  protected:
   void pass(std::chrono::milliseconds time) {
@@ -1062,6 +1182,41 @@ TEST_F(LimitedBlockDeviceTest, operations_beyond_the_limit_wait_for_the_refill) 
   pass(std::chrono::milliseconds(50));
   EXPECT_THAT(ring.collect_all(), SizeIs(5));
   EXPECT_EQ(rig_.registrar.running_timers(), 0U);
+}
+
+TEST_F(LimitedBlockDeviceTest, requests_that_are_refused_or_ask_for_the_id_are_limited) {
+  auto limited = config();
+  limited.rate_limiter.ops = TokenBucketConfig{.size = 4, .refill_time_ms = 100, .one_time_burst = 0};
+  start_scripted(limited, BlockRig::kAllFeatures, kTestClock);
+  const auto invalid = counters().invalid_reqs_count.value();
+  SplitRing& ring = *rig_.rings[0];
+  for (int round = 0; round < 2; ++round) {
+    ring.chain().readable(header(VIRTIO_BLK_T_GET_ID, 0)).writable(21).submit();
+    ring.chain().readable(header(2, 0)).writable(1).submit();
+    ring.chain().readable(filled(3, 0)).writable(1).submit();
+    ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).submit();  // no byte for the status
+  }
+  rig_.notify();
+  EXPECT_EQ(ring.used_index(), 4U);
+  EXPECT_EQ(counters().invalid_reqs_count.value(), invalid + 3);
+  pass(std::chrono::milliseconds(50));
+  EXPECT_EQ(ring.used_index(), 6U);
+  pass(std::chrono::milliseconds(50));
+  EXPECT_EQ(ring.used_index(), 8U);
+  EXPECT_EQ(counters().invalid_reqs_count.value(), invalid + 6) << "each once, however long it waited";
+}
+
+TEST_F(LimitedBlockDeviceTest, answers_without_data_cost_the_bytes_that_they_fill) {
+  auto limited = config();
+  limited.rate_limiter.bandwidth =
+      TokenBucketConfig{.size = 8192, .refill_time_ms = 100, .one_time_burst = 0};
+  start_scripted(limited, BlockRig::kAllFeatures, kTestClock);
+  SplitRing& ring = *rig_.rings[0];
+  for (const std::uint32_t type : {VIRTIO_BLK_T_GET_ID, 2U, 2U}) {
+    ring.chain().readable(header(type, 0)).writable(4097).submit();
+  }
+  rig_.notify();
+  EXPECT_EQ(ring.used_index(), 2U);
 }
 
 TEST_F(LimitedBlockDeviceTest, bytes_beyond_the_limit_wait_and_an_update_sets_them_free) {

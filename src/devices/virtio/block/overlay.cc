@@ -18,9 +18,14 @@ namespace {
 
 constexpr std::uint64_t kClusterSize = OverlayEngine::kClusterSize;
 constexpr std::uint64_t kBitsPerPage = kClusterSize * 8;
+constexpr std::uint64_t kBitsPerWord = 64;
+constexpr std::uint64_t kAllOnes = ~std::uint64_t{0};
 
 constexpr std::uint64_t clusters_of(std::uint64_t bytes) {
   return bytes / kClusterSize + (bytes % kClusterSize != 0 ? 1 : 0);
+}
+constexpr std::uint64_t bytes_of_bits(std::uint64_t bits) {
+  return bits / 8 + (bits % 8 != 0 ? 1 : 0);
 }
 constexpr std::uint64_t bitmap_bytes(std::uint64_t base_size) {
   const std::uint64_t clusters = clusters_of(base_size);
@@ -79,16 +84,42 @@ bool OverlayEngine::Bitmap::has(std::uint64_t cluster) const {
   return (start_[cluster / 8] & (std::byte{1} << (cluster % 8))) != std::byte{0};
 }
 
-void OverlayEngine::Bitmap::add(std::uint64_t cluster) {
-  MAYFLY_CHECK(cluster / 8 < bytes_, "a cluster lies past the overlay's end");
-  start_[cluster / 8] |= std::byte{1} << (cluster % 8);
+std::uint64_t OverlayEngine::Bitmap::word(std::uint64_t cluster) const {
+  std::uint64_t value = 0;
+  std::memcpy(&value, start_ + cluster / 8, sizeof(value));
+  return value;
+}
+
+bool OverlayEngine::Bitmap::add(std::uint64_t first, std::uint64_t end) {
+  // Pages are whole words, so that the last one of the bitmap is, too.
+  MAYFLY_CHECK(first <= end && bytes_of_bits(end) <= bytes_, "a cluster lies past the overlay's end");
+  bool is_new = false;
+  while (first < end) {
+    if (first % kBitsPerWord == 0 && end - first >= kBitsPerWord) {
+      is_new = is_new || word(first) != kAllOnes;
+      std::memcpy(start_ + first / 8, &kAllOnes, sizeof(kAllOnes));
+      first += kBitsPerWord;
+    } else {
+      is_new = is_new || !has(first);
+      start_[first / 8] |= std::byte{1} << (first % 8);
+      ++first;
+    }
+  }
+  return is_new;
 }
 
 std::uint64_t OverlayEngine::Bitmap::run(std::uint64_t first, std::uint64_t end) const {
   const bool kind = has(first);
+  const std::uint64_t same = kind ? kAllOnes : 0;
   std::uint64_t next = first + 1;
-  while (next < end && has(next) == kind) {
-    ++next;
+  while (next < end) {
+    if (next % kBitsPerWord == 0 && end - next >= kBitsPerWord && word(next) == same) {
+      next += kBitsPerWord;
+    } else if (has(next) == kind) {
+      ++next;
+    } else {
+      break;
+    }
   }
   return next - first;
 }
@@ -275,7 +306,7 @@ IoResult OverlayEngine::write(const IoOperation& operation) {
       written.os_errno != 0) {
     return written;
   }
-  add_range(operation.offset, operation.length);
+  add(operation.offset, operation.length);
   return operation.durable ? flush() : IoResult{};
 }
 
@@ -294,7 +325,7 @@ IoResult OverlayEngine::zero(std::uint64_t offset, std::uint64_t length, bool fr
     zeroed = file_io::zero_range(fd(), data_offset_ + offset, length);
   }
   if (zeroed.os_errno == 0) {
-    add_range(offset, length);
+    add(offset, length);
   }
   return zeroed;
 }
@@ -315,7 +346,7 @@ IoResult OverlayEngine::discard(std::uint64_t offset, std::uint64_t length) {
   }
   const IoResult punched = file_io::punch_hole(fd(), data_offset_ + from, bytes);
   if (punched.os_errno == 0) {
-    add_range(from, bytes);
+    add(from, bytes);
   }
   return file_io::is_unsupported(punched.os_errno) ? IoResult{} : punched;
 }
@@ -346,7 +377,7 @@ IoResult OverlayEngine::copy_up(std::uint64_t cluster) {
       written.os_errno != 0) {
     return written;
   }
-  add(cluster);
+  add(cluster * kClusterSize, bytes.size());
   return {};
 }
 
@@ -361,17 +392,17 @@ IoResult OverlayEngine::copy_up_edges(std::uint64_t offset, std::uint64_t length
   return end % kClusterSize != 0 && end != base_size_ ? copy_up(last) : IoResult{};
 }
 
-void OverlayEngine::add_range(std::uint64_t offset, std::uint64_t length) {
-  for (std::uint64_t cluster = offset / kClusterSize; cluster < clusters_of(offset + length); ++cluster) {
-    add(cluster);
-  }
-}
-
-void OverlayEngine::add(std::uint64_t cluster) {
-  if (!bitmap_.has(cluster)) {
-    bitmap_.add(cluster);
-    dirty_[static_cast<std::size_t>(cluster / kBitsPerPage)] = true;
-    is_dirty_ = true;
+// Takes up every cluster that the range touches.
+void OverlayEngine::add(std::uint64_t offset, std::uint64_t length) {
+  const std::uint64_t end = clusters_of(offset + length);
+  for (std::uint64_t first = offset / kClusterSize; first < end;) {
+    const std::uint64_t page = first / kBitsPerPage;
+    const std::uint64_t page_end = std::min(end, (page + 1) * kBitsPerPage);
+    if (bitmap_.add(first, page_end)) {
+      dirty_[static_cast<std::size_t>(page)] = true;
+      is_dirty_ = true;
+    }
+    first = page_end;
   }
 }
 

@@ -81,13 +81,15 @@ class OverlayEngine final : public IoEngine {
     ~Bitmap();
 
     bool has(std::uint64_t cluster) const;
-    void add(std::uint64_t cluster);
+    // Adds the clusters from `first` to before `end`; whether any of them is new. Both go by words.
+    bool add(std::uint64_t first, std::uint64_t end);
     // How many clusters from `first` to before `end` are as that one is.
     std::uint64_t run(std::uint64_t first, std::uint64_t end) const;
     std::span<std::byte> page(std::size_t index) const;
     std::size_t pages() const { return bytes_ / kClusterSize; }
 
    private:
+    std::uint64_t word(std::uint64_t cluster) const;  // that the cluster, a multiple of 64, begins
     Bitmap(std::byte* start, std::size_t bytes) : start_(start), bytes_(bytes) {}
     std::byte* start_;
     std::size_t bytes_;  // a multiple of kClusterSize
@@ -109,8 +111,7 @@ class OverlayEngine final : public IoEngine {
   IoResult copy_up(std::uint64_t cluster);
   // Copies up the first and the last cluster of a range, where it covers them in part.
   IoResult copy_up_edges(std::uint64_t offset, std::uint64_t length);
-  void add_range(std::uint64_t offset, std::uint64_t length);
-  void add(std::uint64_t cluster);
+  void add(std::uint64_t offset, std::uint64_t length);
   IoResult write_bitmap();
   int fd() const { return file_ ? file_->fd() : memory_.get(); }
   // The last byte of a range of `length` bytes, cut off where the image ends, is before this.

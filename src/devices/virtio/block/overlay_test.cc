@@ -312,6 +312,29 @@ TEST_F(OverlayTest, engine_that_overlays_do_not_have_is_warned_of) {
   }
 }
 
+// Clusters are taken up, and looked at, by the word: whatever begins and ends within one.
+TEST_F(OverlayTest, ranges_of_any_clusters_are_the_overlays_and_no_others) {
+  std::minstd_rand random(3);
+  std::string expected = base_content_;
+  {
+    BlockRig rig;
+    ASSERT_TRUE(rig.make(config()));
+    rig.start();
+    for (int round = 0; round < 40; ++round) {
+      const std::uint64_t first = random() % 500;
+      const std::uint64_t count = 1 + random() % (round < 30 ? 10 : 200);
+      const std::uint64_t end = std::min(kSectors, (first + count) * 8);
+      const auto range = segment(first * 8, static_cast<std::uint32_t>(end - first * 8));
+      const bool discards = random() % 2 == 0;
+      ASSERT_EQ(rig.command(discards ? VIRTIO_BLK_T_DISCARD : VIRTIO_BLK_T_WRITE_ZEROES, range),
+                VIRTIO_BLK_S_OK);
+      expected.replace(first * 4096, end * 512 - first * 4096, end * 512 - first * 4096, '\0');
+      ASSERT_TRUE(text(rig.in(0, kSectors * 512).data) == expected) << first << ", " << count;
+    }
+  }
+  EXPECT_TRUE(contents(config()) == expected);
+}
+
 TEST_F(OverlayTest, empty_image_has_an_overlay_of_nothing) {
   std::filesystem::resize_file(dir_.file("base"), 0);
   BlockRig rig;

@@ -735,19 +735,19 @@ void NetDevice::put_back_ahead(Pair& pair) {
 
 void NetDevice::transmit(Pair& pair) {
   VirtQueue& queue = *pair.tx;
-  std::size_t budget = queue.config().size;
+  TxBudget budget{.frames = queue.config().size, .segments = kSegmentsPerRound / pairs_in_use_};
   bool any = false;
   queue.spare_doorbell();
   for (;;) {
-    const std::size_t before = budget;
+    const std::size_t before = budget.frames;
     const TxEnd end = transmit_batch(pair, budget);
-    any = any || budget != before;
+    any = any || budget.frames != before;
     if (end != TxEnd::kFault) {
       publish(queue);
     }
     switch (end) {
       case TxEnd::kBatch:
-        if (budget != 0) {
+        if (!budget.is_spent()) {
           continue;
         }
         metrics_.tx_remaining_reqs_count.add();
@@ -781,15 +781,15 @@ void NetDevice::transmit(Pair& pair) {
   }
 }
 
-NetDevice::TxEnd NetDevice::transmit_batch(Pair& pair, std::size_t& budget) {
+NetDevice::TxEnd NetDevice::transmit_batch(Pair& pair, TxBudget& budget) {
   VirtQueue& queue = *pair.tx;
-  const std::size_t frames = std::min(budget, kBatchFrames);
+  const std::size_t frames = std::min(budget.frames, kBatchFrames);
   std::size_t taken = 0;
   std::size_t packets = 0;
   std::size_t bytes = 0;
   const std::uint64_t start = monotonic_ns();
   TxEnd end = TxEnd::kBatch;
-  while (end == TxEnd::kBatch && taken < frames && bytes < kBatchBytes) {
+  while (end == TxEnd::kBatch && taken < frames && bytes < kBatchBytes && budget.segments != 0) {
     auto chain = queue.take();
     if (!chain) {
       fault(chain.error());
@@ -798,7 +798,8 @@ NetDevice::TxEnd NetDevice::transmit_batch(Pair& pair, std::size_t& budget) {
       end = TxEnd::kNoFrame;
     } else {
       std::size_t size = 0;
-      const Sent sent = transmit_one(pair, **chain, size);
+      std::size_t segments = 1;
+      const Sent sent = transmit_one(pair, **chain, size, segments);
       if (sent == Sent::kNoRoom || sent == Sent::kNoTokens) {
         queue.put_back(std::move(**chain));
         end = sent == Sent::kNoRoom ? TxEnd::kNoRoom : TxEnd::kNoTokens;
@@ -808,11 +809,12 @@ NetDevice::TxEnd NetDevice::transmit_batch(Pair& pair, std::size_t& budget) {
           bytes += size;
         }
         ++taken;
+        budget.segments -= std::min(budget.segments, segments);
         queue.complete(std::move(**chain), 0);
       }
     }
   }
-  budget -= taken;
+  budget.frames -= taken;
   if (packets != 0) {
     metrics_.tx_count.add(packets);
     metrics_.tx_packets_count.add(packets);
@@ -823,7 +825,8 @@ NetDevice::TxEnd NetDevice::transmit_batch(Pair& pair, std::size_t& budget) {
 }
 
 // Counts what goes wrong.
-NetDevice::Sent NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes) {
+NetDevice::Sent NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes,
+                                        std::size_t& segments) {
   ChainReader reader = chain.reader();
   auto header = reader.read_object<NetHeader>();
   const std::uint64_t frame = reader.remaining();
@@ -836,8 +839,9 @@ NetDevice::Sent NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain
     metrics_.tx_fails.add();
     return Sent::kLost;
   }
-  if (!pay(tx_limiter_, frame)) {
-    pair.tx_due = tx_limiter_.ready_at(frame, settings_.clock->monotonic_ns());
+  const WireCost cost = wire_cost(*header, frame);
+  if (!pay(tx_limiter_, cost.bytes, cost.segments)) {
+    pair.tx_due = tx_limiter_.ready_at(cost.bytes, settings_.clock->monotonic_ns(), cost.segments);
     return Sent::kNoTokens;
   }
   // The guest may change the address once more before the frame goes out: this is a count, not a filter.
@@ -851,10 +855,11 @@ NetDevice::Sent NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain
   const NetPort::Status status = pair.port->send(*header, reader);
   if (status == NetPort::Status::kWouldBlock) {
     if (tx_limiter_.limits()) {
-      tx_limiter_.give_back(frame, settings_.clock->monotonic_ns());
+      tx_limiter_.give_back(cost.bytes, settings_.clock->monotonic_ns(), cost.segments);
     }
     return Sent::kNoRoom;
   }
+  segments = cost.segments;
   if (spoofed) {
     metrics_.tx_spoofed_mac_count.add();
   }
@@ -870,8 +875,8 @@ NetDevice::Sent NetDevice::transmit_one(Pair& pair, const DescriptorChain& chain
   return Sent::kLost;
 }
 
-bool NetDevice::pay(RateLimiter& limiter, std::size_t frame) const {
-  return !limiter.limits() || limiter.consume(frame, settings_.clock->monotonic_ns());
+bool NetDevice::pay(RateLimiter& limiter, std::size_t bytes, std::size_t operations) const {
+  return !limiter.limits() || limiter.consume(bytes, settings_.clock->monotonic_ns(), operations);
 }
 
 // --- The control queue: 5.1.6.5 ---

@@ -28,7 +28,8 @@ struct NetDeviceSettings {
   std::string id{};  // is_resource_id()
   MacAddress mac{};
   std::optional<std::uint16_t> mtu{};  // 68 to 65535 (5.1.4.1); absent: not offered
-  // Over all queue pairs together. A frame's bytes are those without the header.
+  // Over all queue pairs together. A frame's bytes are those without the header. A frame of the guest's that
+  // the host segments counts as what it becomes: see WireCost.
   RateLimiterConfig rx_rate_limiter{};  // towards the guest
   RateLimiterConfig tx_rate_limiter{};
   const Clock* clock = &kSystemClock;  // borrowed: the limiters' time
@@ -58,6 +59,9 @@ class NetDevice final : public VirtioDevice {
   // Frames, and bytes of them, after which the driver is shown what was done, and interrupted where it wants.
   static constexpr std::size_t kBatchFrames = 64;
   static constexpr std::size_t kBatchBytes = std::size_t{256} << 10;
+  // What frames of the driver may become on the wire before others have their turn: a wake-up sends no
+  // further frame then. All pairs in use share it.
+  static constexpr std::size_t kSegmentsPerRound = 4096;
   // How long a frame may wait for buffers that it still needs before it is lost.
   static constexpr std::chrono::milliseconds kMaxHold{100};
 
@@ -105,6 +109,14 @@ class NetDevice final : public VirtioDevice {
   enum class TxEnd : std::uint8_t { kNoFrame, kNoRoom, kNoTokens, kBatch, kFault };
   // What became of one frame.
   enum class Sent : std::uint8_t { kSent, kLost, kNoRoom, kNoTokens };
+
+  // What a run over a transmit queue may still send.
+  struct TxBudget {
+    std::size_t frames;
+    std::size_t segments;
+
+    bool is_spent() const { return frames == 0 || segments == 0; }
+  };
 
   // A buffer of the driver's that was taken for a frame to come.
   struct Prepared {
@@ -186,10 +198,10 @@ class NetDevice final : public VirtioDevice {
   void drop_held(Pair& pair);
   void put_back_ahead(Pair& pair);
 
-  bool pay(RateLimiter& limiter, std::size_t frame) const;
+  bool pay(RateLimiter& limiter, std::size_t bytes, std::size_t operations = 1) const;
   void transmit(Pair& pair);
-  TxEnd transmit_batch(Pair& pair, std::size_t& budget);
-  Sent transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes);
+  TxEnd transmit_batch(Pair& pair, TxBudget& budget);
+  Sent transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes, std::size_t& segments);
 
   void control();
   std::uint8_t run_command(const DescriptorChain& chain);

@@ -1157,6 +1157,84 @@ TEST_F(NetDeviceTest, frames_from_the_driver_are_held_to_their_rate) {
   EXPECT_EQ(registrar_.running_timers(), 0U);
 }
 
+NetHeader segmented(std::uint16_t size) {
+  return {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+          .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+          .hdr_len = 54,
+          .gso_size = size,
+          .csum_start = 34,
+          .csum_offset = 16};
+}
+
+TEST_F(NetDeviceTest, frames_that_are_segmented_cost_the_limiter_what_they_become) {
+  make({.tx_rate_limiter = operations(TokenBucketConfig{.size = 20, .refill_time_ms = 100})});
+  guest_->start(kEverything);
+  for (int count = 0; count < 4; ++count) {
+    guest_->send(segmented(1000), frame_of(54 + 10'000));
+  }
+  ring_doorbell(1);
+  EXPECT_THAT(port().from_driver, SizeIs(2));
+  pass(49ms);
+  EXPECT_THAT(port().from_driver, SizeIs(2));
+  pass(1ms);
+  EXPECT_THAT(port().from_driver, SizeIs(3));
+  // What found no room is given back whole.
+  port().room = 0;
+  pass(50ms);
+  EXPECT_THAT(port().from_driver, SizeIs(3));
+  port().room = 1;
+  registrar_.notify_writable(port().fd());
+  EXPECT_THAT(port().from_driver, SizeIs(4));
+
+  make({.tx_rate_limiter = bytes_over_time(TokenBucketConfig{.size = 10 * 1054, .refill_time_ms = 100})});
+  guest_->start(kEverything);
+  guest_->send(segmented(1000), frame_of(54 + 10'000));
+  guest_->send({}, frame_of(60));  // for which the first frame's own bytes would have left enough
+  ring_doorbell(1);
+  EXPECT_THAT(port().from_driver, SizeIs(1));
+}
+
+TEST_F(NetDeviceTest, one_round_sends_a_bounded_number_of_segments) {
+  make();
+  ASSERT_NE(guest_->start(kEverything) & VIRTIO_NET_F_HOST_TSO4, 0U);
+  // 1000 segments each.
+  const auto frame = frame_of(54 + 64'000);
+  for (int count = 0; count < 8; ++count) {
+    guest_->send(segmented(64), frame);
+  }
+  guest_->process();
+  EXPECT_THAT(port().from_driver, SizeIs(NetDevice::kSegmentsPerRound / 1000 + 1));
+  // The rest follows without a doorbell.
+  run();
+  EXPECT_THAT(port().from_driver, SizeIs(8));
+  EXPECT_THAT(guest_->tx().collect_all(), SizeIs(8));
+}
+
+TEST_F(NetControl, pairs_share_what_a_round_may_send) {
+  make({}, 2);
+  guest_->start(kEverything);
+  ASSERT_EQ(command({4, 0, 2, 0}), kOk);
+  const auto frame = frame_of(54 + 64'000);
+  for (int count = 0; count < 8; ++count) {
+    guest_->send(segmented(64), frame, 0);
+    guest_->send(segmented(64), frame, 1);
+  }
+  guest_->process();
+  EXPECT_THAT(port(0).from_driver, SizeIs(NetDevice::kSegmentsPerRound / 2 / 1000 + 1));
+  EXPECT_THAT(port(1).from_driver, SizeIs(NetDevice::kSegmentsPerRound / 2 / 1000 + 1));
+}
+
+TEST_F(NetDeviceTest, usual_frames_as_many_as_the_queue_has_are_one_round) {
+  make();
+  guest_->start(kEverything);
+  for (int count = 0; count < 60; ++count) {
+    guest_->send(segmented(1448), frame_of(1448 * 3));
+    guest_->send({}, frame_of(1514));
+  }
+  guest_->process();
+  EXPECT_THAT(port().from_driver, SizeIs(120));
+}
+
 TEST_F(NetDeviceTest, frames_to_the_driver_are_held_to_their_rate) {
   make({.rx_rate_limiter = bytes_over_time(TokenBucketConfig{.size = 10'000, .refill_time_ms = 100})});
   guest_->start(kEverything);

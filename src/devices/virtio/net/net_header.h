@@ -64,12 +64,30 @@ inline constexpr std::size_t kVlanTag = 4;
 // The largest IP packet in an Ethernet frame, with one VLAN tag: 5.1.6.3 has 65550, without the tag.
 inline constexpr std::size_t kMaxFrame = 65535 + kEthernetHeader + kVlanTag;
 
+// What the host makes of one frame of a driver's at most. So many segments of the largest frame have 64 bytes
+// each, while a path carries 576 and more (RFC 791, section 3.1); and one frame does not keep the host busy
+// for longer than a millisecond or so.
+inline constexpr std::size_t kMaxFrameSegments = 1024;
+
+// What a frame becomes on the wire: its segments, and the bytes of them all together.
+struct WireCost {
+  std::size_t segments = 1;
+  std::size_t bytes = 0;
+
+  friend bool operator==(const WireCost&, const WireCost&) = default;
+};
+
+// Of a frame of `frame` bytes with a header that is_valid(). It counts with the shortest headers that there
+// are (no VLAN tag, no options), since the driver's own word for them is not to be trusted: a frame with
+// longer ones may be counted as a segment more than it becomes, never as fewer.
+WireCost wire_cost(const NetHeader& header, std::size_t frame);
+
 // Whether `header` asks for no more than `allowed` and agrees with itself and with a frame of `frame` bytes.
 bool is_valid(const NetHeader& header, const NetOffloads& allowed, std::size_t frame);
 
 // The header of a frame that a driver sends, fit to be passed on: flags that are not known are ignored, and
 // so is what no flag refers to, as 5.1.6.2.2 demands; hdr_len is a hint that the frame bounds. False where
-// the rest is not is_valid().
+// the rest is not is_valid(), or would become more than kMaxFrameSegments.
 bool admit_from_driver(NetHeader& header, const NetOffloads& allowed, std::size_t frame);
 
 }  // namespace mayfly

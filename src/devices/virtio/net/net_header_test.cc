@@ -74,5 +74,40 @@ TEST(NetHeader, of_a_driver_header_length_is_at_most_the_frame) {
   EXPECT_EQ(header.hdr_len, 3000);
 }
 
+TEST(NetHeader, of_a_driver_frame_of_too_many_segments_is_refused) {
+  const std::size_t headers = 14 + 20 + 20;
+  NetHeader header = segmented(VIRTIO_NET_HDR_GSO_TCPV4);
+  header.gso_size = 1;
+  EXPECT_TRUE(admit_from_driver(header, kAll, headers + kMaxFrameSegments));
+  EXPECT_FALSE(admit_from_driver(header, kAll, headers + kMaxFrameSegments + 1));
+  EXPECT_FALSE(admit_from_driver(header, kAll, 65000));
+  // Whatever the driver says of its headers.
+  header.hdr_len = 64990;
+  header.csum_start = 64980;
+  EXPECT_FALSE(admit_from_driver(header, kAll, 65000));
+  for (const std::uint8_t type :
+       {VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP}) {
+    header = segmented(type);
+    header.gso_size = 65;
+    EXPECT_TRUE(admit_from_driver(header, kAll, kMaxFrame)) << int{type};
+    header.gso_size = 63;
+    EXPECT_FALSE(admit_from_driver(header, kAll, kMaxFrame)) << int{type};
+    // Towards a driver it is the host's affair.
+    EXPECT_TRUE(is_valid(header, kAll, kMaxFrame)) << int{type};
+  }
+}
+
+TEST(NetHeader, frame_costs_what_it_becomes) {
+  EXPECT_EQ(wire_cost({}, 1514), (WireCost{1, 1514}));
+  const NetHeader tcp4 = segmented(VIRTIO_NET_HDR_GSO_TCPV4);
+  EXPECT_EQ(wire_cost(tcp4, 54), (WireCost{1, 54}));
+  EXPECT_EQ(wire_cost(tcp4, 20), (WireCost{1, 20}));
+  EXPECT_EQ(wire_cost(tcp4, 54 + 1448), (WireCost{1, 54 + 1448}));
+  EXPECT_EQ(wire_cost(tcp4, 54 + 1449), (WireCost{2, 54 + 1449 + 54}));
+  EXPECT_EQ(wire_cost(tcp4, 54 + 45 * 1448), (WireCost{45, 45 * (54 + 1448)}));
+  EXPECT_EQ(wire_cost(segmented(VIRTIO_NET_HDR_GSO_TCPV6), 74 + 2 * 1448), (WireCost{2, 2 * (74 + 1448)}));
+  EXPECT_EQ(wire_cost(segmented(VIRTIO_NET_HDR_GSO_UDP), 34 + 2 * 1448), (WireCost{2, 2 * (34 + 1448)}));
+}
+
 }  // namespace
 }  // namespace mayfly

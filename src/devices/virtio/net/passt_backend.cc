@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/check.h"
 #include "base/log.h"
 
 namespace mayfly {
@@ -96,13 +97,18 @@ NetPort::Status PasstBackend::Port::send(const NetHeader& /*header*/, ChainReade
   return Status::kDone;
 }
 
-std::span<const std::byte> PasstBackend::Port::next() const {
+bool PasstBackend::Port::length_is_possible() const {
+  const std::span<const std::byte> all(&in_[in_start_], in_end_ - in_start_);
+  return all.size() < kLength || from_length(all.first(kLength)) <= kMaxFrame;
+}
+
+std::optional<std::span<const std::byte>> PasstBackend::Port::next() const {
   const std::span<const std::byte> all(&in_[in_start_], in_end_ - in_start_);
   if (all.size() < kLength) {
-    return {};
+    return std::nullopt;
   }
   const std::size_t size = kLength + from_length(all.first(kLength));
-  return all.size() < size ? std::span<const std::byte>() : all.first(size);
+  return all.size() < size ? std::nullopt : std::optional(all.first(size));
 }
 
 // At least one more byte, or why not.
@@ -126,20 +132,22 @@ NetPort::Received PasstBackend::Port::receive(NetHeader& header, ChainWriter fra
     return {Status::kClosed, 0};
   }
   // A bounded number of rounds: each brings a byte, and a frame's bytes fit the buffer.
-  std::span<const std::byte> whole = next();
-  while (whole.empty()) {
-    const std::size_t there = in_end_ - in_start_;
-    if (there >= kLength && from_length(std::span(&in_[in_start_], kLength)) > kMaxFrame) {
+  std::optional<std::span<const std::byte>> whole;
+  while (!whole) {
+    if (!length_is_possible()) {
       return {closed("it sent what is no frame"), 0};
     }
-    if (const Status status = fill(); status != Status::kDone) {
-      return {status, 0};
-    }
     whole = next();
+    if (!whole) {
+      if (const Status status = fill(); status != Status::kDone) {
+        return {status, 0};
+      }
+    }
   }
-  in_start_ += whole.size();
-  const std::span<const std::byte> bytes = whole.subspan(kLength);
+  in_start_ += whole->size();
+  const std::span<const std::byte> bytes = whole->subspan(kLength);
   const std::size_t here = std::min<std::size_t>(bytes.size(), frame.remaining());
+  MAYFLY_CHECK(bytes.size() - here <= rest.size(), "a frame of passt's is larger than any");
   header = {};
   frame.write(bytes.first(here));
   std::ranges::copy(bytes.subspan(here), rest.begin());

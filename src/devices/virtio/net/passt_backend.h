@@ -1,11 +1,14 @@
 // passt as a network device's other end: a stream socket on which every frame follows its length, 4 bytes
 // with the most significant first. There are no headers and no offloads; frames may be as large as the MTU.
+// What comes is not trusted: a length beyond kMaxFrame closes the link before a byte of it is passed on.
 #pragma once
 
 #include <sys/uio.h>
 
 #include <cstddef>
 #include <memory>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -44,8 +47,11 @@ class PasstBackend final : public NetBackend {
     static constexpr std::size_t kInput = 2 * (kLength + kMaxFrame);
     static constexpr std::size_t kOutput = kLength + kMaxFrame;
 
+    // Whether the length that comes next, as far as it is there, is one that a frame can have. To be asked
+    // before next(): whoever is at the other end may send what it likes, and in one piece.
+    bool length_is_possible() const;
     // The bytes of the next frame, with its length, or nothing where they are not all there yet.
-    std::span<const std::byte> next() const;
+    std::optional<std::span<const std::byte>> next() const;
     Status fill();
     Status closed(const char* why);
 

@@ -42,6 +42,10 @@ std::vector<std::byte> with_length(const std::vector<std::byte>& frame) {
   return bytes;
 }
 
+ChainWriter no_room() {
+  return ChainWriter(std::span<const GuestSlice>());
+}
+
 // A guest, and the other end of its cable.
 class Passt : public ::testing::Test {
  protected:
@@ -260,6 +264,42 @@ TEST_F(Passt, length_that_no_frame_has_ends_the_link) {
   peer_writes(std::vector<std::byte>{std::byte{0}, std::byte{1}, std::byte{0}, std::byte{200}});
   turn();
   EXPECT_FALSE(guest_->device().link_up());
+}
+
+TEST_F(Passt, frame_that_is_too_large_ends_the_link_also_where_it_is_there_whole) {
+  // Straight at the port, whose memory for what the buffers do not take has the size that is promised.
+  constexpr std::size_t kLargest = 2 * (4 + kMaxFrame) - 4;  // what is read at once
+  for (const std::size_t size : {kMaxFrame, kMaxFrame + 1, kMaxFrame + 2, std::size_t{100'000}, kLargest}) {
+    for (const bool after_another : {false, true}) {
+      std::array<int, 2> fds{};
+      ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()), 0);
+      PasstBackend backend{UniqueFd(fds[0])};
+      const UniqueFd peer(fds[1]);
+      const auto first = with_length(frame_of(20));
+      auto bytes = after_another ? first : std::vector<std::byte>();
+      const auto large = with_length(frame_of(size));
+      bytes.insert(bytes.end(), large.begin(), large.end());
+      ASSERT_EQ(::send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+                static_cast<ssize_t>(bytes.size()));
+      // What lies behind the memory is seen, too, without a sanitizer.
+      std::vector<std::byte> memory(2 * NetPort::kRest + 4, std::byte{0xee});
+      const auto rest = std::span(memory).first(NetPort::kRest);
+      NetHeader header;
+      if (after_another) {
+        ASSERT_EQ(backend.port(0).receive(header, no_room(), rest).bytes, 20U);
+      }
+      const auto received = backend.port(0).receive(header, no_room(), rest);
+      if (size <= kMaxFrame) {
+        EXPECT_EQ(received.status, NetPort::Status::kDone);
+        EXPECT_EQ(received.bytes, size);
+      } else {
+        EXPECT_EQ(received.status, NetPort::Status::kClosed) << size;
+        EXPECT_EQ(received.bytes, 0U);
+        EXPECT_EQ(backend.port(0).receive(header, no_room(), rest).status, NetPort::Status::kClosed);
+      }
+      EXPECT_THAT(std::span(memory).subspan(NetPort::kRest), ::testing::Each(std::byte{0xee})) << size;
+    }
+  }
 }
 
 TEST_F(Passt, frame_that_is_too_short_is_lost_and_the_next_comes) {
