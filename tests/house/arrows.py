@@ -22,6 +22,7 @@ ORDER = (
     ("src/devices/virtio/queue",),
     ("src/devices/virtio/transport",),
     ("src/devices/*",),
+    ("src/mmds",),  # a service on the cable of a network device
     ("src/snapshot",),
     ("src/vmm",),
     ("src/api/http",),
@@ -35,7 +36,7 @@ BASE_ONLY = ("jailer",)
 # Headers from outside the project that only the named folders may include.
 CONFINED = (
     (r"(linux|asm)/kvm\.h", ("src/kvm", "src/snapshot", "src/vmm"), "KVM's own types"),
-    (r"nlohmann/.*", ("src/api",), "JSON"),
+    (r"nlohmann/.*", ("src/api", "src/mmds"), "JSON"),  # what the host writes for a guest is JSON by nature
     (r"(httplib\.h|llhttp\.h|picohttpparser\.h|http_parser\.h|boost/beast.*)", ("src/api/http",), "HTTP"),
     (r"CLI/.*", ("src/mayfly", "jailer"), "the command line's parser"),
     (r"(shared_)?mutex|condition_variable", ("src/base/mutex.h",), "locks that clang does not check (base/mutex.h has some)"),

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -64,7 +65,10 @@ class MemoryNetPort final : public NetPort {
     return {Status::kDone, here + more};
   }
 
+  std::optional<std::chrono::nanoseconds> own_frame_in() override { return own_in; }
+
   std::deque<NetFrame> to_driver;
+  std::optional<std::chrono::nanoseconds> own_in{};
   std::vector<NetFrame> from_driver;
   std::size_t room = SIZE_MAX;  // frames that send() takes before it would block
   Status next_send = Status::kDone;

@@ -1,9 +1,11 @@
 // What stands behind a network device on the host: the other end of its cable.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "base/result.h"
@@ -54,6 +56,11 @@ class NetPort {
   // `rest`, which has kRest bytes. A frame of more than kMaxFrame is lost, and reports more than that. Room
   // that the frame does not need may be overwritten all the same.
   virtual Received receive(NetHeader& header, ChainWriter frame, std::span<std::byte> rest) = 0;
+
+  // How long until receive() has a frame that the descriptor does not tell of, for the port makes it itself:
+  // zero or less: it has one now, as long as that is not received. Nothing: none before another send(). Asked
+  // after every turn.
+  virtual std::optional<std::chrono::nanoseconds> own_frame_in() { return std::nullopt; }
 };
 
 // All pairs of one device. Calls as for a NetPort.

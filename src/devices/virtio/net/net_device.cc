@@ -225,6 +225,7 @@ void NetDevice::clear() {
     pair.tx_wait = TxWait::kFrames;
     pair.rx_due = 0;
     pair.tx_due = 0;
+    pair.own_due = 0;
   }
   control_.reset();
 }
@@ -240,6 +241,7 @@ void NetDevice::stop_queue(std::size_t index) {
     pair.held.reset();
     pair.rx_wait = RxWait::kBuffers;
     pair.rx_due = 0;
+    pair.own_due = 0;
   } else if (place != &control_) {
     Pair& pair = pairs_[index / 2];
     pair.tx_wait = TxWait::kFrames;
@@ -284,7 +286,7 @@ void NetDevice::process() {
       metrics_.rx_queue_event_count.add(pair.rx_wait == RxWait::kBuffers ? 1 : 0);
       receive(pair);
     }
-    update_watch(pair);
+    end_turn(pair);
   }
 }
 
@@ -306,6 +308,24 @@ void NetDevice::settle() {
 
 bool NetDevice::in_use(const Pair& pair) const {
   return live_ && !broken_ && &pair < pairs_.data() + pairs_in_use_;
+}
+
+// A port that makes frames itself has them after a send(), or in time, and no descriptor tells.
+void NetDevice::end_turn(Pair& pair) {
+  if (in_use(pair) && link_up_ && pair.rx && pair.rx_wait == RxWait::kFrames) {
+    const auto in = pair.port->own_frame_in();
+    const std::uint64_t before = std::exchange(pair.own_due, 0);
+    if (in && in->count() <= 0) {
+      pair.rx_wait = RxWait::kTurn;
+      transport().process_later();
+    } else if (in) {
+      pair.own_due = settings_.clock->monotonic_ns() + static_cast<std::uint64_t>(in->count());
+      if (pair.own_due != before) {
+        start_rx_timer();
+      }
+    }
+  }
+  update_watch(pair);
 }
 
 void NetDevice::update_watch(Pair& pair) {
@@ -349,7 +369,7 @@ void NetDevice::port_ready(Pair& pair, Readiness readiness) {
       close_link("its other end has hung up");
     }
   }
-  update_watch(pair);
+  end_turn(pair);
 }
 
 void NetDevice::close_link(const char* why) {
@@ -422,7 +442,7 @@ NetDevice::RxEnd NetDevice::receive(Pair& pair) {
         metrics_.rx_rate_limiter_throttled.add();
         pair.rx_wait = RxWait::kTokens;
         pair.rx_due = rx_limiter_.ready_at(pair.held->bytes, settings_.clock->monotonic_ns());
-        start_timer(*rx_timer_, &Pair::rx_due);
+        start_rx_timer();
         return end;
       case RxEnd::kClosed:
         close_link("its other end has gone");
@@ -458,7 +478,7 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
         if (pair.rx_due == 0) {
           const std::chrono::nanoseconds hold = kMaxHold;
           pair.rx_due = settings_.clock->monotonic_ns() + static_cast<std::uint64_t>(hold.count());
-          start_timer(*rx_timer_, &Pair::rx_due);
+          start_rx_timer();
         }
         end = RxEnd::kNoBuffers;
       } else {
@@ -600,18 +620,30 @@ void NetDevice::drop_held(Pair& pair) {
   metrics_.rx_fails.add();
 }
 
-void NetDevice::start_timer(EventRegistrar::Timer& timer, std::uint64_t Pair::*due) {
+std::uint64_t NetDevice::first(std::uint64_t Pair::*due) const {
   std::uint64_t first = UINT64_MAX;
   for (const Pair& pair : pairs_) {
     first = pair.*due != 0 ? std::min(first, pair.*due) : first;
   }
-  if (first == UINT64_MAX) {
+  return first;
+}
+
+void NetDevice::start_rx_timer() {
+  start_timer(*rx_timer_, std::min(first(&Pair::rx_due), first(&Pair::own_due)));
+}
+
+void NetDevice::start_tx_timer() {
+  start_timer(*tx_timer_, first(&Pair::tx_due));
+}
+
+void NetDevice::start_timer(EventRegistrar::Timer& timer, std::uint64_t due) {
+  if (due == UINT64_MAX) {
     return;
   }
   // A limiter may never let anything pass again: somebody may still change it.
   constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(1);
   const std::uint64_t now = settings_.clock->monotonic_ns();
-  const std::uint64_t delay = first > now ? first - now : 0;
+  const std::uint64_t delay = due > now ? due - now : 0;
   const auto started = timer.start(
       std::chrono::nanoseconds(std::min<std::uint64_t>(delay, static_cast<std::uint64_t>(kLongest.count()))));
   if (!started) {
@@ -631,7 +663,11 @@ bool NetDevice::take_due(std::uint64_t& due) const {
 
 void NetDevice::rx_due() {
   for (Pair& pair : pairs_) {
+    const bool own = take_due(pair.own_due);
     if (!take_due(pair.rx_due)) {
+      if (own) {
+        end_turn(pair);
+      }
       continue;
     }
     if (pair.rx_wait == RxWait::kTokens) {
@@ -643,9 +679,9 @@ void NetDevice::rx_due() {
     if (in_use(pair) && pair.rx) {
       receive(pair);
     }
-    update_watch(pair);
+    end_turn(pair);
   }
-  start_timer(*rx_timer_, &Pair::rx_due);
+  start_rx_timer();
 }
 
 void NetDevice::tx_due() {
@@ -658,9 +694,9 @@ void NetDevice::tx_due() {
     if (in_use(pair) && pair.tx) {
       transmit(pair);
     }
-    update_watch(pair);
+    end_turn(pair);
   }
-  start_timer(*tx_timer_, &Pair::tx_due);
+  start_tx_timer();
 }
 
 Result<void> NetDevice::set_rate_limits(const RateLimiterConfig& rx, const RateLimiterConfig& tx) {
@@ -678,8 +714,8 @@ Result<void> NetDevice::set_rate_limits(const RateLimiterConfig& rx, const RateL
     pair.rx_due = pair.rx_wait == RxWait::kTokens ? now : pair.rx_due;
     pair.tx_due = pair.tx_wait == TxWait::kTokens ? now : pair.tx_due;
   }
-  start_timer(*rx_timer_, &Pair::rx_due);
-  start_timer(*tx_timer_, &Pair::tx_due);
+  start_rx_timer();
+  start_tx_timer();
   return {};
 }
 
@@ -737,7 +773,7 @@ void NetDevice::transmit(Pair& pair) {
       case TxEnd::kNoTokens:
         metrics_.tx_rate_limiter_throttled.add();
         pair.tx_wait = TxWait::kTokens;
-        start_timer(*tx_timer_, &Pair::tx_due);
+        start_tx_timer();
         return;
       case TxEnd::kFault:
         return;

@@ -149,6 +149,7 @@ class NetDevice final : public VirtioDevice {
     // When the timers are to look at it, by the device's clock; 0: they are not.
     std::uint64_t rx_due = 0;
     std::uint64_t tx_due = 0;
+    std::uint64_t own_due = 0;  // NetPort::own_frame_in()
   };
 
   NetDevice(const NetDeviceSettings& settings, std::unique_ptr<NetBackend> backend);
@@ -161,9 +162,13 @@ class NetDevice final : public VirtioDevice {
   void clear();
   void settle();
   bool in_use(const Pair& pair) const;
+  void end_turn(Pair& pair);
   void update_watch(Pair& pair);
   void port_ready(Pair& pair, Readiness readiness);
-  void start_timer(EventRegistrar::Timer& timer, std::uint64_t Pair::*due);
+  std::uint64_t first(std::uint64_t Pair::*due) const;
+  void start_timer(EventRegistrar::Timer& timer, std::uint64_t due);
+  void start_rx_timer();
+  void start_tx_timer();
   bool take_due(std::uint64_t& due) const;
   void rx_due();
   void tx_due();
