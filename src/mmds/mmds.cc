@@ -28,7 +28,8 @@ constexpr int kMaxDepth = 100;
 class Strictness {
  public:
   bool operator()(int depth, json::parse_event_t event, const json& parsed) {
-    if (depth > kMaxDepth && fault_.empty()) {
+    const bool starts = event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
+    if (starts && depth >= kMaxDepth && fault_.empty()) {
       fault_ = "it is nested more than " + std::to_string(kMaxDepth) + " levels deep";
     }
     if (event == json::parse_event_t::object_start) {

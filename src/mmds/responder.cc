@@ -288,7 +288,7 @@ std::size_t Responder::send(std::span<std::byte, kMaxOutput> frame) {
     for (std::size_t left = connections_.size(); left != 0 && size == 0; --left) {
       turn_ = turn_ + 1 < connections_.size() ? turn_ + 1 : 0;
       Entry& entry = connections_[turn_];
-      if (entry.connection.due() <= now) {
+      if (entry.connection.due() <= now && !entry.connection.expired(now)) {
         if (const auto segment = entry.connection.next(now)) {
           size = write_tcp(entry.peer, *segment, frame);
         }
@@ -309,14 +309,18 @@ std::size_t Responder::send(std::span<std::byte, kMaxOutput> frame) {
 }
 
 std::optional<std::chrono::nanoseconds> Responder::due_in() {
+  const std::uint64_t now = connections_.empty() ? 0 : settings_.clock->monotonic_ns();
   std::uint64_t due = arp_reply_ || !resets_.empty() ? 0 : UINT64_MAX;
-  for (const Entry& entry : connections_) {
-    due = std::min(due, entry.connection.due());
+  for (std::size_t index = connections_.size(); index-- != 0;) {
+    if (connections_[index].connection.expired(now)) {
+      remove(index);
+    } else {
+      due = std::min(due, connections_[index].connection.due());
+    }
   }
   if (due == UINT64_MAX) {
     return std::nullopt;
   }
-  const std::uint64_t now = due == 0 ? 0 : settings_.clock->monotonic_ns();
   ready_ = ready_ || due <= now;
   return std::chrono::nanoseconds(due > now ? due - now : 0);
 }

@@ -62,7 +62,8 @@ class Responder {
   bool ready() const { return ready_; }
   // The next frame to the guest, into `frame`, and its size; 0 where there is none now.
   std::size_t send(std::span<std::byte, kMaxOutput> frame);
-  // How long until send() has a frame: zero: now. Nothing: not before another accept().
+  // How long until send() has a frame: zero: now. Nothing: not before another accept(). Forgets connections
+  // whose time is over.
   std::optional<std::chrono::nanoseconds> due_in();
 
   std::size_t connections() const { return connections_.size(); }

@@ -143,12 +143,16 @@ void TcpConnection::acknowledge(const TcpSegment& segment) {
   }
   const std::int32_t newer = distance(window_sequence_, segment.sequence);
   if (newer > 0 || (newer == 0 && distance(window_acknowledgment_, segment.acknowledgment) >= 0)) {
+    if (client_window_ == 0) {
+      next_to_send_ = unacknowledged_;  // what probed the closed window was not taken
+    }
     client_window_ = segment.window;
     window_sequence_ = segment.sequence;
     window_acknowledgment_ = segment.acknowledgment;
   }
   if (client_window_ == 0) {
     tries_ = 0;  // 3.8.6.1: it lives, and may keep its window closed for as long as it likes
+    timer_ = UINT64_MAX;
   }
   if (!output_.empty() && distance(end_of_output(), unacknowledged_) >= 0) {
     output_start_ = end_of_output();
@@ -251,9 +255,7 @@ void TcpConnection::run_timer(std::uint64_t now) {
   if (done()) {
     return;
   }
-  if (now >= expires_) {
-    state_ = State::kDone;
-  } else if (now >= timer_) {
+  if (now >= timer_) {
     if (++tries_ == kMaxTries) {
       gave_up_ = true;
       reset(unacknowledged_);

@@ -70,6 +70,8 @@ class TcpConnection {
 
   // It is no more: to be forgotten, once next() has nothing more to send.
   bool done() const { return state_ == State::kDone; }
+  // Its end was waited for long enough: to be forgotten without a word.
+  bool expired(std::uint64_t now) const { return now >= expires_; }
   // The client did not answer, and the connection was reset for that.
   bool gave_up() const { return gave_up_; }
   // Whether another connection may take its place: nothing is under way.
