@@ -815,7 +815,11 @@ TEST_F(MmdsBackendTest, idle_connection_makes_room_for_another) {
     clients.back().open();
     pass(1ms);
   }
-  clients[0].send(kAck, kRequest);  // of the longest, one is busy and the next has just spoken
+  Client early(link_, 1999);
+  early.put(early.segment(kSyn));
+  EXPECT_THAT(collect(), IsEmpty());  // all have just spoken
+  pass(500ms);
+  clients[0].send(kAck, kRequest);  // not idle any more
   clients[0].take_all(collect());
   Client another(link_, 2000);
   another.put(another.segment(kSyn));
@@ -856,6 +860,7 @@ TEST_F(MmdsBackendTest, flood_of_handshakes_leaves_room_for_the_service) {
     client.put(client.segment(kSyn));
     (void)link_.receive();
   }
+  pass(500ms);
   Client client(link_, 5000);
   client.put(client.segment(kSyn));
   bool answered = false;

@@ -241,7 +241,8 @@ bool Responder::make_room(std::uint64_t now) {
     return true;
   }
   const auto rank = [now](const Entry& entry) {
-    const bool stays = !entry.connection.idle() && now - entry.connection.last_heard() < kStale;
+    const std::uint64_t silent = now - entry.connection.last_heard();
+    const bool stays = !entry.connection.over() && silent < (entry.connection.idle() ? kIdle : kStale);
     return std::pair(stays, entry.connection.last_heard());
   };
   const auto first = std::ranges::min_element(connections_, {}, rank);

@@ -41,7 +41,10 @@ class Responder {
   static constexpr std::uint16_t kPort = 80;
   static constexpr std::size_t kMaxConnections = 30;
   static constexpr std::size_t kMaxResets = 16;
-  // A connection of which nothing was heard for so long may be displaced whatever it is doing.
+  // A connection of which nothing was heard for so long may be displaced where it is idle. A client whose SYN
+  // finds no room meanwhile tries again after a second.
+  static constexpr std::uint64_t kIdle = TcpConnection::kSecond / 2;
+  // And whatever it is doing.
   static constexpr std::uint64_t kStale = 10 * TcpConnection::kSecond;
   // As much of a frame as concerns() wants to see: up to the end of an ARP packet.
   static constexpr std::size_t kPeek = 42;

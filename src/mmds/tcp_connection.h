@@ -74,8 +74,10 @@ class TcpConnection {
   bool expired(std::uint64_t now) const { return now >= expires_; }
   // The client did not answer, and the connection was reset for that.
   bool gave_up() const { return gave_up_; }
-  // Whether another connection may take its place: nothing is under way.
+  // Nothing is under way: no request, no response. A handshake is as good as that.
   bool idle() const;
+  // Both ends were told: it only waits, for what may come late.
+  bool over() const { return state_ == State::kTimeWait || done(); }
   std::uint64_t last_heard() const { return last_heard_; }
   // The reset that tells the client of that.
   TcpSegment farewell() const;

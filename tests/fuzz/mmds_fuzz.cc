@@ -274,7 +274,7 @@ class Exerciser {
   void flood() {
     TcpPacket packet;
     packet.flags = byte();
-    for (unsigned count = byte(); count != 0; --count) {
+    for (unsigned count = byte() % 64; count != 0; --count) {
       ++packet.from_port;
       link_->send(frame_of(packet));
     }
