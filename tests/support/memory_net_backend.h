@@ -65,10 +65,12 @@ class MemoryNetPort final : public NetPort {
     return {Status::kDone, here + more};
   }
 
-  std::optional<std::chrono::nanoseconds> own_frame_in() override { return own_in; }
+  std::optional<std::chrono::nanoseconds> own_frame_in() override {
+    return to_driver.empty() ? std::nullopt : own_in;
+  }
 
   std::deque<NetFrame> to_driver;
-  std::optional<std::chrono::nanoseconds> own_in{};
+  std::optional<std::chrono::nanoseconds> own_in{};  // frames in to_driver are the port's own, and ready then
   std::vector<NetFrame> from_driver;
   std::size_t room = SIZE_MAX;  // frames that send() takes before it would block
   Status next_send = Status::kDone;

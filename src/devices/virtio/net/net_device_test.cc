@@ -1032,6 +1032,68 @@ TEST_F(NetControl, without_multiqueue_the_control_queue_is_the_third) {
 
 // --- The link ---
 
+TEST_F(NetDeviceTest, frame_of_the_ports_own_goes_out_after_a_send) {
+  make();
+  guest_->start(kPlain);
+  guest_->add_rx(2, 2000);
+  ring_doorbell(0);
+  port().own_in = 0ns;
+  port().to_driver.push_back({{}, frame_of(60)});
+  port().to_driver.push_back({{}, frame_of(61)});
+  guest_->send({}, frame_of(70));
+  ring_doorbell(1);
+  EXPECT_THAT(port().from_driver, SizeIs(1));
+  EXPECT_EQ(guest_->next_frame()->bytes, frame_of(60));
+  EXPECT_EQ(guest_->next_frame()->bytes, frame_of(61));
+}
+
+TEST_F(NetDeviceTest, frame_of_the_ports_own_goes_out_in_time) {
+  make();
+  guest_->start(kPlain);
+  guest_->add_rx(1, 2000);
+  ring_doorbell(0);
+  port().own_in = 5ms;
+  port().to_driver.push_back({{}, frame_of(60)});
+  guest_->send({}, frame_of(70));
+  ring_doorbell(1);
+  EXPECT_EQ(registrar_.running_timers(), 1U);
+  port().own_in = 1ms;  // it was asked a little early
+  pass(5ms);
+  EXPECT_FALSE(guest_->next_frame());
+  port().own_in = 0ns;
+  pass(1ms);
+  EXPECT_EQ(guest_->next_frame()->bytes, frame_of(60));
+  EXPECT_EQ(registrar_.running_timers(), 0U);
+}
+
+TEST_F(NetDeviceTest, frame_of_the_ports_own_waits_for_buffers_in_peace) {
+  make();
+  guest_->start(kPlain);
+  port().own_in = 0ns;
+  port().to_driver.push_back({{}, frame_of(60)});
+  guest_->send({}, frame_of(70));
+  ring_doorbell(1);
+  EXPECT_EQ(port().receive_calls, 0U);
+  guest_->add_rx(1, 2000);
+  ring_doorbell(0);
+  EXPECT_EQ(guest_->next_frame()->bytes, frame_of(60));
+}
+
+TEST_F(NetDeviceTest, reset_forgets_the_time_of_a_ports_own_frame) {
+  make();
+  guest_->start(kPlain);
+  guest_->add_rx(1, 2000);
+  ring_doorbell(0);
+  port().own_in = 5ms;
+  port().to_driver.push_back({{}, frame_of(60)});
+  guest_->send({}, frame_of(70));
+  ring_doorbell(1);
+  guest_->driver().reset();
+  pass(1s);
+  EXPECT_EQ(port().receive_calls, 1U);  // the first look for frames
+  EXPECT_EQ(registrar_.running_timers(), 0U);
+}
+
 TEST_F(NetDeviceTest, other_end_that_goes_takes_the_link_down) {
   make();
   guest_->start(kPlain);
