@@ -120,8 +120,9 @@ class Parser {
     HttpRequest& request = result_.request;
     const std::size_t colon = line.find(':');
     const std::string_view name = line.substr(0, colon);
-    const bool clean = std::ranges::none_of(
-        line, [](char character) { return (character >= 0 && character < ' ' && character != '\t') || character == 0x7f; });
+    const bool clean = std::ranges::none_of(line, [](char character) {
+      return (character >= 0 && character < ' ' && character != '\t') || character == 0x7f;
+    });
     if (colon == std::string_view::npos || !is_token(name) || !clean) {
       return refuse(Status::kBad);
     }

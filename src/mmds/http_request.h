@@ -14,10 +14,10 @@ struct HttpRequest {
   std::string_view path{};  // as it was written, without a query
   bool keep_alive = true;
   bool accepts_json = false;
-  bool forwarded = false;                      // X-Forwarded-For
-  std::optional<std::string_view> token{};     // X-metadata-token, X-aws-ec2-metadata-token
-  std::optional<std::string_view> ttl{};       // X-metadata-token-ttl-seconds and its namesake of EC2's
-  std::string_view ttl_header{};               // which of the two
+  bool forwarded = false;                   // X-Forwarded-For
+  std::optional<std::string_view> token{};  // X-metadata-token, X-aws-ec2-metadata-token
+  std::optional<std::string_view> ttl{};    // X-metadata-token-ttl-seconds and its namesake of EC2's
+  std::string_view ttl_header{};            // which of the two
 };
 
 struct HttpParse {

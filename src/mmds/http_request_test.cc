@@ -59,7 +59,8 @@ TEST(HttpRequest, target_is_a_path_or_a_url) {
 
 TEST(HttpRequest, headers_are_found_whatever_their_case) {
   const std::string text =
-      "PUT /latest/api/token HTTP/1.1\r\nx-AWS-ec2-METADATA-token-ttl-seconds:  60 \r\nX-metadata-TOKEN:abc\r\n"
+      "PUT /latest/api/token HTTP/1.1\r\nx-AWS-ec2-METADATA-token-ttl-seconds:  60 "
+      "\r\nX-metadata-TOKEN:abc\r\n"
       "x-forwarded-for: 1.2.3.4\r\nACCEPT: text/html, Application/JSON;q=0.5\r\nContent-length: 7\r\n\r\n";
   const HttpParse parse = parse_http_request(text);
   ASSERT_EQ(parse.status, Status::kComplete);
@@ -114,7 +115,8 @@ TEST(HttpRequest, what_is_not_http_is_bad) {
 TEST(HttpRequest, other_versions_and_codings_are_told_apart) {
   EXPECT_EQ(parse_http_request("GET / HTTP/2.0\r\n\r\n").status, Status::kWrongVersion);
   EXPECT_EQ(parse_http_request("GET / HTTP/0.9\r\n\r\n").status, Status::kWrongVersion);
-  EXPECT_EQ(parse_http_request("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").status, Status::kUnsupported);
+  EXPECT_EQ(parse_http_request("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").status,
+            Status::kUnsupported);
 }
 
 }  // namespace

@@ -28,7 +28,8 @@ constexpr int kMaxDepth = 100;
 class Strictness {
  public:
   bool operator()(int depth, json::parse_event_t event, const json& parsed) {
-    const bool starts = event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
+    const bool starts =
+        event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
     if (starts && depth >= kMaxDepth && fault_.empty()) {
       fault_ = "it is nested more than " + std::to_string(kMaxDepth) + " levels deep";
     }
@@ -202,7 +203,8 @@ std::shared_ptr<const Mmds::Document> Mmds::document() const {
 Result<void> Mmds::replace(std::shared_ptr<const Document> document) {
   if (document->text.size() > size_limit_) {
     return fail(ErrorCode::kExhausted, "metadata: " + std::to_string(document->text.size()) +
-                                           " bytes are more than the limit of " + std::to_string(size_limit_));
+                                           " bytes are more than the limit of " +
+                                           std::to_string(size_limit_));
   }
   const MutexLock lock(mutex_);
   document_.swap(document);  // the former value goes after the lock

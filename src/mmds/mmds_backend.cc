@@ -19,30 +19,21 @@ class MmdsPort final : public NetPort {
   Status flush() override { return inner_.flush(); }
 
   Status send(const NetHeader& header, ChainReader frame) override {
-    std::array<std::byte, Responder::kMaxInput> bytes;
-    const std::size_t size = frame.remaining();
-    const std::size_t peek = std::min(size, Responder::kPeek);
+    std::array<std::byte, Responder::kPeek> bytes;
+    const auto start = std::span(bytes).first(std::min<std::size_t>(frame.remaining(), bytes.size()));
     ChainReader rest = frame;
-    rest.read(std::span(bytes).first(peek));
-    if (!responder_.concerns(std::span(bytes).first(peek))) {
+    rest.read(start);
+    if (!responder_.concerns(start)) {
       return inner_.send(header, frame);
     }
-    // The rest goes behind what was judged: no byte is read twice.
-    const std::size_t used = std::min(size, bytes.size());
-    rest.read(std::span(bytes).subspan(peek, used - peek));
-    const bool trusted = (header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0;
-    responder_.accept(std::span(bytes).first(used), size, trusted);
+    take(header, start, rest);
     return Status::kDone;
   }
 
   Received receive(NetHeader& header, ChainWriter frame, std::span<std::byte> rest) override {
     if (responder_.ready()) {
-      std::array<std::byte, Responder::kMaxOutput> bytes;
-      if (const std::size_t size = responder_.send(bytes); size != 0) {
+      if (const std::size_t size = give(frame, rest); size != 0) {
         header = {};
-        const std::size_t here = std::min<std::size_t>(size, frame.remaining());
-        frame.write(std::span(bytes).first(here));
-        std::ranges::copy(std::span(bytes).first(size).subspan(here), rest.begin());
         return {Status::kDone, size};
       }
     }
@@ -52,13 +43,37 @@ class MmdsPort final : public NetPort {
   std::optional<std::chrono::nanoseconds> own_frame_in() override { return responder_.due_in(); }
 
  private:
+  // Not inlined: a hardened build clears their arrays, which is not to be done for every frame of others.
+
+  // A frame of which `start` was judged: the rest goes behind it, so that no byte is read twice.
+  [[gnu::noinline]] void take(const NetHeader& header, std::span<const std::byte> start, ChainReader rest) {
+    std::array<std::byte, Responder::kMaxInput> bytes;
+    const std::size_t size = start.size() + rest.remaining();
+    const std::size_t used = std::min(size, bytes.size());
+    std::ranges::copy(start, bytes.begin());
+    rest.read(std::span(bytes).first(used).subspan(start.size()));
+    const bool trusted = (header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0;
+    responder_.accept(std::span(bytes).first(used), size, trusted);
+  }
+
+  // The responder's next frame, and its size; 0 where there is none.
+  [[gnu::noinline]] std::size_t give(ChainWriter frame, std::span<std::byte> rest) {
+    std::array<std::byte, Responder::kMaxOutput> bytes;
+    const auto made = std::span(bytes).first(responder_.send(bytes));
+    const std::size_t here = std::min<std::size_t>(made.size(), frame.remaining());
+    frame.write(made.first(here));
+    std::ranges::copy(made.subspan(here), rest.begin());
+    return made.size();
+  }
+
   NetPort& inner_;
   Responder& responder_;
 };
 
 class MmdsBackend final : public NetBackend {
  public:
-  MmdsBackend(std::unique_ptr<NetBackend> inner, std::shared_ptr<Mmds> mmds, const ResponderSettings& settings)
+  MmdsBackend(std::unique_ptr<NetBackend> inner, std::shared_ptr<Mmds> mmds,
+              const ResponderSettings& settings)
       : inner_(std::move(inner)), responder_(std::move(mmds), settings) {
     ports_.reserve(inner_->pairs());
     for (std::size_t pair = 0; pair < inner_->pairs(); ++pair) {

@@ -9,9 +9,9 @@
 
 namespace mayfly {
 
-// `backend` with the metadata service in front of it: frames of the guest's to the service's address are taken
-// and answered here; all others pass as they are, and so does everything from `backend`. Of each frame the
-// first bytes are copied, to be judged; one that is taken is copied whole, once.
+// `backend` with the metadata service in front of it: frames of the guest's to the service's address are
+// taken and answered here; all others pass as they are, and so does everything from `backend`. Of each frame
+// the first bytes are copied, to be judged; one that is taken is copied whole, once.
 //
 // To be wired so, for each interface that MmdsConfig::network_interfaces names, one Mmds for all of them:
 //

@@ -14,15 +14,15 @@ namespace mayfly {
 namespace {
 
 using namespace std::chrono_literals;
-using ::testing::IsEmpty;
-using ::testing::SizeIs;
-using ::testing::StartsWith;
 using testing::arp_request;
 using testing::frame_of;
+using ::testing::IsEmpty;
 using testing::MmdsLink;
 using testing::mss_option;
 using testing::NetFrame;
 using testing::packet_of;
+using ::testing::SizeIs;
+using ::testing::StartsWith;
 using testing::TcpPacket;
 
 constexpr std::uint8_t kFin = TcpPacket::kFin;
@@ -147,9 +147,9 @@ TEST_F(MmdsBackendTest, frames_to_others_pass_untouched) {
   TcpPacket other;
   other.to = {169, 254, 169, 253};
   TcpPacket vlan;
-  std::vector<std::vector<std::byte>> frames = {frame_of(other), arp_request({172, 16, 0, 2}, {172, 16, 0, 1}),
-                                                std::vector<std::byte>(14), std::vector<std::byte>(33),
-                                                std::vector<std::byte>(65'000, std::byte{7})};
+  std::vector<std::vector<std::byte>> frames = {
+      frame_of(other), arp_request({172, 16, 0, 2}, {172, 16, 0, 1}), std::vector<std::byte>(14),
+      std::vector<std::byte>(33), std::vector<std::byte>(65'000, std::byte{7})};
   frames.push_back(arp_request());
   frames.back().resize(41);  // cut before the address ends
   frames.push_back(frame_of(TcpPacket{}));
@@ -198,8 +198,8 @@ TEST_F(MmdsBackendTest, frames_to_the_service_never_leave) {
   udp.protocol = 17;
   TcpPacket elsewhere;
   elsewhere.to_mac = {2, 3, 4, 5, 6, 7};  // by way of a router that there may be
-  for (const auto& frame : {arp_request(), arp_request({169, 254, 169, 254}), frame_of(udp), frame_of(elsewhere),
-                            frame_of(TcpPacket{})}) {
+  for (const auto& frame : {arp_request(), arp_request({169, 254, 169, 254}), frame_of(udp),
+                            frame_of(elsewhere), frame_of(TcpPacket{})}) {
     EXPECT_EQ(link_.send(frame), NetPort::Status::kDone);
   }
   EXPECT_EQ(link_.inner().port(0).send_calls, 0U);
@@ -211,9 +211,10 @@ TEST_F(MmdsBackendTest, arp_request_is_answered) {
   link_.send(arp_request());
   const auto reply = link_.receive();
   ASSERT_TRUE(reply);
-  const testing::Octets expected = {0x06, 0x00, 0xac, 0x10, 0x00, 0x02, 0x06, 0x01, 0x23, 0x45, 0x67, 0x01, 0x08, 0x06,
-                                    0,    1,    0x08, 0,    6,    4,    0,    2,    0x06, 0x01, 0x23, 0x45, 0x67, 0x01,
-                                    169,  254,  169,  254,  0x06, 0x00, 0xac, 0x10, 0x00, 0x02, 172,  16,   0,    2};
+  const testing::Octets expected = {0x06, 0x00, 0xac, 0x10, 0x00, 0x02, 0x06, 0x01, 0x23, 0x45, 0x67,
+                                    0x01, 0x08, 0x06, 0,    1,    0x08, 0,    6,    4,    0,    2,
+                                    0x06, 0x01, 0x23, 0x45, 0x67, 0x01, 169,  254,  169,  254,  0x06,
+                                    0x00, 0xac, 0x10, 0x00, 0x02, 172,  16,   0,    2};
   EXPECT_EQ(reply->bytes, testing::to_bytes(expected));
   EXPECT_FALSE(link_.receive());
 }
@@ -251,15 +252,15 @@ TEST_F(MmdsBackendTest, malformed_packets_are_dropped_and_counted) {
     return frame_of(syn);
   };
   std::vector<std::vector<std::byte>> frames(9, good());
-  frames[0][14] = std::byte{0x65};                       // version 6
-  frames[1][14] = std::byte{0x44};                       // a header of 16 bytes
-  frames[2][14] = std::byte{0x4f};                       // a header longer than the packet
-  frames[3][17] = std::byte{0xff};                       // longer than the frame
-  frames[4][17] = std::byte{19};                         // shorter than its header
-  frames[5][24] ^= std::byte{1};                         // the header's checksum
-  frames[6][50] ^= std::byte{1};                         // TCP's
-  frames[7][46] = std::byte{0x40};                       // a TCP header of 16 bytes
-  frames[8][46] = std::byte{0xf0};                       // one longer than the segment
+  frames[0][14] = std::byte{0x65};  // version 6
+  frames[1][14] = std::byte{0x44};  // a header of 16 bytes
+  frames[2][14] = std::byte{0x4f};  // a header longer than the packet
+  frames[3][17] = std::byte{0xff};  // longer than the frame
+  frames[4][17] = std::byte{19};    // shorter than its header
+  frames[5][24] ^= std::byte{1};    // the header's checksum
+  frames[6][50] ^= std::byte{1};    // TCP's
+  frames[7][46] = std::byte{0x40};  // a TCP header of 16 bytes
+  frames[8][46] = std::byte{0xf0};  // one longer than the segment
   for (std::size_t index = 0; index < frames.size(); ++index) {
     const auto before = counts();
     link_.send(frames[index]);
@@ -341,8 +342,8 @@ TEST_F(MmdsBackendTest, request_is_answered_on_a_connection_that_lasts) {
 }
 
 TEST_F(MmdsBackendTest, segments_are_as_large_as_the_client_takes) {
-  for (const auto& [mss, largest] : {std::pair(1460U, 1460U), std::pair(65'535U, 1460U), std::pair(500U, 500U),
-                                     std::pair(0U, 536U), std::pair(1U, 28U)}) {
+  for (const auto& [mss, largest] : {std::pair(1460U, 1460U), std::pair(65'535U, 1460U),
+                                     std::pair(500U, 500U), std::pair(0U, 536U), std::pair(1U, 28U)}) {
     Client client(link_, static_cast<std::uint16_t>(50'000 + mss / 4));
     client.open(mss);
     client.send(kAck | kPsh, kLongRequest);
@@ -540,7 +541,8 @@ TEST_F(MmdsBackendTest, closed_window_of_the_service_opens_again) {
 TEST_F(MmdsBackendTest, segments_of_drivers_with_offloads_are_taken) {
   Client client(link_);
   client.open();
-  const TcpPacket packet = client.segment(kAck, "GET /latest/short HTTP/1.1\r\nX: " + std::string(3000, 'x') + "\r\n\r\n");
+  const TcpPacket packet =
+      client.segment(kAck, "GET /latest/short HTTP/1.1\r\nX: " + std::string(3000, 'x') + "\r\n\r\n");
   link_.send(frame_of(packet, true), {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
                                       .gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
                                       .gso_size = 1448,

@@ -16,7 +16,8 @@ namespace mayfly {
 struct Ipv4Address {
   std::array<std::uint8_t, 4> octets{};
 
-  // Four decimal numbers with dots between them, without leading zeros; nothing where `text` is anything else.
+  // Four decimal numbers with dots between them, without leading zeros; nothing where `text` is anything
+  // else.
   static std::optional<Ipv4Address> parse(std::string_view text);
   std::string to_string() const;
 

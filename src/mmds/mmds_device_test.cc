@@ -65,7 +65,8 @@ class MmdsDevice : public ::testing::Test {
     packet.flags = flags;
     packet.payload = payload;
     next_ += packet.length();
-    guest_->send({.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16}, frame_of(packet, true));
+    guest_->send({.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16},
+                 frame_of(packet, true));
     guest_->driver().notify(1);
     run();
     guest_->tx().collect_all();

@@ -30,7 +30,9 @@ class MmdsService : public ::testing::Test {
     closed_ = answer.close;
     return answer.bytes;
   }
-  static std::string body(const std::string& response) { return response.substr(response.find("\r\n\r\n") + 4); }
+  static std::string body(const std::string& response) {
+    return response.substr(response.find("\r\n\r\n") + 4);
+  }
   static std::string status(const std::string& response) { return response.substr(9, 3); }
 
   Mmds mmds_{Mmds::kDefaultSizeLimit, kTestClock};
@@ -86,7 +88,8 @@ TEST_F(MmdsService, statuses_are_the_dialects) {
            Case{"PUT /latest/api/token", "X-metadata-token-ttl-seconds: 0x10\r\n", "400"},
            Case{"PUT /latest/api/token", "X-metadata-token-ttl-seconds: 99999999999999\r\n", "400"},
            Case{"PUT /latest/api/token", "X-metadata-token-ttl-seconds:\r\n", "400"},
-           Case{"PUT /latest/api/token", "X-metadata-token-ttl-seconds: 60\r\nX-Forwarded-For: 1.1.1.1\r\n", "400"},
+           Case{"PUT /latest/api/token", "X-metadata-token-ttl-seconds: 60\r\nX-Forwarded-For: 1.1.1.1\r\n",
+                "400"},
        }) {
     EXPECT_EQ(status(ask(test.line, test.headers)), test.status) << test.line << " " << test.headers;
     EXPECT_FALSE(closed_);
@@ -105,7 +108,8 @@ TEST_F(MmdsService, second_version_reads_with_a_token_only) {
   EXPECT_EQ(status(ask("GET /nothing")), "401");
   EXPECT_EQ(status(ask("GET /latest", "X-metadata-token: wrong\r\n")), "401");
 
-  const auto response = ask("PUT /latest/api/token", "X-metadata-token-ttl-seconds: 60\r\nContent-Length: 0\r\n");
+  const auto response =
+      ask("PUT /latest/api/token", "X-metadata-token-ttl-seconds: 60\r\nContent-Length: 0\r\n");
   EXPECT_THAT(response, HasSubstr("\r\nX-metadata-token-ttl-seconds: 60\r\n"));
   const std::string token = body(response);
   for (const char* name : {"X-metadata-token: ", "X-aws-ec2-metadata-token: "}) {
@@ -172,9 +176,9 @@ TEST_F(MmdsService, body_is_waited_for_and_passed_over) {
 }
 
 TEST_F(MmdsService, what_cannot_be_understood_ends_the_connection) {
-  for (const auto& [request, status] : {std::pair("nonsense\r\n\r\n", "HTTP/1.1 400 "),
-                                        std::pair("GET / HTTP/2.0\r\n\r\n", "HTTP/1.1 505 "),
-                                        std::pair("PUT / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "HTTP/1.1 501 ")}) {
+  for (const auto& [request, status] :
+       {std::pair("nonsense\r\n\r\n", "HTTP/1.1 400 "), std::pair("GET / HTTP/2.0\r\n\r\n", "HTTP/1.1 505 "),
+        std::pair("PUT / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", "HTTP/1.1 501 ")}) {
     const HttpAnswer answer = answer_guest(mmds_, request, false);
     EXPECT_THAT(answer.bytes, StartsWith(status));
     EXPECT_THAT(answer.bytes, HasSubstr("\r\nConnection: close\r\n"));

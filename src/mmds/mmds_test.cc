@@ -14,7 +14,8 @@ using Status = Mmds::Reading::Status;
 using ::testing::HasSubstr;
 
 std::string nested(int levels) {
-  return std::string(static_cast<std::size_t>(levels), '[') + std::string(static_cast<std::size_t>(levels), ']');
+  return std::string(static_cast<std::size_t>(levels), '[') +
+         std::string(static_cast<std::size_t>(levels), ']');
 }
 
 TEST(Mmds, nothing_is_there_before_it_is_put) {
@@ -40,21 +41,20 @@ TEST(Mmds, patch_merges_as_the_standard_has_it) {
     const char* patch;
     const char* result;
   };
-  for (const Case& test : {Case{R"({"a":"b"})", R"({"a":"c"})", R"({"a":"c"})"},
-                           Case{R"({"a":"b"})", R"({"b":"c"})", R"({"a":"b","b":"c"})"},
-                           Case{R"({"a":"b"})", R"({"a":null})", R"({})"},
-                           Case{R"({"a":"b","b":"c"})", R"({"a":null})", R"({"b":"c"})"},
-                           Case{R"({"a":["b"]})", R"({"a":"c"})", R"({"a":"c"})"},
-                           Case{R"({"a":"c"})", R"({"a":["b"]})", R"({"a":["b"]})"},
-                           Case{R"({"a":{"b":"c"}})", R"({"a":{"b":"d","c":null}})", R"({"a":{"b":"d"}})"},
-                           Case{R"({"a":[{"b":"c"}]})", R"({"a":[1]})", R"({"a":[1]})"},
-                           Case{R"(["a","b"])", R"(["c","d"])", R"(["c","d"])"},
-                           Case{R"({"a":"b"})", R"(["c"])", R"(["c"])"},
-                           Case{R"({"a":"foo"})", R"(null)", R"(null)"},
-                           Case{R"({"a":"foo"})", R"("bar")", R"("bar")"},
-                           Case{R"({"e":null})", R"({"a":1})", R"({"a":1,"e":null})"},
-                           Case{R"([1,2])", R"({"a":"b","c":null})", R"({"a":"b"})"},
-                           Case{R"({})", R"({"a":{"bb":{"ccc":null}}})", R"({"a":{"bb":{}}})"}}) {
+  for (const Case& test :
+       {Case{R"({"a":"b"})", R"({"a":"c"})", R"({"a":"c"})"},
+        Case{R"({"a":"b"})", R"({"b":"c"})", R"({"a":"b","b":"c"})"},
+        Case{R"({"a":"b"})", R"({"a":null})", R"({})"},
+        Case{R"({"a":"b","b":"c"})", R"({"a":null})", R"({"b":"c"})"},
+        Case{R"({"a":["b"]})", R"({"a":"c"})", R"({"a":"c"})"},
+        Case{R"({"a":"c"})", R"({"a":["b"]})", R"({"a":["b"]})"},
+        Case{R"({"a":{"b":"c"}})", R"({"a":{"b":"d","c":null}})", R"({"a":{"b":"d"}})"},
+        Case{R"({"a":[{"b":"c"}]})", R"({"a":[1]})", R"({"a":[1]})"},
+        Case{R"(["a","b"])", R"(["c","d"])", R"(["c","d"])"}, Case{R"({"a":"b"})", R"(["c"])", R"(["c"])"},
+        Case{R"({"a":"foo"})", R"(null)", R"(null)"}, Case{R"({"a":"foo"})", R"("bar")", R"("bar")"},
+        Case{R"({"e":null})", R"({"a":1})", R"({"a":1,"e":null})"},
+        Case{R"([1,2])", R"({"a":"b","c":null})", R"({"a":"b"})"},
+        Case{R"({})", R"({"a":{"bb":{"ccc":null}}})", R"({"a":{"bb":{}}})"}}) {
     Mmds mmds;
     ASSERT_TRUE(mmds.put(test.original));
     ASSERT_TRUE(mmds.patch(test.patch)) << test.patch;
@@ -65,9 +65,9 @@ TEST(Mmds, patch_merges_as_the_standard_has_it) {
 TEST(Mmds, what_is_no_json_changes_nothing) {
   Mmds mmds;
   ASSERT_TRUE(mmds.put(R"({"a":1})"));
-  for (const std::string& bad :
-       {std::string(), std::string("{"), std::string("{} {}"), std::string("{'a':1}"), std::string("\"\xff\""),
-        std::string(R"("\ud800")"), std::string("1e999"), std::string(R"({"b":1,"b":2})"), nested(101)}) {
+  for (const std::string& bad : {std::string(), std::string("{"), std::string("{} {}"),
+                                 std::string("{'a':1}"), std::string("\"\xff\""), std::string(R"("\ud800")"),
+                                 std::string("1e999"), std::string(R"({"b":1,"b":2})"), nested(101)}) {
     for (const auto& refused : {mmds.put(bad), mmds.patch(bad)}) {
       ASSERT_FALSE(refused) << bad;
       EXPECT_EQ(refused.error().code(), ErrorCode::kInvalidArgument) << bad;
@@ -125,7 +125,9 @@ class MmdsReading : public ::testing::Test {
     EXPECT_TRUE(reading.json);
     return reading.text;
   }
-  Status status(std::string_view path, Format format = Format::kText) { return mmds_.read(path, format).status; }
+  Status status(std::string_view path, Format format = Format::kText) {
+    return mmds_.read(path, format).status;
+  }
 
   Mmds mmds_;
 };
@@ -178,8 +180,8 @@ TEST_F(MmdsReading, names_may_be_escaped) {
 }
 
 TEST_F(MmdsReading, what_is_not_there_is_not_found) {
-  for (const char* path : {"/x", "/latest/meta-data/ami", "/latest/meta-data/ami-id/x", "/latest/meta-data/none/x",
-                           "/latest/meta-data/count/0"}) {
+  for (const char* path : {"/x", "/latest/meta-data/ami", "/latest/meta-data/ami-id/x",
+                           "/latest/meta-data/none/x", "/latest/meta-data/count/0"}) {
     EXPECT_EQ(status(path), Status::kNotFound) << path;
     EXPECT_EQ(status(path, Format::kJson), Status::kNotFound) << path;
   }

@@ -114,7 +114,8 @@ bool Responder::concerns(Bytes start) const {
     case kTypeIpv4:
       return address_at(start, kIpDestination) == settings_.address;
     case kTypeArp:
-      return start.size() >= kArpTargetAddress + 4 && address_at(start, kArpTargetAddress) == settings_.address;
+      return start.size() >= kArpTargetAddress + 4 &&
+             address_at(start, kArpTargetAddress) == settings_.address;
     default:
       return false;
   }
@@ -142,8 +143,8 @@ void Responder::accept_arp(Bytes frame) {
   constexpr std::uint16_t kSizes = 0x0604;
   const Ipv4Address sender = address_at(frame, kArpSenderAddress);
   if (wire::load_u16(frame, kEthernet) != kHardware || wire::load_u16(frame, kEthernet + 2) != kTypeIpv4 ||
-      wire::load_u16(frame, kEthernet + 4) != kSizes ||
-      wire::load_u16(frame, kEthernet + 6) != kArpRequest || sender == settings_.address) {
+      wire::load_u16(frame, kEthernet + 4) != kSizes || wire::load_u16(frame, kEthernet + 6) != kArpRequest ||
+      sender == settings_.address) {
     metrics().mmds.rx_accepted_unusual.add();
     return;
   }

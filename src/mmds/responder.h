@@ -23,8 +23,8 @@ std::uint32_t random_sequence();
 
 struct ResponderSettings {
   Ipv4Address address = kDefaultMmdsAddress;
-  std::uint16_t mtu = 1500;              // of what it sends
-  const Clock* clock = &kSystemClock;    // borrowed: retransmission's time
+  std::uint16_t mtu = 1500;            // of what it sends
+  const Clock* clock = &kSystemClock;  // borrowed: retransmission's time
   std::uint32_t (*initial_sequence)() = random_sequence;
 };
 
@@ -32,9 +32,9 @@ struct ResponderSettings {
 // everything else that is sent to it is dropped. It never sends unasked, and nothing but to the Ethernet and
 // IP addresses that a frame came from. Not thread-safe.
 //
-// All that a guest can make grow is bounded: kMaxConnections connections (a further one takes the place of the
-// one that is idle for the longest time, or is refused by silence), kMaxResets resets and one ARP reply that
-// wait to be sent. Counts in metrics().mmds.
+// All that a guest can make grow is bounded: kMaxConnections connections (a further one takes the place of
+// the one that is idle for the longest time, or is refused by silence), kMaxResets resets and one ARP reply
+// that wait to be sent. Counts in metrics().mmds.
 class Responder {
  public:
   static constexpr MacAddress kMac{{0x06, 0x01, 0x23, 0x45, 0x67, 0x01}};
@@ -57,8 +57,8 @@ class Responder {
   // Whether the frame that begins with `start` (kPeek bytes, or all of a shorter one) is for the address.
   bool concerns(std::span<const std::byte> start) const;
 
-  // Takes a frame that concerns(): its first kMaxInput bytes, `size` in all. `trusted` says that its checksums
-  // need not be right: the driver leaves them to the device.
+  // Takes a frame that concerns(): its first kMaxInput bytes, `size` in all. `trusted` says that its
+  // checksums need not be right: the driver leaves them to the device.
   void accept(std::span<const std::byte> frame, std::size_t size, bool trusted);
 
   // Whether send() may have something, without a look at the clock: since accept() or due_in() said so.
@@ -99,7 +99,8 @@ class Responder {
   void refuse(const Peer& peer, const TcpSegment& segment);
   void queue_reset(const Peer& peer, const TcpSegment& segment);
   std::size_t write_arp(const ArpReply& reply, std::span<std::byte, kMaxOutput> frame) const;
-  std::size_t write_tcp(const Peer& peer, const TcpSegment& segment, std::span<std::byte, kMaxOutput> frame) const;
+  std::size_t write_tcp(const Peer& peer, const TcpSegment& segment,
+                        std::span<std::byte, kMaxOutput> frame) const;
 
   const std::shared_ptr<Mmds> mmds_;
   const ResponderSettings settings_;

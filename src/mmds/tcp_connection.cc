@@ -77,8 +77,8 @@ void TcpConnection::receive(const TcpSegment& segment, std::uint64_t now) {
   const std::int32_t start = distance(next_expected_, segment.sequence);
   const std::int32_t end = start + static_cast<std::int32_t>(segment.length());
   const auto room = static_cast<std::int32_t>(window());
-  const bool useful = segment.length() == 0 ? start >= 0 && (start < room || start == 0)
-                                            : start < room && end > 0;
+  const bool useful =
+      segment.length() == 0 ? start >= 0 && (start < room || start == 0) : start < room && end > 0;
   // Second: the reset. RFC 5961, 3.2: only the one number is believed, others are asked about.
   if (segment.has(kTcpRst)) {
     if (start == 0) {
@@ -274,8 +274,9 @@ std::uint64_t TcpConnection::due() const {
   if (done()) {
     return UINT64_MAX;
   }
-  const bool sends = owes_ack_ || sendable() != 0 ||
-                     (has_more_to_send() && (state_ == State::kSynReceived || next_to_send_ == end_of_output()));
+  const bool sends =
+      owes_ack_ || sendable() != 0 ||
+      (has_more_to_send() && (state_ == State::kSynReceived || next_to_send_ == end_of_output()));
   return sends ? 0 : std::min(timer_, expires_);
 }
 

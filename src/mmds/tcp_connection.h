@@ -88,7 +88,7 @@ class TcpConnection {
  private:
   enum class State : std::uint8_t {
     kSynReceived,
-    kOpen,      // from ESTABLISHED on, whatever ends were told
+    kOpen,  // from ESTABLISHED on, whatever ends were told
     kTimeWait,
     kDone,
   };

@@ -12,8 +12,8 @@ namespace {
 bool equal(std::string_view a, std::string_view b) {
   unsigned difference = a.size() == b.size() ? 0U : 1U;
   for (std::size_t index = 0; index < std::min(a.size(), b.size()); ++index) {
-    difference |= static_cast<unsigned>(static_cast<unsigned char>(a[index]) ^
-                                        static_cast<unsigned char>(b[index]));
+    difference |=
+        static_cast<unsigned>(static_cast<unsigned char>(a[index]) ^ static_cast<unsigned char>(b[index]));
   }
   return difference == 0;
 }

@@ -1,6 +1,6 @@
 // The metadata service under a guest that mostly keeps to TCP and HTTP, and sometimes lies: segments of a few
-// connections at once, lost and repeated in both directions, frames of any bytes, time, and a host that writes.
-// Each byte of the input is a decision.
+// connections at once, lost and repeated in both directions, frames of any bytes, time, and a host that
+// writes. Each byte of the input is a decision.
 //
 // Held: nothing aborts; every frame to the guest is an ARP reply or a good packet from the service's address
 // that fits what its client can take; a port that announces a frame has one; it comes to rest; its memory is
@@ -40,9 +40,9 @@ constexpr std::uint8_t kAck = TcpPacket::kAck;
 // One of the guest's connections.
 struct Client {
   std::uint16_t port = 0;
-  bool known = false;   // a SYN went out
-  bool open = false;    // and was answered
-  bool honest = true;   // and all that it sent since was true
+  bool known = false;       // a SYN went out
+  bool open = false;        // and was answered
+  bool honest = true;       // and all that it sent since was true
   std::uint32_t first = 0;  // the sequence number of its first byte
   std::uint32_t sent = 0;   // bytes of `text`
   std::uint32_t acknowledged = 0;
@@ -63,8 +63,8 @@ class Exerciser {
     g_initial_sequence = 0xffff'0000;
     mmds_ = std::make_shared<Mmds>(2000, kFuzzClock);
     const std::uint8_t shape = byte();
-    mmds_->configure({.version = (shape & 1) != 0 ? MmdsVersion::kV2 : MmdsVersion::kV1,
-                      .imds_compat = (shape & 2) != 0});
+    mmds_->configure(
+        {.version = (shape & 1) != 0 ? MmdsVersion::kV2 : MmdsVersion::kV1, .imds_compat = (shape & 2) != 0});
     (void)mmds_->put(R"({"latest":{"a":"b","long":")" + std::string(1800, 'x') + "\"}}");
     link_ = std::make_unique<MmdsLink>(
         mmds_, ResponderSettings{.mtu = static_cast<std::uint16_t>((shape & 4) != 0 ? 300 : 1500),
@@ -217,7 +217,8 @@ class Exerciser {
     }
     TcpPacket packet = segment(client, kAck | kPsh);
     const std::size_t left = client.text.size() - client.sent;
-    packet.payload = client.text.substr(client.sent, how < 0x80 ? left : std::min<std::size_t>(left, how & 31));
+    packet.payload =
+        client.text.substr(client.sent, how < 0x80 ? left : std::min<std::size_t>(left, how & 31));
     client.sent += static_cast<std::uint32_t>(packet.payload.size());
     if (how % 16 != 15) {  // else it is lost
       put(client, packet);
@@ -268,7 +269,8 @@ class Exerciser {
   void arp() {
     const std::uint8_t target = byte() % 4 == 0 ? std::uint8_t{1} : std::uint8_t{254};
     others_ += target == 1 ? 1U : 0U;
-    link_->send(arp_request({172, 16, 0, 2}, {169, 254, 169, target}, byte() % 8 == 0 ? byte() : std::uint8_t{1}));
+    link_->send(
+        arp_request({172, 16, 0, 2}, {169, 254, 169, target}, byte() % 8 == 0 ? byte() : std::uint8_t{1}));
   }
 
   void flood() {

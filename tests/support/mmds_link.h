@@ -61,7 +61,8 @@ class MmdsLink {
     if (!memory_.read(GuestAddress(0), std::span(frame.bytes).first(here))) {
       throw std::runtime_error("more room than the test's memory has");
     }
-    std::copy_n(rest_.begin(), received.bytes - here, frame.bytes.begin() + static_cast<std::ptrdiff_t>(here));
+    std::copy_n(rest_.begin(), received.bytes - here,
+                frame.bytes.begin() + static_cast<std::ptrdiff_t>(here));
     return frame;
   }
 

@@ -158,7 +158,9 @@ inline std::optional<TcpPacket> packet_of(std::span<const std::byte> frame) {
     return std::nullopt;
   }
   const Octets all = octets_of(frame);
-  const auto copy = [&all](std::size_t at, auto& to) { std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(at), to.size(), to.begin()); };
+  const auto copy = [&all](std::size_t at, auto& to) {
+    std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(at), to.size(), to.begin());
+  };
   TcpPacket packet;
   copy(0, packet.to_mac);
   copy(6, packet.from_mac);

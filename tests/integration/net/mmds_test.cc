@@ -139,16 +139,19 @@ TEST_F(MmdsClients, session_is_opened_as_its_guide_says) {
   mmds_->configure({.version = MmdsVersion::kV2});
   const std::string curl = kCurl;
   EXPECT_THAT(serve(curl + "-i http://169.254.169.254/latest"), HasSubstr("401 Unauthorized"));
-  EXPECT_EQ(serve("TOKEN=$(" + curl +
-                  "-X PUT http://169.254.169.254/latest/api/token -H 'X-metadata-token-ttl-seconds: 60') && " + curl +
-                  "-H \"X-metadata-token: $TOKEN\" http://169.254.169.254/latest/meta-data/ami-id"),
-            "ami-1");
+  EXPECT_EQ(
+      serve("TOKEN=$(" + curl +
+            "-X PUT http://169.254.169.254/latest/api/token -H 'X-metadata-token-ttl-seconds: 60') && " +
+            curl + "-H \"X-metadata-token: $TOKEN\" http://169.254.169.254/latest/meta-data/ami-id"),
+      "ami-1");
 }
 
 TEST_F(MmdsClients, request_of_several_segments_is_put_together) {
   const std::string header(3'500, 'h');
-  EXPECT_EQ(serve(kCurl + ("-H 'X-Long: " + header) + "' http://169.254.169.254/latest/meta-data/ami-id"), "ami-1");
-  EXPECT_THAT(serve(kCurl + ("-i -H 'X-Long: " + header + header) + "' http://169.254.169.254/"), HasSubstr("431"));
+  EXPECT_EQ(serve(kCurl + ("-H 'X-Long: " + header) + "' http://169.254.169.254/latest/meta-data/ami-id"),
+            "ami-1");
+  EXPECT_THAT(serve(kCurl + ("-i -H 'X-Long: " + header + header) + "' http://169.254.169.254/"),
+              HasSubstr("431"));
 }
 
 TEST_F(MmdsClients, more_clients_at_once_than_connections_are_all_served) {
