@@ -32,9 +32,9 @@
 namespace mayfly {
 
 // Synchronous. (What a cluster is depends on what was done before to it: two writes to the halves of one must
-// not both copy it up, a bit is set only once its data are there, and a flush waits for all of that. The price
-// of this order among operations that the kernel works on at once is more than they gain here, where most go
-// to the page cache.)
+// not both copy it up, a bit is set only once its data are there, and a flush waits for all of that. The
+// price of this order among operations that the kernel works on at once is more than they gain here, where
+// most go to the page cache.)
 class OverlayEngine final : public IoEngine {
  public:
   static constexpr std::uint64_t kClusterSize = 4096;  // bytes

@@ -377,7 +377,7 @@ Result<void> MmioTransport::restore(const MmioTransportState& state,
                                     std::span<const std::optional<VirtQueueState>> queues) {
   const MutexLock lock(device_.mutex());
   MAYFLY_CHECK(state_.status == 0, "a transport is restored before any driver uses it");
-  const auto within = [this](Error error) {
+  const auto within = [this](const Error& error) {
     return error.within(std::string(device_.name()) + ": restore its transport");
   };
   MAYFLY_TRY(check(state).map_error(within));
