@@ -1,20 +1,30 @@
-// Drives a virtio device of ours, in this process and on one thread, as fast as it goes: the device's side of a
-// guest's I/O without KVM, without exits and without an event loop. bench/devices.py calls it.
+// Drives a virtio device of ours, in this process and on one thread, as fast as it goes: the device's side of
+// a guest's I/O without KVM, without exits and without an event loop. bench/devices.py calls it.
 //
 //   device_load block FILE Sync|Async DEPTH LIMIT   random reads of 4 KiB
 //   device_load net tx|rx|both LIMIT                frames of 64 bytes, to and from memory
+//   device_load tap NAME device|write|uring LIMIT   frames of 64 bytes into a tap: by the device; by nothing
+//   but a
+//                                                   writev() each; by nothing but an io_uring, 64 at a time
 //
-// LIMIT is a number of operations, or with an s a number of seconds. What comes out is a line of JSON: the operations
-// (frames), the seconds that they took, the visits (how often the device was called to work: by a doorbell, by its
-// descriptor or by its own wish), the interrupts, and the waits for a descriptor.
+// LIMIT is a number of operations, or with an s a number of seconds. What comes out is a line of JSON: the
+// operations (frames), the seconds that they took, the visits (how often the device was called to work: by a
+// doorbell, by its descriptor or by its own wish), the interrupts, and the waits for a descriptor.
+#include <liburing.h>
 #include <poll.h>
+#include <sys/resource.h>
+#include <sys/uio.h>
 
+#include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -23,6 +33,7 @@
 #include "base/clock.h"
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/net/net_device.h"
+#include "devices/virtio/net/tap_backend.h"
 #include "devices/virtio/transport/mmio_transport.h"
 #include "lean_ring.h"
 #include "support/mmio_window.h"
@@ -55,7 +66,8 @@ class Watches final : public EventRegistrar {
  public:
   Result<std::unique_ptr<Watch>> watch(int fd, Interest interest,
                                        std::function<void(Readiness)> callback) override {
-    entries_.push_back({.fd = fd, .wanted = interest != Interest::kWritable, .callback = std::move(callback)});
+    entries_.push_back(
+        {.fd = fd, .wanted = interest != Interest::kWritable, .callback = std::move(callback)});
     return std::make_unique<Entry::Handle>(*this, entries_.size() - 1);
   }
   Result<std::unique_ptr<Timer>> make_timer(std::function<void()> /*callback*/) override {
@@ -72,8 +84,8 @@ class Watches final : public EventRegistrar {
     }
     return false;
   }
-  // Waits for one of the descriptors that are waited for, one system call, and calls who watches those that are
-  // ready. How many that was.
+  // Waits for one of the descriptors that are waited for, one system call, and calls who watches those that
+  // are ready. How many that was.
   std::size_t wait(int timeout_ms) {
     polled_.clear();
     for (const Entry& entry : entries_) {
@@ -136,27 +148,43 @@ class Run {
     (is_time ? nanoseconds_ : operations_) = static_cast<std::uint64_t>(is_time ? number * 1e9 : number);
   }
 
-  void begin() { began_ = monotonic_ns(); }
+  void begin() {
+    used_ = cpu_us();
+    began_ = monotonic_ns();
+  }
   // Looks at the clock: once a batch.
   bool goes_on() {
     took_ = monotonic_ns() - began_;
     return took_ < nanoseconds_ && operations < operations_;
   }
   void report(int interrupts) const {
-    std::printf("{\"operations\": %llu, \"seconds\": %.6f, \"visits\": %llu, \"waits\": %llu, \"interrupts\": %d}\n",
-                static_cast<unsigned long long>(operations), static_cast<double>(took_) / 1e9,
-                static_cast<unsigned long long>(visits), static_cast<unsigned long long>(waits), interrupts);
+    const auto now = cpu_us();
+    std::printf(
+        "{\"operations\": %llu, \"seconds\": %.6f, \"user_seconds\": %.6f, \"system_seconds\": %.6f, "
+        "\"batches\": %llu, \"waits\": %llu, \"interrupts\": %d}\n",
+        static_cast<unsigned long long>(operations), static_cast<double>(took_) / 1e9,
+        static_cast<double>(now[0] - used_[0]) / 1e6, static_cast<double>(now[1] - used_[1]) / 1e6,
+        static_cast<unsigned long long>(batches), static_cast<unsigned long long>(waits), interrupts);
   }
 
   std::uint64_t operations = 0;
-  std::uint64_t visits = 0;
+  std::uint64_t batches = 0;
   std::uint64_t waits = 0;
 
  private:
+  // In the program and in the kernel, of all threads, those of an io_uring included.
+  static std::array<std::int64_t, 2> cpu_us() {
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    const auto us = [](const timeval& time) { return std::int64_t{time.tv_sec} * 1'000'000 + time.tv_usec; };
+    return {us(usage.ru_utime), us(usage.ru_stime)};
+  }
+
   std::uint64_t nanoseconds_ = UINT64_MAX;
   std::uint64_t operations_ = UINT64_MAX;
   std::uint64_t began_ = 0;
   std::uint64_t took_ = 0;
+  std::array<std::int64_t, 2> used_{};
 };
 
 // A machine around one device: RAM, the register window, the driver as far as DRIVER_OK.
@@ -195,8 +223,7 @@ class Machine {
   }
 
   // As the doorbell does.
-  void process(Run& run) {
-    ++run.visits;
+  void process() {
     const MutexLock lock(device_->mutex());
     device_->process();
   }
@@ -206,7 +233,6 @@ class Machine {
     if (watches_.wait(10'000) == 0) {
       give_up("the device does not answer");
     }
-    ++run.visits;
   }
 
  private:
@@ -266,11 +292,13 @@ class BlockLoad {
     for (std::uint16_t slot = 0; slot < slots_.size(); ++slot) {
       request(slot);
     }
+    std::uint64_t done = slots_.size();
     while (run.goes_on()) {
+      run.batches += done != 0 ? 1 : 0;
       if (ring_->expose()) {
-        machine_.process(run);
+        machine_.process();
       }
-      std::uint64_t done = 0;
+      done = 0;
       while (const auto used = ring_->collect()) {
         check(*used);
         request(static_cast<std::uint16_t>(used->head));
@@ -310,7 +338,8 @@ class BlockLoad {
   void request(std::uint16_t number) {
     Slot& slot = slots_[number];
     slot.block = random_.next() % blocks_;
-    machine_.ram().at<std::array<std::uint64_t, 2>>(slot.header) = {0, slot.block * (kBlock / 512)};  // type 0: IN
+    machine_.ram().at<std::array<std::uint64_t, 2>>(slot.header) = {
+        0, slot.block * (kBlock / 512)};  // type 0: IN
     machine_.ram().at<std::uint8_t>(slot.status) = kUnanswered;
     ring_->offer(number);
   }
@@ -389,8 +418,8 @@ class MemoryBackend final : public NetBackend {
   MemoryPort port_;
 };
 
-// Frames as Linux lays them out: sent as header and frame in an indirect table, received into buffers of 1.5 KiB
-// that a large frame would take several of.
+// Frames as Linux lays them out: sent as header and frame in an indirect table, received into buffers of 1.5
+// KiB that a large frame would take several of.
 class NetLoad {
  public:
   static constexpr std::uint32_t kRxBuffer = 1536;
@@ -400,8 +429,42 @@ class NetLoad {
   explicit NetLoad(std::string_view directions) : sends_(directions != "rx"), receives_(directions != "tx") {
     auto backend = std::make_unique<MemoryBackend>();
     port_ = &backend->port(0);
-    auto rings = machine_.start(
-        must(NetDevice::create({.id = "bench"}, std::move(backend), machine_.watches())), 2);
+    start(std::move(backend));
+  }
+  // Sends into a tap.
+  explicit NetLoad(std::unique_ptr<TapBackend> tap) : sends_(true), receives_(false) {
+    start(std::move(tap));
+  }
+
+  void go(Run& run) {
+    run.begin();
+    while (run.goes_on()) {
+      if (receives_) {
+        port_->to_come = kBatch;
+        machine_.watches().report(port_->fd());
+        run.operations += take_received();
+        ++run.batches;
+      }
+      if (sends_) {
+        run.operations += send();
+        ++run.batches;
+      }
+    }
+    run.report(machine_.interrupts());
+  }
+
+ private:
+  static constexpr std::uint64_t rx_buffer(std::uint64_t slot) { return Machine::kBuffers + 2048 * slot; }
+  static constexpr std::uint64_t tx_table(std::uint64_t slot) {
+    return Machine::kBuffers + 0x200000 + 64 * slot;
+  }
+  static constexpr std::uint64_t tx_frame(std::uint64_t slot) {
+    return Machine::kBuffers + 0x300000 + 2048 * slot;
+  }
+
+  void start(std::unique_ptr<NetBackend> backend) {
+    auto rings =
+        machine_.start(must(NetDevice::create({.id = "bench"}, std::move(backend), machine_.watches())), 2);
     rx_.emplace(rings[0]);
     tx_.emplace(rings[1]);
     for (std::uint16_t slot = 0; slot < Machine::kQueueSize; ++slot) {
@@ -415,32 +478,10 @@ class NetLoad {
       tx_->set_chain(slot, {tx_table(slot), sizeof(table), testing::VIRTQ_DESC_F_INDIRECT, 0});
     }
     rx_->expose();
-    Run run("1");
-    machine_.process(run);
+    machine_.process();
   }
 
-  void go(Run& run) {
-    run.begin();
-    while (run.goes_on()) {
-      if (receives_) {
-        port_->to_come = kBatch;
-        ++run.visits;
-        machine_.watches().report(port_->fd());
-        run.operations += take_received(run);
-      }
-      if (sends_) {
-        run.operations += send(run);
-      }
-    }
-    run.report(machine_.interrupts());
-  }
-
- private:
-  static constexpr std::uint64_t rx_buffer(std::uint64_t slot) { return Machine::kBuffers + 2048 * slot; }
-  static constexpr std::uint64_t tx_table(std::uint64_t slot) { return Machine::kBuffers + 0x200000 + 64 * slot; }
-  static constexpr std::uint64_t tx_frame(std::uint64_t slot) { return Machine::kBuffers + 0x300000 + 2048 * slot; }
-
-  std::uint64_t take_received(Run& run) {
+  std::uint64_t take_received() {
     std::uint64_t frames = 0;
     while (const auto used = rx_->collect()) {
       const std::uint64_t buffer = rx_buffer(used->head);
@@ -455,7 +496,7 @@ class NetLoad {
       rx_->offer(static_cast<std::uint16_t>(used->head));
     }
     if (rx_->expose()) {
-      machine_.process(run);
+      machine_.process();
     }
     if (frames == 0) {
       give_up("no frame comes");
@@ -463,20 +504,22 @@ class NetLoad {
     return frames;
   }
 
-  std::uint64_t send(Run& run) {
+  std::uint64_t send() {
     for (std::uint16_t slot = 0; slot < kBatch; ++slot) {
       machine_.ram().at<NetHeader>(tx_table(slot) + 32) = {};
       machine_.ram().at<std::uint64_t>(tx_frame(slot)) = next_sent_++;
       tx_->offer(slot);
     }
     if (tx_->expose()) {
-      machine_.process(run);
+      machine_.process();
     }
     std::uint64_t frames = 0;
     while (tx_->collect()) {
       ++frames;
     }
-    if (frames != kBatch || port_->sent != next_sent_ || port_->last_sent() != next_sent_ - 1) {
+    const bool arrived =
+        port_ == nullptr || (port_->sent == next_sent_ && port_->last_sent() == next_sent_ - 1);
+    if (frames != kBatch || !arrived) {
       give_up("a frame was not sent");
     }
     return frames;
@@ -485,12 +528,85 @@ class NetLoad {
   Machine machine_;
   bool sends_;
   bool receives_;
-  MemoryPort* port_ = nullptr;
+  MemoryPort* port_ = nullptr;  // of a back end in memory
   std::optional<LeanRing> rx_;
   std::optional<LeanRing> tx_;
   std::uint64_t expected_ = 0;
   std::uint64_t next_sent_ = 0;
 };
+
+// What the kernel takes for frames into a tap, without a device: the floor under it.
+class TapFloor {
+ public:
+  explicit TapFloor(TapBackend& tap) : fd_(tap.port(0).fd()) {
+    for (std::size_t index = 0; index < NetLoad::kBatch; ++index) {
+      pieces_.push_back({frame_.data(), frame_.size()});
+    }
+  }
+
+  void write(Run& run) {
+    run.begin();
+    while (run.goes_on()) {
+      for (const iovec& piece : pieces_) {
+        if (::writev(fd_, &piece, 1) < 0) {
+          give_up("a frame was not sent");
+        }
+      }
+      count(run);
+    }
+    run.report(0);
+  }
+
+  void uring(Run& run) {
+    io_uring ring{};
+    if (io_uring_queue_init(NetLoad::kBatch, &ring, 0) < 0 || io_uring_register_files(&ring, &fd_, 1) < 0) {
+      give_up("the host refuses io_uring");
+    }
+    run.begin();
+    while (run.goes_on()) {
+      for (const iovec& piece : pieces_) {
+        io_uring_sqe* const sqe = io_uring_get_sqe(&ring);
+        io_uring_prep_writev(sqe, 0, &piece, 1, 0);
+        sqe->flags |= IOSQE_FIXED_FILE;
+      }
+      io_uring_submit_and_wait(&ring, NetLoad::kBatch);
+      unsigned head = 0;
+      unsigned done = 0;
+      io_uring_cqe* cqe = nullptr;
+      io_uring_for_each_cqe(&ring, head, cqe) {
+        done += cqe->res > 0 ? 1 : 0;
+      }
+      io_uring_cq_advance(&ring, done);
+      if (done != NetLoad::kBatch) {
+        give_up("a frame was not sent");
+      }
+      count(run);
+    }
+    run.report(0);
+    io_uring_queue_exit(&ring);
+  }
+
+ private:
+  static void count(Run& run) {
+    run.operations += NetLoad::kBatch;
+    ++run.batches;
+  }
+
+  int fd_;
+  std::array<std::byte, sizeof(NetHeader) + kFrame> frame_{};
+  std::vector<iovec> pieces_;
+};
+
+void load_tap(const std::string& name, std::string_view way, Run& run) {
+  auto tap = must(TapBackend::open(name, 1));
+  if (way == "device") {
+    NetLoad(std::move(tap)).go(run);
+  } else if (way == "write") {
+    TapFloor(*tap).write(run);
+  } else {
+    TapFloor(*tap).uring(run);
+  }
+}
 
 int run(std::span<const std::string_view> words) {
   if (words.size() == 5 && words[0] == "block" && (words[2] == "Sync" || words[2] == "Async")) {
@@ -504,12 +620,19 @@ int run(std::span<const std::string_view> words) {
         .go(limits);
     return 0;
   }
-  if (words.size() == 3 && words[0] == "net" && (words[1] == "tx" || words[1] == "rx" || words[1] == "both")) {
+  if (words.size() == 3 && words[0] == "net" &&
+      (words[1] == "tx" || words[1] == "rx" || words[1] == "both")) {
     Run limits(words[2]);
     NetLoad(words[1]).go(limits);
     return 0;
   }
-  give_up("block FILE Sync|Async DEPTH LIMIT, or net tx|rx|both LIMIT");
+  if (words.size() == 4 && words[0] == "tap" &&
+      (words[2] == "device" || words[2] == "write" || words[2] == "uring")) {
+    Run limits(words[3]);
+    load_tap(std::string(words[1]), words[2], limits);
+    return 0;
+  }
+  give_up("block FILE Sync|Async DEPTH LIMIT, net tx|rx|both LIMIT, or tap NAME device|write|uring LIMIT");
 }
 
 }  // namespace

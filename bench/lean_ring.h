@@ -1,7 +1,7 @@
-// A driver's side of a split virtqueue that costs next to nothing, for measuring the device behind it: chains are
-// laid out once, and what is left a request is an entry in the available ring and one in the used ring. It keeps
-// to virtio 1.2, section 2.7, with VIRTIO_F_EVENT_IDX, and checks little; tests/support/virtio_driver is the driver
-// that does.
+// A driver's side of a split virtqueue that costs next to nothing, for measuring the device behind it: chains
+// are laid out once, and what is left a request is an entry in the available ring and one in the used ring.
+// It keeps to virtio 1.2, section 2.7, with VIRTIO_F_EVENT_IDX, and checks little;
+// tests/support/virtio_driver is the driver that does.
 #pragma once
 
 #include <atomic>
@@ -25,8 +25,8 @@ class GuestRam {
   // What lies at a guest address, which is aligned as T is. The caller keeps to the RAM that there is.
   template <typename T>
   T& at(std::uint64_t address) const {
-    // SAFETY: within the mapping, aligned, and written by one thread at a time but for the rings' indices, which
-    // are accessed through std::atomic_ref; no strict aliasing in this project.
+    // SAFETY: within the mapping, aligned, and written by one thread at a time but for the rings' indices,
+    // which are accessed through std::atomic_ref; no strict aliasing in this project.
     return *reinterpret_cast<T*>(bytes_.subspan(address, sizeof(T)).data());
   }
 
@@ -46,8 +46,8 @@ class LeanRing {
 
   const testing::RingLayout& layout() const { return layout_; }
 
-  // A chain of one descriptor, number `head` of the table; or, with VIRTQ_DESC_F_INDIRECT, of those in the table
-  // that it refers to.
+  // A chain of one descriptor, number `head` of the table; or, with VIRTQ_DESC_F_INDIRECT, of those in the
+  // table that it refers to.
   void set_chain(std::uint16_t head, const testing::Descriptor& descriptor) {
     ram_.at<testing::Descriptor>(layout_.descriptors + sizeof(descriptor) * head) = descriptor;
   }
@@ -61,10 +61,12 @@ class LeanRing {
     index(layout_.available + kIndex).store(available_);  // sequentially consistent: 2.7.13.4.1
     const std::uint16_t before = std::exchange(exposed_, available_);
     const std::uint16_t event = index(layout_.used + kEntries + 8ULL * layout_.size).load();
-    return static_cast<std::uint16_t>(available_ - event - 1) < static_cast<std::uint16_t>(available_ - before);
+    return static_cast<std::uint16_t>(available_ - event - 1) <
+           static_cast<std::uint16_t>(available_ - before);
   }
 
-  // The next buffer that came back, or nothing: then an interrupt was asked for (2.7.7.1) and none is there yet.
+  // The next buffer that came back, or nothing: then an interrupt was asked for (2.7.7.1) and none is there
+  // yet.
   std::optional<Used> collect() {
     if (used_ == used_end_) {
       used_end_ = index(layout_.used + kIndex).load();

@@ -138,6 +138,12 @@ IoResult perform(int fd, const IoOperation& operation) {
   return IoResult{};
 }
 
+bool cannot_try(int fd) {
+  std::byte byte{};
+  const iovec buffer{&byte, sizeof(byte)};
+  return ::preadv2(fd, &buffer, 1, 0, RWF_NOWAIT) < 0 && is_unsupported(errno);
+}
+
 bool is_unsupported(int os_errno) {
   return os_errno == EOPNOTSUPP || os_errno == ENOSYS || os_errno == ENODEV;
 }

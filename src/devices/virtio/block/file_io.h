@@ -28,6 +28,10 @@ IoResult write_zeroes(int fd, std::uint64_t offset, std::uint64_t length);
 // Does what an engine was given, and waits for it.
 IoResult perform(int fd, const IoOperation& operation);
 
+// Whether a transfer always waits here for what it needs, because the file system cannot say that it would
+// have to (RWF_NOWAIT; tmpfs is one). Reads a byte where it can.
+bool cannot_try(int fd);
+
 // Whether `os_errno` says that the file system, or the block device, cannot do such a thing at all.
 bool is_unsupported(int os_errno);
 

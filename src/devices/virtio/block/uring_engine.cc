@@ -51,6 +51,7 @@ Result<std::unique_ptr<UringEngine>> UringEngine::create(int fd, unsigned depth)
     return fail_errno(-failed, "register the image with an io_uring");
   }
   engine->registered_ = true;
+  engine->transfers_wait_ = file_io::cannot_try(fd);
   return engine;
 }
 
@@ -112,6 +113,12 @@ void UringEngine::prepare(std::uint32_t token) {
   }
   if (registered_) {
     sqe->flags |= IOSQE_FIXED_FILE;
+  }
+  if (transfers_wait_ &&
+      (operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kWrite)) {
+    // The kernel would try whether it has to wait, be told that this file cannot say, and only then hand the
+    // operation to a thread of its own.
+    sqe->flags |= IOSQE_ASYNC;
   }
   sqe->user_data = token;
   ++not_handed_over_;
@@ -209,6 +216,7 @@ void UringEngine::drain() {
 void UringEngine::set_file(int fd) {
   // A ring that cannot take the file up names it in each operation instead.
   registered_ = registered_ && io_uring_register_files_update(&ring_, 0, &fd, 1) == 1;
+  transfers_wait_ = file_io::cannot_try(fd);
   fd_ = fd;
 }
 
