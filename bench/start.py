@@ -13,6 +13,10 @@ drifts: compare the ratios, not the times.
   life      process start, guest's power-off or reset, process gone
   memory    private memory beyond the guest's own while it runs (smaps), and the whole proportional set size of it
   binary    size of the program
+
+What devices add is measured apart: the first monitor without any, and with a disk (a file in memory) and a network
+interface (a tap, in a network namespace of this benchmark's own) that its guest does not use; 5 starts a run of each,
+in turns and, where the host allows that, at real-time priority. The figure is the difference of the medians.
 """
 
 import argparse
@@ -27,6 +31,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import priority
+import private_network
+
 ROOT = Path(__file__).resolve().parents[1]
 GUEST_MIB = 128
 LIMIT = 30  # seconds, after which a start has failed
@@ -37,6 +44,10 @@ TIDY_SECONDS = 0.35
 OUTPUT_LIMIT = 1.5  # times the floor
 PRIVATE_LIMIT_KIB = 1024
 BINARY_LIMIT_KIB = 3584
+DEVICES_LIMIT_MS = 0.5  # to the first output
+TAP = "tap0"
+DISK_MIB = 64
+STARTS_A_RUN = 5
 
 
 def build(folder):
@@ -49,13 +60,18 @@ def build(folder):
     subprocess.run(["cc", "-O2", "-static", ROOT / "bench/kvm_floor.c", "-o", folder / "kvm_floor"], check=True)
 
 
-def configuration(folder, guest):
+def configuration(folder, guest, devices=False):
     path = folder / f"{guest}.json"
-    path.write_text(json.dumps({
+    content = {
         "boot-source": {"kernel_image_path": str(folder / f"{guest}.elf"),
                         "boot_args": "console=ttyS0 reboot=k panic=1"},
         "drives": [], "machine-config": {"vcpu_count": 1, "mem_size_mib": GUEST_MIB},
-        "logger": {"level": "Error", "log_path": "/dev/null"}}))
+        "logger": {"level": "Error", "log_path": "/dev/null"}}
+    if devices:
+        content["drives"] = [{"drive_id": "disk", "path_on_host": str(folder / "disk"), "is_root_device": False,
+                              "is_read_only": False}]
+        content["network-interfaces"] = [{"iface_id": "net", "host_dev_name": TAP}]
+    path.write_text(json.dumps(content))
     return ["--no-api", "--config-file", str(path)]
 
 
@@ -132,13 +148,33 @@ def measure_floor(folder, figures):
     process.stdout.close()
 
 
+def measure_devices(binary, folder, pairs):
+    """What a disk and a network interface add to the time until a guest's first output, and to the CPU time, in ms."""
+    private_network.enter()
+    private_network.make_tap(TAP)
+    with open(folder / "disk", "wb") as disk:
+        disk.truncate(DISK_MIB << 20)
+    times, cpu = {False: [], True: []}, {False: [], True: []}
+    with priority.real_time():
+        for pair in range(pairs + 1):
+            for devices in (False, True) if pair % 2 else (True, False):
+                begin, process = start([binary, *configuration(folder, "spin", devices)])
+                took, used = await_output(begin, process), cpu_ms(process.pid)
+                end(process)
+                if pair:
+                    times[devices].append(took)
+                    cpu[devices].append(used)
+    return [statistics.median(taken[True]) - statistics.median(taken[False]) for taken in (times, cpu)]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("monitors", nargs="*", metavar="NAME=BINARY")
     parser.add_argument("--runs", type=int, default=30, help="runs of each (default 30), after one that is not counted")
     parser.add_argument("--check", action="store_true",
                         help=f"exit with 1 where the first monitor is over a limit: output {OUTPUT_LIMIT} x floor, "
-                             f"{PRIVATE_LIMIT_KIB} KiB private memory, {BINARY_LIMIT_KIB} KiB of program")
+                             f"{PRIVATE_LIMIT_KIB} KiB private memory, {BINARY_LIMIT_KIB} KiB of program, "
+                             f"{DEVICES_LIMIT_MS} ms added by a disk and a network interface")
     options = parser.parse_args()
     if not options.monitors and os.environ.get("MAYFLY_PROGRAM"):
         options.monitors = [f"mayfly={os.environ['MAYFLY_PROGRAM']}"]
@@ -147,6 +183,7 @@ def main():
         parser.error("each monitor is NAME=BINARY, with a name of its own; without any, MAYFLY_PROGRAM is needed")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         parser.error("/dev/kvm is not there or not accessible to this user")
+    first = next(iter(monitors))
 
     figures = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
@@ -157,8 +194,12 @@ def main():
             measure_floor(folder, counted)
             for monitor, binary in monitors.items():
                 measure(monitor, binary, folder, counted)
+        try:
+            added = measure_devices(monitors[first], folder, STARTS_A_RUN * options.runs)
+        except (OSError, subprocess.CalledProcessError) as problem:
+            print(f"nothing with devices: {problem}", file=sys.stderr)
+            added = None
 
-    first = next(iter(monitors))
     for figure, values in figures.items():
         medians = {name: statistics.median(taken) for name, taken in values.items()}
         print(f"{figure:20}" + "".join(f"  {name} {medians[name]:8.2f} (min {min(values[name]):.2f})" for name in medians)
@@ -167,16 +208,20 @@ def main():
                         for name in medians if name != first))
     for monitor, binary in monitors.items():
         print(f"{'binary KiB':20}  {monitor} {os.path.getsize(binary) / 1024:8.0f}")
-    return check(figures, first, monitors[first]) if options.check else 0
+    if added:
+        print(f"{'devices add ms':20}  {first} {added[0]:8.2f}  (cpu {added[1]:.2f})")
+    return check(figures, first, monitors[first], added) if options.check else 0
 
 
-def check(figures, name, binary):
-    """1 where the monitor is over a limit, with a line for each."""
+def check(figures, name, binary, added):
+    """1 where the monitor is over a limit, or one was not measured, with a line for each."""
     median = lambda figure, of: statistics.median(figures[figure][of])
     over = [text for is_over, text in (
         (median("output ms", name) > OUTPUT_LIMIT * median("output ms", "floor"), f"output: more than {OUTPUT_LIMIT} x floor"),
         (median("memory private KiB", name) > PRIVATE_LIMIT_KIB, f"memory: more than {PRIVATE_LIMIT_KIB} KiB private"),
         (os.path.getsize(binary) > BINARY_LIMIT_KIB << 10, f"program: more than {BINARY_LIMIT_KIB} KiB"),
+        (added is None, "devices: not measured"),
+        (added is not None and added[0] > DEVICES_LIMIT_MS, f"devices: add more than {DEVICES_LIMIT_MS} ms"),
     ) if is_over]
     for text in over:
         print(f"OVER THE LIMIT: {text}")
