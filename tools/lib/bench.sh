@@ -27,7 +27,7 @@ bench_help() {
   cat <<HELP
 Usage: tools/devtool bench NAME [ARGUMENT...]
 
-Builds the release preset and takes the figures that SPECIFICATION.md promises. NAME --help says what one of them
+Builds what it measures, by the release preset, and takes the figures that SPECIFICATION.md promises. NAME --help says what one of them
 measures and how. There are:
 $(bench_programs | while read -r file; do
     printf '  %-8s %s\n' "${file%.*}" "$(sed -n '2s/^[#" ]*//; 2s/"*$//; 2p' "$ROOT/bench/$file")"
@@ -44,11 +44,12 @@ bench_main() {
   shift
   program="$(bench_program "$name")"
   [[ -n "$program" ]] || usage_error "there is no benchmark '$name'; there are: $(bench_names)"
-  ensure_packages build
+  ensure_packages build bench
   ensure_guest_packages kernel
   # It counts instructions in emulation, also on a host that could do without.
   if [[ "$name" == boot ]]; then ensure_packages emulator; fi
-  build_preset release
+  build_preset release mayfly mayfly_device_load
   step "bench $name"
-  MAYFLY_PROGRAM="$RELEASE_PROGRAM" "$ROOT/bench/$program" "$@"
+  MAYFLY_PROGRAM="$RELEASE_PROGRAM" MAYFLY_DEVICE_LOAD="$ROOT/build/release/bench/mayfly_device_load" \
+    "$ROOT/bench/$program" "$@"
 }

@@ -18,11 +18,13 @@ readonly PACKAGES_emulator="qemu-system-x86"
 readonly PACKAGES_kernel="gcc make flex bison bc libelf-dev libssl-dev xz-utils"
 # The ACPI compiler that checks our tables; what a network without root is tested with, and the interfaces' tool.
 readonly PACKAGES_test="acpica-tools passt iproute2"
+# What the devices are measured beside, and what counts their system calls; taps to measure with.
+readonly PACKAGES_bench="fio strace iproute2"
 readonly PACKAGES_style="clang-format clang-tidy clang shellcheck"
 readonly PACKAGES_fuzz="clang llvm libclang-rt-dev"
 readonly PACKAGES_coverage="gcovr"
 
-readonly PACKAGE_GROUPS="build guest image network emulator kernel test style fuzz coverage"
+readonly PACKAGE_GROUPS="build guest image network emulator kernel test bench style fuzz coverage"
 
 # packages_of GROUP...: their names, one a line, each once.
 packages_of() {

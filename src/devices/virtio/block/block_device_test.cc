@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -227,6 +228,27 @@ TEST_P(EitherEngineTest, write_changes_the_image_there_and_nowhere_else) {
   expected.replace(7 * 512, 1024, 1024, '\xc3');
   EXPECT_EQ(rig_.out(7, filled(1024, 0xc3)), VIRTIO_BLK_S_OK);
   EXPECT_TRUE(whole_disk() == expected);
+  EXPECT_EQ(rig_.in(7, 1024).data, filled(1024, 0xc3));
+}
+
+// A file of whose transfers the host cannot say beforehand whether they wait, which a disk's usually can.
+TEST_P(EitherEngineTest, image_in_the_hosts_memory_is_read_and_written) {
+  const UniqueFd memory(::memfd_create("disk", MFD_CLOEXEC));
+  const std::string disk = whole_disk();
+  ASSERT_EQ(::write(memory.get(), disk.data(), disk.size()), static_cast<ssize_t>(disk.size()));
+  BlockDeviceConfig in_memory = config();
+  const std::string path = "/proc/self/fd/" + std::to_string(memory.get());
+  in_memory.path = path;
+  start(in_memory);
+  EXPECT_EQ(rig_.in(5, 4096).data, sectors(5, 8));
+  EXPECT_EQ(rig_.out(7, filled(1024, 0xc3)), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(rig_.in(6, 1536).data, sectors(6, 1) + filled(1024, 0xc3));
+  // A file of the other kind, and this one again.
+  for (const std::string& next : {config().path, path}) {
+    const MutexLock lock(rig_.device->mutex());
+    ASSERT_TRUE(rig_.device->update_backing(next));
+  }
+  rig_.run();
   EXPECT_EQ(rig_.in(7, 1024).data, filled(1024, 0xc3));
 }
 

@@ -1,5 +1,6 @@
 #include "devices/virtio/block/image_file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -37,6 +38,12 @@ TEST_F(ImageFileTest, size_is_counted_in_whole_sectors) {
   ASSERT_TRUE(image) << error_of(image);
   EXPECT_EQ(image->size(), 1300U);
   EXPECT_EQ(image->sectors(), 2U);
+}
+
+TEST_F(ImageFileTest, owner_keeps_no_times_of_access_and_waits_for_transfers) {
+  const auto image = DiskImage::open("drive a", path_, kReader);
+  ASSERT_TRUE(image) << error_of(image);
+  EXPECT_EQ(::fcntl(image->fd(), F_GETFL) & (O_NOATIME | O_NONBLOCK), O_NOATIME);
 }
 
 TEST_F(ImageFileTest, writer_excludes_everybody) {
