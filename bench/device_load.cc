@@ -289,8 +289,8 @@ class BlockLoad {
 
   void go(Run& run) {
     run.begin();
-    for (std::uint16_t slot = 0; slot < slots_.size(); ++slot) {
-      request(slot);
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+      request(static_cast<std::uint16_t>(slot));
     }
     std::uint64_t done = slots_.size();
     while (run.goes_on()) {
@@ -566,6 +566,9 @@ class TapFloor {
     while (run.goes_on()) {
       for (const iovec& piece : pieces_) {
         io_uring_sqe* const sqe = io_uring_get_sqe(&ring);
+        if (sqe == nullptr) {
+          give_up("an io_uring is full that should be empty");
+        }
         io_uring_prep_writev(sqe, 0, &piece, 1, 0);
         sqe->flags |= IOSQE_FIXED_FILE;
       }

@@ -75,8 +75,8 @@ Result<DiskImage> DiskImage::open(const std::string& owner, const std::string& p
     // Another may have changed it until now.
     MAYFLY_TRY(image.refresh_size(owner));
   }
-  // io_uring takes a non-blocking file at its word, regular or not. To keep the time of the last access takes a
-  // twentieth of a small read; only the file's owner may leave it out.
+  // io_uring takes a non-blocking file at its word, regular or not. To keep the time of the last access takes
+  // a twentieth of a small read; only the file's owner may leave it out.
   if (::fcntl(image.fd(), F_SETFL, O_NOATIME) != 0 && ::fcntl(image.fd(), F_SETFL, 0) != 0) {
     return fail_errno(errno, owner + ": make " + path + " blocking");
   }
