@@ -2,14 +2,14 @@
 // a guest's I/O without KVM, without exits and without an event loop. bench/devices.py calls it.
 //
 //   device_load block FILE Sync|Async DEPTH LIMIT   random reads of 4 KiB
-//   device_load net tx|rx|both LIMIT                frames of 64 bytes, to and from memory
-//   device_load tap NAME device|write|uring LIMIT   frames of 64 bytes into a tap: by the device; by nothing
-//   but a
-//                                                   writev() each; by nothing but an io_uring, 64 at a time
+//   device_load net tx|rx LIMIT                     frames of 64 bytes, to or from memory
+//   device_load tap NAME WAY LIMIT                  frames of 64 bytes into a tap
 //
-// LIMIT is a number of operations, or with an s a number of seconds. What comes out is a line of JSON: the
-// operations (frames), the seconds that they took, the visits (how often the device was called to work: by a
-// doorbell, by its descriptor or by its own wish), the interrupts, and the waits for a descriptor.
+// WAY is `device`; or what there is without one, `write` for a writev() a frame and `uring` for an io_uring
+// of 64 frames at a time. LIMIT is a number of operations, or with an s a number of seconds. What comes out
+// is a line of JSON: the operations (frames), the seconds that they took, the CPU time in the program and in
+// the kernel, the batches (how often the driver showed new requests to the device), the interrupts, and the
+// waits for a descriptor.
 #include <liburing.h>
 #include <poll.h>
 #include <sys/resource.h>
@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -275,9 +276,9 @@ class BlockLoad {
     config.read_only = true;
     config.engine = engine;
     auto device = must(BlockDevice::create(config, machine_.watches()));
-    std::uint64_t sectors = 0;
-    device->read_configuration(0, std::span(reinterpret_cast<std::uint8_t*>(&sectors), sizeof(sectors)));
-    blocks_ = sectors * 512 / kBlock;
+    std::array<std::uint8_t, sizeof(std::uint64_t)> capacity{};  // the first field: 5.2.4
+    device->read_configuration(0, capacity);
+    blocks_ = std::bit_cast<std::uint64_t>(capacity) * 512 / kBlock;
     if (blocks_ == 0) {
       give_up("the image has no block");
     }
@@ -426,29 +427,25 @@ class NetLoad {
   // What comes or goes before the device is called: a batch.
   static constexpr std::uint16_t kBatch = 64;
 
-  explicit NetLoad(std::string_view directions) : sends_(directions != "rx"), receives_(directions != "tx") {
+  explicit NetLoad(std::string_view direction) : sends_(direction == "tx") {
     auto backend = std::make_unique<MemoryBackend>();
     port_ = &backend->port(0);
     start(std::move(backend));
   }
   // Sends into a tap.
-  explicit NetLoad(std::unique_ptr<TapBackend> tap) : sends_(true), receives_(false) {
-    start(std::move(tap));
-  }
+  explicit NetLoad(std::unique_ptr<TapBackend> tap) : sends_(true) { start(std::move(tap)); }
 
   void go(Run& run) {
     run.begin();
     while (run.goes_on()) {
-      if (receives_) {
+      if (sends_) {
+        run.operations += send();
+      } else {
         port_->to_come = kBatch;
         machine_.watches().report(port_->fd());
         run.operations += take_received();
-        ++run.batches;
       }
-      if (sends_) {
-        run.operations += send();
-        ++run.batches;
-      }
+      ++run.batches;
     }
     run.report(machine_.interrupts());
   }
@@ -527,7 +524,6 @@ class NetLoad {
 
   Machine machine_;
   bool sends_;
-  bool receives_;
   MemoryPort* port_ = nullptr;  // of a back end in memory
   std::optional<LeanRing> rx_;
   std::optional<LeanRing> tx_;
@@ -623,8 +619,7 @@ int run(std::span<const std::string_view> words) {
         .go(limits);
     return 0;
   }
-  if (words.size() == 3 && words[0] == "net" &&
-      (words[1] == "tx" || words[1] == "rx" || words[1] == "both")) {
+  if (words.size() == 3 && words[0] == "net" && (words[1] == "tx" || words[1] == "rx")) {
     Run limits(words[2]);
     NetLoad(words[1]).go(limits);
     return 0;
@@ -635,7 +630,7 @@ int run(std::span<const std::string_view> words) {
     load_tap(std::string(words[1]), words[2], limits);
     return 0;
   }
-  give_up("block FILE Sync|Async DEPTH LIMIT, net tx|rx|both LIMIT, or tap NAME device|write|uring LIMIT");
+  give_up("block FILE Sync|Async DEPTH LIMIT, net tx|rx LIMIT, or tap NAME device|write|uring LIMIT");
 }
 
 }  // namespace

@@ -27,8 +27,8 @@ bench_help() {
   cat <<HELP
 Usage: tools/devtool bench NAME [ARGUMENT...]
 
-Builds what it measures, by the release preset, and takes the figures that SPECIFICATION.md promises. NAME --help says what one of them
-measures and how. There are:
+Builds what it measures, by the release preset, and takes the figures that SPECIFICATION.md promises. NAME --help says
+what one of them measures and how. There are:
 $(bench_programs | while read -r file; do
     printf '  %-8s %s\n' "${file%.*}" "$(sed -n '2s/^[#" ]*//; 2s/"*$//; 2p' "$ROOT/bench/$file")"
   done)
