@@ -299,6 +299,7 @@ void NetDevice::settle() {
   if (done) {
     done = backend_->use_pairs(pairs_in_use_);
   }
+  backend_pairs_ = done ? pairs_in_use_ : 0;
   if (!done && link_up_) {
     // Frames that ask more of the driver than it can do are lost in accept().
     metrics_.event_fails.add();
@@ -883,7 +884,8 @@ bool NetDevice::pay(RateLimiter& limiter, std::size_t bytes, std::size_t operati
 
 void NetDevice::control() {
   control_->spare_doorbell();
-  for (std::size_t budget = control_->config().size; budget != 0; --budget) {
+  std::size_t changes = kPairChangesPerRound;
+  for (std::size_t budget = control_->config().size; budget != 0 && changes != 0; --budget) {
     auto chain = control_->take();
     if (!chain) {
       fault(chain.error());
@@ -901,7 +903,7 @@ void NetDevice::control() {
       }
       continue;
     }
-    const std::uint8_t answer = run_command(**chain);
+    const std::uint8_t answer = run_command(**chain, changes);
     if (broken_) {
       return;
     }
@@ -915,7 +917,7 @@ void NetDevice::control() {
   transport().process_later();
 }
 
-std::uint8_t NetDevice::run_command(const DescriptorChain& chain) {
+std::uint8_t NetDevice::run_command(const DescriptorChain& chain, std::size_t& changes) {
   ChainReader reader = chain.reader();
   const auto header = reader.read_object<ControlHeader>();
   if (!header || header->command_class != VIRTIO_NET_CTRL_MQ ||
@@ -923,10 +925,10 @@ std::uint8_t NetDevice::run_command(const DescriptorChain& chain) {
     return VIRTIO_NET_ERR;
   }
   const auto pairs = reader.read_object<std::uint16_t>();
-  return pairs && use_pairs(*pairs) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
+  return pairs && use_pairs(*pairs, changes) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
 }
 
-bool NetDevice::use_pairs(std::size_t pairs) {
+bool NetDevice::use_pairs(std::size_t pairs, std::size_t& changes) {
   if (pairs == 0 || pairs > pairs_.size()) {
     return false;
   }
@@ -935,12 +937,18 @@ bool NetDevice::use_pairs(std::size_t pairs) {
       return false;  // 5.1.6.5.6.1: a driver must configure them first
     }
   }
+  if (pairs == pairs_in_use_ && pairs == backend_pairs_) {
+    return true;
+  }
+  --changes;
   if (auto done = backend_->use_pairs(pairs); !done) {
+    backend_pairs_ = 0;
     LOG_ERROR_LIMITED("%s: %s", name_.c_str(), done.error().message().c_str());
     return false;
   }
   // 5.1.6.5.6.2: no frame comes in a queue past these once the command is used.
   pairs_in_use_ = pairs;
+  backend_pairs_ = pairs;
   for (std::size_t index = pairs; index < pairs_.size(); ++index) {
     if (pairs_[index].rx) {
       put_back_ahead(pairs_[index]);

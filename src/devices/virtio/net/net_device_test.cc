@@ -995,6 +995,41 @@ TEST_F(NetControl, pairs_are_used_only_once_the_driver_says_so) {
   EXPECT_EQ(backend_->in_use, 1U);
 }
 
+TEST_F(NetControl, commands_that_change_nothing_do_not_reach_the_back_end) {
+  make({}, 4);
+  guest_->start(kEverything);
+  const std::size_t before = backend_->use_pairs_calls;
+  EXPECT_EQ(command({4, 0, 1, 0}), kOk);
+  EXPECT_EQ(backend_->use_pairs_calls, before);
+  EXPECT_EQ(command({4, 0, 3, 0}), kOk);
+  EXPECT_EQ(command({4, 0, 3, 0}), kOk);
+  EXPECT_EQ(backend_->use_pairs_calls, before + 1);
+  EXPECT_EQ(backend_->in_use, 3U);
+}
+
+TEST_F(NetControl, one_round_changes_the_pairs_once) {
+  make({}, 4);
+  guest_->start(kEverything);
+  const auto submit = [this](int pairs) {
+    const std::array bytes = {std::byte{4}, std::byte{0}, static_cast<std::byte>(pairs), std::byte{0}};
+    guest_->control().chain().readable(bytes).writable(1).indirect().submit();
+  };
+  for (int count = 0; count < 5; ++count) {
+    submit(1);
+    submit(4);
+  }
+  const std::size_t before = backend_->use_pairs_calls;
+  guest_->process();
+  EXPECT_EQ(backend_->use_pairs_calls, before + NetDevice::kPairChangesPerRound);
+  guest_->process();
+  EXPECT_EQ(backend_->use_pairs_calls, before + 2 * NetDevice::kPairChangesPerRound);
+  // The rest follows without a doorbell.
+  run();
+  EXPECT_EQ(backend_->use_pairs_calls, before + 9);
+  EXPECT_THAT(guest_->control().collect_all(), SizeIs(10));
+  EXPECT_EQ(backend_->in_use, 4U);
+}
+
 TEST_F(NetControl, bad_commands_are_refused) {
   make({}, 4);
   guest_->start(kEverything);
