@@ -8,10 +8,12 @@
  * monitor "--", a name, and its command's words. Says for every load of every guest
  *   load SIDE ROUND LOAD COUNT NANOSECONDS BYTES CPU_NANOSECONDS [KEY=VALUE...]
  * CPU: user and system time of all threads, ended ones too, less what vCPUs spent in the guest, which the kernel counts
- * by its ticks. Each KEY is one of KVM's own counters, where debugfs has them.
+ * by its ticks. Each KEY is one of KVM's own counters, where debugfs has them; "switches" are the context switches of the
+ * monitor's threads, "user_us" is what of the CPU time was not the kernel's.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -137,7 +139,7 @@ static const char *disk;
 static char debug[64];
 
 struct sample {
-  uint64_t cpu_ns;
+  uint64_t cpu_ns, user_ns, switches;
   uint64_t counters[COUNTER_COUNT];
 };
 
@@ -151,21 +153,38 @@ static int read_text(const char *path, char *text, size_t size) {
   return 0;
 }
 
+// Of all threads that there are.
+static uint64_t count_switches(pid_t pid) {
+  char path[128], text[4096];
+  uint64_t total = 0;
+  snprintf(path, sizeof path, "/proc/%d/task", pid);
+  DIR *threads = opendir(path);
+  struct dirent *thread;
+  while (threads && (thread = readdir(threads))) {
+    snprintf(path, sizeof path, "/proc/%d/task/%.20s/status", pid, thread->d_name);
+    if (thread->d_name[0] == '.' || read_text(path, text, sizeof text) != 0) continue;
+    for (const char *at = text; (at = strstr(at, "voluntary_ctxt_switches:")); at++) total += strtoull(at + 24, NULL, 10);
+  }
+  if (threads) closedir(threads);
+  return total;
+}
+
 static struct sample take_sample(pid_t pid) {
   struct sample sample = {0};
   char path[128], text[4096];
   snprintf(path, sizeof path, "/proc/%d/stat", pid);
   if (read_text(path, text, sizeof text) != 0) die(path);
   // proc(5): fields 14 and 15 are utime and stime, 43 is guest_time, which utime contains. Field 2 may hold blanks.
-  uint64_t total = 0;
+  const uint64_t tick_ns = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK);
   char *at = strrchr(text, ')');
   for (int field = 2; at && field <= 43; field++) {
     uint64_t value = strtoull(at + 1, NULL, 10);
-    if (field == 14 || field == 15) total += value;
-    if (field == 43) total -= value;
+    if (field == 14 || field == 15) sample.cpu_ns += value * tick_ns;
+    if (field == 14) sample.user_ns += value * tick_ns;
+    if (field == 43) sample.cpu_ns -= value * tick_ns, sample.user_ns -= value * tick_ns;
     at = strchr(at + 1, ' ');
   }
-  sample.cpu_ns = total * (1000000000u / (uint64_t)sysconf(_SC_CLK_TCK));
+  sample.switches = count_switches(pid);
   for (int i = 0; i < COUNTER_COUNT; i++) {
     snprintf(path, sizeof path, "%s/kvm/%s", debug, COUNTERS[i]);
     if (read_text(path, text, sizeof text) == 0) sample.counters[i] = strtoull(text, NULL, 10);
@@ -200,7 +219,8 @@ static void report(const char *side, int round, const char *line, const struct s
   for (int i = 0; i < COUNTER_COUNT; i++) {
     printf(" %s=%llu", COUNTERS[i], (unsigned long long)(after->counters[i] - before->counters[i]));
   }
-  printf("\n");
+  printf(" switches=%llu user_us=%lld\n", (unsigned long long)(after->switches - before->switches),
+         (long long)(after->user_ns - before->user_ns) / 1000);
   fflush(stdout);
 }
 
