@@ -226,6 +226,7 @@ def main():
     parser.add_argument("--counters", action="store_true",
                         help="KVM's counters for each request, packet or MiB: exits of all kinds (exits), those for the "
                              "monitor's MMIO and ports, halts, interrupts")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="keep there what peers_host.c said: every single result")
     parser.add_argument("--check", action="store_true",
                         help=f"exit with 1 where the first side has less than {SPEED_LIMIT} times the speed of the best "
                              f"other one, or takes more than {CPU_LIMIT} times the CPU time of the one that takes least")
@@ -241,6 +242,8 @@ def main():
     except (testbed.TestbedError, recipe.RecipeError, OSError) as problem:
         testbed.say(f"error: {problem}")
         return 1
+    if options.keep:
+        options.keep.write_text(done.stdout)
     results = parse(done.stdout)
     if done.describe() != "exit 0" or any((side, load) not in results for side in sides for load in LOADS):
         testbed.say(f"error: not all was measured ({done.describe()}):\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}")
