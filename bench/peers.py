@@ -5,7 +5,7 @@
 
 Without arguments: mayfly, the binary that MAYFLY_PROGRAM names, and Debian's qemu. Each further side is NAME=MONITOR,
 where the NAME begins with mayfly, qemu or firecracker, which says how it is called: firecracker=PATH,
-qemu-other=PATH, mayfly-before=PATH. The first side is the one whose ratios to the others are shown and checked.
+qemu-other=PATH, mayfly-before=PATH. The ratios that are shown and checked are those of the first mayfly.
 
 All sides run in one machine (the testbed: on hosts without hardware virtualization one that QEMU emulates), in turns,
 with the same guest kernel (the small one), the same guest program (bench/peers_guest.c), 1 processor, 256 MiB, a raw
@@ -234,7 +234,9 @@ def main():
     pairs = [pair.split("=", 1) for pair in options.sides]
     if any(len(pair) != 2 or kind_of(pair[0]) is None for pair in pairs):
         parser.error("each side is NAME=MONITOR, and its name begins with mayfly, qemu or firecracker")
+    # Those of mayfly first: the first is the one whose ratios are wanted.
     sides = {**default_sides(), **dict(pairs)}
+    sides = dict(sorted(sides.items(), key=lambda side: not side[0].startswith("mayfly")))
     if len(sides) < 2:
         parser.error("two sides at least are needed: install qemu-system-x86, or name another one")
     try:
