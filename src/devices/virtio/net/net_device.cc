@@ -475,7 +475,9 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
       const std::uint64_t in_buffers = room.remaining();
       const NetPort::Received received =
           pair.port->receive(header, room, std::span(pair.rest.get(), NetPort::kRest));
-      pair.last_bytes = received.bytes;
+      if (received.status == NetPort::Status::kDone) {
+        pair.last_bytes = received.bytes;
+      }
       const bool fits = received.bytes <= in_buffers;
       if (received.status == NetPort::Status::kWouldBlock) {
         end = RxEnd::kNoFrame;
