@@ -137,15 +137,13 @@ TEST_F(KvmDevice, read_only_pages_are_read_without_an_exit_and_written_with_one)
   ASSERT_TRUE(vm.set_dirty_logging(true)) << "of RAM only";
   ASSERT_TRUE(vm.set_dirty_logging(false));
   const UniqueFd event = make_eventfd().value();
-  const Doorbell doorbell{.space = Doorbell::Space::kMmio,
-                          .address = kMemorySize + 0x50,
-                          .length = 0,
-                          .value = std::nullopt};
+  const Doorbell doorbell{
+      .space = Doorbell::Space::kMmio, .address = kMemorySize + 0x50, .length = 0, .value = std::nullopt};
   ASSERT_TRUE(vm.register_doorbell(event, doorbell));
   // mov ax, 0ffffh; mov ds, ax; mov al, [0020h]: what the page has at 10h; out 10h, al; mov [0060h], al: the
   // doorbell; mov [0020h], al
-  Vcpu vcpu = make_vcpu(vm, {0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xa0, 0x20, 0x00, 0xe6, 0x10, 0xa2, 0x60, 0x00, 0xa2,
-                             0x20, 0x00});
+  Vcpu vcpu = make_vcpu(
+      vm, {0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xa0, 0x20, 0x00, 0xe6, 0x10, 0xa2, 0x60, 0x00, 0xa2, 0x20, 0x00});
   const auto seen = run_to<PortWrite>(vcpu);
   EXPECT_THAT(seen.data, ElementsAre(0x42));
   const auto write = run_to<MmioWrite>(vcpu);

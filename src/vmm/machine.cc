@@ -103,7 +103,8 @@ void Machine::TracedConsole::transmit(std::uint8_t byte) {
   }
 }
 
-Machine::Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine serial_line, MachineSurroundings surroundings)
+Machine::Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine serial_line,
+                 MachineSurroundings surroundings)
     : memory_(std::move(memory)),
       windows_(std::move(windows)),
       vm_(std::move(vm)),
@@ -158,9 +159,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(const SetUpVcpu set_up, std::move(chosen));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
-  std::unique_ptr<Machine> machine(
-      new Machine(std::move(memory), std::move(windows), std::move(vm), std::move(serial_line),
-                  std::move(surroundings)));
+  std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows), std::move(vm),
+                                               std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(

@@ -9,8 +9,8 @@
 
 namespace mayfly {
 
-// Owns the pages, which start as zeroes; movable. Written by the devices' transports (MmioTransport::create()),
-// mapped read-only into the guest (ReadOnlyPages), and so outlives both.
+// Owns the pages, which start as zeroes; movable. Written by the devices' transports
+// (MmioTransport::create()), mapped read-only into the guest (ReadOnlyPages), and so outlives both.
 class VirtioWindows {
  public:
   // Of `count` devices, one behind the other. Error kExhausted where the host cannot map them.

@@ -9,11 +9,11 @@
 
 #include "base/log.h"
 #include "boot/x86_64/layout.h"
+#include "devices/virtio/transport/mmio_transport.h"
 #include "kvm/x86_64/cpuid.h"
 #include "kvm/x86_64/msrs.h"
 #include "kvm/x86_64/vcpu_state.h"
 #include "memory/x86_64/ranges.h"
-#include "devices/virtio/transport/mmio_transport.h"
 #include "vmm/arch.h"
 #include "vmm/machine.h"
 

@@ -473,7 +473,8 @@ TEST_F(NetDeviceTest, frame_with_too_few_buffers_waits_for_more) {
   EXPECT_EQ(counts().rx_fails.value(), 0U);
 }
 
-TEST_F(NetDeviceTest, after_a_small_frame_the_next_is_offered_few_buffers_and_arrives_whole_whatever_its_size) {
+TEST_F(NetDeviceTest,
+       after_a_small_frame_the_next_is_offered_few_buffers_and_arrives_whole_whatever_its_size) {
   make();
   guest_->start(kEverything);
   guest_->add_rx(60, 1526);

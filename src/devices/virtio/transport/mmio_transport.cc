@@ -94,8 +94,8 @@ MmioTransport::MmioTransport(VirtioDevice& device, GuestMemory& memory, Interrup
 }
 
 std::atomic_ref<std::uint32_t> MmioTransport::interrupt_status() {
-  return std::atomic_ref<std::uint32_t>(
-      shown_.empty() ? hidden_interrupt_status_ : shown_[kInterruptStatus / sizeof(std::uint32_t)]);
+  return std::atomic_ref<std::uint32_t>(shown_.empty() ? hidden_interrupt_status_
+                                                       : shown_[kInterruptStatus / sizeof(std::uint32_t)]);
 }
 
 void MmioTransport::show_registers() {

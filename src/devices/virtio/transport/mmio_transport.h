@@ -140,8 +140,8 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   GuestMemory& memory_;
   InterruptLine& line_;
   UniqueFd doorbell_;
-  std::span<std::uint32_t> shown_;         // empty: nobody looks
-  MmioTransportState state_;               // guarded by the device's lock; interrupt_status is kept elsewhere
+  std::span<std::uint32_t> shown_;  // empty: nobody looks
+  MmioTransportState state_;        // guarded by the device's lock; interrupt_status is kept elsewhere
   std::uint32_t hidden_interrupt_status_ = 0;  // where nothing is shown
   std::unique_ptr<Watch> watch_;               // after doorbell_: goes first
 };
