@@ -97,6 +97,9 @@ Result<Vm> Kvm::create_vm(std::span<const MemoryRegion> memory, const VmOptions&
   }
   Vm vm(UniqueFd(*created), run_area_size_);
   MAYFLY_TRY(vm.set_memory(memory));
+  if (options.read_only && check_extension(KVM_CAP_READONLY_MEM) > 0) {
+    MAYFLY_TRY(vm.set_read_only(*options.read_only));
+  }
   MAYFLY_TRY(vm.create_platform(options));
   return vm;
 }

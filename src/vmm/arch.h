@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -23,8 +24,10 @@ namespace mayfly {
 // a size that cannot be had.
 Result<std::vector<GuestRange>> guest_memory_ranges(std::uint64_t size);
 
-// The VM with its memory and interrupt controllers, without vCPUs. `memory` outlives it.
-Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory);
+// The VM with its memory and interrupt controllers, without vCPUs. `virtio` are the windows of the virtio
+// devices, one behind the other as the guest finds them. Both outlive it.
+Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
+                              std::span<const std::uint32_t> virtio);
 
 // Brings the first vCPU, fresh but for its SetUpVcpu, to the state in which the loaded guest starts. The
 // others wait for the first to start them.

@@ -103,8 +103,10 @@ void Machine::TracedConsole::transmit(std::uint8_t byte) {
   }
 }
 
-Machine::Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings)
+Machine::Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine serial_line,
+                 MachineSurroundings surroundings)
     : memory_(std::move(memory)),
+      windows_(std::move(windows)),
       vm_(std::move(vm)),
       registrar_(surroundings.registrar),
       trace_(surroundings.trace),
@@ -137,6 +139,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
       config.machine.check_address_bits(surroundings.address_bits).map_error(BuildError::of_configuration));
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
+  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
   MAYFLY_TRY_ASSIGN(const Kvm kvm, traced(trace, "open KVM", [] { return Kvm::open(); }));
   for (const std::string& warning : kvm.warnings()) {
     LOG_WARN("%s", warning.c_str());
@@ -146,7 +149,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
   GuestLoader loader(trace, memory, config, parts.files);
-  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
+  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
   auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config.machine); });
   // What is wrong with the guest's files is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "wait for the guest", [&] {
@@ -156,8 +159,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(const SetUpVcpu set_up, std::move(chosen));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
-  std::unique_ptr<Machine> machine(
-      new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
+  std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows), std::move(vm),
+                                               std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(
@@ -169,7 +172,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
 
 Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
   for (VirtioDevice* device : devices) {
-    MAYFLY_TRY_ASSIGN(auto slot, VirtioSlot::create(*device, memory_, registrar_));
+    MAYFLY_TRY_ASSIGN(auto slot,
+                      VirtioSlot::create(*device, memory_, registrar_, windows_.window(virtio_.size())));
     virtio_.push_back(std::move(slot));
   }
   return {};

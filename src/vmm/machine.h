@@ -29,6 +29,7 @@
 #include "vmm/outcome.h"
 #include "vmm/vcpu_thread.h"
 #include "vmm/virtio_slot.h"
+#include "vmm/virtio_windows.h"
 
 namespace mayfly {
 
@@ -124,7 +125,8 @@ class Machine {
     std::atomic_flag sent_;
   };
 
-  Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings);
+  Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine serial_line,
+          MachineSurroundings surroundings);
   Result<void> add_virtio(std::span<VirtioDevice* const> devices);
   // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
@@ -134,6 +136,7 @@ class Machine {
 
   // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.
   GuestMemory memory_;
+  VirtioWindows windows_;
   Vm vm_;
   EventRegistrar& registrar_;
   BootTrace* trace_;

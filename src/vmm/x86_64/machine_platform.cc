@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "boot/x86_64/layout.h"
+#include "devices/virtio/transport/mmio_transport.h"
 #include "kvm/x86_64/cpuid.h"
 #include "kvm/x86_64/msrs.h"
 #include "kvm/x86_64/vcpu_state.h"
@@ -43,8 +44,15 @@ Result<void> MachineConfig::check_address_bits(unsigned (*bits)()) const {
                                                " bits of physical address");
 }
 
-Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory) {
-  return kvm.create_vm(memory.regions(), VmOptions{});
+Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
+                              std::span<const std::uint32_t> virtio) {
+  static_assert(x86_64::layout::kVirtioMmioWindow == MmioTransport::kWindow, "they lie without gaps");
+  VmOptions options;
+  if (const auto range =
+          GuestRange::make(GuestAddress(x86_64::layout::kVirtioMmioStart), virtio.size_bytes())) {
+    options.read_only = ReadOnlyPages{*range, virtio.data()};
+  }
+  return kvm.create_vm(memory.regions(), options);
 }
 
 Result<SetUpVcpu> choose_processor(const Kvm& kvm, const MachineConfig& config) {

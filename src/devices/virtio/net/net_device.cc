@@ -223,6 +223,7 @@ void NetDevice::clear() {
     pair.tx.reset();
     pair.rx_wait = RxWait::kBuffers;
     pair.tx_wait = TxWait::kFrames;
+    pair.last_bytes = 0;
     pair.rx_due = 0;
     pair.tx_due = 0;
     pair.own_due = 0;
@@ -490,11 +491,14 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
       end = RxEnd::kNoBuffers;
     } else {
       NetHeader header;
-      ChainWriter room(pair.ahead.room());
+      ChainWriter room(likely_room(pair));
       room.skip(sizeof(NetHeader));
       const std::uint64_t in_buffers = room.remaining();
       const NetPort::Received received =
           pair.port->receive(header, room, std::span(pair.rest.get(), NetPort::kRest));
+      if (received.status == NetPort::Status::kDone) {
+        pair.last_bytes = received.bytes;
+      }
       const bool fits = received.bytes <= in_buffers;
       if (received.status == NetPort::Status::kWouldBlock) {
         end = RxEnd::kNoFrame;
@@ -527,6 +531,22 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
     metrics_.rx_bytes_count.add(bytes);
   }
   return end;
+}
+
+// Where the next frame goes: all buffers ahead, or after a small one only the first of them. For the largest
+// frame a driver's usual buffers are 44, and each costs the system call time, whatever comes. A frame that is
+// larger than expected is completed by deliver_held().
+std::span<const GuestSlice> NetDevice::likely_room(const Pair& pair) const {
+  const std::span<const GuestSlice> room = pair.ahead.room();
+  if (!has(VIRTIO_NET_F_MRG_RXBUF) || pair.last_bytes > kSmallFrame) {
+    return room;
+  }
+  std::uint64_t bytes = 0;
+  std::size_t count = 0;
+  while (count < room.size() && bytes < sizeof(NetHeader) + kSmallFrame) {
+    bytes += room[count++].size();
+  }
+  return room.first(count);
 }
 
 bool NetDevice::can_take_ahead(const Pair& pair) const {

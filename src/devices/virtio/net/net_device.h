@@ -65,6 +65,8 @@ class NetDevice final : public VirtioDevice {
   // Changes of the number of pairs in a wake-up: each takes a lock of the host's, which all of its network
   // configuration waits for.
   static constexpr std::size_t kPairChangesPerRound = 1;
+  // After one of no more than that, another such is expected.
+  static constexpr std::size_t kSmallFrame = 2048;
   // How long a frame may wait for buffers that it still needs before it is lost.
   static constexpr std::chrono::milliseconds kMaxHold{100};
 
@@ -161,6 +163,7 @@ class NetDevice final : public VirtioDevice {
     Ahead ahead;
     UntouchedBytes rest;  // NetPort::kRest; untouched, and so free, until there is a need
     std::optional<Held> held;
+    std::size_t last_bytes = 0;  // of the frame that was received last
     // When the timers are to look at it, by the device's clock; 0: they are not.
     std::uint64_t rx_due = 0;
     std::uint64_t tx_due = 0;
@@ -194,6 +197,7 @@ class NetDevice final : public VirtioDevice {
   RxEnd receive(Pair& pair);
   RxEnd receive_batch(Pair& pair, std::size_t& budget);
   QueueResult<void> take_ahead(Pair& pair);
+  std::span<const GuestSlice> likely_room(const Pair& pair) const;
   bool can_take_ahead(const Pair& pair) const;
   bool accept(NetHeader& header, Pair& pair, std::size_t bytes) const;
   void deliver(Pair& pair, NetHeader header, std::size_t bytes);

@@ -473,6 +473,28 @@ TEST_F(NetDeviceTest, frame_with_too_few_buffers_waits_for_more) {
   EXPECT_EQ(counts().rx_fails.value(), 0U);
 }
 
+TEST_F(NetDeviceTest,
+       after_a_small_frame_the_next_is_offered_few_buffers_and_arrives_whole_whatever_its_size) {
+  make();
+  guest_->start(kEverything);
+  guest_->add_rx(60, 1526);
+  ring_doorbell(0);
+  for (const std::size_t size : {std::size_t{60}, std::size_t{9000}, std::size_t{9000}, std::size_t{100}}) {
+    arrive(frame_of(size));
+    const auto frame = guest_->next_frame();
+    ASSERT_TRUE(frame) << size;
+    EXPECT_EQ(frame->bytes, frame_of(size));
+    EXPECT_FALSE(guest_->rx().collect());
+    // Of what was offered to the next.
+    if (size <= NetDevice::kSmallFrame) {
+      EXPECT_EQ(port().last_room, 2 * 1526U - 12);
+    } else {
+      EXPECT_GT(port().last_room, kMaxFrame);
+    }
+  }
+  EXPECT_EQ(counts().rx_fails.value(), 0U);
+}
+
 TEST_F(NetDeviceTest, frame_that_waits_too_long_for_buffers_is_lost) {
   make();
   guest_->start(kEverything);
