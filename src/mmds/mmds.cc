@@ -17,8 +17,6 @@ using nlohmann::json;
 // NOLINTNEXTLINE(bugprone-exception-escape): of json's destructor, which allocates for deep values
 struct Mmds::Document {
   explicit Document(json from) : value(std::move(from)), text(value.dump()) {}
-  Document(const Document&) = delete;
-  Document& operator=(const Document&) = delete;
 
   json value;
   std::string text;  // compact
