@@ -49,6 +49,8 @@ class ApiCase(Case):
     def kill(self):
         self.vm.process.kill()
         self.vm.process.wait()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.socket)
         for pipe in (self.vm.process.stdout, self.vm.process.stderr):
             if pipe:
                 pipe.close()

@@ -18,7 +18,7 @@ import termios
 import time
 import unittest
 
-from bare_guests import HANG, Case, Running, guest, main, mayfly, program, run_guest
+from bare_guests import HANG, Case, Result, Running, guest, main, mayfly, program, run_guest
 
 
 class Endings(Case):
@@ -364,7 +364,7 @@ class Starting(Case):
         self.assertEqual(names, wanted)
 
     def test_a_default_kernel_is_found_by_the_environment(self):
-        env = {**os.environ, "program()_KERNEL": guest("power_off")}
+        env = {**os.environ, "MAYFLY_KERNEL": guest("power_off")}
         self.expect(mayfly("run", env=env), 0, b"hello\n")
         env = {"HOME": self.folder, "PATH": os.environ["PATH"]}
         self.expect(mayfly("run", env=env), 153, b"", "--kernel")
