@@ -1,4 +1,4 @@
-#!/ usr / bin / python3
+#!/usr/bin/python3
 """Runs the monitor on this host's /dev/kvm with bare guests: a few dozen instructions each, one behaviour each.
 
   bare_guest_test.py --mayfly BINARY --guests FOLDER [unittest's own arguments]
@@ -100,8 +100,7 @@ class Case(unittest.TestCase):
         return self.path(name)
 
     def config(self, kernel, **sections):
-        sections = {
-  "boot-source" : {"kernel_image_path" : kernel}, "drives" : [], **sections}
+        sections = {"boot-source": {"kernel_image_path": kernel}, "drives": [], **sections}
         return self.write("vm.json", json.dumps(sections))
 
     def expect(self, result, code, out=None, err=()):
@@ -162,7 +161,7 @@ class Endings(Case):
                 self.expect(vm.end(), 0)
 
     def test_a_stop_signal_at_any_moment_of_the_start_ends_it(self):
-#Before the monitor has taken the signal into its hands it does what it does to any process.
+        # Before the monitor has taken the signal into its hands it does what it does to any process.
         for delay in range(0, 12):
             with self.subTest(delay=delay):
                 vm = Running("run", "--kernel", guest("spin"), "--cpus", "8")
@@ -226,7 +225,7 @@ class Serial(Case):
         read_end, write_end = os.pipe()
         vm = Running("run", "--kernel", guest("flood"), "--metrics-path", self.path("metrics"), stdout=write_end)
         os.close(write_end)
-#The pipe fills up; the guest goes on running : its exits are counted.
+        # The pipe fills up; the guest goes on running: its exits are counted.
         self.wait_for_exits(vm, 200_000)
         vm.process.send_signal(signal.SIGTERM)
         code = vm.process.wait(HANG)
@@ -442,13 +441,13 @@ class Starting(Case):
         vm = Running("run", "--kernel", guest("spin"), "--cpus", "2").until(b"spinning\n")
         wanted = {"mayfly", "mayfly_vcpu 0", "mayfly_vcpu 1"}
         names, end = set(), time.monotonic() + HANG
-#A thread names itself : one that waits for its first turn still has the name of its process.
+        # A thread names itself: one that waits for its first turn still has the name of its process.
         while names != wanted and time.monotonic() < end:
             names = set()
             for thread in os.listdir(f"/proc/{vm.process.pid}/task"):
                 with open(f"/proc/{vm.process.pid}/task/{thread}/comm", encoding="utf-8") as file:
                     names.add(file.read().strip())
-#KVM has a thread of its own in the process(kvm - nx - lpage - recovery).
+            # KVM has a thread of its own in the process (kvm-nx-lpage-recovery).
             names = {name for name in names if not name.startswith("kvm-")}
         vm.process.send_signal(signal.SIGTERM)
         self.expect(vm.end(), 0)
@@ -605,12 +604,8 @@ class Output(Case):
         self.assertIn("guest power-off", text)
 
     def test_the_configuration_files_logger_and_metrics_are_followed_and_flags_win(self):
-        sections = {
-  "logger" : {"log_path" : self.path("log"), "level" : "Info", "show_level" : True}, "metrics" : {
-    "metrics_path" : self.path("metrics"), "emit_id" : True, "properties" : {
-      "zone" : "a"
-    }
-  }}
+        sections = {"logger": {"log_path": self.path("log"), "level": "Info", "show_level": True},
+                    "metrics": {"metrics_path": self.path("metrics"), "emit_id": True, "properties": {"zone": "a"}}}
         config = self.config(guest("power_off"), **sections)
         self.expect(mayfly("--no-api", "--config-file", config, "--id", "vm-7"), 0, b"hello\n")
         with open(self.path("log"), encoding="utf-8") as file:
