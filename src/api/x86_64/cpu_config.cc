@@ -1,5 +1,6 @@
 // The CPU template of the dialect, of x86-64, as JSON and as typed data.
 #include <array>
+#include <charconv>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,7 +16,13 @@ namespace mayfly::api {
 namespace {
 
 using nlohmann::json;
-using namespace x86_64;
+using x86_64::BitChange;
+using x86_64::CpuidChange;
+using x86_64::CpuidRegister;
+using x86_64::CpuidRegisterChange;
+using x86_64::CpuTemplate;
+using x86_64::kMaxCpuidFlags;
+using x86_64::MsrChange;
 
 constexpr std::array<std::string_view, 4> kRegisters = {"eax", "ebx", "ecx", "edx"};
 

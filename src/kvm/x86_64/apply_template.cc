@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -48,6 +49,16 @@ constexpr std::array kOwnBits = {
 // Whole leaves that are the machine's: extended topology, AMD's unit ids.
 bool is_own_leaf(std::uint32_t leaf) {
   return leaf == 0xb || leaf == 0x1f || leaf == 0x8000001e || leaf == 0x80000026 || is_withheld_leaf(leaf);
+}
+
+// Whether a leaf that KVM does not list is what the template makes of it: one of AMX, or of another feature
+// that guests do not get, with no bit set. KVM itself lists the state of AMX (leaf 0xd, 17 and 18) only for
+// processes that asked for it.
+bool is_absent_as_wished(const CpuidChange& change) {
+  const bool is_amx_state = change.leaf == 0xd && (change.subleaf == 17 || change.subleaf == 18);
+  return (is_amx_state || is_withheld_leaf(change.leaf)) &&
+         std::all_of(change.registers.begin(), change.registers.end(),
+                     [](const CpuidRegisterChange& entry) { return entry.bits.value == 0; });
 }
 
 std::uint32_t own_bits(std::uint32_t leaf, CpuidRegister reg) {
@@ -107,6 +118,9 @@ Result<TemplatedCpuid> apply_cpuid_changes(std::span<const kvm_cpuid_entry2> gue
     kvm_cpuid_entry2* entry = find(std::span(result.entries), change);
     if (entry == nullptr) {
       const kvm_cpuid_entry2* listed = find(supported, change);
+      if (listed == nullptr && is_absent_as_wished(change)) {
+        continue;
+      }
       if (listed == nullptr) {
         return fail(ErrorCode::kUnsupported, name + ": this host's KVM does not list it");
       }
@@ -149,10 +163,9 @@ Result<void> apply_msr_changes(std::span<const MsrChange> changes, const MsrGett
   if (wanted.empty()) {
     return {};
   }
-  std::vector<std::uint32_t> indices;
-  for (const MsrChange& change : wanted) {
-    indices.push_back(change.index);
-  }
+  std::vector<std::uint32_t> indices(wanted.size());
+  std::transform(wanted.begin(), wanted.end(), indices.begin(),
+                 [](const MsrChange& change) { return change.index; });
   MAYFLY_TRY_ASSIGN(std::vector<kvm_msr_entry> values, get(indices));
   if (values.size() < wanted.size()) {
     return fail(ErrorCode::kUnsupported, "msr_modifiers: addr " + hex(wanted[values.size()].index) +

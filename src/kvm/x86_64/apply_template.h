@@ -29,7 +29,8 @@ struct TemplatedCpuid {
 // - the topology: how many vCPUs share what, and their ids, which set_vcpu_id() fills;
 // - the flags of a leaf, which say how KVM looks it up;
 // - leaves of what guests do not get (cpuid.h).
-// Errors: kUnsupported for a leaf that this KVM does not list; kInvalidArgument for a width of physical
+// Errors: kUnsupported for a leaf that this KVM does not list, unless it is of what guests do not get and no
+// bit of it is set; kInvalidArgument for a width of physical
 // addresses (leaf 0x80000008, EAX 7:0) below `least_address_bits`, which guest memory needs, or above the
 // host's.
 Result<TemplatedCpuid> apply_cpuid_changes(std::span<const kvm_cpuid_entry2> guest,

@@ -59,11 +59,11 @@ Entries supported_by_kvm() {
 class ApplyCpuid : public ::testing::Test {
  protected:
   const kvm_cpuid_entry2& at(std::uint32_t function, std::uint32_t index = 0) const {
-    static const kvm_cpuid_entry2 kZeros{};
+    static const kvm_cpuid_entry2 zeros{};
     const auto found = std::find_if(result_.entries.begin(), result_.entries.end(), [=](const auto& entry) {
       return entry.function == function && entry.index == index;
     });
-    return found != result_.entries.end() ? *found : kZeros;
+    return found != result_.entries.end() ? *found : zeros;
   }
   static kvm_cpuid_entry2 before(const Entries& entries, std::uint32_t function, std::uint32_t index = 0) {
     for (const kvm_cpuid_entry2& entry : entries) {
@@ -130,13 +130,23 @@ TEST_F(ApplyCpuid, a_leaf_or_a_subleaf_that_kvm_does_not_list_is_named) {
               HasSubstr("leaf 0x99, subleaf 0x0"));
 }
 
+TEST_F(ApplyCpuid, a_leaf_of_what_guests_do_not_get_need_not_be_listed_to_be_cleared) {
+  for (const auto& [function, index] : {std::pair{0xdU, 17U}, std::pair{0xdU, 18U}, std::pair{0x1dU, 1U}}) {
+    apply({change(function, index, CpuidRegister::kEax, 0xffffffff, 0)});
+    EXPECT_EQ(result_.entries.size(), guest_.size()) << index;
+    EXPECT_THAT(result_.warnings, IsEmpty());
+    EXPECT_FALSE(applied({change(function, index, CpuidRegister::kEax, 1, 1)}).has_value()) << index;
+  }
+  EXPECT_FALSE(applied({change(0xd, 16, CpuidRegister::kEax, 1, 0)}).has_value());
+}
+
 TEST_F(ApplyCpuid, what_the_machine_decides_stays_and_is_warned_of_where_the_template_differs) {
   const struct {
     std::uint32_t leaf;
     std::uint32_t index;
     CpuidRegister reg;
     std::uint32_t bits;
-  } kOwn[] = {
+  } own_bits[] = {
       {0, 0, CpuidRegister::kEbx, 0xffffffff},
       {0, 0, CpuidRegister::kEcx, 0xffffffff},
       {0, 0, CpuidRegister::kEdx, 0xffffffff},
@@ -154,7 +164,7 @@ TEST_F(ApplyCpuid, what_the_machine_decides_stays_and_is_warned_of_where_the_tem
       {0x80000001, 0, CpuidRegister::kEcx, 1U << 22},
       {0x80000008, 0, CpuidRegister::kEcx, 0xf0ff},
   };
-  for (const auto& own : kOwn) {
+  for (const auto& own : own_bits) {
     for (const std::uint32_t value : {0U, own.bits}) {
       apply({change(own.leaf, own.index, own.reg, own.bits, value)});
       EXPECT_EQ(result_.entries.size(), guest_.size()) << own.leaf;

@@ -15,7 +15,7 @@ TEST(BitChange, text_says_which_bits_are_set_cleared_and_kept) {
   const struct {
     const char* text;
     Bits32 change;
-  } kCases[] = {
+  } cases[] = {
       {"0b1", {1, 1}},
       {"0b0", {1, 0}},
       {"0bx", {0, 0}},
@@ -27,7 +27,7 @@ TEST(BitChange, text_says_which_bits_are_set_cleared_and_kept) {
       {"0b1111_1111_1111_1111_1111_1111_1111_1111", {0xffffffff, 0xffffffff}},
       {"0b1xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx0", {0x80000001, 0x80000000}},
   };
-  for (const auto& entry : kCases) {
+  for (const auto& entry : cases) {
     const auto parsed = Bits32::parse(entry.text);
     ASSERT_TRUE(parsed.has_value()) << entry.text << ": " << parsed.error().message();
     EXPECT_EQ(*parsed, entry.change) << entry.text;
@@ -127,7 +127,7 @@ TEST_F(TemplateTest, bits_of_what_guests_do_not_get_can_be_cleared_but_not_set) 
     CpuidRegister reg;
     unsigned bit;
     const char* what;
-  } kBits[] = {
+  } bits[] = {
       {1, 0, CpuidRegister::kEcx, 5, "VMX"},
       {7, 0, CpuidRegister::kEbx, 2, "SGX"},
       {7, 0, CpuidRegister::kEbx, 25, "processor trace"},
@@ -139,14 +139,14 @@ TEST_F(TemplateTest, bits_of_what_guests_do_not_get_can_be_cleared_but_not_set) 
       {7, 1, CpuidRegister::kEdx, 8, "AMX"},
       {0x80000001, 0, CpuidRegister::kEcx, 2, "SVM"},
   };
-  for (const auto& entry : kBits) {
+  for (const auto& entry : bits) {
     const std::uint32_t bit = 1U << entry.bit;
     template_.cpuid = {leaf(entry.leaf, entry.subleaf, entry.reg, bit, bit)};
     expect_refused(entry.what);
     template_.cpuid = {leaf(entry.leaf, entry.subleaf, entry.reg, bit, 0)};
     EXPECT_TRUE(template_.validate().has_value()) << entry.what;
     template_.cpuid = {leaf(entry.leaf, entry.subleaf, entry.reg, ~bit, ~bit)};
-    for (const auto& other : kBits) {
+    for (const auto& other : bits) {
       if (other.leaf == entry.leaf && other.subleaf == entry.subleaf && other.reg == entry.reg) {
         template_.cpuid[0].registers[0].bits.value &= ~(1U << other.bit);
       }
