@@ -84,6 +84,7 @@ OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& pla
       NamedFile{"the kernel image", vm.boot_source.kernel_image_path},
       NamedFile{"the initrd", vm.boot_source.initrd_path},
       NamedFile{"the configuration file", options.config_file},
+      NamedFile{"the CPU template", plan.cpu_config_path},
   };
   for (const BlockDeviceConfig& drive : vm.drives) {
     inputs.push_back({"a drive's image", drive.path});

@@ -15,6 +15,7 @@
 #include "memory/guest_address.h"
 #include "memory/guest_memory.h"
 #include "vmm/boot_trace.h"
+#include "vmm/build_error.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
 
@@ -39,9 +40,10 @@ Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const
                               BootTrace* trace);
 
 // Makes a fresh vCPU the processor that the configuration asks for; by its id. Not thread-safe.
-using SetUpVcpu = std::function<Result<void>(const Vcpu&)>;
+using SetUpVcpu = std::function<tl::expected<void, BuildError>(const Vcpu&)>;
 
-// Chooses the processor that guests of this KVM see. Needs no VM.
-Result<SetUpVcpu> choose_processor(const Kvm& kvm, const MachineConfig& config);
+// Chooses the processor that guests of this KVM see. Needs no VM. What a CPU template asks for and this host
+// does not have is the configuration's fault.
+tl::expected<SetUpVcpu, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config);
 
 }  // namespace mayfly

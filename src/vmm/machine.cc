@@ -37,6 +37,21 @@ Result<GuestMemory> map_memory(const MachineConfig& config) {
   return GuestMemory::create(ranges, backing_of(config.huge_pages));
 }
 
+// Null where nobody asks for the mark. `trace` may be null.
+std::unique_ptr<BootMark> make_boot_mark(BootTrace* trace, std::function<void()> on_mark) {
+  if (trace == nullptr && !on_mark) {
+    return nullptr;
+  }
+  return std::make_unique<BootMark>([trace, on_mark = std::move(on_mark)] {
+    if (trace != nullptr) {
+      trace->mark("guest boot mark");
+    }
+    if (on_mark) {
+      on_mark();
+    }
+  });
+}
+
 // A file that is not what it should be is the configuration's fault; one that the host fails to read is not.
 BuildError fault_of_loading(Error error) {
   const ErrorCode code = error.code();
@@ -119,15 +134,9 @@ Machine::Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine ser
               surroundings.serial_metrics),
       i8042_(power_line_),
       power_(power_line_),
-      boot_mark_(trace_ == nullptr ? nullptr : std::make_unique<BootMark>(*trace_)),
+      boot_mark_(make_boot_mark(trace_, std::move(surroundings.on_boot_mark))),
       ports_("port"),
       mmio_("MMIO") {}
-
-BuildError BuildError::of_configuration(Error error) {
-  BuildError result(std::move(error));
-  result.fault = Fault::kConfiguration;
-  return result;
-}
 
 tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig& config,
                                                                   const MachineParts& parts,
@@ -140,7 +149,13 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
-  MAYFLY_TRY_ASSIGN(const Kvm kvm, traced(trace, "open KVM", [] { return Kvm::open(); }));
+  const std::span<const CapabilityChange> capabilities =
+      config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
+  MAYFLY_TRY_ASSIGN(const Kvm kvm,
+                    traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
+  MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
+               return kvm.check_extension(number);
+             }).map_error(of_cpu_config));
   for (const std::string& warning : kvm.warnings()) {
     LOG_WARN("%s", warning.c_str());
   }
@@ -150,7 +165,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   }
   GuestLoader loader(trace, memory, config, parts.files);
   auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
-  auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config.machine); });
+  auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config); });
   // What is wrong with the guest's files is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "wait for the guest", [&] {
                       return loader.take().map_error(fault_of_loading);
@@ -179,7 +194,7 @@ Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
   return {};
 }
 
-Result<void> Machine::create_cpus(const SetUpVcpu& set_up, std::uint32_t count) {
+tl::expected<void, BuildError> Machine::create_cpus(const SetUpVcpu& set_up, std::uint32_t count) {
   const CpuBuses buses{ports_, mmio_, &power_line_};
   for (std::uint32_t index = 0; index < count; ++index) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
