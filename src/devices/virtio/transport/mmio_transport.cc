@@ -447,11 +447,13 @@ Result<void> MmioTransport::restore(const MmioTransportState& state,
     MAYFLY_TRY_ASSIGN(activation, make_queues(state, queues).map_error(within));
   }
   state_ = state;
-  interrupt_status_.store(state.interrupt_status);
+  interrupt_status().store(state.interrupt_status);
   if (live) {
     device_.activate(std::move(activation));
     process_later();
   }
+  show_registers();
+  show_configuration();
   if (state.interrupt_status != 0) {
     line_.trigger();
   }
