@@ -481,11 +481,14 @@ void MmioTransport::used_buffers() noexcept {
 }
 
 void MmioTransport::configuration_changed() noexcept {
-  // A driver that reads while this goes on finds another generation before than after (4.2.2.2), unless it is
-  // through between the next line and the last; then the interrupt makes it read again.
+  // Once before the fields change and once after: a driver that reads a part of them meanwhile finds another
+  // generation at its end than at its beginning (4.2.2.2), unless both fall between the two; then the
+  // interrupt makes it read again.
   ++state_.generation;
   show_registers();
   show_configuration();
+  ++state_.generation;
+  show_registers();
   if ((state_.status & kDriverOk) != 0) {
     interrupt(kConfigurationChanged);
   }
