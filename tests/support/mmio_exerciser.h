@@ -144,7 +144,7 @@ class MmioExerciser {
         return;
       case 1:
         device_.run([](VirtioTransport& transport) { transport.configuration_changed(); });
-        ++generation_;
+        generation_ += 2;  // before and after the fields
         if ((status_ & 4) != 0) {
           interrupt(2);
         }
