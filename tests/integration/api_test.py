@@ -124,7 +124,7 @@ class Life(ApiCase):
                                         "rate_limiter": {"bandwidth": {"size": 1000, "refill_time": 100}}})
         self.do("PUT", "/network-interfaces/net", {"iface_id": "net", "backend": "user", "guest_mac": "06:00:00:00:00:01",
                                                    "forward": ["127.0.0.1/18080:80"]})
-        self.boot("command_line", vcpu_count=2)
+        self.boot("spin", vcpu_count=2)
         first = self.get("/vm/config")
         self.kill()
         config = self.write("again.json", json.dumps(first))
