@@ -46,7 +46,6 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
   file.require("drives");
 
   constexpr std::string_view kNoDevice = "this monitor has no such device, on purpose; leave it out";
-  refuse_section(file, "mmds-config", "the metadata service is not supported yet; leave it out");
   for (const std::string_view key : {"balloon", "vsock", "entropy", "pmem", "memory-hotplug"}) {
     refuse_section(file, key, kNoDevice);
   }
@@ -88,6 +87,13 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
       return in_file(networks.error());
     }
     config.networks = std::move(*networks);
+  }
+  if (const json* section = file.value("mmds-config")) {
+    auto mmds = read_mmds_config(*section, "mmds-config");
+    if (!mmds) {
+      return in_file(mmds.error());
+    }
+    config.mmds = std::move(*mmds);
   }
   if (const json* section = file.value("logger")) {
     auto logger = read_logger(*section, "logger");

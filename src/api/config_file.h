@@ -11,6 +11,7 @@
 #include "devices/virtio/block/block_config.h"
 #include "devices/virtio/net/net_config.h"
 #include "kvm/arch.h"
+#include "mmds/mmds_config.h"
 #include "vmm/config.h"
 
 namespace mayfly::api {
@@ -20,6 +21,7 @@ struct ConfigFile {
   BootSourceConfig boot_source;
   std::vector<BlockDeviceConfig> drives;
   std::vector<NetDeviceConfig> networks;
+  std::optional<MmdsConfig> mmds;
   std::optional<arch::CpuTemplate> cpu_template;
   std::optional<std::string> cpu_config_path;  // of a file that holds it
   std::optional<LoggerSection> logger;

@@ -21,6 +21,7 @@ using nlohmann::json;
 constexpr const char* kAppName = "Mayfly";
 constexpr const char* kDialectVersion = "1.17.0";
 constexpr std::string_view kId = "{id}";
+constexpr int kTooLarge = 413;
 
 // Text of a caller's that is not UTF-8 is shown with replacement characters.
 std::string text_of(const json& value) {
@@ -91,7 +92,8 @@ struct Router::Call {
   const Route& route;
   std::string path;
   std::string id;  // of the path
-  json body;
+  json body{};
+  std::string text{};  // of the body
 };
 
 struct Router::Route {
@@ -101,6 +103,7 @@ struct Router::Route {
   Answer (Router::*serve)(const Call&);
   Counter* count = nullptr;
   Counter* fails = nullptr;
+  int status_when_full = 400;  // where ErrorCode::kExhausted means that the body is too large
 };
 
 struct Router::Action {
@@ -146,6 +149,10 @@ const std::vector<Router::Route>& Router::routes() {
       {"PUT", "/logger", kBeforeStart, &Router::put_logger, &put.logger_count, &put.logger_fails},
       {"PUT", "/metrics", kBeforeStart, &Router::put_metrics, &put.metrics_count, &put.metrics_fails},
       {"PUT", "/serial", kBeforeStart, &Router::put_serial, &put.serial_count, &put.serial_fails},
+      {"GET", "/mmds", kAlways, &Router::get_mmds, &get.mmds_count},
+      {"PUT", "/mmds", kAlways, &Router::put_mmds, &put.mmds_count, &put.mmds_fails, kTooLarge},
+      {"PATCH", "/mmds", kAlways, &Router::patch_mmds, &patch.mmds_count, &patch.mmds_fails, kTooLarge},
+      {"PUT", "/mmds/config", kBeforeStart, &Router::put_mmds_config, &put.mmds_count, &put.mmds_fails},
       {"PUT", "/snapshot/create", kAfterStart, &Router::refuse_snapshot},
       {"PUT", "/snapshot/load", kBeforeStart, &Router::refuse_snapshot},
       {"GET", "/balloon", kAlways, &Router::refuse_device},
@@ -203,7 +210,8 @@ HttpResponse Router::answer(const HttpRequest& request) {
       }
       LOG_INFO_LIMITED("API: %s %s refused: %s", request.method.c_str(), request.path.c_str(),
                        served.error().message().c_str());
-      return refusal(served.error().message());
+      const bool is_full = served.error().code() == ErrorCode::kExhausted;
+      return refusal(served.error().message(), is_full ? route.status_when_full : 400);
     }
     return served->value_or(HttpResponse{.status = 204, .body = {}});
   }
@@ -215,7 +223,7 @@ Router::Answer Router::serve(const Route& route, const HttpRequest& request, std
   if (!id.empty() && !is_resource_id(id)) {
     return fail(ErrorCode::kInvalidArgument, "the id \"" + id + "\" must be letters, digits and '_'");
   }
-  Call call{route, request.path, std::move(id), {}};
+  Call call{route, request.path, std::move(id), {}, request.body};
   if (route.method == "GET") {
     if (!request.body.empty()) {
       return fail(ErrorCode::kInvalidArgument, "a GET has no body");
@@ -277,7 +285,7 @@ Router::Answer Router::get_configuration(const Call& call) {
              {"machine-config", to_json(config.machine)},
              {"memory-hotplug", nullptr},
              {"metrics", metrics_ ? to_json(*metrics_) : json()},
-             {"mmds-config", nullptr},
+             {"mmds-config", config.mmds ? to_json(*config.mmds) : json()},
              {"network-interfaces", list(config.networks)},
              {"pmem", json::array()},
              {"vsock", nullptr}});
@@ -387,6 +395,28 @@ Router::Answer Router::put_metrics(const Call& call) {
 Router::Answer Router::put_serial(const Call& call) {
   MAYFLY_TRY_ASSIGN(const auto serial, read_serial(call.body, "serial"));
   MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_serial(serial); }));
+  return std::nullopt;
+}
+
+// The store is for any thread.
+Router::Answer Router::get_mmds(const Call& /*call*/) {
+  MAYFLY_TRY_ASSIGN(auto text, vm_.metadata().get());
+  return HttpResponse{.status = 200, .body = std::move(text)};
+}
+
+Router::Answer Router::put_mmds(const Call& call) {
+  MAYFLY_TRY(vm_.metadata().put(call.text));
+  return std::nullopt;
+}
+
+Router::Answer Router::patch_mmds(const Call& call) {
+  MAYFLY_TRY(vm_.metadata().patch(call.text));
+  return std::nullopt;
+}
+
+Router::Answer Router::put_mmds_config(const Call& call) {
+  MAYFLY_TRY_ASSIGN(const auto mmds, read_mmds_config(call.body, "mmds-config"));
+  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_mmds_config(mmds); }));
   return std::nullopt;
 }
 

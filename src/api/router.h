@@ -72,6 +72,10 @@ class Router {
   Answer put_logger(const Call& call);
   Answer put_metrics(const Call& call);
   Answer put_serial(const Call& call);
+  Answer get_mmds(const Call& call);
+  Answer put_mmds(const Call& call);
+  Answer patch_mmds(const Call& call);
+  Answer put_mmds_config(const Call& call);
   Answer patch_vm(const Call& call);
   Answer put_action(const Call& call);
   Answer refuse_device(const Call& call);

@@ -15,6 +15,7 @@ using nlohmann::json;
 constexpr std::array<std::string_view, 3> kHugePages = {"None", "Transparent", "2M"};
 constexpr std::array<std::string_view, 2> kCacheTypes = {"Unsafe", "Writeback"};
 constexpr std::array<std::string_view, 2> kEngines = {"Sync", "Async"};
+constexpr std::array<std::string_view, 2> kMmdsVersions = {"V1", "V2"};
 constexpr std::array<std::string_view, 2> kBackends = {"tap", "user"};
 constexpr std::string_view kMemoryOverlay = "memory";
 
@@ -300,6 +301,38 @@ Result<NetworkChanges> read_network_changes(const json& value, const std::string
   return changes;
 }
 
+Result<MmdsConfig> read_mmds_config(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  MmdsConfig mmds;
+  object.require("network_interfaces");
+  if (const json* ids = object.value("network_interfaces")) {
+    if (!ids->is_array()) {
+      object.refuse("network_interfaces", "must be a list of ids");
+    } else {
+      for (const json& id : *ids) {
+        if (!id.is_string()) {
+          object.refuse("network_interfaces", "must be a list of ids");
+          break;
+        }
+        mmds.network_interfaces.push_back(id.get<std::string>());
+      }
+    }
+  }
+  if (const auto index = object.choice("version", kMmdsVersions)) {
+    mmds.version = static_cast<MmdsVersion>(*index);
+  }
+  if (const auto text = object.string("ipv4_address")) {
+    if (const auto address = Ipv4Address::parse(*text)) {
+      mmds.ipv4_address = *address;
+    } else {
+      object.refuse("ipv4_address", "\"" + *text + "\" is no IPv4 address, such as 169.254.169.254");
+    }
+  }
+  mmds.imds_compat = object.boolean("imds_compat").value_or(mmds.imds_compat);
+  MAYFLY_TRY(object.finish());
+  return mmds;
+}
+
 Result<SerialConfig> read_serial(const json& value, const std::string& path) {
   JsonObject object(value, path);
   SerialConfig serial;
@@ -371,6 +404,13 @@ json to_json(const NetDeviceConfig& network) {
     value["queue_pairs"] = network.queue_pairs;
   }
   return value;
+}
+
+json to_json(const MmdsConfig& mmds) {
+  return {{"network_interfaces", mmds.network_interfaces},
+          {"version", name_of(kMmdsVersions, mmds.version)},
+          {"ipv4_address", mmds.ipv4_address.to_string()},
+          {"imds_compat", mmds.imds_compat}};
 }
 
 json to_json(const LoggerSection& logger) {

@@ -12,6 +12,7 @@
 #include "api/log_sections.h"
 #include "base/result.h"
 #include "kvm/arch.h"
+#include "mmds/mmds_config.h"
 #include "vmm/config.h"
 #include "vmm/micro_vm.h"
 
@@ -33,6 +34,7 @@ Result<NetDeviceConfig> read_network(const nlohmann::json& value, const std::str
 Result<NetworkChanges> read_network_changes(const nlohmann::json& value, const std::string& path);
 Result<LoggerSection> read_logger(const nlohmann::json& value, const std::string& path);
 Result<MetricsSection> read_metrics(const nlohmann::json& value, const std::string& path);
+Result<MmdsConfig> read_mmds_config(const nlohmann::json& value, const std::string& path);
 Result<SerialConfig> read_serial(const nlohmann::json& value, const std::string& path);
 Result<arch::CpuTemplate> read_cpu_config(const nlohmann::json& value, const std::string& path);
 
@@ -40,6 +42,7 @@ nlohmann::json to_json(const MachineConfig& machine);
 nlohmann::json to_json(const BootSourceConfig& boot_source);
 nlohmann::json to_json(const BlockDeviceConfig& drive);
 nlohmann::json to_json(const NetDeviceConfig& network);
+nlohmann::json to_json(const MmdsConfig& mmds);
 nlohmann::json to_json(const LoggerSection& logger);
 nlohmann::json to_json(const MetricsSection& metrics);
 nlohmann::json to_json(const arch::CpuTemplate& cpu_template);

@@ -130,6 +130,9 @@ OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config) {
   for (const NetDeviceConfig& network : config.networks) {
     MAYFLY_TRY(vm.put_network(network).map_error(wrong));
   }
+  if (config.mmds) {
+    MAYFLY_TRY(vm.put_mmds_config(*config.mmds).map_error(wrong));
+  }
   MAYFLY_TRY(vm.start().map_error(failure_of));
   return {};
 }
@@ -237,7 +240,11 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
                 MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
                 return after_start.arm();
               },
-              .boot_timer = options.boot_timer});
+              .boot_timer = options.boot_timer,
+              .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes)});
+  if (plan.metadata) {
+    MAYFLY_TRY(vm.metadata().put(*plan.metadata).map_error(blame_flag("--metadata")));
+  }
 
   std::unique_ptr<EventRegistrar::Timer> metrics_timer;
   MAYFLY_TRY_ASSIGN(metrics_timer, loop->make_timer([&] {

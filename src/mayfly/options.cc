@@ -70,8 +70,6 @@ struct LaterFlag {
   const char* feature;
 };
 constexpr std::array kLaterFlags = {
-    LaterFlag{"--metadata", true, "the metadata service"},
-    LaterFlag{"--mmds-size-limit", true, "the metadata service"},
     LaterFlag{"--seccomp-filter", true, "seccomp filtering"},
     LaterFlag{"--snapshot-version", false, "snapshots"},
     LaterFlag{"--describe-snapshot", true, "snapshots"},
@@ -110,6 +108,11 @@ constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
 // "" or what is wrong with it, as CLI11's validators say it.
 std::string check_id(const std::string& text) {
   return is_instance_id(text) ? "" : "\"" + text + "\" must be 1 to 64 letters, digits and '-'";
+}
+
+std::string check_byte_count(const std::string& text) {
+  const auto size = parse_integer<std::uint32_t>(text);
+  return size && *size > 0 ? "" : "\"" + text + "\" must be a number of bytes above 0";
 }
 
 std::string check_cpus(const std::string& text) {
@@ -425,10 +428,21 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
              },
              "The most bytes that a request's body may have (default: 51200)")
           ->type_name("N")
-          ->check([](const std::string& text) {
-            const auto size = parse_integer<std::uint32_t>(text);
-            return size && *size > 0 ? "" : "\"" + text + "\" must be a number of bytes above 0";
-          });
+          ->check(check_byte_count);
+    }
+    if (named("--metadata")) {
+      app.add_option("--metadata", options.metadata, "What the metadata service tells at first (JSON)")
+          ->type_name("FILE");
+    }
+    if (named("--mmds-size-limit")) {
+      app.add_option_function<std::string>(
+             "--mmds-size-limit",
+             [&options](const std::string& text) {
+               options.mmds_size_limit = parse_integer<std::uint32_t>(text);
+             },
+             "The most bytes of metadata (default: that of --http-api-max-payload-size)")
+          ->type_name("N")
+          ->check(check_byte_count);
     }
     if (named("--config-file")) {
       app.add_option("--config-file", options.config_file,

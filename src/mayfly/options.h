@@ -45,8 +45,10 @@ struct Options {
   Subcommand subcommand = Subcommand::kMonitor;
   std::string id = "anonymous-instance";
   std::optional<std::string> config_file;
-  std::optional<std::string> api_socket;  // absent: no control API
-  std::size_t max_body_bytes = 51200;     // of a call of the control API
+  std::optional<std::string> api_socket;       // absent: no control API
+  std::size_t max_body_bytes = 51200;          // of a call of the control API
+  std::optional<std::string> metadata;         // a file
+  std::optional<std::size_t> mmds_size_limit;  // bytes; absent: max_body_bytes
   bool no_api = false;
   std::optional<std::string> metrics_path;
   std::optional<std::string> boot_trace;

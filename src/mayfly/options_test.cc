@@ -250,13 +250,16 @@ TEST(Options, the_control_api_takes_a_socket_with_a_configuration_file_or_withou
       parsed({"--api-sock=/s", "--config-file", "/c", "--http-api-max-payload-size", "1000"});
   EXPECT_EQ(both.config_file, "/c");
   EXPECT_EQ(both.max_body_bytes, 1000U);
+  const Options metadata = parsed({"--api-sock=/s", "--metadata", "/m", "--mmds-size-limit", "7"});
+  EXPECT_EQ(metadata.metadata, "/m");
+  EXPECT_EQ(metadata.mmds_size_limit, 7U);
   for (const char* size : {"0", "-1", "x", "4294967296"}) {
     expect_refused({"--api-sock", "/s", "--http-api-max-payload-size", size}, "--http-api-max-payload-size");
   }
 }
 
 TEST(Options, flags_of_the_dialect_that_are_not_built_yet_are_refused_as_that) {
-  for (const char* flag : {"--metadata", "--mmds-size-limit", "--seccomp-filter", "--describe-snapshot"}) {
+  for (const char* flag : {"--seccomp-filter", "--describe-snapshot"}) {
     expect_refused({flag, "x"}, flag);
     expect_refused({flag, "x"}, "not supported yet");
   }

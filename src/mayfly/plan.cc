@@ -6,8 +6,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
+
 namespace mayfly {
 namespace {
+
+constexpr std::size_t kMaxMetadataFile = std::size_t{64} << 20;  // bytes
 
 // The flag where it is given, else the section's field.
 template <typename T>
@@ -59,6 +63,11 @@ Result<std::string> default_kernel(const Surroundings& surroundings) {
 OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundings) {
   Plan plan;
   if (options.subcommand == Subcommand::kMonitor) {
+    if (options.metadata) {
+      MAYFLY_TRY_ASSIGN(
+          plan.metadata,
+          read_file(*options.metadata, "metadata", kMaxMetadataFile).map_error(blame_flag("--metadata")));
+    }
     if (!options.config_file) {
       return plan;
     }
@@ -69,6 +78,7 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
                .boot_source = std::move(file.boot_source),
                .drives = std::move(file.drives),
                .networks = std::move(file.networks),
+               .mmds = std::move(file.mmds),
                .cpu_template = std::move(file.cpu_template)};
     plan.cpu_config_path = std::move(file.cpu_config_path);
     plan.logger = std::move(file.logger);

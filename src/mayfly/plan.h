@@ -30,6 +30,7 @@ Result<std::string> default_kernel(const Surroundings& surroundings);
 struct Plan {
   std::optional<VmConfig> vm;                  // absent: the control API is to say
   std::optional<std::string> cpu_config_path;  // the file that the CPU template was read from
+  std::optional<std::string> metadata;         // JSON that the metadata service tells at first
   std::optional<api::LoggerSection> logger;
   std::optional<api::MetricsSection> metrics;
 };

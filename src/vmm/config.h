@@ -11,6 +11,7 @@
 #include "devices/virtio/block/block_config.h"
 #include "devices/virtio/net/net_config.h"
 #include "kvm/arch.h"
+#include "mmds/mmds_config.h"
 
 namespace mayfly {
 
@@ -55,6 +56,7 @@ struct VmConfig {
   BootSourceConfig boot_source;
   std::vector<BlockDeviceConfig> drives;
   std::vector<NetDeviceConfig> networks;
+  std::optional<MmdsConfig> mmds;                 // absent: no metadata service
   std::optional<arch::CpuTemplate> cpu_template;  // absent: the host's processor, as far as guests get it
 
   // Checks what the drives and networks are as a whole: that ids, MAC addresses and taps differ, that there

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/mutex.h"
+#include "mmds/mmds_backend.h"
 
 namespace mayfly {
 namespace {
@@ -76,7 +77,13 @@ Result<std::unique_ptr<BlockDevice>> MicroVm::open(const BlockDeviceConfig& driv
 
 Result<std::unique_ptr<NetDevice>> MicroVm::open(const NetDeviceConfig& network) {
   MAYFLY_TRY_ASSIGN(auto backend, network.open_backend());
-  return NetDevice::create(network.settings(), std::move(backend), around_.registrar);
+  const NetDeviceSettings settings = network.settings();
+  if (config_.mmds && std::ranges::count(config_.mmds->network_interfaces, network.id) != 0) {
+    ResponderSettings responder{.address = config_.mmds->ipv4_address};
+    responder.mtu = settings.mtu.value_or(responder.mtu);
+    backend = with_mmds(std::move(backend), mmds_, responder);
+  }
+  return NetDevice::create(settings, std::move(backend), around_.registrar);
 }
 
 template <typename Config, typename Device>
@@ -149,6 +156,37 @@ Result<void> MicroVm::put_cpu_template(std::optional<arch::CpuTemplate> cpu_temp
     }
   }
   config_.cpu_template = std::move(cpu_template);
+  return {};
+}
+
+Result<void> MicroVm::reopen_networks() {
+  for (std::size_t index = 0; index < networks_.size(); ++index) {
+    networks_[index].reset();
+    MAYFLY_TRY_ASSIGN(networks_[index], open(config_.networks[index]));
+  }
+  return {};
+}
+
+Result<void> MicroVm::put_mmds_config(const MmdsConfig& mmds) {
+  MAYFLY_TRY(expect_not_started());
+  std::vector<std::string> ids;
+  for (const NetDeviceConfig& network : config_.networks) {
+    ids.push_back(network.id);
+  }
+  MAYFLY_TRY(mmds.validate(ids));
+  auto former = std::exchange(config_.mmds, mmds);
+  if (auto opened = reopen_networks(); !opened) {
+    config_.mmds = std::move(former);
+    if (auto again = reopen_networks(); !again) {
+      config_.networks.clear();
+      networks_.clear();
+      return fail(
+          opened.error().code(),
+          opened.error().message() + "; all network interfaces are gone, too: " + again.error().message());
+    }
+    return opened;
+  }
+  mmds_->configure(mmds);
   return {};
 }
 

@@ -17,6 +17,7 @@
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/net/net_device.h"
 #include "event/event_loop.h"
+#include "mmds/mmds.h"
 #include "rate_limiter/rate_limiter.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
@@ -40,6 +41,7 @@ struct MicroVmSurroundings {
   bool boot_timer = false;
   // As MachineSurroundings::on_boot_mark.
   std::function<void()> on_boot_mark{};
+  std::size_t mmds_size_limit = Mmds::kDefaultSizeLimit;  // bytes
 };
 
 // Where the serial port's output goes.
@@ -71,7 +73,8 @@ class MicroVm {
  public:
   enum class State : std::uint8_t { kNotStarted, kRunning, kPaused };
 
-  explicit MicroVm(MicroVmSurroundings surroundings) : around_(std::move(surroundings)) {}
+  explicit MicroVm(MicroVmSurroundings surroundings)
+      : around_(std::move(surroundings)), mmds_(std::make_shared<Mmds>(around_.mmds_size_limit)) {}
   MicroVm(const MicroVm&) = delete;
   MicroVm& operator=(const MicroVm&) = delete;
   ~MicroVm() = default;
@@ -88,6 +91,9 @@ class MicroVm {
   Result<void> put_drive(BlockDeviceConfig drive);
   Result<void> put_network(NetDeviceConfig network);
   Result<void> put_serial(const SerialConfig& serial);
+  // Puts the metadata service in front of the interfaces that are named, which must be there: their taps and
+  // sockets are opened anew.
+  Result<void> put_mmds_config(const MmdsConfig& mmds);
   // Nothing: the host's processor again, as far as guests get it. What a template asks for and only KVM can
   // tell is start()'s to say.
   Result<void> put_cpu_template(std::optional<arch::CpuTemplate> cpu_template);
@@ -103,6 +109,9 @@ class MicroVm {
   // update_rate_limiter(), and NetDevice::set_rate_limits().
   Result<void> patch_drive(const DriveChanges& changes);
   Result<void> patch_network(const NetworkChanges& changes);
+
+  // What the metadata service tells; there from the beginning, for any thread.
+  Mmds& metadata() { return *mmds_; }
 
   // Ends the machine, if there is one. As Machine::stop().
   Result<void> stop();
@@ -120,11 +129,14 @@ class MicroVm {
   template <typename Config, typename Device>
   Result<void> put_device(std::vector<Config> VmConfig::*list, std::vector<std::unique_ptr<Device>>& devices,
                           Config config);
+  // Opens all interfaces anew. What was opened before is closed; on an error some are missing.
+  Result<void> reopen_networks();
   std::vector<VirtioDevice*> devices_in_order() const;
   Result<void> open_console();
   std::function<void()> on_boot_mark() const;
 
   MicroVmSurroundings around_;
+  std::shared_ptr<Mmds> mmds_;
   VmConfig config_;
   std::optional<GuestFiles> files_;
   UniqueFd serial_output_;  // not open: the console's own

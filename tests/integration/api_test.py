@@ -193,6 +193,47 @@ class Start(ApiCase):
         self.assertEqual(stat.S_IMODE(os.stat(self.socket).st_mode), 0o600)
 
 
+class Metadata(ApiCase):
+    def test_metadata_is_put_merged_and_read_at_any_time(self):
+        self.start()
+        self.refused("nothing", "GET", "/mmds")
+        self.refused("nothing", "PATCH", "/mmds", {"a": 1})
+        self.do("PUT", "/mmds", {"latest": {"meta-data": {"ami-id": "x", "gone": 1}}})
+        self.boot("spin")
+        self.do("PATCH", "/mmds", {"latest": {"meta-data": {"gone": None, "new": [1, 2]}}})
+        wanted = {"latest": {"meta-data": {"ami-id": "x", "new": [1, 2]}}}
+        self.assertEqual(self.get("/mmds"), wanted)
+        self.refused("", "PUT", "/mmds", "{")
+        self.assertEqual(self.call("PUT", "/mmds", {"x": "y" * 51100})[0], 413)
+        self.assertEqual(self.call("PATCH", "/mmds", {"x": "y" * 51100})[0], 413)
+        self.assertEqual(self.get("/mmds"), wanted)
+
+    def test_the_service_is_configured_for_interfaces_that_are_there(self):
+        self.start()
+        config = {"network_interfaces": ["n"], "version": "V2", "ipv4_address": "169.254.170.2", "imds_compat": True}
+        self.refused("n", "PUT", "/mmds/config", config)
+        self.do("PUT", "/network-interfaces/n", {"iface_id": "n", "backend": "user"})
+        self.assertIsNone(self.get("/vm/config")["mmds-config"])
+        self.do("PUT", "/mmds/config", config)
+        self.assertEqual(self.get("/vm/config")["mmds-config"], config)
+        for field, wrong in (("version", "V3"), ("ipv4_address", "10.0.0.1"), ("ipv4_address", "x"), ("imds_compat", 1),
+                             ("network_interfaces", []), ("network_interfaces", "n"), ("network_interfaces", [1]),
+                             ("network_interfaces", ["m"]), ("more", 1)):
+            self.refused(field, "PUT", "/mmds/config", {**config, field: wrong})
+        self.assertEqual(self.get("/vm/config")["mmds-config"], config)
+        self.boot("spin")
+        self.refused("only before", "PUT", "/mmds/config", config)
+
+    def test_a_file_is_the_metadata_at_first(self):
+        self.start("--metadata", self.write("metadata", '{"a": {"b": "c"}}'), "--mmds-size-limit", "30")
+        self.assertEqual(self.get("/mmds"), {"a": {"b": "c"}})
+        self.assertEqual(self.call("PATCH", "/mmds", {"d": "e" * 30})[0], 413)
+        for content in ("{", '{"a": "%s"}' % ("x" * 60000)):
+            wrong = mayfly("--api-sock", self.path("s"), "--metadata", self.write("wrong", content))
+            self.expect(wrong, 153, b"", "--metadata")
+        self.expect(mayfly("--api-sock", self.path("s"), "--metadata", self.path("none")), 153, b"", "--metadata")
+
+
 class Live(ApiCase):
     def test_a_drive_gets_another_image_and_other_limits(self):
         self.start()
