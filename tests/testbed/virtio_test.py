@@ -39,6 +39,8 @@ MODULES = [(r"\w+: module verification failed: signature and/or required key mis
 # Of systemd's packages, what a system that is only started and ended does without; see load_image.LEFT_OUT.
 SYSTEMD_LEAVES_OUT = (*load_image.LEFT_OUT, "usr/share/zoneinfo", "usr/share/i18n", "usr/lib/udev/hwdb.d",
                       "usr/lib/udev/hwdb.bin", "usr/share/keymaps", "usr/share/consolefonts")
+# It would ask questions on the console at its first start, and these are all.
+SYSTEMD_WORDS = " systemd.firstboot=off systemd.unit=basic.target systemd.show_status=1"
 WITHOUT_ACPI = [(r"(ACPI|APIC|MPTABLE|Intel MultiProcessor|smpboot|SMP|..MP-BIOS).*", "ACPI is off")]
 
 
@@ -83,7 +85,7 @@ class Suite:
                    "ready": "Reached target .*basic.target", "farewell": "Reached target .*poweroff.target"}
         for name, kernel, initrd, more, values in (
                 ("without_keyboard", small, "", "", busybox), ("busybox", debian, root, "", busybox),
-                ("systemd", debian, root, " systemd.unit=basic.target systemd.show_status=1", systemd)):
+                ("systemd", debian, root, SYSTEMD_WORDS, systemd)):
             values = {**values, "kernel": kernel, "initrd": initrd, "cmdline": f"{words} reboot=k{more}"}
             self.add(f"shutdown_{name}", "disks", "shutdown", values, call=call_program(), cost=5)
 
