@@ -177,7 +177,7 @@ def main():
         for number, way in enumerate(("device", "write", "uring")):
             private_network.make_tap(f"tap{number}")
             taps[way] = f"tap{number}"
-    except (OSError, subprocess.CalledProcessError) as problem:
+    except OSError as problem:
         print(f"no figures of a tap: {problem}", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         image = str(Path(name) / "image")

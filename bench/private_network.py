@@ -26,4 +26,6 @@ def make_tap(name):
     """A tap that is up and on which nobody but its user sends anything."""
     for command in (["ip", "tuntap", "add", "dev", name, "mode", "tap"],
                     ["sysctl", "-qw", f"net.ipv6.conf.{name}.disable_ipv6=1"], ["ip", "link", "set", name, "up"]):
-        subprocess.run(command, check=command[0] != "sysctl", stderr=subprocess.PIPE)  # a host without IPv6
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0 and command[0] != "sysctl":  # a host may be without IPv6
+            raise OSError(f"no tap of our own: {' '.join(command)}: {done.stderr.strip()}")

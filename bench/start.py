@@ -196,7 +196,7 @@ def main():
                 measure(monitor, binary, folder, counted)
         try:
             added = measure_devices(monitors[first], folder, STARTS_A_RUN * options.runs)
-        except (OSError, subprocess.CalledProcessError) as problem:
+        except OSError as problem:
             print(f"nothing with devices: {problem}", file=sys.stderr)
             added = None
 

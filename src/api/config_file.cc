@@ -47,7 +47,6 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
 
   constexpr std::string_view kNoDevice = "this monitor has no such device, on purpose; leave it out";
   refuse_section(file, "mmds-config", "the metadata service is not supported yet; leave it out");
-  refuse_section(file, "cpu-config", "CPU templates are not supported yet; leave it out");
   for (const std::string_view key : {"balloon", "vsock", "entropy", "pmem", "memory-hotplug"}) {
     refuse_section(file, key, kNoDevice);
   }
@@ -58,7 +57,16 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
     if (!machine) {
       return in_file(machine.error());
     }
-    config.machine = *machine;
+    config.machine = machine->machine;
+  }
+  if (const json* section = file.value("cpu-config")) {
+    if (section->is_string()) {
+      config.cpu_config_path = file.string("cpu-config");
+    } else if (auto cpu_template = read_cpu_config(*section, "cpu-config")) {
+      config.cpu_template = std::move(*cpu_template);
+    } else {
+      return in_file(cpu_template.error());
+    }
   }
   if (const json* section = file.value("boot-source")) {
     auto boot_source = read_boot_source(*section, "boot-source");
@@ -101,7 +109,15 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
 
 Result<ConfigFile> read_config_file(const std::string& path) {
   MAYFLY_TRY_ASSIGN(const std::string text, read_file(path, "configuration file", kMaxFileSize));
-  return parse_config_file(text, "configuration file " + path);
+  MAYFLY_TRY_ASSIGN(ConfigFile config, parse_config_file(text, "configuration file " + path));
+  if (config.cpu_config_path) {
+    const std::string name = "CPU template " + *config.cpu_config_path;
+    MAYFLY_TRY_ASSIGN(const std::string content,
+                      read_file(*config.cpu_config_path, "CPU template", kMaxFileSize));
+    MAYFLY_TRY_ASSIGN(const json value, parse_json(content, name));
+    MAYFLY_TRY_ASSIGN(config.cpu_template, read_cpu_config(value, name));
+  }
+  return config;
 }
 
 }  // namespace mayfly::api

@@ -10,6 +10,7 @@
 #include "base/result.h"
 #include "devices/virtio/block/block_config.h"
 #include "devices/virtio/net/net_config.h"
+#include "kvm/arch.h"
 #include "vmm/config.h"
 
 namespace mayfly::api {
@@ -19,6 +20,8 @@ struct ConfigFile {
   BootSourceConfig boot_source;
   std::vector<BlockDeviceConfig> drives;
   std::vector<NetDeviceConfig> networks;
+  std::optional<arch::CpuTemplate> cpu_template;
+  std::optional<std::string> cpu_config_path;  // of a file that holds it
   std::optional<LoggerSection> logger;
   std::optional<MetricsSection> metrics;
 };
@@ -28,7 +31,8 @@ struct ConfigFile {
 // sections that need a device this monitor does not have.
 Result<ConfigFile> parse_config_file(std::string_view text, std::string_view name);
 
-// Reads and parses the file at `path`: a regular file or a FIFO of at most 1 MiB.
+// Reads and parses the file at `path`: a regular file or a FIFO of at most 1 MiB; also that of the CPU
+// template, where the section names one.
 Result<ConfigFile> read_config_file(const std::string& path);
 
 }  // namespace mayfly::api

@@ -185,19 +185,46 @@ TEST(ConfigFile, what_is_wrong_with_a_network_is_refused_by_its_place_and_field)
 
 TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name) {
   EXPECT_NE(error_of(with(R"("mmds-config": {})")).find("metadata service"), std::string::npos);
-  EXPECT_NE(error_of(with(R"("cpu-config": {})")).find("CPU templates"), std::string::npos);
   for (const char* device : {"balloon", "vsock", "entropy", "memory-hotplug"}) {
     EXPECT_NE(error_of(with("\"" + std::string(device) + "\": {}")).find("no such device"), std::string::npos)
         << device;
   }
   EXPECT_NE(error_of(with(R"("pmem": [{}])")).find("no such device"), std::string::npos);
   EXPECT_NE(error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "cpu_template": "T2"})"))
-                .find("cpu_template"),
+                .find("field \"cpu_template\": \"T2\": this monitor has no templates of its own; put what"),
             std::string::npos);
   EXPECT_NE(
       error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "track_dirty_pages": true})"))
           .find("track_dirty_pages"),
       std::string::npos);
+}
+
+TEST(ConfigFile, a_cpu_template_is_read_from_the_section_or_from_the_file_that_it_names) {
+  const auto inside = parse_config_file(with(R"("cpu-config": {"kvm_capabilities": ["!56"]})"), "f.json");
+  ASSERT_TRUE(inside.has_value()) << inside.error().message();
+  ASSERT_TRUE(inside->cpu_template.has_value());
+  EXPECT_EQ(inside->cpu_template->capabilities, (std::vector<CapabilityChange>{{56, false}}));
+  EXPECT_EQ(error_of(with(R"("cpu-config": {"msr_modifiers": [7]})")),
+            "f.json: cpu-config.msr_modifiers[0]: must be an object, is number");
+  EXPECT_EQ(error_of(with(R"("cpu-config": 7)")), "f.json: cpu-config: must be an object, is number");
+
+  const testing::TempDir dir;
+  const std::string path = dir.file("template.json");
+  const std::string file = dir.file("vm.json");
+  std::ofstream(file) << with("\"cpu-config\": \"" + path + "\"");
+  auto named = read_config_file(file);
+  ASSERT_FALSE(named.has_value());
+  EXPECT_NE(named.error().message().find(path), std::string::npos) << named.error().message();
+  std::ofstream(path) << R"({"kvm_capabilities": ["7"]})";
+  named = read_config_file(file);
+  ASSERT_TRUE(named.has_value()) << named.error().message();
+  EXPECT_EQ(named->cpu_template->capabilities, (std::vector<CapabilityChange>{{7, true}}));
+  EXPECT_EQ(named->cpu_config_path, path);
+  std::ofstream(path) << R"({"kvm_capabilities": [7]})";
+  named = read_config_file(file);
+  ASSERT_FALSE(named.has_value());
+  EXPECT_NE(named.error().message().find(path + ".kvm_capabilities[0]"), std::string::npos)
+      << named.error().message();
 }
 
 TEST(ConfigFile, null_is_absent_and_does_not_stand_for_what_must_be_there) {

@@ -136,6 +136,7 @@ const std::vector<Router::Route>& Router::routes() {
        &put.machine_cfg_fails},
       {"PATCH", "/machine-config", kBeforeStart, &Router::patch_machine_config, &patch.machine_cfg_count,
        &patch.machine_cfg_fails},
+      {"PUT", "/cpu-config", kBeforeStart, &Router::put_cpu_config, &put.cpu_cfg_count, &put.cpu_cfg_fails},
       {"PUT", "/drives/{id}", kBeforeStart, &Router::put_drive, &put.drive_count, &put.drive_fails},
       {"PATCH", "/drives/{id}", kAfterStart, &Router::patch_drive, &patch.drive_count, &patch.drive_fails},
       {"PUT", "/network-interfaces/{id}", kBeforeStart, &Router::put_network, &put.network_count,
@@ -269,7 +270,7 @@ Router::Answer Router::get_configuration(const Call& call) {
   };
   return ok({{"balloon", nullptr},
              {"boot-source", has_boot_source ? to_json(config.boot_source) : json()},
-             {"cpu-config", nullptr},
+             {"cpu-config", config.cpu_template ? to_json(*config.cpu_template) : json()},
              {"drives", list(config.drives)},
              {"entropy", nullptr},
              {"logger", logger_ ? to_json(*logger_) : json()},
@@ -291,18 +292,34 @@ Router::Answer Router::get_machine_config(const Call& call) {
   return ok(to_json(machine));
 }
 
+Result<void> Router::apply(MicroVm& vm, const MachineSection& section) {
+  MAYFLY_TRY(vm.put_machine_config(section.machine));
+  if (section.names_cpu_template) {
+    ::mayfly::metrics().deprecated_api.deprecated_http_api_calls.add();
+    MAYFLY_TRY(vm.put_cpu_template(std::nullopt));
+  }
+  return {};
+}
+
 Router::Answer Router::put_machine_config(const Call& call) {
-  MAYFLY_TRY_ASSIGN(const auto machine, read_machine_config(call.body, "machine-config"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_machine_config(machine); }));
+  MAYFLY_TRY_ASSIGN(const auto section, read_machine_config(call.body, "machine-config"));
+  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return apply(vm, section); }));
   return std::nullopt;
 }
 
 Router::Answer Router::patch_machine_config(const Call& call) {
   MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
-    MAYFLY_TRY_ASSIGN(const auto machine,
+    MAYFLY_TRY_ASSIGN(const auto section,
                       read_machine_changes(call.body, "machine-config", vm.config().machine));
-    return vm.put_machine_config(machine);
+    return apply(vm, section);
   }));
+  return std::nullopt;
+}
+
+Router::Answer Router::put_cpu_config(const Call& call) {
+  MAYFLY_TRY_ASSIGN(auto cpu_template, read_cpu_config(call.body, "cpu-config"));
+  MAYFLY_TRY(
+      with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_cpu_template(std::move(cpu_template)); }));
   return std::nullopt;
 }
 

@@ -8,6 +8,7 @@
 #include "api/http/http_server.h"
 #include "api/log_sections.h"
 #include "api/monitor_gate.h"
+#include "api/sections.h"
 #include "base/metrics.h"
 #include "base/result.h"
 #include "vmm/micro_vm.h"
@@ -51,6 +52,8 @@ class Router {
   HttpResponse answer(const HttpRequest& request);
   Answer serve(const Route& route, const HttpRequest& request, std::string id);
 
+  static Result<void> apply(MicroVm& vm, const MachineSection& section);
+
   // Runs `work` with the microVM on the monitor's thread, if its state allows it.
   Result<void> with_vm(When when, const std::function<Result<void>(MicroVm&)>& work);
 
@@ -60,6 +63,7 @@ class Router {
   Answer get_machine_config(const Call& call);
   Answer put_machine_config(const Call& call);
   Answer patch_machine_config(const Call& call);
+  Answer put_cpu_config(const Call& call);
   Answer put_boot_source(const Call& call);
   Answer put_drive(const Call& call);
   Answer patch_drive(const Call& call);

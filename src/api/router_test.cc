@@ -109,6 +109,38 @@ TEST_F(RouterTest, machine_configuration_is_put_whole_and_patched_in_parts) {
   EXPECT_EQ(get("/machine-config")["huge_pages"], "None");
 }
 
+TEST_F(RouterTest, a_cpu_template_is_shown_replaced_and_taken_back_by_the_deprecated_field) {
+  const auto deprecated = [] { return metrics().deprecated_api.deprecated_http_api_calls.value(); };
+  const auto fails = [] { return metrics().put_api_requests.cpu_cfg_fails.value(); };
+  EXPECT_TRUE(get("/vm/config")["cpu-config"].is_null());
+  expect_done(put("/cpu-config", {{"kvm_capabilities", {"1"}}}));
+  expect_done(put("/cpu-config", {{"kvm_capabilities", {"!56"}}}));
+  const json shown = get("/vm/config")["cpu-config"];
+  EXPECT_EQ(shown["kvm_capabilities"], json({"!56"}));
+
+  const std::uint64_t fails_before = fails();
+  expect_refused(put("/cpu-config", {{"kvm_capabilities", {"x"}}}), "kvm_capabilities[0]");
+  expect_refused(put("/cpu-config", {{"msr_modifiers", {{{"addr", "0x1b"}, {"bitmap", "0b0"}}}}}), "0x1b");
+  EXPECT_EQ(fails(), fails_before + 2);
+  const std::uint64_t before = deprecated();
+  expect_refused(send("PATCH", "/machine-config", R"({"cpu_template": "T2"})"), "cpu-config");
+  expect_done(put("/machine-config", {{"vcpu_count", 1}, {"mem_size_mib", 64}}));
+  EXPECT_EQ(deprecated(), before);
+  EXPECT_EQ(get("/vm/config")["cpu-config"], shown);
+
+  expect_done(send("PATCH", "/machine-config", R"({"cpu_template": "None"})"));
+  EXPECT_EQ(deprecated(), before + 1);
+  EXPECT_TRUE(get("/vm/config")["cpu-config"].is_null());
+  expect_done(put("/cpu-config", json::object()));
+  EXPECT_FALSE(get("/vm/config")["cpu-config"].is_null());
+  // What is refused takes nothing back.
+  expect_refused(put("/machine-config", {{"vcpu_count", 99}, {"mem_size_mib", 64}, {"cpu_template", "None"}}),
+                 "vcpu_count");
+  EXPECT_FALSE(get("/vm/config")["cpu-config"].is_null());
+  expect_done(put("/machine-config", {{"vcpu_count", 1}, {"mem_size_mib", 64}, {"cpu_template", "None"}}));
+  EXPECT_TRUE(get("/vm/config")["cpu-config"].is_null());
+}
+
 TEST_F(RouterTest, boot_source_is_opened_when_it_is_put) {
   expect_refused(put("/boot-source", {{"kernel_image_path", dir_.file("missing")}}), dir_.file("missing"));
   EXPECT_TRUE(get("/vm/config")["boot-source"].is_null());

@@ -28,8 +28,9 @@ json or_null(const std::optional<T>& value) {
   return value ? json(*value) : json();
 }
 
-// Reads what is there into `config`, checks it, and says whether anything was there.
-Result<bool> read_machine_fields(JsonObject& object, const std::string& path, MachineConfig& config) {
+// Reads what is there into `section`, checks it, and says whether anything was there.
+Result<bool> read_machine_fields(JsonObject& object, const std::string& path, MachineSection& section) {
+  MachineConfig& config = section.machine;
   bool any = false;
   const auto take = [&any](const auto& field, auto& member) {
     if (field) {
@@ -44,8 +45,11 @@ Result<bool> read_machine_fields(JsonObject& object, const std::string& path, Ma
   take(object.choice("huge_pages", kHugePages), config.huge_pages);
   if (const auto name = object.string("cpu_template")) {
     any = true;
+    section.names_cpu_template = true;
     if (*name != "None") {
-      object.refuse("cpu_template", "CPU templates are not supported yet; leave it out or set it to None");
+      object.refuse("cpu_template", "\"" + *name +
+                                        "\": this monitor has no templates of its own; put what the template "
+                                        "says by cpu-config, and leave this out or set it to None");
     }
   }
   if (config.track_dirty_pages) {
@@ -133,23 +137,24 @@ json to_json(const RateLimiterConfig& limiter) {
 
 }  // namespace
 
-Result<MachineConfig> read_machine_config(const json& value, const std::string& path) {
+Result<MachineSection> read_machine_config(const json& value, const std::string& path) {
   JsonObject object(value, path);
   object.require("vcpu_count");
   object.require("mem_size_mib");
-  MachineConfig config;
-  MAYFLY_TRY(read_machine_fields(object, path, config));
-  return config;
+  MachineSection section;
+  MAYFLY_TRY(read_machine_fields(object, path, section));
+  return section;
 }
 
-Result<MachineConfig> read_machine_changes(const json& value, const std::string& path,
-                                           MachineConfig current) {
+Result<MachineSection> read_machine_changes(const json& value, const std::string& path,
+                                            const MachineConfig& current) {
   JsonObject object(value, path);
-  MAYFLY_TRY_ASSIGN(const bool any, read_machine_fields(object, path, current));
+  MachineSection section{.machine = current};
+  MAYFLY_TRY_ASSIGN(const bool any, read_machine_fields(object, path, section));
   if (!any) {
     return fail(ErrorCode::kInvalidArgument, path + ": there is no field to change");
   }
-  return current;
+  return section;
 }
 
 Result<BootSourceConfig> read_boot_source(const json& value, const std::string& path) {

@@ -11,15 +11,21 @@
 
 #include "api/log_sections.h"
 #include "base/result.h"
+#include "kvm/arch.h"
 #include "vmm/config.h"
 #include "vmm/micro_vm.h"
 
 namespace mayfly::api {
 
-Result<MachineConfig> read_machine_config(const nlohmann::json& value, const std::string& path);
+struct MachineSection {
+  MachineConfig machine;
+  // The deprecated field is there. Only "None" is taken: no CPU template, also none of an earlier cpu-config.
+  bool names_cpu_template = false;
+};
+Result<MachineSection> read_machine_config(const nlohmann::json& value, const std::string& path);
 // A subset of the fields, at least one, on top of `current`.
-Result<MachineConfig> read_machine_changes(const nlohmann::json& value, const std::string& path,
-                                           MachineConfig current);
+Result<MachineSection> read_machine_changes(const nlohmann::json& value, const std::string& path,
+                                            const MachineConfig& current);
 Result<BootSourceConfig> read_boot_source(const nlohmann::json& value, const std::string& path);
 Result<BlockDeviceConfig> read_drive(const nlohmann::json& value, const std::string& path);
 Result<DriveChanges> read_drive_changes(const nlohmann::json& value, const std::string& path);
@@ -28,6 +34,7 @@ Result<NetworkChanges> read_network_changes(const nlohmann::json& value, const s
 Result<LoggerSection> read_logger(const nlohmann::json& value, const std::string& path);
 Result<MetricsSection> read_metrics(const nlohmann::json& value, const std::string& path);
 Result<SerialConfig> read_serial(const nlohmann::json& value, const std::string& path);
+Result<arch::CpuTemplate> read_cpu_config(const nlohmann::json& value, const std::string& path);
 
 nlohmann::json to_json(const MachineConfig& machine);
 nlohmann::json to_json(const BootSourceConfig& boot_source);
@@ -35,5 +42,6 @@ nlohmann::json to_json(const BlockDeviceConfig& drive);
 nlohmann::json to_json(const NetDeviceConfig& network);
 nlohmann::json to_json(const LoggerSection& logger);
 nlohmann::json to_json(const MetricsSection& metrics);
+nlohmann::json to_json(const arch::CpuTemplate& cpu_template);
 
 }  // namespace mayfly::api

@@ -1,13 +1,17 @@
 #include "kvm/capabilities.h"
 
+#include <algorithm>
+
 namespace mayfly {
 
 Result<std::vector<std::string>> check_capabilities(std::span<const Capability> wanted,
-                                                    const std::function<int(std::uint32_t)>& check) {
+                                                    const CapabilityCheck& check,
+                                                    std::span<const CapabilityChange> changes) {
   std::vector<std::string> warnings;
   std::string missing;
   for (const Capability& capability : wanted) {
-    if (check(capability.number) > 0) {
+    const CapabilityChange unasked{capability.number, false};
+    if (std::find(changes.begin(), changes.end(), unasked) != changes.end() || check(capability.number) > 0) {
       continue;
     }
     std::string text;
@@ -25,6 +29,16 @@ Result<std::vector<std::string>> check_capabilities(std::span<const Capability> 
             "; a Linux kernel of 4.13 or later with the kvm-intel or kvm-amd module offers all of it");
   }
   return warnings;
+}
+
+Result<void> check_required(std::span<const CapabilityChange> changes, const CapabilityCheck& check) {
+  for (const CapabilityChange& change : changes) {
+    if (change.required && check(change.number) <= 0) {
+      return fail(ErrorCode::kUnsupported, "kvm_capabilities: this host's KVM lacks capability " +
+                                               std::to_string(change.number) + ", which is required");
+    }
+  }
+  return {};
 }
 
 }  // namespace mayfly

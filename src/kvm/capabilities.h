@@ -27,10 +27,24 @@ struct Capability {
 // The capabilities of the architecture this is built for, essential ones first.
 std::span<const Capability> wanted_capabilities();
 
-// Asks `check` (KVM_CHECK_EXTENSION: 0 where the KVM lacks it, else positive) once for each of `wanted`.
-// Answers a warning for each optional one that is missing. Error kUnsupported names every essential one that
-// is missing and what it is for.
+// What a configuration changes of that.
+struct CapabilityChange {
+  std::uint32_t number = 0;  // KVM_CAP_*
+  bool required = true;      // false: not asked for, and its absence not spoken of
+  bool operator==(const CapabilityChange&) const = default;
+};
+
+// KVM_CHECK_EXTENSION: 0 where the KVM lacks it, else positive.
+using CapabilityCheck = std::function<int(std::uint32_t)>;
+
+// Asks `check` once for each of `wanted` that `changes` do not take off the list. Answers a warning for each
+// optional one that is missing. Error kUnsupported names every essential one that is missing and what it is
+// for.
 Result<std::vector<std::string>> check_capabilities(std::span<const Capability> wanted,
-                                                    const std::function<int(std::uint32_t)>& check);
+                                                    const CapabilityCheck& check,
+                                                    std::span<const CapabilityChange> changes = {});
+
+// Error kUnsupported, naming the first that `changes` require and this KVM lacks.
+Result<void> check_required(std::span<const CapabilityChange> changes, const CapabilityCheck& check);
 
 }  // namespace mayfly

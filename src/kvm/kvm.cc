@@ -38,7 +38,7 @@ Error with_remedy(const Error& error, std::string_view remedy) {
 
 }  // namespace
 
-Result<Kvm> Kvm::open(const std::string& path) {
+Result<Kvm> Kvm::open(const std::string& path, std::span<const CapabilityChange> changes) {
   auto opened = open_file(path, O_RDWR, "KVM device");
   if (!opened) {
     return tl::make_unexpected(with_remedy(opened.error(), remedy_for_open(opened.error().os_errno())));
@@ -55,9 +55,12 @@ Result<Kvm> Kvm::open(const std::string& path) {
                     " of the KVM interface, and only 12 is known; use a kernel of 2.6.22 or later");
   }
 
-  auto warnings = check_capabilities(wanted_capabilities(), [&fd](std::uint32_t number) {
-    return call(fd, KVM_CHECK_EXTENSION, static_cast<unsigned long>(number), "").value_or(0);
-  });
+  auto warnings = check_capabilities(
+      wanted_capabilities(),
+      [&fd](std::uint32_t number) {
+        return call(fd, KVM_CHECK_EXTENSION, static_cast<unsigned long>(number), "").value_or(0);
+      },
+      changes);
   if (!warnings) {
     return tl::make_unexpected(warnings.error().within(path));
   }
@@ -97,6 +100,9 @@ Result<Vm> Kvm::create_vm(std::span<const MemoryRegion> memory, const VmOptions&
   }
   Vm vm(UniqueFd(*created), run_area_size_);
   MAYFLY_TRY(vm.set_memory(memory));
+  if (options.read_only && check_extension(KVM_CAP_READONLY_MEM) > 0) {
+    MAYFLY_TRY(vm.set_read_only(*options.read_only));
+  }
   MAYFLY_TRY(vm.create_platform(options));
   return vm;
 }

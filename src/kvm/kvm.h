@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "kvm/capabilities.h"
 #include "kvm/vm.h"
 #include "memory/guest_memory.h"
 
@@ -21,7 +22,9 @@ class Kvm {
   // Opens `path`, and checks KVM_GET_API_VERSION (api.rst 4.1) and the wanted capabilities (4.4). Errors say
   // what to do: kNotFound where there is no such device, kPermission where this user may not open it,
   // kUnsupported where it is no KVM, speaks another version, or lacks an essential capability.
-  static Result<Kvm> open(const std::string& path = "/dev/kvm");
+  // `changes`: which of the capabilities not to ask for.
+  static Result<Kvm> open(const std::string& path = "/dev/kvm",
+                          std::span<const CapabilityChange> changes = {});
 
   // What this KVM cannot do that guests can do without; for the log. Sentences without a final stop.
   std::span<const std::string> warnings() const { return warnings_; }

@@ -126,6 +126,35 @@ TEST_F(KvmDevice, an_access_outside_memory_is_mmio) {
   EXPECT_THAT(write.data, ElementsAre(0x99));
 }
 
+TEST_F(KvmDevice, read_only_pages_are_read_without_an_exit_and_written_with_one) {
+  if (kvm_->check_extension(KVM_CAP_READONLY_MEM) <= 0) {
+    GTEST_SKIP() << "this KVM has no KVM_CAP_READONLY_MEM";
+  }
+  alignas(4096) static std::array<std::uint8_t, 4096> page{};
+  page[0x10] = 0x42;
+  VmOptions options = kOptions;
+  options.read_only = ReadOnlyPages{*GuestRange::make(GuestAddress(kMemorySize), page.size()), page.data()};
+  Vm vm = kvm_->create_vm(memory_->regions(), options).value();
+  ASSERT_TRUE(vm.set_dirty_logging(true)) << "of RAM only";
+  ASSERT_TRUE(vm.set_dirty_logging(false));
+  const UniqueFd event = make_eventfd().value();
+  const Doorbell doorbell{
+      .space = Doorbell::Space::kMmio, .address = kMemorySize + 0x50, .length = 0, .value = std::nullopt};
+  ASSERT_TRUE(vm.register_doorbell(event, doorbell));
+  // mov ax, 0ffffh; mov ds, ax; mov al, [0020h]: what the page has at 10h; out 10h, al; mov [0060h], al: the
+  // doorbell; mov [0020h], al
+  Vcpu vcpu = make_vcpu(
+      vm, {0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xa0, 0x20, 0x00, 0xe6, 0x10, 0xa2, 0x60, 0x00, 0xa2, 0x20, 0x00});
+  const auto seen = run_to<PortWrite>(vcpu);
+  EXPECT_THAT(seen.data, ElementsAre(0x42));
+  const auto write = run_to<MmioWrite>(vcpu);
+  EXPECT_EQ(write.address, kMemorySize + 0x10);
+  EXPECT_THAT(write.data, ElementsAre(0x42));
+  std::uint64_t rings = 0;
+  EXPECT_EQ(::read(event.get(), &rings, sizeof(rings)), static_cast<ssize_t>(sizeof(rings)));
+  EXPECT_EQ(rings, 1U);
+}
+
 TEST_F(KvmDevice, a_requested_exit_comes_before_the_first_instruction_until_it_is_cleared) {
   const Vm vm = make_vm();
   Vcpu vcpu = make_vcpu(vm, {0xe6, 0x10});  // out 10h, al

@@ -73,6 +73,17 @@ Result<void> Vm::set_memory(std::span<const MemoryRegion> memory) {
   return {};
 }
 
+Result<void> Vm::set_read_only(const ReadOnlyPages& pages) const {
+  kvm_userspace_memory_region slot{};
+  slot.slot = static_cast<std::uint32_t>(slots_.size());
+  slot.flags = KVM_MEM_READONLY;
+  slot.guest_phys_addr = pages.range.base().value();
+  slot.memory_size = pages.range.size();
+  // SAFETY: as in set_memory().
+  slot.userspace_addr = reinterpret_cast<std::uintptr_t>(pages.host);
+  return command(fd_, KVM_SET_USER_MEMORY_REGION, &slot, describe(slot));
+}
+
 Result<Vcpu> Vm::create_vcpu(std::uint32_t id) const {
   MAYFLY_TRY_ASSIGN(const int created, call(fd_, KVM_CREATE_VCPU, static_cast<unsigned long>(id),
                                             "create vCPU " + std::to_string(id) + " (KVM_CREATE_VCPU)"));

@@ -11,13 +11,23 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "kvm/vcpu.h"
+#include "memory/guest_address.h"
 #include "memory/guest_memory.h"
 
 namespace mayfly {
 
+// Pages of this process that the guest may read where it has no RAM. What it writes there is an access to a
+// device as anywhere outside RAM.
+struct ReadOnlyPages {
+  GuestRange range;
+  const void* host;  // aligned to a page; outlives the Vm
+};
+
 struct VmOptions {
   // Performance counters for the guest.
   bool pmu = false;
+  // Left out where the KVM has no KVM_CAP_READONLY_MEM: reads then are accesses to a device, too.
+  std::optional<ReadOnlyPages> read_only{};
 };
 
 // The guest's write that rings a doorbell without leaving the kernel.
@@ -80,13 +90,15 @@ class Vm {
 
   // KVM_SET_USER_MEMORY_REGION (api.rst 4.35), one slot a region.
   Result<void> set_memory(std::span<const MemoryRegion> memory);
+  // The same with KVM_MEM_READONLY; after set_memory().
+  Result<void> set_read_only(const ReadOnlyPages& pages) const;
   // Interrupt controllers, timer and what else the architecture wants before the first vCPU; after
   // set_memory().
   Result<void> create_platform(const VmOptions& options);
 
   UniqueFd fd_;
   std::size_t run_area_size_;
-  std::vector<kvm_userspace_memory_region> slots_;
+  std::vector<kvm_userspace_memory_region> slots_;  // of RAM, and only that
 };
 
 }  // namespace mayfly

@@ -122,6 +122,7 @@ void release_startup_pages() {
 OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config) {
   const auto wrong = with_code(ExitCode::kBadConfiguration);
   MAYFLY_TRY(vm.put_machine_config(config.machine).map_error(wrong));
+  MAYFLY_TRY(vm.put_cpu_template(config.cpu_template).map_error(wrong));
   MAYFLY_TRY(vm.put_boot_source(config.boot_source).map_error(wrong));
   for (const BlockDeviceConfig& drive : config.drives) {
     MAYFLY_TRY(vm.put_drive(drive).map_error(wrong));
@@ -235,7 +236,8 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
               .before_start = [&]() -> Result<void> {
                 MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
                 return after_start.arm();
-              }});
+              },
+              .boot_timer = options.boot_timer});
 
   std::unique_ptr<EventRegistrar::Timer> metrics_timer;
   MAYFLY_TRY_ASSIGN(metrics_timer, loop->make_timer([&] {

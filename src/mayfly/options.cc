@@ -72,8 +72,6 @@ struct LaterFlag {
 constexpr std::array kLaterFlags = {
     LaterFlag{"--metadata", true, "the metadata service"},
     LaterFlag{"--mmds-size-limit", true, "the metadata service"},
-    LaterFlag{"--boot-timer", false, "the boot timer device"},
-    LaterFlag{"--no-seccomp", false, "seccomp filtering"},
     LaterFlag{"--seccomp-filter", true, "seccomp filtering"},
     LaterFlag{"--snapshot-version", false, "snapshots"},
     LaterFlag{"--describe-snapshot", true, "snapshots"},
@@ -439,6 +437,15 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
     }
     if (named("--no-api")) {
       app.add_flag("--no-api", options.no_api, "Serve no control API; needs --config-file");
+    }
+    if (named("--boot-timer")) {
+      app.add_flag("--boot-timer", options.boot_timer,
+                   "Log how long the guest takes from its start until it writes the byte 123 to address "
+                   "0xc0000000");
+    }
+    if (named("--no-seccomp")) {
+      app.add_flag_callback(
+          "--no-seccomp", [] {}, "Run without seccomp filters: changes nothing yet, as there are none");
     }
     add_common_options(app, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
     add_time(app, named, "--start-time-us", options.process_start.monotonic_us,

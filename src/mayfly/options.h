@@ -50,6 +50,7 @@ struct Options {
   bool no_api = false;
   std::optional<std::string> metrics_path;
   std::optional<std::string> boot_trace;
+  bool boot_timer = false;
   ProcessStart process_start;
   LogOptions log;
   RunOptions run;

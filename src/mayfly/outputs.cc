@@ -3,8 +3,10 @@
 #include <sys/stat.h>
 
 #include <array>
+#include <filesystem>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -29,12 +31,49 @@ struct NamedFile {
   bool is_flag = true;
 };
 
-// Whether both paths lead to one file that is there.
+// Where a file is, or would be made.
+struct Place {
+  dev_t device;
+  ino_t folder;
+  std::string name;
+
+  friend bool operator==(const Place&, const Place&) = default;
+};
+
+// Nothing where no file could be made there. A symbolic link that leads to no file is followed: opening with
+// O_CREAT makes the file at its end.
+std::optional<Place> place_of(std::filesystem::path path) {
+  constexpr int kMostLinks = 40;  // as the kernel has it: path_resolution(7)
+  for (int links = 0; links <= kMostLinks; ++links) {
+    const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+    struct stat status {};
+    if (!path.has_filename() || ::stat(folder.c_str(), &status) != 0) {
+      return std::nullopt;
+    }
+    std::error_code no_link;
+    const std::filesystem::path target = std::filesystem::read_symlink(path, no_link);
+    if (no_link) {
+      return Place{status.st_dev, status.st_ino, path.filename().string()};
+    }
+    path = folder / target;
+  }
+  return std::nullopt;
+}
+
+// Whether both paths lead to one file, be it one that is not there yet: an overlay is made at the start.
 bool same_file(const std::string& one, const std::string& other) {
   struct stat a {};
   struct stat b {};
-  return ::stat(one.c_str(), &a) == 0 && ::stat(other.c_str(), &b) == 0 && S_ISREG(a.st_mode) &&
-         a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  const bool has_one = ::stat(one.c_str(), &a) == 0;
+  const bool has_other = ::stat(other.c_str(), &b) == 0;
+  if (has_one != has_other) {
+    return false;
+  }
+  if (has_one) {
+    return S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+  }
+  const auto place = place_of(one);
+  return place && place == place_of(other);
 }
 
 }  // namespace
@@ -45,6 +84,7 @@ OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& pla
       NamedFile{"the kernel image", vm.boot_source.kernel_image_path},
       NamedFile{"the initrd", vm.boot_source.initrd_path},
       NamedFile{"the configuration file", options.config_file},
+      NamedFile{"the CPU template", plan.cpu_config_path},
   };
   for (const BlockDeviceConfig& drive : vm.drives) {
     inputs.push_back({"a drive's image", drive.path});
@@ -52,7 +92,8 @@ OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& pla
   }
   // The trace is written at the end, over what others have written to the same file by then.
   for (const auto& other : {options.log.path, options.metrics_path}) {
-    if (options.boot_trace && other && *options.boot_trace == *other) {
+    if (options.boot_trace && other &&
+        (*options.boot_trace == *other || same_file(*options.boot_trace, *other))) {
       return tl::make_unexpected(
           Failure(ExitCode::kBadArguments, "--boot-trace " + *other +
                                                ": is the log or the metrics file, too, "

@@ -11,8 +11,8 @@
 
 namespace mayfly {
 
-// Refuses an output that is one of the inputs: the kernel, the initrd or the configuration file. By flag 153,
-// by section of the configuration file 152. Before any output is opened.
+// Refuses an output that is one of the inputs: the kernel, the initrd, the configuration file ... By flag
+// 153, by section of the configuration file 152. Before any output is opened.
 OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& plan);
 
 // Sets up the log and opens the metrics' file, as flags and configuration file ask. Call once in a process.

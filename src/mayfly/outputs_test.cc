@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -74,12 +75,55 @@ TEST(Outputs, an_output_that_is_a_drives_image_or_its_overlay_is_refused_before_
                  "--log-path " + image + ": is a drive's overlay, which it would overwrite");
 }
 
+TEST(Outputs, an_output_that_is_an_overlay_that_is_still_to_be_made_is_refused) {
+  const TempDir dir;
+  std::filesystem::create_directory(dir.file("folder"));
+  std::filesystem::create_directory_symlink(dir.file("folder"), dir.file("link_to_folder"));
+  std::filesystem::create_symlink("folder/overlay", dir.file("link_to_overlay"));
+  std::filesystem::create_symlink("loop", dir.file("loop"));
+  Plan plan;
+  BlockDeviceConfig& drive = plan.vm.emplace().drives.emplace_back();
+  drive.path = dir.file("base");
+  drive.overlay = BlockOverlayConfig{.path = dir.file("folder/overlay")};
+  for (const char* const name : {"folder/overlay", "folder/./overlay", "folder/../folder/overlay",
+                                 "link_to_folder/overlay", "link_to_overlay"}) {
+    const std::string path = dir.file(name);
+    const std::string begin = path + ": is a drive's overlay, which it would overwrite";
+    Options options;
+    options.boot_trace = path;
+    expect_failure(keep_inputs_from_outputs(options, plan), ExitCode::kBadArguments, "--boot-trace " + begin);
+    options = {};
+    options.log.path = path;
+    expect_failure(keep_inputs_from_outputs(options, plan), ExitCode::kBadArguments, "--log-path " + begin);
+    options = {};
+    options.metrics_path = path;
+    expect_failure(keep_inputs_from_outputs(options, plan), ExitCode::kBadArguments,
+                   "--metrics-path " + begin);
+    Plan with_logger = plan;
+    with_logger.logger = api::LoggerSection{};
+    with_logger.logger->log_path = path;
+    expect_failure(keep_inputs_from_outputs(Options{}, with_logger), ExitCode::kBadConfiguration,
+                   "logger " + begin);
+  }
+  EXPECT_FALSE(std::filesystem::exists(dir.file("folder/overlay")));
+  for (const char* const name : {"overlay", "folder/other", "loop", "no/such/overlay", "folder/overlay/"}) {
+    Options options;
+    options.boot_trace = dir.file(name);
+    EXPECT_TRUE(keep_inputs_from_outputs(options, plan).has_value()) << name;
+  }
+}
+
 TEST(Outputs, a_trace_that_would_overwrite_the_log_is_refused) {
   Options options;
   options.log.path = "/tmp/one";
   options.boot_trace = "/tmp/one";
   expect_failure(keep_inputs_from_outputs(options, Plan{}), ExitCode::kBadArguments,
                  "--boot-trace /tmp/one: ");
+  // However they are written, and before there is a file.
+  const TempDir dir;
+  options.log.path = dir.file("log");
+  options.boot_trace = dir.file("./log");
+  expect_failure(keep_inputs_from_outputs(options, Plan{}), ExitCode::kBadArguments, "--boot-trace ");
 }
 
 TEST(Outputs, what_is_opened_is_written_to_under_the_machines_id) {

@@ -68,7 +68,9 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
     plan.vm = {.machine = file.machine,
                .boot_source = std::move(file.boot_source),
                .drives = std::move(file.drives),
-               .networks = std::move(file.networks)};
+               .networks = std::move(file.networks),
+               .cpu_template = std::move(file.cpu_template)};
+    plan.cpu_config_path = std::move(file.cpu_config_path);
     plan.logger = std::move(file.logger);
     plan.metrics = std::move(file.metrics);
     return plan;

@@ -28,7 +28,8 @@ Surroundings this_process();
 Result<std::string> default_kernel(const Surroundings& surroundings);
 
 struct Plan {
-  std::optional<VmConfig> vm;  // absent: the control API is to say
+  std::optional<VmConfig> vm;                  // absent: the control API is to say
+  std::optional<std::string> cpu_config_path;  // the file that the CPU template was read from
   std::optional<api::LoggerSection> logger;
   std::optional<api::MetricsSection> metrics;
 };

@@ -107,7 +107,8 @@ class Parser {
     }
     const std::string_view version = line.substr(kName.size());
     if (version != "1.1" && version != "1.0") {
-      const bool sane = version.size() == 3 && version[1] == '.' && version.find(' ') == version.npos;
+      const bool sane =
+          version.size() == 3 && version[1] == '.' && version.find(' ') == std::string_view::npos;
       return refuse(sane ? Status::kWrongVersion : Status::kBad);
     }
     request.path = *path;

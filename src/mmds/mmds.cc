@@ -14,7 +14,10 @@ namespace mayfly {
 
 using nlohmann::json;
 
+// NOLINTNEXTLINE(bugprone-exception-escape): of json's destructor, which allocates for deep values
 struct Mmds::Document {
+  explicit Document(json from) : value(std::move(from)), text(value.dump()) {}
+
   json value;
   std::string text;  // compact
 };
@@ -213,9 +216,7 @@ Result<void> Mmds::replace(std::shared_ptr<const Document> document) {
 
 Result<void> Mmds::put(std::string_view json_text) {
   MAYFLY_TRY_ASSIGN(json value, parse(json_text));
-  auto document = std::make_shared<Document>();
-  document->text = value.dump();
-  document->value = std::move(value);
+  auto document = std::make_shared<const Document>(std::move(value));
   const MutexLock lock(writer_);
   return replace(std::move(document));
 }
@@ -227,11 +228,9 @@ Result<void> Mmds::patch(std::string_view json_text) {
   if (!former) {
     return fail(ErrorCode::kNotFound, "metadata: there is none yet to be changed; put some first");
   }
-  auto document = std::make_shared<Document>();
-  document->value = former->value;
-  merge(document->value, change);
-  document->text = document->value.dump();
-  return replace(std::move(document));
+  json value = former->value;
+  merge(value, change);
+  return replace(std::make_shared<const Document>(std::move(value)));
 }
 
 Result<std::string> Mmds::get() const {

@@ -297,7 +297,15 @@ TEST_F(MmdsBackendTest, options_and_padding_are_passed_over) {
   auto frame = frame_of(syn);
   frame.resize(frame.size() + 40);
   link_.send(frame);
-  EXPECT_EQ(collect_one().flags, kSyn | kAck);
+  const TcpPacket answer = collect_one();
+  EXPECT_EQ(answer.flags, kSyn | kAck);
+  TcpPacket request;
+  request.seq = 1;
+  request.ack = answer.seq + 1;
+  request.flags = kAck;
+  request.payload = kLongRequest;
+  link_.send(frame_of(request));
+  EXPECT_THAT(collect().front().payload, SizeIs(256));
 }
 
 // --- TCP: the start ---
@@ -726,6 +734,16 @@ TEST_F(MmdsBackendTest, service_ends_the_connection_where_the_client_wants) {
   EXPECT_EQ(metrics().mmds.connections_destroyed.value(), before + 1);
 }
 
+TEST_F(MmdsBackendTest, end_behind_what_was_cut_off_is_not_heard) {
+  Client client(link_);
+  client.open();
+  client.send(kAck, "GET /latest/short HTTP/1.0\r\n\r\n");
+  client.take_all(collect());
+  client.put(client.segment(kAck | kFin, std::string(60'000, 'a')));
+  EXPECT_EQ(collect_one().ack, client.next() + Responder::kMaxInput - 54);
+  EXPECT_EQ(link_.own_frame_in(), 10s);
+}
+
 TEST_F(MmdsBackendTest, both_may_end_at_once) {
   Client client(link_);
   client.open();
@@ -771,6 +789,10 @@ TEST_F(MmdsBackendTest, port_can_be_used_again_at_once) {
   client.take_all(collect());
   client.send(kAck | kFin);
   EXPECT_THAT(collect(), SizeIs(1));
+  TcpPacket late = client.segment(kSyn);  // one from before
+  late.seq -= 1000;
+  client.put(late);
+  EXPECT_EQ(collect_one().flags, kAck);
   Client next(link_, 40'000, client.next() + 1000);
   next.open();
   next.send(kAck, kRequest);
@@ -845,6 +867,9 @@ TEST_F(MmdsBackendTest, busy_connections_do_not_make_room_until_they_are_stale) 
     EXPECT_FALSE(collect().empty());
   }
   Client another(link_, 2000);
+  another.put(another.segment(kSyn));
+  EXPECT_THAT(collect(), IsEmpty());
+  pass(900ms);
   another.put(another.segment(kSyn));
   EXPECT_THAT(collect(), IsEmpty());
   pass(10s);

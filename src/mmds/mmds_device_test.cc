@@ -74,7 +74,7 @@ class MmdsDevice : public ::testing::Test {
   // The next segment, acknowledged at the next send().
   std::optional<TcpPacket> hear() {
     const auto frame = guest_->next_frame();
-    const auto packet = frame ? packet_of(frame->bytes) : std::nullopt;
+    auto packet = frame ? packet_of(frame->bytes) : std::nullopt;
     if (packet) {
       expected_ = packet->seq + packet->length();
     }

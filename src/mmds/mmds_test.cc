@@ -210,7 +210,9 @@ TEST(MmdsThreads, reader_sees_whole_values_only) {
   std::thread writer([&] {
     for (int round = 1; round <= 2000; ++round) {
       const std::string number = std::to_string(round);
-      EXPECT_TRUE(mmds.patch("{\"a\":\"" + number + "\",\"b\":\"" + number + "\"}"));
+      std::string change = R"({"a":")";
+      change.append(number).append(R"(","b":")").append(number).append(R"("})");
+      EXPECT_TRUE(mmds.patch(change));
     }
     stop = true;
   });

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
@@ -14,6 +15,7 @@
 #include "memory/guest_address.h"
 #include "memory/guest_memory.h"
 #include "vmm/boot_trace.h"
+#include "vmm/build_error.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
 
@@ -23,8 +25,10 @@ namespace mayfly {
 // a size that cannot be had.
 Result<std::vector<GuestRange>> guest_memory_ranges(std::uint64_t size);
 
-// The VM with its memory and interrupt controllers, without vCPUs. `memory` outlives it.
-Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory);
+// The VM with its memory and interrupt controllers, without vCPUs. `virtio` are the windows of the virtio
+// devices, one behind the other as the guest finds them. Both outlive it.
+Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
+                              std::span<const std::uint32_t> virtio);
 
 // Brings the first vCPU, fresh but for its SetUpVcpu, to the state in which the loaded guest starts. The
 // others wait for the first to start them.
@@ -36,9 +40,10 @@ Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const
                               BootTrace* trace);
 
 // Makes a fresh vCPU the processor that the configuration asks for; by its id. Not thread-safe.
-using SetUpVcpu = std::function<Result<void>(const Vcpu&)>;
+using SetUpVcpu = std::function<tl::expected<void, BuildError>(const Vcpu&)>;
 
-// Chooses the processor that guests of this KVM see. Needs no VM.
-Result<SetUpVcpu> choose_processor(const Kvm& kvm, const MachineConfig& config);
+// Chooses the processor that guests of this KVM see. Needs no VM. What a CPU template asks for and this host
+// does not have is the configuration's fault.
+tl::expected<SetUpVcpu, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config);
 
 }  // namespace mayfly

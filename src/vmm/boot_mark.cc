@@ -11,9 +11,9 @@ void BootMark::bus_read(std::uint64_t /*offset*/, std::span<std::uint8_t> data) 
 }
 
 void BootMark::bus_write(std::uint64_t offset, std::span<const std::uint8_t> data) {
-  if (offset == 0 && data[0] == kMagic) {
-    trace_.mark("guest boot mark");
-    LOG_INFO_LIMITED("guest boot mark");
+  if (offset == 0 && data[0] == kMagic && !marked_.test_and_set()) {
+    LOG_INFO("guest boot mark");
+    on_mark_();
   }
 }
 

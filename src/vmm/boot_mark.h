@@ -1,12 +1,14 @@
-// The register to which a guest writes when it considers itself booted. Part of the machine only while a boot
-// trace is taken; at the address and with the value of the dialect's boot timer.
+// The register to which a guest writes when it considers itself booted. Part of the machine only where
+// somebody asks for the mark; at the address and with the value of the dialect's boot timer.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 
 #include "devices/bus/bus.h"
-#include "vmm/boot_trace.h"
 
 namespace mayfly {
 
@@ -17,13 +19,15 @@ class BootMark final : public BusDevice {
   static constexpr std::uint64_t kSize = 0x1000;  // bytes
   static constexpr std::uint8_t kMagic = 123;
 
-  explicit BootMark(BootTrace& trace) : trace_(trace) {}
+  // `on_mark` is called once at most, on the thread that writes.
+  explicit BootMark(std::function<void()> on_mark) : on_mark_(std::move(on_mark)) {}
 
   void bus_read(std::uint64_t offset, std::span<std::uint8_t> data) override;
   void bus_write(std::uint64_t offset, std::span<const std::uint8_t> data) override;
 
  private:
-  BootTrace& trace_;
+  const std::function<void()> on_mark_;
+  std::atomic_flag marked_;
 };
 
 }  // namespace mayfly

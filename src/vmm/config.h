@@ -10,6 +10,7 @@
 #include "boot/boot.h"
 #include "devices/virtio/block/block_config.h"
 #include "devices/virtio/net/net_config.h"
+#include "kvm/arch.h"
 
 namespace mayfly {
 
@@ -54,6 +55,7 @@ struct VmConfig {
   BootSourceConfig boot_source;
   std::vector<BlockDeviceConfig> drives;
   std::vector<NetDeviceConfig> networks;
+  std::optional<arch::CpuTemplate> cpu_template;  // absent: the host's processor, as far as guests get it
 
   // Checks what the drives and networks are as a whole: that ids, MAC addresses and taps differ, that there
   // is at most one root drive, and that they find room. kInvalidArgument, naming the drive or the interface.

@@ -37,6 +37,21 @@ Result<GuestMemory> map_memory(const MachineConfig& config) {
   return GuestMemory::create(ranges, backing_of(config.huge_pages));
 }
 
+// Null where nobody asks for the mark. `trace` may be null.
+std::unique_ptr<BootMark> make_boot_mark(BootTrace* trace, std::function<void()> on_mark) {
+  if (trace == nullptr && !on_mark) {
+    return nullptr;
+  }
+  return std::make_unique<BootMark>([trace, on_mark = std::move(on_mark)] {
+    if (trace != nullptr) {
+      trace->mark("guest boot mark");
+    }
+    if (on_mark) {
+      on_mark();
+    }
+  });
+}
+
 // A file that is not what it should be is the configuration's fault; one that the host fails to read is not.
 BuildError fault_of_loading(Error error) {
   const ErrorCode code = error.code();
@@ -103,8 +118,10 @@ void Machine::TracedConsole::transmit(std::uint8_t byte) {
   }
 }
 
-Machine::Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings)
+Machine::Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine serial_line,
+                 MachineSurroundings surroundings)
     : memory_(std::move(memory)),
+      windows_(std::move(windows)),
       vm_(std::move(vm)),
       registrar_(surroundings.registrar),
       trace_(surroundings.trace),
@@ -117,15 +134,9 @@ Machine::Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurrou
               surroundings.serial_metrics),
       i8042_(power_line_),
       power_(power_line_),
-      boot_mark_(trace_ == nullptr ? nullptr : std::make_unique<BootMark>(*trace_)),
+      boot_mark_(make_boot_mark(trace_, std::move(surroundings.on_boot_mark))),
       ports_("port"),
       mmio_("MMIO") {}
-
-BuildError BuildError::of_configuration(Error error) {
-  BuildError result(std::move(error));
-  result.fault = Fault::kConfiguration;
-  return result;
-}
 
 tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig& config,
                                                                   const MachineParts& parts,
@@ -137,7 +148,14 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
       config.machine.check_address_bits(surroundings.address_bits).map_error(BuildError::of_configuration));
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
-  MAYFLY_TRY_ASSIGN(const Kvm kvm, traced(trace, "open KVM", [] { return Kvm::open(); }));
+  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
+  const std::span<const CapabilityChange> capabilities =
+      config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
+  MAYFLY_TRY_ASSIGN(const Kvm kvm,
+                    traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
+  MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
+               return kvm.check_extension(number);
+             }).map_error(of_cpu_config));
   for (const std::string& warning : kvm.warnings()) {
     LOG_WARN("%s", warning.c_str());
   }
@@ -146,8 +164,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
   GuestLoader loader(trace, memory, config, parts.files);
-  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory); });
-  auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config.machine); });
+  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
+  auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config); });
   // What is wrong with the guest's files is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "wait for the guest", [&] {
                       return loader.take().map_error(fault_of_loading);
@@ -156,8 +174,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(const SetUpVcpu set_up, std::move(chosen));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
-  std::unique_ptr<Machine> machine(
-      new Machine(std::move(memory), std::move(vm), std::move(serial_line), std::move(surroundings)));
+  std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows), std::move(vm),
+                                               std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(
@@ -169,13 +187,14 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
 
 Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
   for (VirtioDevice* device : devices) {
-    MAYFLY_TRY_ASSIGN(auto slot, VirtioSlot::create(*device, memory_, registrar_));
+    MAYFLY_TRY_ASSIGN(auto slot,
+                      VirtioSlot::create(*device, memory_, registrar_, windows_.window(virtio_.size())));
     virtio_.push_back(std::move(slot));
   }
   return {};
 }
 
-Result<void> Machine::create_cpus(const SetUpVcpu& set_up, std::uint32_t count) {
+tl::expected<void, BuildError> Machine::create_cpus(const SetUpVcpu& set_up, std::uint32_t count) {
   const CpuBuses buses{ports_, mmio_, &power_line_};
   for (std::uint32_t index = 0; index < count; ++index) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));

@@ -22,6 +22,7 @@
 #include "vmm/arch.h"
 #include "vmm/boot_mark.h"
 #include "vmm/boot_trace.h"
+#include "vmm/build_error.h"
 #include "vmm/config.h"
 #include "vmm/event_line.h"
 #include "vmm/guest_files.h"
@@ -29,6 +30,7 @@
 #include "vmm/outcome.h"
 #include "vmm/vcpu_thread.h"
 #include "vmm/virtio_slot.h"
+#include "vmm/virtio_windows.h"
 
 namespace mayfly {
 
@@ -41,6 +43,9 @@ struct MachineSurroundings {
   // How the guest or KVM ended it: called at most once, on a vCPU's thread. Must not wait for that thread.
   std::function<void(Outcome)> on_outcome;
   unsigned (*address_bits)() = &host_address_bits;  // of the host's processor; a test's own
+  // The guest wrote its boot mark: called at most once, on a vCPU's thread, which it must not hold up. Empty:
+  // nobody asks, and only a trace makes the mark's register part of the machine.
+  std::function<void()> on_boot_mark{};
 };
 
 // What a machine is made of besides its configuration. Borrowed: the files until it is built, the devices for
@@ -48,18 +53,6 @@ struct MachineSurroundings {
 struct MachineParts {
   const GuestFiles& files;
   std::span<VirtioDevice* const> devices;
-};
-
-// Why a machine could not be made: what its configuration says or names, or what the host refused.
-struct BuildError {
-  enum class Fault : std::uint8_t { kConfiguration, kHost };
-
-  Error error;
-  Fault fault = Fault::kHost;
-
-  // NOLINTNEXTLINE(google-explicit-constructor): an error is the host's unless the step says otherwise
-  BuildError(Error from_host) : error(std::move(from_host)) {}
-  static BuildError of_configuration(Error error);
 };
 
 // Made by build() with its guest loaded and its vCPUs parked. One thread owns it and calls it; the vCPU
@@ -128,16 +121,18 @@ class Machine {
     std::atomic_flag sent_;
   };
 
-  Machine(GuestMemory memory, Vm vm, EventLine serial_line, MachineSurroundings surroundings);
+  Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine serial_line,
+          MachineSurroundings surroundings);
   Result<void> add_virtio(std::span<VirtioDevice* const> devices);
   // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
-  Result<void> create_cpus(const SetUpVcpu& set_up, std::uint32_t count);
+  tl::expected<void, BuildError> create_cpus(const SetUpVcpu& set_up, std::uint32_t count);
   Result<void> start_threads();
 
   // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.
   GuestMemory memory_;
+  VirtioWindows windows_;
   Vm vm_;
   EventRegistrar& registrar_;
   BootTrace* trace_;

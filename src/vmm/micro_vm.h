@@ -36,6 +36,10 @@ struct MicroVmSurroundings {
   std::function<void(Outcome)> on_outcome;
   // Called when the machine is made and nothing of it runs yet: the time to take the terminal. May be empty.
   std::function<Result<void>()> before_start{};
+  // Logs how long the guest took from start() to its boot mark, in the dialect's words.
+  bool boot_timer = false;
+  // As MachineSurroundings::on_boot_mark.
+  std::function<void()> on_boot_mark{};
 };
 
 // Where the serial port's output goes.
@@ -84,6 +88,9 @@ class MicroVm {
   Result<void> put_drive(BlockDeviceConfig drive);
   Result<void> put_network(NetDeviceConfig network);
   Result<void> put_serial(const SerialConfig& serial);
+  // Nothing: the host's processor again, as far as guests get it. What a template asks for and only KVM can
+  // tell is start()'s to say.
+  Result<void> put_cpu_template(std::optional<arch::CpuTemplate> cpu_template);
 
   // Makes the machine and lets it run. kInvalidArgument where there is no boot source.
   tl::expected<void, BuildError> start();
@@ -118,6 +125,7 @@ class MicroVm {
                           Config config);
   std::vector<VirtioDevice*> devices_in_order() const;
   Result<void> open_console();
+  std::function<void()> on_boot_mark() const;
 
   MicroVmSurroundings around_;
   VmConfig config_;

@@ -7,10 +7,11 @@
 namespace mayfly {
 
 Result<std::unique_ptr<VirtioSlot>> VirtioSlot::create(VirtioDevice& device, GuestMemory& memory,
-                                                       EventRegistrar& registrar) {
+                                                       EventRegistrar& registrar,
+                                                       std::span<std::uint32_t> shown) {
   MAYFLY_TRY_ASSIGN(EventLine line, EventLine::create());
   std::unique_ptr<VirtioSlot> slot(new VirtioSlot(device, std::move(line)));
-  MAYFLY_TRY_ASSIGN(slot->transport_, MmioTransport::create(device, memory, slot->line_, registrar));
+  MAYFLY_TRY_ASSIGN(slot->transport_, MmioTransport::create(device, memory, slot->line_, registrar, shown));
   return slot;
 }
 

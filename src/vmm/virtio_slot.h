@@ -1,7 +1,9 @@
 // A virtio device in its place in the machine: with the interrupt line and the transport that are its own.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "base/result.h"
@@ -17,9 +19,11 @@ namespace mayfly {
 // device, which goes on living, is reset first, so that no request of its is under way any more.
 class VirtioSlot {
  public:
-  // All are borrowed and outlive the slot. Errors: the host has no descriptors left.
+  // All are borrowed and outlive the slot; `shown`: as for MmioTransport::create(). Errors: the host has no
+  // descriptors left.
   static Result<std::unique_ptr<VirtioSlot>> create(VirtioDevice& device, GuestMemory& memory,
-                                                    EventRegistrar& registrar);
+                                                    EventRegistrar& registrar,
+                                                    std::span<std::uint32_t> shown);
   VirtioSlot(const VirtioSlot&) = delete;
   VirtioSlot& operator=(const VirtioSlot&) = delete;
   ~VirtioSlot();

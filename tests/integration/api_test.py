@@ -7,7 +7,6 @@ A host without a usable /dev/kvm cannot run them: that is said, and the exit cod
 """
 
 import contextlib
-import http.client
 import itertools
 import json
 import os
@@ -17,20 +16,7 @@ import stat
 import subprocess
 import time
 
-from bare_guests import HANG, Case, Running, guest, main, mayfly, program
-
-
-class Connection(http.client.HTTPConnection):
-    """Python's own HTTP client, over a UNIX socket; keeps the connection alive."""
-
-    def __init__(self, path):
-        super().__init__("localhost", timeout=HANG)
-        self.unix_path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(HANG)
-        self.sock.connect(self.unix_path)
+from bare_guests import HANG, Case, Connection, Running, guest, main, mayfly, program
 
 
 class ApiCase(Case):
@@ -49,6 +35,8 @@ class ApiCase(Case):
     def kill(self):
         self.vm.process.kill()
         self.vm.process.wait()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.socket)
         for pipe in (self.vm.process.stdout, self.vm.process.stderr):
             if pipe:
                 pipe.close()

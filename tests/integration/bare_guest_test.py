@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import termios
 import time
 import unittest
 
-from bare_guests import HANG, Case, Running, guest, main, mayfly, program, run_guest
+from bare_guests import HANG, Case, Connection, Result, Running, guest, main, mayfly, program, run_guest
 
 
 class Endings(Case):
@@ -347,6 +348,20 @@ class Starting(Case):
         with open(trace, encoding="utf-8") as file:
             self.assertIn("first serial byte", [event["name"] for event in json.load(file)["traceEvents"]])
 
+    def test_the_boot_timer_tells_how_long_the_guest_took_to_its_mark(self):
+        config = self.config(guest("boot_mark"))
+        line = r"\] Guest-boot-time = +(\d+) us (\d+) ms, +(\d+) CPU us (\d+) CPU ms\n"
+        result = mayfly("--no-api", "--config-file", config, "--boot-timer", "--no-seccomp")
+        self.expect(result, 0, b"")
+        found = re.findall(line, result.err)
+        self.assertEqual(len(found), 1, result.err)
+        us, ms, cpu_us, cpu_ms = (int(number) for number in found[0])
+        self.assertEqual((us // 1000, cpu_us // 1000), (ms, cpu_ms))
+        self.assertGreater(cpu_us, 0)
+        without = mayfly("--no-api", "--config-file", config)
+        self.expect(without, 0, b"")
+        self.assertNotIn("Guest-boot-time", without.err)
+
     def test_threads_carry_the_names_that_tools_look_for(self):
         vm = Running("run", "--kernel", guest("spin"), "--cpus", "2").until(b"spinning\n")
         wanted = {"mayfly", "mayfly_vcpu 0", "mayfly_vcpu 1"}
@@ -364,7 +379,7 @@ class Starting(Case):
         self.assertEqual(names, wanted)
 
     def test_a_default_kernel_is_found_by_the_environment(self):
-        env = {**os.environ, "program()_KERNEL": guest("power_off")}
+        env = {**os.environ, "MAYFLY_KERNEL": guest("power_off")}
         self.expect(mayfly("run", env=env), 0, b"hello\n")
         env = {"HOME": self.folder, "PATH": os.environ["PATH"]}
         self.expect(mayfly("run", env=env), 153, b"", "--kernel")
@@ -542,6 +557,105 @@ class Output(Case):
         self.assertGreaterEqual(len(lines), 2)
         self.assertEqual(sum(line["i8042"]["reset_count"] for line in lines), 1)
         self.assertEqual(sum(line["vcpu"]["exit_io_out"] for line in lines), 1)
+
+
+class Api:
+    """A monitor that waits for its control API to tell what to run."""
+
+    def __init__(self, path, *arguments):
+        self.vm = Running("--api-sock", path, *arguments)
+        self.connection = Connection(path)
+        end = time.monotonic() + HANG
+        while not os.path.exists(path) and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def call(self, method, path, body=None):
+        """The status, and the body as JSON or None."""
+        self.connection.request(method, path, None if body is None else json.dumps(body))
+        answer = self.connection.getresponse()
+        text = answer.read()
+        return answer.status, json.loads(text) if text else None
+
+    def end(self):
+        result = self.vm.end()
+        self.connection.close()
+        return result
+
+
+class CpuTemplates(Case):
+    MODEL = "0bxxxx000000000011xx00011011110010"  # of CPUID leaf 1, EAX
+    # LAHF in 64-bit mode off, which is bit 0 of leaf 0x80000001, ECX; the last entry of IA32_PAT write-through.
+    TEMPLATE = {
+        "cpuid_modifiers": [
+            {"leaf": "0x1", "subleaf": "0x0", "flags": 0, "modifiers": [
+                {"register": "eax", "bitmap": MODEL},
+                {"register": "ecx", "bitmap": "0b0" + 31 * "x"}]},
+            {"leaf": "0x80000001", "subleaf": "0x0", "flags": 0, "modifiers": [
+                {"register": "ecx", "bitmap": "0b0"}]}],
+        "msr_modifiers": [{"addr": "0x277", "bitmap": "0bx_x100" + 56 * "x"}]}
+
+    def numbers(self, out):
+        return [int(line, 16) for line in out.decode().split()]
+
+    def expect_changed(self, before, after):
+        self.assertEqual(len(before), 5)
+        self.assertEqual(after[0], before[0] & 0xf000c000 | 0x000306f2)
+        self.assertEqual(before[2] & 1, 1, "a processor without LAHF")
+        self.assertEqual(after[1], before[1])  # whether there is a hypervisor is not a template's to say
+        self.assertEqual(after[2], before[2] & ~1)
+        self.assertEqual(after[3], before[3] & ~0x07000000 | 0x04000000)
+        self.assertEqual(after[4], before[4])
+
+    def boot(self, *arguments, **sections):
+        return mayfly("--no-api", "--config-file", self.config(guest("cpu_template"), **sections), *arguments)
+
+    def test_a_template_of_the_configuration_file_changes_its_bits_and_no_others(self):
+        before, after = self.boot(), self.boot(**{"cpu-config": self.TEMPLATE})
+        self.expect(before, 0)
+        self.expect(after, 0, None, "ecx: bits 0x80000000 are the machine's to decide")
+        self.expect_changed(self.numbers(before.out), self.numbers(after.out))
+        path = self.write("template.json", json.dumps(self.TEMPLATE))
+        self.assertEqual(self.boot(**{"cpu-config": path}).out, after.out)
+        self.expect(self.boot(**{"cpu-config": self.path("none.json")}), 152, b"", self.path("none.json"))
+
+    def test_a_template_of_the_control_api_changes_its_bits_and_no_others(self):
+        api = Api(self.path("api.sock"))
+        self.assertEqual(api.call("PUT", "/boot-source", {"kernel_image_path": guest("cpu_template")})[0], 204)
+        self.assertEqual(api.call("PUT", "/cpu-config", self.TEMPLATE), (204, None))
+        shown = api.call("GET", "/vm/config")[1]["cpu-config"]
+        self.assertEqual(shown["msr_modifiers"], [{"addr": "0x277", "bitmap": "0bxxxxx100" + 56 * "x"}])
+        self.assertEqual(api.call("PUT", "/actions", {"action_type": "InstanceStart"}), (204, None))
+        result = api.end()
+        self.expect(result, 0)
+        self.expect_changed(self.numbers(self.boot().out), self.numbers(result.out))
+        # What is shown is a section that makes the same processor.
+        self.assertEqual(self.boot(**{"cpu-config": shown}).out, result.out)
+
+    def test_what_this_host_does_not_have_is_named_at_the_start_which_can_be_tried_again(self):
+        api = Api(self.path("api.sock"))
+        self.assertEqual(api.call("PUT", "/boot-source", {"kernel_image_path": guest("cpu_template")})[0], 204)
+        leaf = {"leaf": "0x3fffffff", "subleaf": "0x1", "flags": 0, "modifiers": []}
+        for template, text in (
+                ({"cpuid_modifiers": [leaf]}, "leaf 0x3fffffff, subleaf 0x1"),
+                ({"msr_modifiers": [{"addr": "0x277", "bitmap": "0b0"}, {"addr": "0x12345678", "bitmap": "0b1"}]},
+                 "addr 0x12345678"),
+                ({"kvm_capabilities": ["1", "4000000000"]}, "capability 4000000000")):
+            with self.subTest(template=template):
+                self.assertEqual(api.call("PUT", "/cpu-config", template), (204, None))
+                status, body = api.call("PUT", "/actions", {"action_type": "InstanceStart"})
+                self.assertEqual(status, 400)
+                self.assertIn("cpu-config: ", body["fault_message"])
+                self.assertIn(text, body["fault_message"])
+                self.assertEqual(api.call("GET", "/")[1]["state"], "Not started")
+                self.expect(self.boot(**{"cpu-config": template}), 152, b"", ("cpu-config: ", text))
+        # A template that is taken back leaves nothing behind.
+        self.assertEqual(api.call("PUT", "/cpu-config", {"kvm_capabilities": ["!56"]}), (204, None))
+        self.assertEqual(api.call("PUT", "/actions", {"action_type": "InstanceStart"}), (204, None))
+        self.expect(api.end(), 0, self.boot().out)
+
+    def test_a_machine_of_several_vcpus_starts_with_a_template(self):
+        machine = {"vcpu_count": 4, "mem_size_mib": 64, "smt": True}
+        self.expect(self.boot(**{"cpu-config": self.TEMPLATE, "machine-config": machine}), 0)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import argparse
 import contextlib
+import http.client
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -75,6 +77,19 @@ class Running:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
         return Result(code, self.seen, err)
+
+
+class Connection(http.client.HTTPConnection):
+    """Python's own HTTP client, over a UNIX socket; keeps the connection alive."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=HANG)
+        self.unix_path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(HANG)
+        self.sock.connect(self.unix_path)
 
 
 class Case(unittest.TestCase):

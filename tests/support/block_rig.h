@@ -39,9 +39,18 @@ class BlockRig {
   // The same over other engines, by another clock.
   bool make(const BlockDeviceConfig& config, std::vector<std::unique_ptr<IoEngine>> engines,
             const Clock& clock = kSystemClock) {
+    // A device that there was before has the image locked.
+    driver.reset();
+    window.reset();
+    transport.reset();
+    device.reset();
     auto image =
         DiskImage::open("drive " + config.id, config.path,
                         {.access = config.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite});
+    if (!image) {
+      error = image.error().message();
+      return false;
+    }
     return take(BlockDevice::create(
         config, registrar, {.image = std::move(*image), .engines = std::move(engines), .clock = clock}));
   }

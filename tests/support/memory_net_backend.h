@@ -100,11 +100,13 @@ class MemoryNetBackend final : public NetBackend {
   }
   Result<void> use_pairs(std::size_t pairs) override {
     in_use = pairs;
+    ++use_pairs_calls;
     return {};
   }
 
   std::optional<NetOffloads> set{};
   std::optional<std::size_t> in_use{};
+  std::size_t use_pairs_calls = 0;
 
  private:
   NetOffloads offloads_;

@@ -389,6 +389,12 @@ class MmioExerciser {
     if (!same) {
       differ("the device was asked for something else");
     }
+    // What is shown is what is read.
+    for (std::uint64_t offset = 0; offset < MmioTransport::kWindow; offset += sizeof(std::uint32_t)) {
+      if (shown_.at(offset / sizeof(std::uint32_t)) != window_.read(offset, 4)) {
+        differ("register " + std::to_string(offset) + " is shown otherwise");
+      }
+    }
     const MmioTransportState state = transport_->state();
     for (std::size_t i = 0; i < queues_.size(); ++i) {
       const MmioQueueRegisters& queue = state.queues.at(i);
@@ -405,8 +411,9 @@ class MmioExerciser {
   CountedLine line_;
   ManualRegistrar registrar_;
   FakeVirtioDevice device_{std::vector<std::uint16_t>(kLimits.begin(), kLimits.end())};
+  std::array<std::uint32_t, MmioTransport::kWindow / sizeof(std::uint32_t)> shown_{};
   std::unique_ptr<MmioTransport> transport_ =
-      std::move(*MmioTransport::create(device_, memory_, line_, registrar_));
+      std::move(*MmioTransport::create(device_, memory_, line_, registrar_, shown_));
   BusWindow window_{*transport_};
 
   std::vector<std::uint8_t> configuration_ = device_.configuration;

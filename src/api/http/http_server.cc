@@ -549,7 +549,7 @@ void HttpServer::Impl::close(Id id) {
 }
 
 Result<std::unique_ptr<HttpServer>> HttpServer::create(UnixListener listener, const HttpLimits& limits,
-                                                       std::string name, HttpHandler handler) {
+                                                       const std::string& name, HttpHandler handler) {
   if (limits.max_connections == 0 || limits.max_streams >= limits.max_connections) {
     return fail(ErrorCode::kInvalidArgument, "API server: its streams leave no connection for requests");
   }

@@ -72,7 +72,7 @@ class HttpServer {
   // `name` is the Server header of all answers. Errors: kInvalidArgument for limits that leave no connection
   // for requests, what the host reports otherwise.
   static Result<std::unique_ptr<HttpServer>> create(UnixListener listener, const HttpLimits& limits,
-                                                    std::string name, HttpHandler handler);
+                                                    const std::string& name, HttpHandler handler);
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
   // Closes all connections and removes the socket's file. Not while run() runs.

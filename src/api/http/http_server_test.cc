@@ -607,7 +607,7 @@ std::vector<Malformed> malformed_requests() {
       {"empty lines only", "\r\n\r\n"},
       {"a line feed alone", "\n"},
       {"NUL bytes", std::string(20, '\0') + "\r\n\r\n"},
-      {"TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x0a\x0d\x0a"},
+      {"TLS", std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x0a\x0d\x0a", 14)},
       {"a word", "hello\r\n\r\n"},
       {"HTTP/0.9", "GET /\r\n\r\n"},
       {"HTTP/2's preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"},
@@ -631,7 +631,7 @@ std::vector<Malformed> malformed_requests() {
       {"an asterisk", "OPTIONS * HTTP/1.1\r\n\r\n"},
       {"an authority", "CONNECT localhost:80 HTTP/1.1\r\n\r\n"},
       {"a fragment", "GET /#a HTTP/1.1\r\n\r\n"},
-      {"a path with NUL", std::string("GET /\0 HTTP/1.1\r\n\r\n", 20)},
+      {"a path with NUL", std::string("GET /\0 HTTP/1.1\r\n\r\n", 19)},
       {"a path with a tab", "GET /\t HTTP/1.1\r\n\r\n"},
       {"a path with a carriage return", "GET /\r HTTP/1.1\r\n\r\n"},
       {"a path with DEL", "GET /\x7f HTTP/1.1\r\n\r\n"},
@@ -776,6 +776,7 @@ TEST(HttpServer, events_from_many_threads_reach_a_stream_in_the_order_of_their_i
   constexpr int kThreads = 4;
   constexpr int kEach = 40;  // all together fewer than may wait
   std::vector<std::thread> publishers;
+  publishers.reserve(kThreads);
   for (int i = 0; i < kThreads; ++i) {
     publishers.emplace_back([&] {
       for (int k = 0; k < kEach; ++k) {

@@ -23,6 +23,8 @@ class UnixListener {
 
   UnixListener(UnixListener&& other) noexcept;
   UnixListener& operator=(UnixListener&& other) noexcept;
+  UnixListener(const UnixListener&) = delete;
+  UnixListener& operator=(const UnixListener&) = delete;
   ~UnixListener();
 
   int fd() const { return fd_.get(); }

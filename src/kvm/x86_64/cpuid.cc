@@ -181,16 +181,9 @@ void remove_what_guests_do_not_get(Entries& entries, const GuestCpuConfig& confi
       leaf->ecx &= ~(bit(10) | bit(23) | bit(24) | bit(27) | bit(28));
     }
   }
-  // SGX, processor trace, AMX tiles and multiplication, SVM, memory encryption.
-  for (const std::uint32_t function : {0x12U, 0x14U, 0x1dU, 0x1eU, 0x8000000aU, 0x8000001fU}) {
-    drop(entries, function);
-  }
-  if (!config.pmu) {
-    // Intel's counters, branch records and extended counters; AMD's IBS and second version of counters.
-    for (const std::uint32_t function : {0xaU, 0x1cU, 0x23U, 0x8000001bU, 0x80000022U}) {
-      drop(entries, function);
-    }
-  }
+  std::erase_if(entries, [&config](const kvm_cpuid_entry2& entry) {
+    return is_withheld_leaf(entry.function, config.pmu);
+  });
 }
 
 void set_brand(Entries& entries, const GuestCpuConfig& config) {
@@ -216,15 +209,6 @@ void set_brand(Entries& entries, const GuestCpuConfig& config) {
   }
 }
 
-// Within the leaves that a range has, what is not listed reads as zeros: an entry of zeros says nothing. But
-// KVM looks through the list at each CPUID instruction of the guest, and a kernel's boot has hundreds.
-// The leaf of AMD's that set_vcpu_id() has yet to fill stays.
-void drop_zeros(Entries& entries) {
-  std::erase_if(entries, [](const kvm_cpuid_entry2& entry) {
-    return entry.function != kAmdUnitIds && (entry.eax | entry.ebx | entry.ecx | entry.edx) == 0;
-  });
-}
-
 // The highest leaf of the basic range; 0 without a leaf 0.
 std::uint32_t highest_basic_leaf(Entries& entries) {
   const auto* leaf = find(entries, 0);
@@ -232,6 +216,24 @@ std::uint32_t highest_basic_leaf(Entries& entries) {
 }
 
 }  // namespace
+
+bool is_withheld_leaf(std::uint32_t function, bool pmu) {
+  // SGX, processor trace, AMX tiles and multiplication, SVM, memory encryption.
+  constexpr std::array<std::uint32_t, 6> kFeatures = {0x12, 0x14, 0x1d, 0x1e, 0x8000000a, 0x8000001f};
+  // Intel's counters, branch records and extended counters; AMD's IBS and second version of counters.
+  constexpr std::array<std::uint32_t, 5> kCounters = {0xa, 0x1c, 0x23, 0x8000001b, 0x80000022};
+  const auto has = [function](const auto& leaves) {
+    return std::find(leaves.begin(), leaves.end(), function) != leaves.end();
+  };
+  return has(kFeatures) || (!pmu && has(kCounters));
+}
+
+void drop_blank_entries(std::vector<kvm_cpuid_entry2>& entries) {
+  std::erase_if(entries, [](const kvm_cpuid_entry2& entry) {
+    // set_vcpu_id() has yet to fill this leaf of AMD's.
+    return entry.function != kAmdUnitIds && (entry.eax | entry.ebx | entry.ecx | entry.edx) == 0;
+  });
+}
 
 CpuVendor vendor_of(std::span<const kvm_cpuid_entry2> entries) {
   const auto leaf = std::find_if(entries.begin(), entries.end(),
@@ -302,7 +304,7 @@ Result<std::vector<kvm_cpuid_entry2>> make_guest_cpuid(std::span<const kvm_cpuid
     set_amd_topology(entries, topology);
   }
   set_brand(entries, config);
-  drop_zeros(entries);
+  drop_blank_entries(entries);
   return entries;
 }
 

@@ -53,6 +53,14 @@ inline constexpr std::uint32_t kMaxTopologyVcpus = 64;
 Result<std::vector<kvm_cpuid_entry2>> make_guest_cpuid(std::span<const kvm_cpuid_entry2> supported,
                                                        const GuestCpuConfig& config);
 
+// Whether the whole leaf belongs to what guests do not get, counters included: make_guest_cpuid() leaves it
+// out unless `pmu`.
+bool is_withheld_leaf(std::uint32_t function, bool pmu = false);
+
+// Takes out entries of zeros: within the leaves that a range has, what is not listed reads as zeros, and KVM
+// looks through the list at each CPUID instruction of the guest, of which a kernel's boot has hundreds.
+void drop_blank_entries(std::vector<kvm_cpuid_entry2>& entries);
+
 // Makes `guest`, from make_guest_cpuid(), that of the vCPU with that index: its APIC ids and core id. May be
 // called again and again for one vCPU after the other.
 void set_vcpu_id(std::span<kvm_cpuid_entry2> guest, std::uint32_t index);

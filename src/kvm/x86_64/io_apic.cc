@@ -18,8 +18,7 @@ Result<bool> guest_takes_line(const Vm& vm, std::uint32_t gsi) {
   chip.chip_id = KVM_IRQCHIP_IOAPIC;
   MAYFLY_TRY(
       kvm_detail::command(vm.descriptor(), KVM_GET_IRQCHIP, &chip, "read the I/O APIC (KVM_GET_IRQCHIP)"));
-  // The kernel's own structure: of its union, the part that chip_id names.
-  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-union-access,cppcoreguidelines-pro-bounds-constant-array-index)
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-bounds-constant-array-index): checked above
   return chip.chip.ioapic.redirtbl[gsi].fields.mask == 0;
 }
 

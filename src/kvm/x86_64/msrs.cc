@@ -67,6 +67,11 @@ std::span<const kvm_msr_entry> boot_msrs() {
   return kBootMsrs;
 }
 
+bool is_boot_msr(std::uint32_t index) {
+  return std::any_of(kBootMsrs.begin(), kBootMsrs.end(),
+                     [index](const kvm_msr_entry& entry) { return entry.index == index; });
+}
+
 Result<std::vector<std::uint32_t>> set_msrs_that_exist(std::span<const kvm_msr_entry> entries,
                                                        const MsrSetter& set) {
   std::vector<std::uint32_t> refused;

@@ -17,6 +17,9 @@ namespace mayfly::x86_64 {
 // What firmware would have left behind. After the CPUID has been set.
 std::span<const kvm_msr_entry> boot_msrs();
 
+// Whether boot_msrs() has it.
+bool is_boot_msr(std::uint32_t index);
+
 // KVM_SET_MSRS for the vCPU at hand: sets `entries` in order and answers how many were set before the first
 // that was refused.
 using MsrSetter = std::function<Result<std::size_t>(std::span<const kvm_msr_entry> entries)>;

@@ -9,6 +9,8 @@
 
 #include "base/log.h"
 #include "boot/x86_64/layout.h"
+#include "devices/virtio/transport/mmio_transport.h"
+#include "kvm/x86_64/apply_template.h"
 #include "kvm/x86_64/cpuid.h"
 #include "kvm/x86_64/io_apic.h"
 #include "kvm/x86_64/msrs.h"
@@ -21,6 +23,16 @@ namespace mayfly {
 
 static_assert(kMaxVirtioDevices <= x86_64::layout::kMaxVirtioDevices, "every device has a window and a line");
 static_assert(kMaxVcpus <= x86_64::layout::kMaxVcpus, "the guest's tables have room for every vCPU");
+
+namespace {
+
+// How many bits of physical address the guest's memory takes, and everything below 4 GiB, where devices lie.
+Result<unsigned> memory_address_bits(const MachineConfig& machine) {
+  MAYFLY_TRY_ASSIGN(const auto ranges, x86_64::memory_ranges(machine.mem_size_mib << 20));
+  return std::max(32U, static_cast<unsigned>(std::bit_width(ranges.back().last().value())));
+}
+
+}  // namespace
 
 Result<std::vector<GuestRange>> guest_memory_ranges(std::uint64_t size) {
   return x86_64::memory_ranges(size);
@@ -44,30 +56,58 @@ Result<void> MachineConfig::check_address_bits(unsigned (*bits)()) const {
                                                " bits of physical address");
 }
 
-Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory) {
-  return kvm.create_vm(memory.regions(), VmOptions{});
+Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
+                              std::span<const std::uint32_t> virtio) {
+  static_assert(x86_64::layout::kVirtioMmioWindow == MmioTransport::kWindow, "they lie without gaps");
+  VmOptions options;
+  if (const auto range =
+          GuestRange::make(GuestAddress(x86_64::layout::kVirtioMmioStart), virtio.size_bytes())) {
+    options.read_only = ReadOnlyPages{*range, virtio.data()};
+  }
+  return kvm.create_vm(memory.regions(), options);
 }
 
-Result<SetUpVcpu> choose_processor(const Kvm& kvm, const MachineConfig& config) {
+tl::expected<SetUpVcpu, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config) {
   MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
   MAYFLY_TRY_ASSIGN(auto cpuid,
                     x86_64::make_guest_cpuid(
-                        supported, {.vcpu_count = config.vcpu_count,
-                                    .smt = config.smt,
+                        supported, {.vcpu_count = config.machine.vcpu_count,
+                                    .smt = config.machine.smt,
                                     .tsc_deadline = kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0}));
-  return [cpuid = std::move(cpuid)](const Vcpu& vcpu) mutable -> Result<void> {
+  std::vector<x86_64::MsrChange> msrs;
+  if (config.cpu_template) {
+    MAYFLY_TRY_ASSIGN(const unsigned least_bits, memory_address_bits(config.machine));
+    MAYFLY_TRY_ASSIGN(auto templated,
+                      x86_64::apply_cpuid_changes(cpuid, supported, config.cpu_template->cpuid, least_bits)
+                          .map_error(of_cpu_config));
+    for (const std::string& warning : templated.warnings) {
+      LOG_WARN("cpu-config: %s", warning.c_str());
+    }
+    cpuid = std::move(templated.entries);
+    msrs = config.cpu_template->msrs;
+  }
+  return [cpuid = std::move(cpuid), msrs = std::move(msrs), has_template = config.cpu_template.has_value()](
+             const Vcpu& vcpu) mutable -> tl::expected<void, BuildError> {
     // CPUID before MSRs: from Linux 6.13 on KVM refuses MSRs that the CPUID it knows does not have.
     x86_64::set_vcpu_id(cpuid, vcpu.id());
-    MAYFLY_TRY(x86_64::set_cpuid(vcpu, cpuid));
-    MAYFLY_TRY_ASSIGN(
-        const auto refused,
-        x86_64::set_msrs_that_exist(x86_64::boot_msrs(), [&](std::span<const kvm_msr_entry> entries) {
-          return x86_64::set_msrs(vcpu, entries);
-        }));
+    if (auto set = x86_64::set_cpuid(vcpu, cpuid); !set) {
+      // Without a template KVM is given what it has said itself.
+      return tl::make_unexpected(has_template ? of_cpu_config(set.error()) : BuildError(set.error()));
+    }
+    const auto set_msrs = [&vcpu](std::span<const kvm_msr_entry> entries) {
+      return x86_64::set_msrs(vcpu, entries);
+    };
+    MAYFLY_TRY_ASSIGN(const auto refused, x86_64::set_msrs_that_exist(x86_64::boot_msrs(), set_msrs));
     for (const std::uint32_t msr : refused) {
       LOG_WARN("vCPU %u: this KVM does not take %s: left as it is", vcpu.id(), x86_64::msr_name(msr).c_str());
     }
-    return x86_64::connect_local_interrupts(vcpu);
+    MAYFLY_TRY(
+        x86_64::apply_msr_changes(
+            msrs, [&vcpu](std::span<const std::uint32_t> indices) { return x86_64::get_msrs(vcpu, indices); },
+            set_msrs)
+            .map_error(of_cpu_config));
+    MAYFLY_TRY(x86_64::connect_local_interrupts(vcpu));
+    return {};
   };
 }
 

@@ -280,6 +280,9 @@ void BlockDevice::activation_failed() {
 void BlockDevice::reset() {
   active_ = false;
   for (Queue& queue : queues_) {
+    queue.engine->cancel();  // nobody is answered any more
+  }
+  for (Queue& queue : queues_) {
     queue.engine->drain();
     reap(queue);
     forget_requests(queue);
@@ -432,11 +435,13 @@ void BlockDevice::process_queues() {
   allowance_ = {};
   // The queues take turns in being first, so that none starves behind a busy one.
   first_queue_ = (first_queue_ + 1) % queues_.size();
-  for (std::size_t turn = 0; turn < queues_.size(); ++turn) {
+  // What is over makes room under way for whichever queue is first.
+  for (Queue& queue : queues_) {
+    reap(queue);
+  }
+  for (std::size_t turn = 0; active_ && turn < queues_.size(); ++turn) {
     Queue& queue = queues_[(first_queue_ + turn) % queues_.size()];
-    if (!active_) {
-      reap(queue);
-    } else if (queue.ring && process_queue(queue) == Round::kLeftOver) {
+    if (queue.ring && process_queue(queue) == Round::kLeftOver) {
       round = Round::kLeftOver;
     }
   }
@@ -452,10 +457,9 @@ void BlockDevice::process_queues() {
 
 BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
   VirtQueue& ring = *queue.ring;
-  reap(queue);
   ring.spare_doorbell();
   std::uint32_t requests_left = ring.config().size;
-  while (requests_left != 0 && !allowance_.is_spent() && !held_back_) {
+  while (requests_left != 0 && !allowance_.is_spent() && !held_back_ && !has_enough_under_way()) {
     auto chain = ring.take();
     if (!chain) {
       give_up(chain.error());
@@ -477,9 +481,10 @@ BlockDevice::Round BlockDevice::process_queue(Queue& queue) {
     }
     ring.spare_doorbell();
   }
-  // The driver need not ring: we come back anyway, be it when the limiter has been refilled.
+  // The driver need not ring: we come back anyway, be it when the limiter has been refilled, or when the
+  // engine has something to tell.
   const bool all_handed_over = exchange(queue);
-  return held_back_ && all_handed_over ? Round::kDone : Round::kLeftOver;
+  return (held_back_ || has_enough_under_way()) && all_handed_over ? Round::kDone : Round::kLeftOver;
 }
 
 void BlockDevice::reap(Queue& queue) {
@@ -754,6 +759,9 @@ void BlockDevice::advance(Queue& queue, std::uint32_t token) {
       result = queue.engine->submit(token, *operation);
     }
     if (!result) {
+      if (!std::exchange(request.under_way, true)) {
+        under_way_ += request.cost;
+      }
       return;
     }
     if (result->os_errno != 0) {
@@ -848,6 +856,9 @@ std::uint32_t BlockDevice::acquire(Queue& queue) {
 
 void BlockDevice::release(Queue& queue, std::uint32_t token) {
   Request& request = queue.requests[token];
+  if (std::exchange(request.under_way, false)) {
+    under_way_ -= request.cost;
+  }
   request.chain.reset();
   request.operation = {};
   request.buffers.clear();

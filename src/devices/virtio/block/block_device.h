@@ -110,6 +110,10 @@ class BlockDevice final : public VirtioDevice {
   static constexpr std::uint64_t kFlushCost = 1U << 20;
   // a byte that is discarded, for this part of one
   static constexpr std::uint64_t kDiscardedPerByte = 64;
+  // No further request is begun while those under way of a drive cost so much: the others stay in the rings,
+  // and who must wait for what is under way (a reset on a vCPU's thread, with all that waits for the device's
+  // lock) waits for no more. One request may go beyond it.
+  static constexpr std::uint64_t kMaxUnderWay = 16U << 20;
   static constexpr std::size_t kIdSize = 20;
 
   // What a device works with. Tests bring their own.
@@ -187,6 +191,7 @@ class BlockDevice final : public VirtioDevice {
     bool begun = false;       // the one operation
     bool then_flush = false;  // a flush is still to come
     bool asks_id = false;
+    bool under_way = false;   // and counted in under_way_
     std::uint64_t bytes = 0;  // of data, or of an answer without any
     std::uint64_t cost = 0;   // see kCostPerRound
     std::uint64_t began_ns = 0;
@@ -255,10 +260,11 @@ class BlockDevice final : public VirtioDevice {
   void finish(Queue& queue, std::uint32_t token, IoResult result);
   void count(const Request& request);
   // Ends a request.
-  static void respond(Queue& queue, std::uint32_t token, Status status, bool filled);
+  void respond(Queue& queue, std::uint32_t token, Status status, bool filled);
   static void answer(Queue& queue, DescriptorChain chain, Status status, bool filled);
   std::uint32_t acquire(Queue& queue);
-  static void release(Queue& queue, std::uint32_t token);
+  void release(Queue& queue, std::uint32_t token);
+  bool has_enough_under_way() const { return under_way_ >= kMaxUnderWay; }
 
   const BlockDeviceConfig config_;
   const std::string name_;
@@ -276,6 +282,7 @@ class BlockDevice final : public VirtioDevice {
   bool active_ = false;
   std::size_t first_queue_ = 0;            // which one begins the next round
   Allowance allowance_;                    // of the round that goes on
+  std::uint64_t under_way_ = 0;            // what the requests that an engine works on cost
   std::optional<std::uint64_t> file_end_;  // the image's, in bytes; as one round has seen it
   std::vector<Queue> queues_;              // after engines_: their watches go first
 };

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -75,6 +76,8 @@ class ScriptedEngine final : public IoEngine {
     std::deque<int> results;            // errno of the operations to come; 0 where there are none
     std::deque<std::uint32_t> pending;  // tokens under way
     int drains = 0;
+    int cancels = 0;
+    int drains_before_cancel = 0;
     int kicks = 0;
     std::chrono::nanoseconds takes{0};  // each operation, by kTestClock
     UniqueFd ready;                     // an eventfd: asynchronous
@@ -111,6 +114,10 @@ class ScriptedEngine final : public IoEngine {
   void drain() override {
     ++script_.drains;
     over_ = script_.pending.size();
+  }
+  void cancel() override {
+    ++script_.cancels;
+    script_.drains_before_cancel = script_.drains;
   }
   int completion_fd() const override { return script_.ready.get(); }
   void set_file(int /*fd*/) override {}
@@ -196,6 +203,7 @@ class BlockDeviceTest : public ::testing::Test {
   } base_;
   TempDir dir_;
   ScriptedEngine::Script script_;
+  std::array<ScriptedEngine::Script, 2> scripts_;
   BlockRig rig_;
 };
 
@@ -894,7 +902,10 @@ TEST_F(BlockDeviceTest, reset_waits_for_what_is_under_way_and_answers_nothing) {
   rig_.notify();
   ASSERT_THAT(script_.pending, SizeIs(3));
   const int drains = script_.drains;
+  const int cancels = script_.cancels;
   ASSERT_TRUE(rig_.driver->reset());
+  EXPECT_EQ(script_.cancels, cancels + 1);
+  EXPECT_EQ(script_.drains_before_cancel, drains);
   EXPECT_GT(script_.drains, drains);
   EXPECT_THAT(script_.pending, IsEmpty());
   EXPECT_EQ(ring.used_index(), 0U);
@@ -912,7 +923,9 @@ TEST_F(BlockDeviceTest, stopped_queue_gives_back_what_is_under_way) {
       .writable(1)
       .submit();
   rig_.notify();
+  const int cancels = script_.cancels;
   rig_.driver->stop_queue(0);
+  EXPECT_EQ(script_.cancels, cancels) << "these are answered";
   EXPECT_THAT(ring.collect_all(), SizeIs(2));
   EXPECT_THAT(script_.pending, IsEmpty());
   rig_.driver->notify(0);
@@ -935,6 +948,99 @@ TEST_F(BlockDeviceTest, completions_are_shown_as_they_come) {
   complete_scripted(3);
   rig_.run();
   EXPECT_THAT(ring.collect_all(), SizeIs(5));
+}
+
+TEST_F(BlockDeviceTest, what_is_under_way_of_all_queues_is_bounded) {
+  auto two = config();
+  two.queue_count = 2;
+  auto& scripts = scripts_;
+  std::vector<std::unique_ptr<IoEngine>> engines;
+  for (auto& script : scripts) {
+    script.ready = std::move(*make_eventfd());
+    engines.push_back(std::make_unique<ScriptedEngine>(script));
+  }
+  ASSERT_TRUE(rig_.make(two, std::move(engines))) << rig_.error;
+  rig_.start(BlockRig::kAllFeatures, 2);
+  const auto complete = [&](std::size_t queue, std::uint64_t count) {
+    ASSERT_EQ(::write(scripts.at(queue).ready.get(), &count, sizeof(count)), 8);
+    rig_.run();
+  };
+  const auto submit = [&](std::size_t queue, std::uint32_t type, std::uint32_t bytes, int count) {
+    for (int index = 0; index < count; ++index) {
+      auto chain = rig_.rings.at(queue)->chain();
+      chain.readable(header(type, 0));
+      if (bytes != 0) {
+        chain.writable_at(0x800000, bytes);
+      }
+      chain.writable(1).submit();
+    }
+    rig_.notify(static_cast<std::uint16_t>(queue));
+  };
+  constexpr std::size_t kMost = BlockDevice::kMaxUnderWay >> 20;
+  submit(0, VIRTIO_BLK_T_IN, 1U << 20, 40);
+  submit(1, VIRTIO_BLK_T_IN, 512, 3);
+  EXPECT_THAT(scripts[0].pending, SizeIs(kMost));
+  EXPECT_THAT(scripts[1].pending, IsEmpty());
+  // A doorbell does not get around it.
+  rig_.driver->notify(1);
+  rig_.run();
+  EXPECT_THAT(scripts[1].pending, IsEmpty());
+  // As soon as one is over others go on, of all queues.
+  complete(0, 1);
+  complete(0, 1);
+  EXPECT_EQ(rig_.rings[0]->used_index(), 2U);
+  EXPECT_THAT(scripts[1].pending, SizeIs(3));
+  EXPECT_LE(scripts[0].pending.size(), kMost);
+  for (int round = 0; round < 40; ++round) {
+    complete(0, 1);
+    complete(1, 1);
+  }
+  EXPECT_EQ(rig_.rings[0]->used_index(), 40U);
+  EXPECT_EQ(rig_.rings[1]->used_index(), 3U);
+  // Of what has no data, too.
+  submit(0, VIRTIO_BLK_T_FLUSH, 0, 40);
+  EXPECT_THAT(scripts[0].pending, SizeIs(BlockDevice::kMaxUnderWay / BlockDevice::kFlushCost));
+  ASSERT_TRUE(rig_.driver->reset());
+  EXPECT_THAT(scripts[0].pending, IsEmpty());
+  rig_.start(BlockRig::kAllFeatures, 2);
+  submit(0, VIRTIO_BLK_T_IN, 1U << 20, 40);
+  EXPECT_THAT(scripts[0].pending, SizeIs(kMost)) << "what a reset ended is forgotten";
+}
+
+// Nothing ever comes from this pipe: who waits for it waits for ever.
+TEST(UringEngineTest, what_waits_for_ever_can_be_cancelled) {
+  if (!has_uring()) {
+    GTEST_SKIP() << "NOT TESTED HERE: the host refuses io_uring";
+  }
+  std::array<int, 2> fds{};
+  ASSERT_EQ(::pipe2(fds.data(), O_CLOEXEC), 0);
+  const UniqueFd reader(fds[0]);
+  UniqueFd writer(fds[1]);
+  const auto engine = std::move(*UringEngine::create(reader.get(), 8));
+  std::array<std::byte, 64> memory{};
+  std::array<iovec, 3> buffers{};
+  for (std::uint32_t token = 0; token < buffers.size(); ++token) {
+    buffers.at(token) = {memory.data(), memory.size()};
+    IoOperation read;
+    read.length = memory.size();
+    read.buffers = std::span(buffers).subspan(token, 1);
+    EXPECT_FALSE(engine->submit(token, read));
+  }
+  engine->kick();
+  EXPECT_FALSE(engine->reap());
+  engine->cancel();
+  std::size_t over = 0;
+  for (pollfd ready{.fd = engine->completion_fd(), .events = POLLIN, .revents = 0};
+       over < buffers.size() && ::poll(&ready, 1, 10'000) == 1;) {
+    while (const auto completion = engine->reap()) {
+      EXPECT_EQ(completion->result.os_errno, ECANCELED);
+      ++over;
+    }
+  }
+  EXPECT_EQ(over, buffers.size());
+  writer.reset();  // so that all are over also where the above failed
+  engine->drain();
+  EXPECT_FALSE(engine->reap());
 }
 
 TEST_F(BlockDeviceTest, one_round_moves_a_bounded_number_of_bytes) {

@@ -64,6 +64,10 @@ class IoEngine {
   // reaped.
   virtual void drain() = 0;
 
+  // Ends what is under way early, as far as that is possible: done, undone or done in part, whatever its
+  // result says. drain() is to follow.
+  virtual void cancel() {}
+
   // Becomes readable when there is something to reap; -1 for an engine that is never under way.
   virtual int completion_fd() const = 0;
 

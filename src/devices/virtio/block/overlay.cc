@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -19,6 +20,7 @@ namespace {
 constexpr std::uint64_t kClusterSize = OverlayEngine::kClusterSize;
 constexpr std::uint64_t kBitsPerPage = kClusterSize * 8;
 constexpr std::uint64_t kBitsPerWord = 64;
+constexpr std::uint64_t kNsPerSecond = 1'000'000'000;
 constexpr std::uint64_t kAllOnes = ~std::uint64_t{0};
 
 constexpr std::uint64_t clusters_of(std::uint64_t bytes) {
@@ -39,6 +41,22 @@ IoResult read_bytes(int fd, std::span<std::byte> to, std::uint64_t offset) {
 IoResult write_bytes(int fd, std::span<std::byte> from, std::uint64_t offset) {
   iovec buffer{from.data(), from.size()};
   return file_io::write_all(fd, std::span(&buffer, 1), offset, false);
+}
+
+// When a file was last changed; 0 for what has no such time: a block device's is not its contents'.
+std::uint64_t changed_ns(int fd) {
+  struct stat status {};
+  if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_mtim.tv_sec < 0) {
+    return 0;
+  }
+  return static_cast<std::uint64_t>(status.st_mtim.tv_sec) * kNsPerSecond +
+         static_cast<std::uint64_t>(status.st_mtim.tv_nsec);
+}
+
+// As touch(1) takes it.
+std::string to_seconds(std::uint64_t ns) {
+  const std::string part = std::to_string(ns % kNsPerSecond);
+  return std::to_string(ns / kNsPerSecond) + "." + std::string(9 - part.size(), '0') + part;
 }
 
 // Appends where the first `bytes` of the buffers lie and passes over them.
@@ -150,7 +168,7 @@ Result<std::unique_ptr<OverlayEngine>> OverlayEngine::create(const BlockDeviceCo
     MAYFLY_TRY_ASSIGN(
         file, DiskImage::open(owner, *config.overlay->path,
                               {.access = ImageAccess::kReadAndWrite, .lock = config.lock, .create = true}));
-    if (auto taken = take_up(*file, base_size, bitmap); !taken) {
+    if (auto taken = take_up(*file, base, bitmap); !taken) {
       return tl::make_unexpected(taken.error().within(owner + " " + *config.overlay->path));
     }
   } else {
@@ -166,9 +184,11 @@ Result<std::unique_ptr<OverlayEngine>> OverlayEngine::create(const BlockDeviceCo
 
 // Makes a new overlay of an empty file, or reads what is in one. A file whose making was cut short, with a
 // header and nothing else, is as good as new.
-Result<void> OverlayEngine::take_up(DiskImage& file, std::uint64_t base_size, Bitmap& bitmap) {
+Result<void> OverlayEngine::take_up(DiskImage& file, const DiskImage& base, Bitmap& bitmap) {
+  const std::uint64_t base_size = base.sectors() * DiskImage::kSectorSize;
+  const std::uint64_t base_changed_ns = changed_ns(base.fd());
   const std::uint64_t whole = data_offset(base_size) + base_size;
-  Header expected{kMagic, kVersion, kClusterSize, base_size, data_offset(base_size)};
+  Header expected{kMagic, kVersion, kClusterSize, base_size, data_offset(base_size), base_changed_ns};
   std::array<std::byte, kClusterSize> first{};
   if (file.size() == 0) {
     std::memcpy(first.data(), &expected, sizeof(expected));
@@ -189,6 +209,14 @@ Result<void> OverlayEngine::take_up(DiskImage& file, std::uint64_t base_size, Bi
       return fail(ErrorCode::kInvalidImage, "it was made for an image of " +
                                                 std::to_string(header.base_size) + " bytes, this one has " +
                                                 std::to_string(base_size));
+    }
+    if (header.base_changed_ns != 0 && base_changed_ns != 0 && header.base_changed_ns != base_changed_ns) {
+      return fail(
+          ErrorCode::kInvalidImage,
+          "its image " + base.path() +
+              " was changed since, and the two do not fit together any more: put the image back as it "
+              "was, or begin with a new overlay (if only the image's time has changed: touch -m -d @" +
+              to_seconds(header.base_changed_ns) + " " + base.path() + ")");
     }
     if (file.size() != kClusterSize && file.size() != whole) {
       return fail(ErrorCode::kInvalidImage, "it was cut off: it has " + std::to_string(file.size()) +

@@ -32,9 +32,9 @@
 namespace mayfly {
 
 // Synchronous. (What a cluster is depends on what was done before to it: two writes to the halves of one must
-// not both copy it up, a bit is set only once its data are there, and a flush waits for all of that. The price
-// of this order among operations that the kernel works on at once is more than they gain here, where most go
-// to the page cache.)
+// not both copy it up, a bit is set only once its data are there, and a flush waits for all of that. The
+// price of this order among operations that the kernel works on at once is more than they gain here, where
+// most go to the page cache.)
 class OverlayEngine final : public IoEngine {
  public:
   static constexpr std::uint64_t kClusterSize = 4096;  // bytes
@@ -45,6 +45,9 @@ class OverlayEngine final : public IoEngine {
     std::uint32_t cluster_size;
     std::uint64_t base_size;  // bytes, as this file was made
     std::uint64_t data_offset;
+    // When the image was last changed, in nanoseconds since 1970, as this file was made. 0: unknown, as of a
+    // block device.
+    std::uint64_t base_changed_ns;
   };
   static constexpr std::array<char, 8> kMagic = {'M', 'F', 'L', 'Y', 'O', 'V', 'L', 0};
   static constexpr std::uint32_t kVersion = 1;
@@ -54,7 +57,7 @@ class OverlayEngine final : public IoEngine {
 
   // `base` is open for reading. The overlay's file is made, locked where `config.lock`, or taken up again:
   // errors are those of DiskImage, and kInvalidImage for a file that is no overlay, or one of an image of
-  // another size.
+  // another size, or that was changed since: what the two hold does not belong together then.
   static Result<std::unique_ptr<OverlayEngine>> create(const BlockDeviceConfig& config,
                                                        const DiskImage& base);
   OverlayEngine(const OverlayEngine&) = delete;
@@ -98,7 +101,7 @@ class OverlayEngine final : public IoEngine {
   OverlayEngine(const DiskImage& base, UniqueFd memory, std::optional<DiskImage> file, Bitmap bitmap,
                 bool safe);
 
-  static Result<void> take_up(DiskImage& file, std::uint64_t base_size, Bitmap& bitmap);
+  static Result<void> take_up(DiskImage& file, const DiskImage& base, Bitmap& bitmap);
 
   IoResult read(std::uint64_t offset, std::uint64_t length, std::span<iovec> buffers);
   IoResult write(const IoOperation& operation);

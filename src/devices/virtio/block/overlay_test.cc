@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <array>
 #include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <random>
@@ -333,6 +337,45 @@ TEST_F(OverlayTest, ranges_of_any_clusters_are_the_overlays_and_no_others) {
     }
   }
   EXPECT_TRUE(contents(config()) == expected);
+}
+
+TEST_F(OverlayTest, image_that_was_changed_since_is_refused_with_the_way_out) {
+  const auto written = std::filesystem::last_write_time(dir_.file("base"));
+  {
+    BlockRig rig;
+    ASSERT_TRUE(rig.make(config())) << rig.error;
+    rig.start();
+    EXPECT_EQ(rig.out(0, filled(4096, 1)), VIRTIO_BLK_S_OK);
+  }
+  EXPECT_EQ(error_of(config()), "no error") << "which nobody has changed";
+  const std::string overlay = read_file(dir_.file("overlay"));
+  // Of the same size, and by the least that a file system can tell.
+  for (const auto step : {std::chrono::nanoseconds(1000), std::chrono::nanoseconds(-1'000'000'000)}) {
+    std::filesystem::last_write_time(dir_.file("base"), written + step);
+    EXPECT_THAT(error_of(config()),
+                AllOf(HasSubstr("drive rootfs: overlay " + dir_.file("overlay")),
+                      HasSubstr(dir_.file("base") + " was changed since"), HasSubstr("touch -m -d @")));
+  }
+  EXPECT_EQ(read_file(dir_.file("overlay")), overlay);
+  struct stat status {};
+  std::filesystem::last_write_time(dir_.file("base"), written);
+  ASSERT_EQ(::stat(dir_.file("base").c_str(), &status), 0);
+  std::filesystem::last_write_time(dir_.file("base"), written + std::chrono::hours(1));
+  std::array<char, 32> time{};
+  std::snprintf(time.data(), time.size(), "@%lld.%09ld ", static_cast<long long>(status.st_mtim.tv_sec),
+                status.st_mtim.tv_nsec);
+  EXPECT_THAT(error_of(config()), HasSubstr(time.data()));
+  std::filesystem::last_write_time(dir_.file("base"), written);
+  EXPECT_EQ(error_of(config()), "no error") << "once it is as it was";
+}
+
+TEST_F(OverlayTest, overlay_that_does_not_know_its_images_time_is_taken_up) {
+  EXPECT_EQ(error_of(config()), "no error");
+  std::fstream(dir_.file("overlay"), std::ios::in | std::ios::out | std::ios::binary)
+      .seekp(offsetof(OverlayEngine::Header, base_changed_ns))
+      .write("\0\0\0\0\0\0\0", 8);
+  std::filesystem::last_write_time(dir_.file("base"), std::filesystem::file_time_type::clock::now());
+  EXPECT_EQ(error_of(config()), "no error");
 }
 
 TEST_F(OverlayTest, empty_image_has_an_overlay_of_nothing) {

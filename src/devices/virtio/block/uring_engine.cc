@@ -15,6 +15,9 @@ namespace {
 // How often the kernel is asked again that has no memory for an operation right now.
 constexpr int kAttempts = 16;
 
+// What a completion carries that is no operation's.
+constexpr std::uint64_t kCancellation = UINT64_MAX;
+
 bool try_again(int os_errno) {
   return os_errno == EAGAIN || os_errno == EINTR;
 }
@@ -138,6 +141,9 @@ bool UringEngine::kick() {
 }
 
 std::optional<IoResult> UringEngine::conclude(std::uint32_t token, int outcome) {
+  if (cancelled_) {
+    return IoResult{ECANCELED};
+  }
   IoOperation& operation = under_way_[token];
   const bool moves_data =
       operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kWrite;
@@ -165,9 +171,13 @@ std::optional<IoResult> UringEngine::conclude(std::uint32_t token, int outcome) 
 }
 
 std::optional<IoCompletion> UringEngine::take_completion(io_uring_cqe* cqe) {
-  const auto token = static_cast<std::uint32_t>(cqe->user_data);
+  const std::uint64_t name = cqe->user_data;
   const int outcome = cqe->res;
   io_uring_cqe_seen(&ring_, cqe);
+  if (name == kCancellation) {
+    return std::nullopt;
+  }
+  const auto token = static_cast<std::uint32_t>(name);
   const auto result = conclude(token, outcome);
   if (!result) {
     return std::nullopt;
@@ -210,6 +220,23 @@ void UringEngine::drain() {
     if (kick()) {
       io_uring_wait_cqe(&ring_, &cqe);  // or a signal came: we look again
     }
+  }
+  cancelled_ = false;
+}
+
+void UringEngine::cancel() {
+  if (in_flight_ == 0) {
+    return;
+  }
+  cancelled_ = true;
+  // What waits for a thread of the kernel's never begins, and what can be interrupted is; what a disk works
+  // on goes on. A kernel before 5.19 answers that it cannot: then all goes on.
+  kick();
+  if (io_uring_sqe* const sqe = io_uring_get_sqe(&ring_); sqe != nullptr) {
+    io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY);
+    io_uring_sqe_set_data64(sqe, kCancellation);
+    ++not_handed_over_;
+    kick();
   }
 }
 

@@ -30,6 +30,7 @@ class UringEngine final : public IoEngine {
   bool kick() override;
   std::optional<IoCompletion> reap() override;
   void drain() override;
+  void cancel() override;
   int completion_fd() const override { return ring_.ring_fd; }
   void set_file(int fd) override;
 
@@ -49,6 +50,7 @@ class UringEngine final : public IoEngine {
   std::vector<IoOperation> under_way_;  // by token: what is still to do
   std::uint32_t in_flight_ = 0;         // operations without a result
   std::uint32_t not_handed_over_ = 0;   // of these, those that the kernel does not know yet
+  bool cancelled_ = false;              // until drain() is over: nothing is gone on with
   std::vector<IoCompletion> over_;      // results that drain() met, for reap()
 };
 

@@ -223,6 +223,7 @@ void NetDevice::clear() {
     pair.tx.reset();
     pair.rx_wait = RxWait::kBuffers;
     pair.tx_wait = TxWait::kFrames;
+    pair.last_bytes = 0;
     pair.rx_due = 0;
     pair.tx_due = 0;
     pair.own_due = 0;
@@ -299,6 +300,7 @@ void NetDevice::settle() {
   if (done) {
     done = backend_->use_pairs(pairs_in_use_);
   }
+  backend_pairs_ = done ? pairs_in_use_ : 0;
   if (!done && link_up_) {
     // Frames that ask more of the driver than it can do are lost in accept().
     metrics_.event_fails.add();
@@ -489,11 +491,14 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
       end = RxEnd::kNoBuffers;
     } else {
       NetHeader header;
-      ChainWriter room(pair.ahead.room());
+      ChainWriter room(likely_room(pair));
       room.skip(sizeof(NetHeader));
       const std::uint64_t in_buffers = room.remaining();
       const NetPort::Received received =
           pair.port->receive(header, room, std::span(pair.rest.get(), NetPort::kRest));
+      if (received.status == NetPort::Status::kDone) {
+        pair.last_bytes = received.bytes;
+      }
       const bool fits = received.bytes <= in_buffers;
       if (received.status == NetPort::Status::kWouldBlock) {
         end = RxEnd::kNoFrame;
@@ -526,6 +531,22 @@ NetDevice::RxEnd NetDevice::receive_batch(Pair& pair, std::size_t& budget) {
     metrics_.rx_bytes_count.add(bytes);
   }
   return end;
+}
+
+// Where the next frame goes: all buffers ahead, or after a small one only the first of them. For the largest
+// frame a driver's usual buffers are 44, and each costs the system call time, whatever comes. A frame that is
+// larger than expected is completed by deliver_held().
+std::span<const GuestSlice> NetDevice::likely_room(const Pair& pair) const {
+  const std::span<const GuestSlice> room = pair.ahead.room();
+  if (!has(VIRTIO_NET_F_MRG_RXBUF) || pair.last_bytes > kSmallFrame) {
+    return room;
+  }
+  std::uint64_t bytes = 0;
+  std::size_t count = 0;
+  while (count < room.size() && bytes < sizeof(NetHeader) + kSmallFrame) {
+    bytes += room[count++].size();
+  }
+  return room.first(count);
 }
 
 bool NetDevice::can_take_ahead(const Pair& pair) const {
@@ -883,7 +904,8 @@ bool NetDevice::pay(RateLimiter& limiter, std::size_t bytes, std::size_t operati
 
 void NetDevice::control() {
   control_->spare_doorbell();
-  for (std::size_t budget = control_->config().size; budget != 0; --budget) {
+  std::size_t changes = kPairChangesPerRound;
+  for (std::size_t budget = control_->config().size; budget != 0 && changes != 0; --budget) {
     auto chain = control_->take();
     if (!chain) {
       fault(chain.error());
@@ -901,7 +923,7 @@ void NetDevice::control() {
       }
       continue;
     }
-    const std::uint8_t answer = run_command(**chain);
+    const std::uint8_t answer = run_command(**chain, changes);
     if (broken_) {
       return;
     }
@@ -915,7 +937,7 @@ void NetDevice::control() {
   transport().process_later();
 }
 
-std::uint8_t NetDevice::run_command(const DescriptorChain& chain) {
+std::uint8_t NetDevice::run_command(const DescriptorChain& chain, std::size_t& changes) {
   ChainReader reader = chain.reader();
   const auto header = reader.read_object<ControlHeader>();
   if (!header || header->command_class != VIRTIO_NET_CTRL_MQ ||
@@ -923,10 +945,10 @@ std::uint8_t NetDevice::run_command(const DescriptorChain& chain) {
     return VIRTIO_NET_ERR;
   }
   const auto pairs = reader.read_object<std::uint16_t>();
-  return pairs && use_pairs(*pairs) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
+  return pairs && use_pairs(*pairs, changes) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;
 }
 
-bool NetDevice::use_pairs(std::size_t pairs) {
+bool NetDevice::use_pairs(std::size_t pairs, std::size_t& changes) {
   if (pairs == 0 || pairs > pairs_.size()) {
     return false;
   }
@@ -935,12 +957,18 @@ bool NetDevice::use_pairs(std::size_t pairs) {
       return false;  // 5.1.6.5.6.1: a driver must configure them first
     }
   }
+  if (pairs == pairs_in_use_ && pairs == backend_pairs_) {
+    return true;
+  }
+  --changes;
   if (auto done = backend_->use_pairs(pairs); !done) {
+    backend_pairs_ = 0;
     LOG_ERROR_LIMITED("%s: %s", name_.c_str(), done.error().message().c_str());
     return false;
   }
   // 5.1.6.5.6.2: no frame comes in a queue past these once the command is used.
   pairs_in_use_ = pairs;
+  backend_pairs_ = pairs;
   for (std::size_t index = pairs; index < pairs_.size(); ++index) {
     if (pairs_[index].rx) {
       put_back_ahead(pairs_[index]);

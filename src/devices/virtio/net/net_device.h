@@ -62,6 +62,11 @@ class NetDevice final : public VirtioDevice {
   // What frames of the driver may become on the wire before others have their turn: a wake-up sends no
   // further frame then. All pairs in use share it.
   static constexpr std::size_t kSegmentsPerRound = 4096;
+  // Changes of the number of pairs in a wake-up: each takes a lock of the host's, which all of its network
+  // configuration waits for.
+  static constexpr std::size_t kPairChangesPerRound = 1;
+  // After one of no more than that, another such is expected.
+  static constexpr std::size_t kSmallFrame = 2048;
   // How long a frame may wait for buffers that it still needs before it is lost.
   static constexpr std::chrono::milliseconds kMaxHold{100};
 
@@ -158,6 +163,7 @@ class NetDevice final : public VirtioDevice {
     Ahead ahead;
     UntouchedBytes rest;  // NetPort::kRest; untouched, and so free, until there is a need
     std::optional<Held> held;
+    std::size_t last_bytes = 0;  // of the frame that was received last
     // When the timers are to look at it, by the device's clock; 0: they are not.
     std::uint64_t rx_due = 0;
     std::uint64_t tx_due = 0;
@@ -191,6 +197,7 @@ class NetDevice final : public VirtioDevice {
   RxEnd receive(Pair& pair);
   RxEnd receive_batch(Pair& pair, std::size_t& budget);
   QueueResult<void> take_ahead(Pair& pair);
+  std::span<const GuestSlice> likely_room(const Pair& pair) const;
   bool can_take_ahead(const Pair& pair) const;
   bool accept(NetHeader& header, Pair& pair, std::size_t bytes) const;
   void deliver(Pair& pair, NetHeader header, std::size_t bytes);
@@ -204,8 +211,9 @@ class NetDevice final : public VirtioDevice {
   Sent transmit_one(Pair& pair, const DescriptorChain& chain, std::size_t& bytes, std::size_t& segments);
 
   void control();
-  std::uint8_t run_command(const DescriptorChain& chain);
-  bool use_pairs(std::size_t pairs);
+  // Both count down `changes` where the back end is asked for something.
+  std::uint8_t run_command(const DescriptorChain& chain, std::size_t& changes);
+  bool use_pairs(std::size_t pairs, std::size_t& changes);
 
   const NetDeviceSettings settings_;
   const std::string name_;
@@ -224,6 +232,7 @@ class NetDevice final : public VirtioDevice {
   NetOffloads to_driver_;      // what may be asked of it
   std::size_t max_frame_ = 0;  // that it can be given
   std::size_t pairs_in_use_ = 1;
+  std::size_t backend_pairs_ = 0;   // as the back end was told last; 0: it may have any
   std::size_t pairs_restored_ = 1;  // in use as soon as the device is activated
   std::vector<Pair> pairs_;
   std::optional<VirtQueue> control_;

@@ -473,6 +473,28 @@ TEST_F(NetDeviceTest, frame_with_too_few_buffers_waits_for_more) {
   EXPECT_EQ(counts().rx_fails.value(), 0U);
 }
 
+TEST_F(NetDeviceTest,
+       after_a_small_frame_the_next_is_offered_few_buffers_and_arrives_whole_whatever_its_size) {
+  make();
+  guest_->start(kEverything);
+  guest_->add_rx(60, 1526);
+  ring_doorbell(0);
+  for (const std::size_t size : {std::size_t{60}, std::size_t{9000}, std::size_t{9000}, std::size_t{100}}) {
+    arrive(frame_of(size));
+    const auto frame = guest_->next_frame();
+    ASSERT_TRUE(frame) << size;
+    EXPECT_EQ(frame->bytes, frame_of(size));
+    EXPECT_FALSE(guest_->rx().collect());
+    // Of what was offered to the next.
+    if (size <= NetDevice::kSmallFrame) {
+      EXPECT_EQ(port().last_room, 2 * 1526U - 12);
+    } else {
+      EXPECT_GT(port().last_room, kMaxFrame);
+    }
+  }
+  EXPECT_EQ(counts().rx_fails.value(), 0U);
+}
+
 TEST_F(NetDeviceTest, frame_that_waits_too_long_for_buffers_is_lost) {
   make();
   guest_->start(kEverything);
@@ -993,6 +1015,41 @@ TEST_F(NetControl, pairs_are_used_only_once_the_driver_says_so) {
 
   guest_->start(kEverything);  // 5.1.6.5.6.2: after a reset only the first
   EXPECT_EQ(backend_->in_use, 1U);
+}
+
+TEST_F(NetControl, commands_that_change_nothing_do_not_reach_the_back_end) {
+  make({}, 4);
+  guest_->start(kEverything);
+  const std::size_t before = backend_->use_pairs_calls;
+  EXPECT_EQ(command({4, 0, 1, 0}), kOk);
+  EXPECT_EQ(backend_->use_pairs_calls, before);
+  EXPECT_EQ(command({4, 0, 3, 0}), kOk);
+  EXPECT_EQ(command({4, 0, 3, 0}), kOk);
+  EXPECT_EQ(backend_->use_pairs_calls, before + 1);
+  EXPECT_EQ(backend_->in_use, 3U);
+}
+
+TEST_F(NetControl, one_round_changes_the_pairs_once) {
+  make({}, 4);
+  guest_->start(kEverything);
+  const auto submit = [this](int pairs) {
+    const std::array bytes = {std::byte{4}, std::byte{0}, static_cast<std::byte>(pairs), std::byte{0}};
+    guest_->control().chain().readable(bytes).writable(1).indirect().submit();
+  };
+  for (int count = 0; count < 5; ++count) {
+    submit(1);
+    submit(4);
+  }
+  const std::size_t before = backend_->use_pairs_calls;
+  guest_->process();
+  EXPECT_EQ(backend_->use_pairs_calls, before + NetDevice::kPairChangesPerRound);
+  guest_->process();
+  EXPECT_EQ(backend_->use_pairs_calls, before + 2 * NetDevice::kPairChangesPerRound);
+  // The rest follows without a doorbell.
+  run();
+  EXPECT_EQ(backend_->use_pairs_calls, before + 9);
+  EXPECT_THAT(guest_->control().collect_all(), SizeIs(10));
+  EXPECT_EQ(backend_->in_use, 4U);
 }
 
 TEST_F(NetControl, bad_commands_are_refused) {

@@ -196,13 +196,15 @@ PasstProcess::~PasstProcess() {
   reap(pid_);
 }
 
-std::string PasstProcess::last_words() {
-  std::string text;
-  std::array<char, 4096> buffer{};
+std::string last_line(int fd) {
+  std::string text(kMostWords, '\0');
+  std::size_t end_of_text = 0;
   ssize_t size = 0;
-  while ((size = ::read(messages_.get(), buffer.data(), buffer.size())) > 0) {
-    text.append(buffer.data(), static_cast<std::size_t>(size));
+  while (end_of_text < text.size() &&
+         (size = ::read(fd, &text[end_of_text], text.size() - end_of_text)) > 0) {
+    end_of_text += static_cast<std::size_t>(size);
   }
+  text.resize(end_of_text);
   std::string last;
   for (std::size_t start = 0; start < text.size();) {
     const std::size_t end = std::min(text.find('\n', start), text.size());

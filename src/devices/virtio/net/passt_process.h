@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -13,6 +14,12 @@
 namespace mayfly {
 
 struct UserNetConfig;
+
+// The last line that is to be read from `fd` (borrowed, non-blocking) now, leaving out empty ones and what
+// passt says where there is no system log; or nothing. Of what is there, and of what is written meanwhile,
+// the first kMostWords bytes are looked at: who writes it may write faster than we read.
+inline constexpr std::size_t kMostWords = std::size_t{64} << 10;
+std::string last_line(int fd);
 
 // A passt that runs. It ends when the other end of its socket is closed, which is how it dies with us however
 // we do; it is ended and reaped when this goes.
@@ -37,9 +44,9 @@ class PasstProcess {
 
   pid_t pid() const { return pid_; }
 
-  // The last line that it wrote to its standard error since it was ready or this was called last, or nothing.
-  // Does not wait.
-  std::string last_words();
+  // The last line that it wrote to its standard error since it was ready or this was called last, or nothing:
+  // see last_line(). Does not wait.
+  std::string last_words() { return last_line(messages_.get()); }
 
  private:
   PasstProcess(pid_t pid, UniqueFd messages) : pid_(pid), messages_(std::move(messages)) {}

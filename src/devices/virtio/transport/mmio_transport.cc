@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -57,12 +58,23 @@ bool is_control_access(std::uint64_t offset, std::size_t size) {
   return size == sizeof(std::uint32_t) && offset % sizeof(std::uint32_t) == 0;
 }
 
+// Sets a word that a guest may be reading, and touches it only where that changes anything.
+void show(std::uint32_t& word, std::uint32_t value) {
+  const std::atomic_ref<std::uint32_t> shown(word);
+  if (shown.load(std::memory_order_relaxed) != value) {
+    shown.store(value, std::memory_order_release);
+  }
+}
+
 }  // namespace
 
 Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device, GuestMemory& memory,
-                                                             InterruptLine& line, EventRegistrar& registrar) {
+                                                             InterruptLine& line, EventRegistrar& registrar,
+                                                             std::span<std::uint32_t> shown) {
+  MAYFLY_CHECK(shown.empty() || shown.size_bytes() == kWindow, "a window is shown whole or not at all");
   MAYFLY_TRY_ASSIGN(UniqueFd doorbell, make_eventfd());
-  std::unique_ptr<MmioTransport> transport(new MmioTransport(device, memory, line, std::move(doorbell)));
+  std::unique_ptr<MmioTransport> transport(
+      new MmioTransport(device, memory, line, std::move(doorbell), shown));
   MAYFLY_TRY_ASSIGN(transport->watch_,
                     registrar.watch(transport->doorbell_.get(), Interest::kReadable,
                                     [self = transport.get()](Readiness) { self->doorbell_rang(); }));
@@ -70,12 +82,45 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& devic
 }
 
 MmioTransport::MmioTransport(VirtioDevice& device, GuestMemory& memory, InterruptLine& line,
-                             UniqueFd doorbell)
-    : device_(device), memory_(memory), line_(line), doorbell_(std::move(doorbell)) {
+                             UniqueFd doorbell, std::span<std::uint32_t> shown)
+    : device_(device), memory_(memory), line_(line), doorbell_(std::move(doorbell)), shown_(shown) {
   for (const std::uint16_t limit : device.queue_limits()) {
     state_.queues.push_back({.size = limit});
   }
   device.attach(*this);
+  const MutexLock lock(device.mutex());
+  show_registers();
+  show_configuration();
+}
+
+std::atomic_ref<std::uint32_t> MmioTransport::interrupt_status() {
+  return std::atomic_ref<std::uint32_t>(shown_.empty() ? hidden_interrupt_status_
+                                                       : shown_[kInterruptStatus / sizeof(std::uint32_t)]);
+}
+
+void MmioTransport::show_registers() {
+  if (shown_.empty()) {
+    return;
+  }
+  for (std::uint64_t offset = 0; offset < kConfiguration; offset += sizeof(std::uint32_t)) {
+    if (offset != kInterruptStatus) {
+      show(shown_[offset / sizeof(std::uint32_t)], read_register(offset));
+    }
+  }
+}
+
+void MmioTransport::show_configuration() {
+  if (shown_.empty()) {
+    return;
+  }
+  const auto words = shown_.subspan(kConfiguration / sizeof(std::uint32_t));
+  std::array<std::uint8_t, kWindow - kConfiguration> bytes{};
+  device_.read_configuration(0, bytes);
+  for (std::size_t index = 0; index < words.size(); ++index) {
+    std::uint32_t value = 0;
+    std::memcpy(&value, &bytes.at(index * sizeof(value)), sizeof(value));
+    show(words[index], value);
+  }
 }
 
 void MmioTransport::bus_read(std::uint64_t offset, std::span<std::uint8_t> data) {
@@ -93,7 +138,7 @@ void MmioTransport::bus_read(std::uint64_t offset, std::span<std::uint8_t> data)
   }
   std::uint32_t value = 0;
   if (offset == kInterruptStatus) {
-    value = interrupt_status_.load();
+    value = interrupt_status().load();
   } else {
     const MutexLock lock(device_.mutex());
     value = read_register(offset);
@@ -106,6 +151,7 @@ void MmioTransport::bus_write(std::uint64_t offset, std::span<const std::uint8_t
     const MutexLock lock(device_.mutex());
     if ((state_.status & kDriver) != 0 && !has_failed()) {
       device_.write_configuration(offset - kConfiguration, data);
+      show_configuration();
     }
     return;
   }
@@ -118,12 +164,16 @@ void MmioTransport::bus_write(std::uint64_t offset, std::span<const std::uint8_t
   std::uint32_t value = 0;
   std::memcpy(&value, data.data(), sizeof(value));
   if (offset == kInterruptAck) {
-    interrupt_status_.fetch_and(~value);
+    interrupt_status().fetch_and(~value);
   } else if (offset == kQueueNotify) {
     process_later();
   } else {
     const MutexLock lock(device_.mutex());
     write_register(offset, value);
+    show_registers();
+    if (offset == kStatus) {
+      show_configuration();  // what was accepted may have changed it
+    }
   }
 }
 
@@ -329,13 +379,13 @@ void MmioTransport::reset() {
   }
   fresh.generation = state_.generation;
   state_ = std::move(fresh);
-  interrupt_status_.store(0);
+  interrupt_status().store(0);
 }
 
 MmioTransportState MmioTransport::state() {
   const MutexLock lock(device_.mutex());
   MmioTransportState state = state_;
-  state.interrupt_status = interrupt_status_.load();
+  state.interrupt_status = interrupt_status().load();
   return state;
 }
 
@@ -377,7 +427,7 @@ Result<void> MmioTransport::restore(const MmioTransportState& state,
                                     std::span<const std::optional<VirtQueueState>> queues) {
   const MutexLock lock(device_.mutex());
   MAYFLY_CHECK(state_.status == 0, "a transport is restored before any driver uses it");
-  const auto within = [this](Error error) {
+  const auto within = [this](const Error& error) {
     return error.within(std::string(device_.name()) + ": restore its transport");
   };
   MAYFLY_TRY(check(state).map_error(within));
@@ -397,11 +447,13 @@ Result<void> MmioTransport::restore(const MmioTransportState& state,
     MAYFLY_TRY_ASSIGN(activation, make_queues(state, queues).map_error(within));
   }
   state_ = state;
-  interrupt_status_.store(state.interrupt_status);
+  interrupt_status().store(state.interrupt_status);
   if (live) {
     device_.activate(std::move(activation));
     process_later();
   }
+  show_registers();
+  show_configuration();
   if (state.interrupt_status != 0) {
     line_.trigger();
   }
@@ -429,7 +481,14 @@ void MmioTransport::used_buffers() noexcept {
 }
 
 void MmioTransport::configuration_changed() noexcept {
+  // Once before the fields change and once after: a driver that reads a part of them meanwhile finds another
+  // generation at its end than at its beginning (4.2.2.2), unless both fall between the two; then the
+  // interrupt makes it read again.
   ++state_.generation;
+  show_registers();
+  show_configuration();
+  ++state_.generation;
+  show_registers();
   if ((state_.status & kDriverOk) != 0) {
     interrupt(kConfigurationChanged);
   }
@@ -439,6 +498,7 @@ void MmioTransport::needs_reset(std::string_view why) noexcept {
   LOG_WARN_LIMITED("%.*s: needs a reset by its driver: %.*s", static_cast<int>(device_.name().size()),
                    device_.name().data(), static_cast<int>(why.size()), why.data());
   state_.status |= kDeviceNeedsReset;
+  show_registers();
   if ((state_.status & kDriverOk) != 0) {
     interrupt(kConfigurationChanged);
   }
@@ -446,7 +506,7 @@ void MmioTransport::needs_reset(std::string_view why) noexcept {
 
 void MmioTransport::interrupt(std::uint32_t reason) noexcept {
   (reason == kUsedBuffers ? metrics().interrupts.triggers : metrics().interrupts.config_updates).add();
-  interrupt_status_.fetch_or(reason);
+  interrupt_status().fetch_or(reason);
   line_.trigger();
 }
 

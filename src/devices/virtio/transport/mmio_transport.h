@@ -11,6 +11,10 @@
 // and none of them once FAILED or DEVICE_NEEDS_RESET is set. A 0 in QueueReady stops the queue at any time,
 // until the next reset. Status bits are set in the order of 3.1.1 and cleared by a reset only; FEATURES_OK
 // stays 0 where the driver accepted what was not offered, or not VIRTIO_F_VERSION_1.
+//
+// The window can also be shown: a page that always holds what aligned words of it read as, for a guest that
+// reads it in place of asking, without an exit. A driver reads InterruptStatus at every interrupt. Of a page,
+// accesses of other widths read bytes of registers, which no driver does (4.2.2.2).
 #pragma once
 
 #include <atomic>
@@ -76,9 +80,12 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   static constexpr std::uint32_t kConfigurationChanged = 2;
 
   // Everything is borrowed and outlives the transport, which is made and destroyed on the registrar's thread.
-  // Errors: those of an eventfd.
+  // `shown`: kWindow bytes of zeroes, aligned as words, that the transport keeps equal to its window, or
+  // nothing. Written here only, and never trusted: only InterruptStatus is read back, which is the guest's to
+  // acknowledge anyway. Errors: those of an eventfd.
   static Result<std::unique_ptr<MmioTransport>> create(VirtioDevice& device, GuestMemory& memory,
-                                                       InterruptLine& line, EventRegistrar& registrar);
+                                                       InterruptLine& line, EventRegistrar& registrar,
+                                                       std::span<std::uint32_t> shown = {});
   ~MmioTransport() override = default;
 
   void bus_read(std::uint64_t offset, std::span<std::uint8_t> data) override;
@@ -99,7 +106,8 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
                        std::span<const std::optional<VirtQueueState>> queues);
 
  private:
-  MmioTransport(VirtioDevice& device, GuestMemory& memory, InterruptLine& line, UniqueFd doorbell);
+  MmioTransport(VirtioDevice& device, GuestMemory& memory, InterruptLine& line, UniqueFd doorbell,
+                std::span<std::uint32_t> shown);
 
   void used_buffers() noexcept override;
   void configuration_changed() noexcept override;
@@ -113,6 +121,8 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   void write_status(std::uint32_t value);
   void write_queue_register(std::uint64_t offset, std::uint32_t value);
   void stop_queue();
+  void show_registers();
+  void show_configuration();
   bool accepts_features() const;
   void activate();
   // The queues that are ready by `state`, as far as `progress` says; of an empty one, from their beginnings.
@@ -123,14 +133,17 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   bool has_failed() const { return (state_.status & (kFailed | kDeviceNeedsReset)) != 0; }
   std::uint64_t offered_features() const { return device_.features() | kFeatureVersion1; }
   void interrupt(std::uint32_t reason) noexcept;
+  // Without the lock: two accesses an interrupt. Where the window is shown, this is its word.
+  std::atomic_ref<std::uint32_t> interrupt_status();
 
   VirtioDevice& device_;
   GuestMemory& memory_;
   InterruptLine& line_;
   UniqueFd doorbell_;
-  MmioTransportState state_;  // guarded by the device's lock; interrupt_status is kept in the next
-  std::atomic<std::uint32_t> interrupt_status_{0};  // without the lock: two accesses an interrupt
-  std::unique_ptr<Watch> watch_;                    // after doorbell_: goes first
+  std::span<std::uint32_t> shown_;  // empty: nobody looks
+  MmioTransportState state_;        // guarded by the device's lock; interrupt_status is kept elsewhere
+  std::uint32_t hidden_interrupt_status_ = 0;  // where nothing is shown
+  std::unique_ptr<Watch> watch_;               // after doorbell_: goes first
 };
 
 }  // namespace mayfly
