@@ -445,10 +445,7 @@ Router::Answer Router::put_action(const Call& call) {
                vm.collect_counts();
                return ::mayfly::metrics().flush();
              }},
-      Action{"SendCtrlAltDel", When::kAfterStart,
-             [](MicroVm& /*vm*/) -> Result<void> {
-               return fail(ErrorCode::kUnsupported, "SendCtrlAltDel is not supported yet");
-             }},
+      Action{"SendCtrlAltDel", When::kAfterStart, [](MicroVm& vm) { return vm.send_ctrl_alt_del(); }},
   };
   std::array<std::string_view, kActions.size()> names;
   std::transform(kActions.begin(), kActions.end(), names.begin(),

@@ -15,6 +15,7 @@
 
 #include "kvm/kvm.h"
 #include "kvm/x86_64/cpuid.h"
+#include "kvm/x86_64/io_apic.h"
 #include "kvm/x86_64/msrs.h"
 #include "kvm/x86_64/vcpu_state.h"
 #include "memory/guest_memory.h"
@@ -236,6 +237,16 @@ TEST_F(KvmDevice, interrupt_lines_take_events_up_to_their_last) {
   const auto past = vm.register_irqfd(event, Vm::kGsiCount);
   ASSERT_FALSE(past.has_value());
   EXPECT_EQ(past.error().message(), "interrupt line 24: the interrupt controllers have only 24");
+}
+
+TEST_F(KvmDevice, interrupt_lines_are_pulsed_up_to_their_last_and_a_fresh_guest_takes_none) {
+  const Vm vm = make_vm();
+  EXPECT_TRUE(vm.pulse_line(Vm::kGsiCount - 1));
+  EXPECT_EQ(vm.pulse_line(Vm::kGsiCount).error().code(), ErrorCode::kInvalidArgument);
+  for (std::uint32_t gsi = 0; gsi < Vm::kGsiCount; ++gsi) {
+    EXPECT_EQ(x86_64::guest_takes_line(vm, gsi), false) << "line " << gsi;
+  }
+  EXPECT_EQ(x86_64::guest_takes_line(vm, Vm::kGsiCount).error().code(), ErrorCode::kInvalidArgument);
 }
 
 TEST_F(KvmDevice, a_signal_on_an_interrupt_line_wakes_a_halted_guest) {

@@ -98,6 +98,20 @@ Result<void> Vm::unregister_irqfd(const UniqueFd& event, std::uint32_t gsi) cons
   return change_irqfd(fd_, event, gsi, KVM_IRQFD_FLAG_DEASSIGN);
 }
 
+Result<void> Vm::pulse_line(std::uint32_t gsi) const {
+  if (gsi >= kGsiCount) {
+    return fail(ErrorCode::kInvalidArgument, "there is no interrupt line " + std::to_string(gsi));
+  }
+  for (const std::uint32_t level : {1U, 0U}) {
+    kvm_irq_level line{};
+    line.irq = gsi;
+    line.level = level;
+    MAYFLY_TRY(
+        command(fd_, KVM_IRQ_LINE, &line, "pulse interrupt line " + std::to_string(gsi) + " (KVM_IRQ_LINE)"));
+  }
+  return {};
+}
+
 Result<void> Vm::register_doorbell(const UniqueFd& event, const Doorbell& doorbell) const {
   MAYFLY_TRY_ASSIGN(kvm_ioeventfd request, to_ioeventfd(event, doorbell));
   return command(fd_, KVM_IOEVENTFD, &request,

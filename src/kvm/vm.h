@@ -59,6 +59,11 @@ class Vm {
   Result<void> register_irqfd(const UniqueFd& event, std::uint32_t gsi) const;
   Result<void> unregister_irqfd(const UniqueFd& event, std::uint32_t gsi) const;
 
+  // KVM_IRQ_LINE (api.rst 4.25): a rising edge on `gsi` before this comes back, and the line low again. Needs
+  // no descriptor as an irqfd does: for what hardly ever happens. Error kInvalidArgument for a gsi past
+  // kGsiCount.
+  Result<void> pulse_line(std::uint32_t gsi) const;
+
   // KVM_IOEVENTFD (api.rst 4.59): the guest's write signals `event` and reaches no bus. Errors:
   // kInvalidArgument for a length that is none of those above, kIo (EEXIST) for a doorbell that is there
   // already.

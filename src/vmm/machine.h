@@ -86,6 +86,10 @@ class Machine {
   Result<void> pause();
   // Idempotent. Error kBusy before the start and after the end.
   Result<void> resume();
+  // Asks the guest to end in good order, as its firmware would; see the room's README. A guest that is paused
+  // hears of it when it is resumed; to ask again does no harm. Errors: kBusy before the start and after the
+  // end, and where the guest has nobody who listens: the request is not kept for later.
+  Result<void> request_shutdown();
   // Ends all vCPU threads. Idempotent. Error kInternal where one does not end in time.
   Result<void> stop();
 

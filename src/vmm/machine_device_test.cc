@@ -2,6 +2,7 @@
 // device, or it may not be opened, every case is skipped and says why.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -90,8 +91,8 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
     const auto files = GuestFiles::open(config.boot_source);
     EXPECT_TRUE(files.has_value()) << files.error().message();
     auto machine = Machine::build(config, {*files, {}},
-                                  {registrar_, paper_, metrics_, nullptr, [](const Outcome& outcome) {
-                                     ADD_FAILURE() << "it ended: " << outcome.detail;
+                                  {registrar_, paper_, metrics_, nullptr, [this](const Outcome& outcome) {
+                                     EXPECT_TRUE(expect_end_) << "it ended: " << outcome.detail;
                                    }});
     EXPECT_TRUE(machine.has_value()) << machine.error().error.message();
     return machine ? std::move(*machine) : nullptr;
@@ -105,6 +106,7 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
   testing::ManualRegistrar registrar_;
   Paper paper_;
   SerialMetrics metrics_;
+  bool expect_end_ = false;  // set before the machine is started
 };
 
 TEST_P(MachineDevice, a_guest_runs_from_its_start_on_and_never_while_it_is_paused) {
@@ -185,6 +187,29 @@ TEST_P(MachineDevice, a_guest_with_a_kvmclock_is_told_that_it_was_paused) {
   EXPECT_TRUE(paper_.shows("told\n"));
   EXPECT_EQ(metrics().vcpu.kvmclock_ctrl_fails.value(), failed);
   EXPECT_TRUE(machine->stop());
+}
+
+TEST_P(MachineDevice, a_guest_is_asked_to_shut_down_once_it_listens) {
+  const auto machine = build("shutdown_request");
+  ASSERT_NE(machine, nullptr);
+  expect_busy(machine->request_shutdown());
+  expect_end_ = true;
+  ASSERT_TRUE(machine->start());
+  ASSERT_TRUE(paper_.shows("closed\n"));
+  expect_busy(machine->request_shutdown());
+  while (machine->serial().receive(std::array<std::uint8_t, 1>{'x'}) == 0) {
+    std::this_thread::yield();  // the guest is about to listen to its line
+  }
+  ASSERT_TRUE(paper_.shows("open\n"));
+  // Asked while it is paused it hears of it afterwards.
+  ASSERT_TRUE(machine->pause());
+  EXPECT_TRUE(machine->request_shutdown());
+  EXPECT_TRUE(machine->request_shutdown());
+  EXPECT_FALSE(paper_.has("PASS\n"));
+  ASSERT_TRUE(machine->resume());
+  EXPECT_TRUE(paper_.shows("PASS\n"));
+  EXPECT_TRUE(machine->stop());
+  expect_busy(machine->request_shutdown());
 }
 
 INSTANTIATE_TEST_SUITE_P(VcpuCounts, MachineDevice, ::testing::Values(1U, 2U),

@@ -280,6 +280,11 @@ Result<void> MicroVm::resume() {
   return machine_->resume();
 }
 
+Result<void> MicroVm::send_ctrl_alt_del() {
+  MAYFLY_TRY(expect_started());
+  return machine_->request_shutdown();
+}
+
 Result<void> MicroVm::patch_drive(const DriveChanges& changes) {
   MAYFLY_TRY(expect_started());
   const std::size_t index = find(config_.drives, changes.id);

@@ -105,6 +105,9 @@ class MicroVm {
   Result<void> pause();
   Result<void> resume();
 
+  // Asks the guest to end in good order, as Ctrl+Alt+Del at a keyboard would. As Machine::request_shutdown().
+  Result<void> send_ctrl_alt_del();
+
   // kNotFound for an id that no device has; otherwise as BlockDevice::update_backing() and
   // update_rate_limiter(), and NetDevice::set_rate_limits().
   Result<void> patch_drive(const DriveChanges& changes);

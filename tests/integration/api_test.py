@@ -107,6 +107,17 @@ class Life(ApiCase):
         self.do("PATCH", "/vm", {"state": "Resumed"})
         self.vm.until(b"x" * 100)
 
+    def test_a_guest_that_listens_is_asked_to_shut_down_and_one_that_does_not_is_named(self):
+        self.start(stdin=subprocess.PIPE)
+        self.refused("only after", "PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+        self.boot("shutdown_request")
+        self.vm.until(b"closed\n")
+        self.refused("does not listen", "PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+        self.vm.send(b"x")
+        self.vm.until(b"open\n")
+        self.do("PUT", "/actions", {"action_type": "SendCtrlAltDel"})
+        self.expect(self.vm.end(), 0, b"closed\nopen\nPASS\n")
+
     def test_a_configuration_file_starts_at_once_and_the_api_serves_what_is_left(self):
         config = self.config(guest("spin"), **{"machine-config": {"vcpu_count": 2, "mem_size_mib": 64}})
         self.start("--config-file", config, "--id", "vm-7")

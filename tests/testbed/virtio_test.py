@@ -36,6 +36,11 @@ DISK_IS_GONE = [
 READ_ONLY = [(r"EXT4-fs \(vda\): .*|/dev/vda: .*|I/O error, dev vda, .*", "the case writes to a read-only disk")]
 # Stripped of what they are too large with.
 MODULES = [(r"\w+: module verification failed: signature and/or required key missing - tainting kernel", "our modules")]
+# Of systemd's packages, what a system that is only started and ended does without; see load_image.LEFT_OUT.
+SYSTEMD_LEAVES_OUT = (*load_image.LEFT_OUT, "usr/share/zoneinfo", "usr/share/i18n", "usr/lib/udev/hwdb.d",
+                      "usr/lib/udev/hwdb.bin", "usr/share/keymaps", "usr/share/consolefonts")
+# It would ask questions on the console at its first start, and these are all.
+SYSTEMD_WORDS = " systemd.firstboot=off systemd.unit=basic.target systemd.show_status=1"
 WITHOUT_ACPI = [(r"(ACPI|APIC|MPTABLE|Intel MultiProcessor|smpboot|SMP|..MP-BIOS).*", "ACPI is off")]
 
 
@@ -68,8 +73,21 @@ class Suite:
                      allowed=WITHOUT_ACPI if more else ())
             if not more:
                 self.add(f"fio_{name}", "disks", "fio", values, image=load, cost=6)
+        self.shutdowns(small, debian, root, words)
         values = {"kernel": small, "initrd": "", "cmdline": f"{words} reboot=k"}
         self.add("iperf_between_two", "networks", "iperf", values, image=load, cost=6)
+
+    def shutdowns(self, small, debian, root, words):
+        """Of an init that is busybox, with a kernel that knows no keyboard and with one that does, and of systemd."""
+        busybox = {"image": root_image.build(), "ready": "This is a microVM's root shell",
+                   "farewell": "Requesting system poweroff"}
+        systemd = {"image": root_image.build(include=("systemd-sysv",), exclude=SYSTEMD_LEAVES_OUT),
+                   "ready": "Reached target .*basic.target", "farewell": "Reached target .*poweroff.target"}
+        for name, kernel, initrd, more, values in (
+                ("without_keyboard", small, "", "", busybox), ("busybox", debian, root, "", busybox),
+                ("systemd", debian, root, SYSTEMD_WORDS, systemd)):
+            values = {**values, "kernel": kernel, "initrd": initrd, "cmdline": f"{words} reboot=k{more}"}
+            self.add(f"shutdown_{name}", "disks", "shutdown", values, call=call_program(), cost=5)
 
     def disks(self):
         for engine in ("Sync", "Async"):
@@ -109,6 +127,17 @@ class Suite:
 
 def tool(name):
     return Path(shutil.which(name, path=recipe.search_path())).resolve()
+
+
+def call_program():
+    """A client of the control API that runs anywhere."""
+    source = SCRIPTS / "call.c"
+
+    def build(folder):
+        recipe.need_tools("cc=gcc")
+        recipe.run(["cc", "-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-o", folder / "call", source])
+
+    return recipe.cached("api-call", recipe.digest(source), build) / "call"
 
 
 def guest_initramfs(modules):

@@ -44,9 +44,9 @@ inline constexpr std::uint16_t kI8042DataPort = 0x60;
 inline constexpr std::uint16_t kI8042CommandPort = 0x64;
 // ACPI registers, in I/O space: sleep control, sleep status, reset (one byte each).
 inline constexpr std::uint16_t kPowerPort = 0x600;
-inline constexpr std::uint32_t kPowerButtonGsi = 5;     // generic event device
-inline constexpr std::uint32_t kVirtioFirstGsi = 6;     // legacy pins first, then 16..23
-inline constexpr std::uint32_t kMaxVirtioDevices = 18;  // one line each, up to the I/O APIC's last pin, 23
+inline constexpr std::uint32_t kShutdownRequestGsi = 5;  // generic event device
+inline constexpr std::uint32_t kVirtioFirstGsi = 6;      // legacy pins first, then 16..23
+inline constexpr std::uint32_t kMaxVirtioDevices = 18;   // one line each, up to the I/O APIC's last pin, 23
 inline constexpr std::uint32_t kMaxVcpus = 32;
 
 }  // namespace mayfly::x86_64::layout

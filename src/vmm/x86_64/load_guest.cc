@@ -101,7 +101,7 @@ Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const
                                   .power = {.port = layout::kPowerPort,
                                             .sleep_type_off = PowerDevice::kSleepTypeOff,
                                             .reset_value = PowerDevice::kResetValue,
-                                            .button_gsi = layout::kPowerButtonGsi}};
+                                            .shutdown_gsi = layout::kShutdownRequestGsi}};
   MAYFLY_TRY_ASSIGN(plan.rsdp, x86_64::write_acpi_tables(tables, memory));
   if (without_acpi) {
     // For such a kernel alone: the ACPI tables say it all, and two that say the same could differ.

@@ -12,6 +12,7 @@
 #include "devices/virtio/transport/mmio_transport.h"
 #include "kvm/x86_64/apply_template.h"
 #include "kvm/x86_64/cpuid.h"
+#include "kvm/x86_64/io_apic.h"
 #include "kvm/x86_64/msrs.h"
 #include "kvm/x86_64/vcpu_state.h"
 #include "memory/x86_64/ranges.h"
@@ -124,6 +125,21 @@ Result<void> Machine::connect_devices() {
     MAYFLY_TRY(connect_virtio(*virtio_[index], index));
   }
   return {};
+}
+
+Result<void> Machine::request_shutdown() {
+  namespace layout = x86_64::layout;
+  if (state_ != State::kRunning && state_ != State::kPaused) {
+    return fail(ErrorCode::kBusy, "the microVM is not running");
+  }
+  // An edge on a line that nobody takes would be lost without a word.
+  MAYFLY_TRY_ASSIGN(const bool taken, x86_64::guest_takes_line(vm_, layout::kShutdownRequestGsi));
+  if (!taken) {
+    return fail(
+        ErrorCode::kBusy,
+        "the guest does not listen for a request to shut down: its ACPI is not up yet, or it has none");
+  }
+  return vm_.pulse_line(layout::kShutdownRequestGsi);
 }
 
 Result<void> Machine::connect_virtio(VirtioSlot& slot, std::uint32_t index) {

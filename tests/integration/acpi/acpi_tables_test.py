@@ -105,11 +105,11 @@ class AcpiTables(unittest.TestCase):
                 self.assertEqual(output.count('"ACPI0007"'), vcpus)
                 self.assertEqual(output.count('"LNRO0005"'), devices)
 
-    def test_power_button_is_notified_on_its_interrupt_only(self):
+    def test_a_graceful_shutdown_is_requested_by_its_interrupt_only(self):
         folder = self.dump(1, 1)
-        pressed = "Notify on [PWRB]"
-        self.assertEqual(self.evaluate(folder, r"execute \_SB.GED._EVT 5").count(pressed), 1)
-        self.assertEqual(self.evaluate(folder, r"execute \_SB.GED._EVT 6").count(pressed), 0)
+        requested = "Notify on [_SB_]"
+        self.assertEqual(self.evaluate(folder, r"execute \_SB.GED._EVT 5").count(requested), 1)
+        self.assertEqual(self.evaluate(folder, r"execute \_SB.GED._EVT 6").count(requested), 0)
 
     def test_broken_tables_are_found(self):
         """The checks above can fail: one byte changed at a time."""

@@ -48,7 +48,7 @@ int main(int argc, char** argv) {
   config.power = {.port = layout::kPowerPort,
                   .sleep_type_off = 5,
                   .reset_value = 1,
-                  .button_gsi = layout::kPowerButtonGsi};
+                  .shutdown_gsi = layout::kShutdownRequestGsi};
   for (std::uint32_t i = 0; i < static_cast<std::uint32_t>(std::atoi(argv[2])); ++i) {
     config.virtio_mmio.push_back({.base = layout::kVirtioMmioStart + i * layout::kVirtioMmioWindow,
                                   .size = layout::kVirtioMmioWindow,

@@ -38,6 +38,29 @@ GUEST
     ended second
 }
 
+# Asked to end by the control API, the system does so in its own way: what it says while it does, and a file system that
+# has nothing left to be mended. Before there is a kernel that listens, the call is refused.
+case_shutdown() {
+    cp "$image" "$work/root.ext4"
+    write_config guest "${initrd:+\"initrd_path\": \"$initrd\", }\"boot_args\": \"$cmdline ip=off\"" 2 \
+        "$(drive root "$work/root.ext4" | sed 's/"is_root_device": false/"is_root_device": true/')"
+    monitor guest --api-sock "$work/api" --config-file "$work/guest.json"
+    until [ -S "$work/api" ]; do sleep 0.1; done
+    ask_to_end
+    grep -q "does not listen" "$work/answer" || die "$(cat "$work/answer")"
+    await guest "$ready"
+    ask_to_end
+    grep -q "^HTTP/1.1 204 " "$work/answer" || die "$(cat "$work/answer")"
+    ended guest
+    grep -q "$farewell" "$work/guest.said" || die "the guest did not end in good order"
+    "$e2fsck" -fn "$work/root.ext4" > "$work/fsck" 2>&1 || die "e2fsck -fn: $(cat "$work/fsck")"
+    ! grep -i "journal" "$work/fsck" || die "the file system was not unmounted"
+}
+
+ask_to_end() {
+    "$call" "$work/api" PUT /actions '{"action_type": "SendCtrlAltDel"}' > "$work/answer" || die "the API does not answer"
+}
+
 # fio writes to a disk of each engine and checks all that it has written, by sums in it.
 case_fio() {
     ln -s "$image" "$work/root.ext4"

@@ -93,7 +93,7 @@ Result<void> check(const AcpiConfig& config) {
     taken.set(gsi);
     return {};
   };
-  MAYFLY_TRY(take(config.power.button_gsi, "the power button"));
+  MAYFLY_TRY(take(config.power.shutdown_gsi, "the shutdown request"));
   if (config.serial) {
     MAYFLY_TRY(take(config.serial->gsi, "the serial port"));
   }
@@ -153,18 +153,18 @@ aml::Bytes make_dsdt(const AcpiConfig& config) {
                                           })),
                     })));
   }
-  // 4.8.2.2.1.2: a control method power button, told of by a generic event device (5.6.9): the event's
-  // interrupt is _EVT's argument, 0x80 means "pressed".
-  constexpr std::uint64_t kButtonPressed = 0x80;
-  add(aml::device("PWRB", aml::name("_HID", aml::eisa_id("PNP0C0C"))));
+  // 6.3.5.1: a request to shut down gracefully, told of by a generic event device (5.6.9): the event's
+  // interrupt is _EVT's argument. No power button beside it: a guest that heard of both would be told twice,
+  // and what it makes of a button is not always its end.
+  constexpr std::uint64_t kShutdownRequest = 0x81;
   add(aml::device(
       "GED_", aml::join({
                   aml::name("_HID", aml::string("ACPI0013")),
                   aml::name("_UID", aml::integer(0)),
-                  aml::name("_CRS", aml::resource_template({aml::edge_interrupt(config.power.button_gsi)})),
+                  aml::name("_CRS", aml::resource_template({aml::edge_interrupt(config.power.shutdown_gsi)})),
                   aml::method("_EVT", 1,
-                              aml::if_equal(aml::argument(0), aml::integer(config.power.button_gsi),
-                                            aml::notify("PWRB", kButtonPressed))),
+                              aml::if_equal(aml::argument(0), aml::integer(config.power.shutdown_gsi),
+                                            aml::notify("\\_SB_", kShutdownRequest))),
               })));
 
   // Revision 2: integers have 64 bits.
@@ -185,7 +185,7 @@ aml::Bytes make_fadt(const AcpiConfig& config, std::uint32_t dsdt) {
   // Table 5.10, fixed feature flags.
   constexpr std::uint32_t kWbinvd = 1U << 0;
   constexpr std::uint32_t kProcC1 = 1U << 2;
-  constexpr std::uint32_t kPwrButton = 1U << 4;  // no fixed power button: it is a device in the namespace
+  constexpr std::uint32_t kPwrButton = 1U << 4;  // no fixed power button
   constexpr std::uint32_t kSlpButton = 1U << 5;  // no fixed sleep button either
   constexpr std::uint32_t kFixRtc = 1U << 6;     // no fixed RTC wake status
   constexpr std::uint32_t kResetRegSup = 1U << 10;

@@ -29,12 +29,12 @@ struct AcpiSerial {
 };
 
 // The registers that end the guest (three byte-wide ports from `port` on: sleep control, sleep status,
-// reset), the values that mean it, and the interrupt that is the power button.
+// reset), the values that mean it, and the interrupt that asks the guest to do so.
 struct AcpiPower {
   std::uint16_t port;
   std::uint8_t sleep_type_off;  // SLP_TYP of S5, 0..7
   std::uint8_t reset_value;
-  std::uint32_t button_gsi;
+  std::uint32_t shutdown_gsi;
 };
 
 struct AcpiConfig {

@@ -22,7 +22,7 @@ AcpiConfig config_of(std::uint32_t vcpus, std::uint32_t devices) {
   AcpiConfig config;
   config.vcpu_count = vcpus;
   config.serial = AcpiSerial{.port = 0x3f8, .gsi = 4};
-  config.power = {.port = 0x600, .sleep_type_off = 5, .reset_value = 1, .button_gsi = 5};
+  config.power = {.port = 0x600, .sleep_type_off = 5, .reset_value = 1, .shutdown_gsi = 5};
   for (std::uint32_t i = 0; i < devices; ++i) {
     config.virtio_mmio.push_back(
         {.base = 0xc0001000 + std::uint64_t{i} * 0x1000, .size = 0x1000, .gsi = 6 + i});
@@ -282,7 +282,7 @@ TEST(AcpiTables, every_machine_has_whole_tables_within_the_system_area) {
       const Tables tables = read_tables(Reader(*image, layout::kRsdp), layout::kRsdp);
       ASSERT_EQ(tables.madt.size(), 44U + 8 * vcpus + 12);
       const AmlDecoder aml = decode(tables);
-      ASSERT_EQ(aml.objects.size(), 1 + vcpus + devices + 3);  // the root; COM1, PWRB, GED_
+      ASSERT_EQ(aml.objects.size(), 1 + vcpus + devices + 2);  // the root; COM1, GED_
     }
   }
 }
@@ -324,7 +324,7 @@ TEST(AcpiTables, fadt_describes_a_hardware_reduced_machine_without_legacy_device
 
 TEST(AcpiTables, fadt_registers_are_bytes_at_the_power_ports) {
   AcpiConfig config = config_of(1, 0);
-  config.power = {.port = 0x1234, .sleep_type_off = 7, .reset_value = 0xab, .button_gsi = 9};
+  config.power = {.port = 0x1234, .sleep_type_off = 7, .reset_value = 0xab, .shutdown_gsi = 9};
   const Tables tables = build(config);
   struct {
     std::size_t offset;
@@ -424,17 +424,16 @@ TEST(AcpiTables, dsdt_has_the_serial_port_only_where_there_is_one) {
   EXPECT_FALSE(decode(build(config)).objects.contains("\\_SB_.COM1"));
 }
 
-TEST(AcpiTables, power_button_is_notified_for_its_interrupt_and_no_other) {
+TEST(AcpiTables, a_graceful_shutdown_is_requested_by_its_interrupt_and_no_other) {
   AmlDecoder aml = decode(build(config_of(1, 0)));
   const Object& ged = aml.objects.at("\\_SB_.GED_");
   EXPECT_EQ(ged.names.at("_HID"), string_data("ACPI0013"));
   const auto resources = descriptors(ged.names.at("_CRS"));
   ASSERT_EQ(resources.size(), 1U);
   EXPECT_EQ(Reader::integer(resources[0].second, 2, 4), 5U);
-  // One argument; If (Arg0 == 5) { Notify (PWRB, 0x80) }
-  const Bytes method{1, 0xa0, 0x0c, 0x93, 0x68, 0x0a, 5, 0x86, 'P', 'W', 'R', 'B', 0x0a, 0x80};
+  // One argument; If (Arg0 == 5) { Notify (\_SB, 0x81) }
+  const Bytes method{1, 0xa0, 0x0d, 0x93, 0x68, 0x0a, 5, 0x86, '\\', '_', 'S', 'B', '_', 0x0a, 0x81};
   EXPECT_EQ(ged.methods.at("_EVT"), method);
-  EXPECT_EQ(aml.objects.at("\\_SB_.PWRB").names.at("_HID"), (Bytes{0x0c, 0x41, 0xd0, 0x0c, 0x0c}));
 }
 
 TEST(AcpiTables, impossible_machines_are_refused_with_the_reason) {
@@ -458,7 +457,7 @@ TEST(AcpiTables, impossible_machines_are_refused_with_the_reason) {
   EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.virtio_mmio[1].gsi = 6; })),
               ::testing::HasSubstr("GSI 6"));
   EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.serial->gsi = 5; })), ::testing::HasSubstr("GSI 5"));
-  EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.power.button_gsi = 24; })),
+  EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.power.shutdown_gsi = 24; })),
               ::testing::HasSubstr("GSI 24"));
   EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.power.sleep_type_off = 8; })),
               ::testing::HasSubstr("three bits"));
