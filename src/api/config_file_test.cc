@@ -184,7 +184,6 @@ TEST(ConfigFile, what_is_wrong_with_a_network_is_refused_by_its_place_and_field)
 }
 
 TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name) {
-  EXPECT_NE(error_of(with(R"("mmds-config": {})")).find("metadata service"), std::string::npos);
   for (const char* device : {"balloon", "vsock", "entropy", "memory-hotplug"}) {
     EXPECT_NE(error_of(with("\"" + std::string(device) + "\": {}")).find("no such device"), std::string::npos)
         << device;
@@ -197,6 +196,13 @@ TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name
       error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "track_dirty_pages": true})"))
           .find("track_dirty_pages"),
       std::string::npos);
+}
+
+TEST(ConfigFile, the_metadata_service_is_read_with_its_defaults) {
+  const auto file = parse_config_file(with(R"("mmds-config": {"network_interfaces": ["n"]})"), "f.json");
+  ASSERT_TRUE(file.has_value()) << file.error().message();
+  EXPECT_EQ(file->mmds, (MmdsConfig{.network_interfaces = {"n"}}));
+  EXPECT_NE(error_of(with(R"("mmds-config": {})")).find("network_interfaces"), std::string::npos);
 }
 
 TEST(ConfigFile, a_cpu_template_is_read_from_the_section_or_from_the_file_that_it_names) {

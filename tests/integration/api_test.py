@@ -207,8 +207,8 @@ class Start(ApiCase):
 class Metadata(ApiCase):
     def test_metadata_is_put_merged_and_read_at_any_time(self):
         self.start()
-        self.refused("nothing", "GET", "/mmds")
-        self.refused("nothing", "PATCH", "/mmds", {"a": 1})
+        self.refused("none yet", "GET", "/mmds")
+        self.refused("none yet", "PATCH", "/mmds", {"a": 1})
         self.do("PUT", "/mmds", {"latest": {"meta-data": {"ami-id": "x", "gone": 1}}})
         self.boot("spin")
         self.do("PATCH", "/mmds", {"latest": {"meta-data": {"gone": None, "new": [1, 2]}}})
