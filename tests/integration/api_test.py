@@ -215,7 +215,7 @@ class Metadata(ApiCase):
         wanted = {"latest": {"meta-data": {"ami-id": "x", "new": [1, 2]}}}
         self.assertEqual(self.get("/mmds"), wanted)
         self.refused("", "PUT", "/mmds", "{")
-        self.assertEqual(self.call("PUT", "/mmds", {"x": "y" * 51100})[0], 413)
+        self.assertEqual(self.call("PUT", "/mmds", {"x": "y" * 51300})[0], 413)
         self.assertEqual(self.call("PATCH", "/mmds", {"x": "y" * 51100})[0], 413)
         self.assertEqual(self.get("/mmds"), wanted)
 
