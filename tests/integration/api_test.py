@@ -216,7 +216,7 @@ class Metadata(ApiCase):
         self.assertEqual(self.get("/mmds"), wanted)
         self.refused("", "PUT", "/mmds", "{")
         self.assertEqual(self.call("PUT", "/mmds", {"x": "y" * 51300})[0], 413)
-        self.assertEqual(self.call("PATCH", "/mmds", {"x": "y" * 51100})[0], 413)
+        self.assertEqual(self.call("PATCH", "/mmds", {"x": "y" * 51180})[0], 413)
         self.assertEqual(self.get("/mmds"), wanted)
 
     def test_the_service_is_configured_for_interfaces_that_are_there(self):
