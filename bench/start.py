@@ -12,7 +12,7 @@ drifts: compare the ratios, not the times.
   cpu       CPU time of all threads at that moment
   life      process start, guest's power-off or reset, process gone
   memory    private memory beyond the guest's own while it runs (smaps), and the whole proportional set size of it
-  binary    size of the program
+  binary    size of the program, stripped
 
 What devices add is measured apart: the first monitor without any, and with a disk (a file in memory) and a network
 interface (a tap, in a network namespace of this benchmark's own) that its guest does not use; 5 starts a run of each,
@@ -207,10 +207,18 @@ def main():
                         f"(min/min {min(values[first]) / min(values[name]):.2f})"
                         for name in medians if name != first))
     for monitor, binary in monitors.items():
-        print(f"{'binary KiB':20}  {monitor} {os.path.getsize(binary) / 1024:8.0f}")
+        print(f"{'binary KiB':20}  {monitor} {stripped_size(binary) / 1024:8.0f}")
     if added:
         print(f"{'devices add ms':20}  {first} {added[0]:8.2f}  (cpu {added[1]:.2f})")
     return check(figures, first, monitors[first], added) if options.check else 0
+
+
+def stripped_size(binary):
+    """Bytes of the program without its symbols."""
+    with tempfile.TemporaryDirectory() as folder:
+        stripped = os.path.join(folder, "stripped")
+        subprocess.run(["strip", "--strip-all", "-o", stripped, binary], check=True)
+        return os.path.getsize(stripped)
 
 
 def check(figures, name, binary, added):
@@ -219,7 +227,7 @@ def check(figures, name, binary, added):
     over = [text for is_over, text in (
         (median("output ms", name) > OUTPUT_LIMIT * median("output ms", "floor"), f"output: more than {OUTPUT_LIMIT} x floor"),
         (median("memory private KiB", name) > PRIVATE_LIMIT_KIB, f"memory: more than {PRIVATE_LIMIT_KIB} KiB private"),
-        (os.path.getsize(binary) > BINARY_LIMIT_KIB << 10, f"program: more than {BINARY_LIMIT_KIB} KiB"),
+        (stripped_size(binary) > BINARY_LIMIT_KIB << 10, f"program: more than {BINARY_LIMIT_KIB} KiB"),
         (added is None, "devices: not measured"),
         (added is not None and added[0] > DEVICES_LIMIT_MS, f"devices: add more than {DEVICES_LIMIT_MS} ms"),
     ) if is_over]

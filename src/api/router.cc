@@ -126,7 +126,7 @@ const std::vector<Router::Route>& Router::routes() {
   auto& get = store.get_api_requests;
   auto& put = store.put_api_requests;
   auto& patch = store.patch_api_requests;
-  static const std::vector<Route> kRoutes = {
+  static const std::vector<Route> all = {
       {"GET", "/", kAlways, &Router::get_instance, &get.instance_info_count},
       {"GET", "/version", kAlways, &Router::get_version, &get.vmm_version_count},
       {"GET", "/vm/config", kAlways, &Router::get_configuration},
@@ -168,7 +168,7 @@ const std::vector<Router::Route>& Router::routes() {
       {"PUT", "/hotplug/memory", kAlways, &Router::refuse_device},
       {"PATCH", "/hotplug/memory", kAlways, &Router::refuse_device},
   };
-  return kRoutes;
+  return all;
 }
 
 std::vector<std::string> Router::calls() {
