@@ -21,7 +21,7 @@ using nlohmann::json;
 constexpr const char* kAppName = "Mayfly";
 constexpr const char* kDialectVersion = "1.17.0";
 constexpr std::string_view kId = "{id}";
-constexpr int kTooLarge = 413;
+constexpr bool kDocument = true;
 
 // Text of a caller's that is not UTF-8 is shown with replacement characters.
 std::string text_of(const json& value) {
@@ -103,7 +103,8 @@ struct Router::Route {
   Answer (Router::*serve)(const Call&);
   Counter* count = nullptr;
   Counter* fails = nullptr;
-  int status_when_full = 400;  // where ErrorCode::kExhausted means that the body is too large
+  // The body is data of the caller's, read elsewhere, and kExhausted means that it is too much of it (413).
+  bool is_document = false;
 };
 
 struct Router::Action {
@@ -150,8 +151,8 @@ const std::vector<Router::Route>& Router::routes() {
       {"PUT", "/metrics", kBeforeStart, &Router::put_metrics, &put.metrics_count, &put.metrics_fails},
       {"PUT", "/serial", kBeforeStart, &Router::put_serial, &put.serial_count, &put.serial_fails},
       {"GET", "/mmds", kAlways, &Router::get_mmds, &get.mmds_count},
-      {"PUT", "/mmds", kAlways, &Router::put_mmds, &put.mmds_count, &put.mmds_fails, kTooLarge},
-      {"PATCH", "/mmds", kAlways, &Router::patch_mmds, &patch.mmds_count, &patch.mmds_fails, kTooLarge},
+      {"PUT", "/mmds", kAlways, &Router::put_mmds, &put.mmds_count, &put.mmds_fails, kDocument},
+      {"PATCH", "/mmds", kAlways, &Router::patch_mmds, &patch.mmds_count, &patch.mmds_fails, kDocument},
       {"PUT", "/mmds/config", kBeforeStart, &Router::put_mmds_config, &put.mmds_count, &put.mmds_fails},
       {"PUT", "/snapshot/create", kAfterStart, &Router::refuse_snapshot},
       {"PUT", "/snapshot/load", kBeforeStart, &Router::refuse_snapshot},
@@ -211,7 +212,7 @@ HttpResponse Router::answer(const HttpRequest& request) {
       LOG_INFO_LIMITED("API: %s %s refused: %s", request.method.c_str(), request.path.c_str(),
                        served.error().message().c_str());
       const bool is_full = served.error().code() == ErrorCode::kExhausted;
-      return refusal(served.error().message(), is_full ? route.status_when_full : 400);
+      return refusal(served.error().message(), is_full && route.is_document ? 413 : 400);
     }
     return served->value_or(HttpResponse{.status = 204, .body = {}});
   }
@@ -230,7 +231,7 @@ Router::Answer Router::serve(const Route& route, const HttpRequest& request, std
     }
   } else if (request.body.empty()) {
     return fail(ErrorCode::kInvalidArgument, "the body is empty");
-  } else {
+  } else if (!route.is_document) {
     MAYFLY_TRY_ASSIGN(call.body, parse_json(request.body, "the body"));
   }
   return (this->*route.serve)(call);
@@ -316,11 +317,14 @@ Router::Answer Router::put_machine_config(const Call& call) {
 }
 
 Router::Answer Router::patch_machine_config(const Call& call) {
+  MachineConfig current;
   MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
-    MAYFLY_TRY_ASSIGN(const auto section,
-                      read_machine_changes(call.body, "machine-config", vm.config().machine));
-    return apply(vm, section);
+    current = vm.config().machine;
+    return {};
   }));
+  // Nothing but this API changes it, and there is one call at a time.
+  MAYFLY_TRY_ASSIGN(const auto section, read_machine_changes(call.body, "machine-config", current));
+  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return apply(vm, section); }));
   return std::nullopt;
 }
 
@@ -376,18 +380,32 @@ Router::Answer Router::put_logger(const Call& call) {
   if (logger.level) {
     MAYFLY_TRY_ASSIGN(config.level, parse_log_level(*logger.level));
   }
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& /*vm*/) { return configure_log(config); }));
+  const auto apply = [&](MicroVm& vm) -> Result<void> {
+    if (config.path) {
+      MAYFLY_TRY(vm.check_output(kLogRole, *config.path));
+    }
+    MAYFLY_TRY(configure_log(config));
+    if (config.path) {
+      vm.note_output(kLogRole, *config.path);
+    }
+    return {};
+  };
+  MAYFLY_TRY(with_vm(call.route.when, apply));
   logger_ = std::move(logger);
   return std::nullopt;
 }
 
 Router::Answer Router::put_metrics(const Call& call) {
   MAYFLY_TRY_ASSIGN(auto section, read_metrics(call.body, "metrics"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& /*vm*/) {
-    return ::mayfly::metrics().open({.path = section.metrics_path,
-                                     .instance_id = section.emit_id ? identity_.instance_id : "",
-                                     .properties = section.properties});
-  }));
+  const auto apply = [&](MicroVm& vm) -> Result<void> {
+    MAYFLY_TRY(vm.check_output(kMetricsRole, section.metrics_path));
+    MAYFLY_TRY(::mayfly::metrics().open({.path = section.metrics_path,
+                                         .instance_id = section.emit_id ? identity_.instance_id : "",
+                                         .properties = section.properties}));
+    vm.note_output(kMetricsRole, section.metrics_path);
+    return {};
+  };
+  MAYFLY_TRY(with_vm(call.route.when, apply));
   metrics_ = std::move(section);
   return std::nullopt;
 }

@@ -15,6 +15,10 @@
 
 namespace mayfly::api {
 
+// What the log and the metrics are called among a microVM's outputs.
+inline constexpr const char* kLogRole = "the log";
+inline constexpr const char* kMetricsRole = "the metrics";
+
 // Who the microVM is, as GET / and GET /version tell.
 struct Identity {
   std::string instance_id;
@@ -28,8 +32,8 @@ enum class When : std::uint8_t { kBeforeStart, kAfterStart, kAlways };
 // changed nothing. One thread at a time calls it; it never throws.
 class Router {
  public:
-  // `gate` and `vm` are borrowed; `vm` is used inside the gate only. The sections are those of the
-  // configuration file, if there was one.
+  // `gate` and `vm` are borrowed; `vm` is used inside the gate only, but for its metadata. The sections are
+  // those of the configuration file, if there was one.
   Router(Identity identity, MonitorGate& gate, MicroVm& vm, std::optional<LoggerSection> logger,
          std::optional<MetricsSection> metrics);
   Router(const Router&) = delete;

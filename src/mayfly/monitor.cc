@@ -121,6 +121,8 @@ void release_startup_pages() {
 // Everything of the configuration, then the start.
 OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config) {
   const auto wrong = with_code(ExitCode::kBadConfiguration);
+  // Before anything is put: a second drive of an id would take the place of the first.
+  MAYFLY_TRY(config.validate_devices().map_error(wrong));
   MAYFLY_TRY(vm.put_machine_config(config.machine).map_error(wrong));
   MAYFLY_TRY(vm.put_cpu_template(config.cpu_template).map_error(wrong));
   MAYFLY_TRY(vm.put_boot_source(config.boot_source).map_error(wrong));
@@ -240,8 +242,21 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
                 MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
                 return after_start.arm();
               },
+              .start_failed = [&terminal] { terminal.reset(); },
               .boot_timer = options.boot_timer,
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes)});
+  const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
+    if (path) {
+      vm.note_output(role, *path);
+    }
+  };
+  note(api::kLogRole, options.log.path ? options.log.path
+                      : plan.logger    ? plan.logger->log_path
+                                       : std::nullopt);
+  note(api::kMetricsRole, options.metrics_path ? options.metrics_path
+                          : plan.metrics       ? std::optional(plan.metrics->metrics_path)
+                                               : std::nullopt);
+  note("the boot trace", options.boot_trace);
   if (plan.metadata) {
     MAYFLY_TRY(vm.metadata().put(*plan.metadata).map_error(blame_flag("--metadata")));
   }
@@ -263,8 +278,6 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   }
   if (plan.vm) {
     MAYFLY_TRY(start_at_once(vm, *plan.vm));
-    LOG_INFO("running: %u vCPUs, %llu MiB of memory", plan.vm->machine.vcpu_count,
-             static_cast<unsigned long long>(plan.vm->machine.mem_size_mib));
   }
 
   MAYFLY_TRY(loop->run());

@@ -1,17 +1,14 @@
 #include "mayfly/outputs.h"
 
-#include <sys/stat.h>
-
 #include <array>
-#include <filesystem>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "base/log.h"
 #include "base/metrics.h"
+#include "base/same_file.h"
 
 namespace mayfly {
 
@@ -30,51 +27,6 @@ struct NamedFile {
   std::optional<std::string> path;
   bool is_flag = true;
 };
-
-// Where a file is, or would be made.
-struct Place {
-  dev_t device;
-  ino_t folder;
-  std::string name;
-
-  friend bool operator==(const Place&, const Place&) = default;
-};
-
-// Nothing where no file could be made there. A symbolic link that leads to no file is followed: opening with
-// O_CREAT makes the file at its end.
-std::optional<Place> place_of(std::filesystem::path path) {
-  constexpr int kMostLinks = 40;  // as the kernel has it: path_resolution(7)
-  for (int links = 0; links <= kMostLinks; ++links) {
-    const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-    struct stat status {};
-    if (!path.has_filename() || ::stat(folder.c_str(), &status) != 0) {
-      return std::nullopt;
-    }
-    std::error_code no_link;
-    const std::filesystem::path target = std::filesystem::read_symlink(path, no_link);
-    if (no_link) {
-      return Place{status.st_dev, status.st_ino, path.filename().string()};
-    }
-    path = folder / target;
-  }
-  return std::nullopt;
-}
-
-// Whether both paths lead to one file, be it one that is not there yet: an overlay is made at the start.
-bool same_file(const std::string& one, const std::string& other) {
-  struct stat a {};
-  struct stat b {};
-  const bool has_one = ::stat(one.c_str(), &a) == 0;
-  const bool has_other = ::stat(other.c_str(), &b) == 0;
-  if (has_one != has_other) {
-    return false;
-  }
-  if (has_one) {
-    return S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-  }
-  const auto place = place_of(one);
-  return place && place == place_of(other);
-}
 
 }  // namespace
 

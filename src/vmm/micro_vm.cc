@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/mutex.h"
+#include "base/same_file.h"
 #include "mmds/mmds_backend.h"
 
 namespace mayfly {
@@ -31,6 +32,29 @@ void merge(RateLimiterConfig& config, const RateLimiterConfig& changes) {
   };
   take(config.bandwidth, changes.bandwidth);
   take(config.ops, changes.ops);
+}
+
+// Whether the one cannot be opened while the other, which failed with `error`, is there.
+bool may_exclude(const BlockDeviceConfig& /*one*/, const BlockDeviceConfig& /*other*/, ErrorCode error) {
+  return error == ErrorCode::kBusy;
+}
+bool may_exclude(const NetDeviceConfig& one, const NetDeviceConfig& other, ErrorCode error) {
+  const auto* user = std::get_if<UserNetConfig>(&one.backend);
+  const auto* former = std::get_if<UserNetConfig>(&other.backend);
+  if (user == nullptr || former == nullptr) {
+    return error == ErrorCode::kBusy;
+  }
+  return std::ranges::any_of(user->forwards, [former](const PortForward& forward) {
+    return std::ranges::any_of(former->forwards, [&forward](const PortForward& held) {
+      return held.host_port == forward.host_port && held.protocol == forward.protocol;
+    });
+  });
+}
+
+// Whether the metadata service is in front of the interface, and at which address.
+std::optional<Ipv4Address> service_on(const std::optional<MmdsConfig>& mmds, const std::string& id) {
+  const bool named = mmds && std::ranges::count(mmds->network_interfaces, id) != 0;
+  return named ? std::optional(mmds->ipv4_address) : std::nullopt;
 }
 
 }  // namespace
@@ -66,6 +90,9 @@ Result<void> MicroVm::put_machine_config(const MachineConfig& machine) {
 Result<void> MicroVm::put_boot_source(BootSourceConfig boot_source) {
   MAYFLY_TRY(expect_not_started());
   const TracePhase phase(around_.trace, "open images");
+  VmConfig wanted = config_;
+  wanted.boot_source = boot_source;
+  MAYFLY_TRY(check_inputs(wanted));
   MAYFLY_TRY_ASSIGN(files_, GuestFiles::open(boot_source));
   config_.boot_source = std::move(boot_source);
   return {};
@@ -78,8 +105,8 @@ Result<std::unique_ptr<BlockDevice>> MicroVm::open(const BlockDeviceConfig& driv
 Result<std::unique_ptr<NetDevice>> MicroVm::open(const NetDeviceConfig& network) {
   MAYFLY_TRY_ASSIGN(auto backend, network.open_backend());
   const NetDeviceSettings settings = network.settings();
-  if (config_.mmds && std::ranges::count(config_.mmds->network_interfaces, network.id) != 0) {
-    ResponderSettings responder{.address = config_.mmds->ipv4_address};
+  if (const auto address = service_on(config_.mmds, network.id)) {
+    ResponderSettings responder{.address = *address};
     responder.mtu = settings.mtu.value_or(responder.mtu);
     backend = with_mmds(std::move(backend), mmds_, responder);
   }
@@ -100,9 +127,10 @@ Result<void> MicroVm::put_device(std::vector<Config> VmConfig::*list,
     (wanted.*list).push_back(config);
   }
   MAYFLY_TRY(wanted.validate_devices());
+  MAYFLY_TRY(check_inputs(wanted));
   auto device = open(config);
-  if (!device && replaces && device.error().code() == ErrorCode::kBusy) {
-    // It may be the former device of this id that holds the image or the tap.
+  if (!device && replaces && may_exclude(config, (config_.*list)[index], device.error().code())) {
+    // It may be the former device of this id that holds the image, the tap or the port.
     devices[index].reset();
     device = open(config);
     if (!device) {
@@ -111,6 +139,9 @@ Result<void> MicroVm::put_device(std::vector<Config> VmConfig::*list,
         const auto place = static_cast<std::ptrdiff_t>(index);
         devices.erase(devices.begin() + place);
         (config_.*list).erase((config_.*list).begin() + place);
+        if (config_.mmds) {
+          std::erase(config_.mmds->network_interfaces, config.id);
+        }
         return fail(device.error().code(),
                     device.error().message() +
                         "; what was configured before is gone, too: " + former.error().message());
@@ -142,7 +173,9 @@ Result<void> MicroVm::put_serial(const SerialConfig& serial) {
   MAYFLY_TRY(expect_not_started());
   UniqueFd output;
   if (serial.output_path) {
+    MAYFLY_TRY(check_output("the serial port's output", *serial.output_path));
     MAYFLY_TRY_ASSIGN(output, open_line_file(*serial.output_path, "serial output"));
+    note_output("the serial port's output", *serial.output_path);
   }
   serial_output_ = std::move(output);
   return {};
@@ -159,10 +192,55 @@ Result<void> MicroVm::put_cpu_template(std::optional<arch::CpuTemplate> cpu_temp
   return {};
 }
 
-Result<void> MicroVm::reopen_networks() {
+Result<void> MicroVm::reopen_networks(const std::optional<MmdsConfig>& one,
+                                      const std::optional<MmdsConfig>& other) {
   for (std::size_t index = 0; index < networks_.size(); ++index) {
-    networks_[index].reset();
-    MAYFLY_TRY_ASSIGN(networks_[index], open(config_.networks[index]));
+    const NetDeviceConfig& network = config_.networks[index];
+    if (service_on(one, network.id) != service_on(other, network.id)) {
+      networks_[index].reset();
+      MAYFLY_TRY_ASSIGN(networks_[index], open(network));
+    }
+  }
+  return {};
+}
+
+Result<void> MicroVm::check_output(const std::string& role, const std::string& path) const {
+  const auto refuse_if = [&](const std::string& input, const std::string& what) -> Result<void> {
+    if (same_file(path, input)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  path + ": is " + what + ", which " + role + " would overwrite");
+    }
+    return {};
+  };
+  MAYFLY_TRY(refuse_if(config_.boot_source.kernel_image_path, "the kernel image"));
+  MAYFLY_TRY(refuse_if(config_.boot_source.initrd_path.value_or(""), "the initrd"));
+  for (const BlockDeviceConfig& drive : config_.drives) {
+    MAYFLY_TRY(refuse_if(drive.path, "the image of drive " + drive.id));
+    if (drive.overlay && drive.overlay->path) {
+      MAYFLY_TRY(refuse_if(*drive.overlay->path, "the overlay of drive " + drive.id));
+    }
+  }
+  return {};
+}
+
+void MicroVm::note_output(const std::string& role, const std::string& path) {
+  outputs_[role] = path;
+}
+
+// What is wanted, seen from the outputs.
+Result<void> MicroVm::check_inputs(const VmConfig& wanted) const {
+  std::vector<std::string> inputs = {wanted.boot_source.kernel_image_path,
+                                     wanted.boot_source.initrd_path.value_or("")};
+  for (const BlockDeviceConfig& drive : wanted.drives) {
+    inputs.push_back(drive.path);
+    inputs.push_back(drive.overlay ? drive.overlay->path.value_or("") : "");
+  }
+  for (const auto& [role, path] : outputs_) {
+    for (const std::string& input : inputs) {
+      if (same_file(path, input)) {
+        return fail(ErrorCode::kInvalidArgument, input + ": is written to by " + role);
+      }
+    }
   }
   return {};
 }
@@ -174,11 +252,12 @@ Result<void> MicroVm::put_mmds_config(const MmdsConfig& mmds) {
     ids.push_back(network.id);
   }
   MAYFLY_TRY(mmds.validate(ids));
-  auto former = std::exchange(config_.mmds, mmds);
-  if (auto opened = reopen_networks(); !opened) {
-    config_.mmds = std::move(former);
-    if (auto again = reopen_networks(); !again) {
+  const auto former = std::exchange(config_.mmds, mmds);
+  if (auto opened = reopen_networks(former, mmds); !opened) {
+    config_.mmds = former;
+    if (auto again = reopen_networks(former, mmds); !again) {
       config_.networks.clear();
+      config_.mmds.reset();
       networks_.clear();
       return fail(
           opened.error().code(),
@@ -248,8 +327,12 @@ tl::expected<void, BuildError> MicroVm::start() {
                                .on_outcome = around_.on_outcome,
                                .on_boot_mark = std::move(on_boot_mark)});
   const auto undo = [this](BuildError error) {
+    console_->stop_input();
     machine_.reset();
     console_.reset();
+    if (around_.start_failed) {
+      around_.start_failed();
+    }
     return tl::make_unexpected(std::move(error));
   };
   if (!built) {
@@ -263,10 +346,11 @@ tl::expected<void, BuildError> MicroVm::start() {
     return undo(std::move(wired.error()));
   }
   if (auto started = machine_->start(); !started) {
-    console_->stop_input();
     return undo(std::move(started.error()));
   }
   files_.reset();
+  LOG_INFO("running: %u vCPUs, %llu MiB of memory", config_.machine.vcpu_count,
+           static_cast<unsigned long long>(config_.machine.mem_size_mib));
   return {};
 }
 
@@ -300,6 +384,9 @@ Result<void> MicroVm::patch_drive(const DriveChanges& changes) {
     MAYFLY_TRY(RateLimiter().update(*changes.rate_limiter, 0));
   }
   if (changes.path) {
+    VmConfig wanted = config_;
+    wanted.drives[index].path = *changes.path;
+    MAYFLY_TRY(check_inputs(wanted));
     MAYFLY_TRY(device.update_backing(*changes.path));
     config.path = *changes.path;
   }

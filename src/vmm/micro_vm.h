@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -37,6 +38,8 @@ struct MicroVmSurroundings {
   std::function<void(Outcome)> on_outcome;
   // Called when the machine is made and nothing of it runs yet: the time to take the terminal. May be empty.
   std::function<Result<void>()> before_start{};
+  // Called where the start fails after that. May be empty.
+  std::function<void()> start_failed{};
   // Logs how long the guest took from start() to its boot mark, in the dialect's words.
   bool boot_timer = false;
   // As MachineSurroundings::on_boot_mark.
@@ -65,7 +68,9 @@ struct NetworkChanges {
   std::optional<RateLimiterConfig> tx_rate_limiter;
 };
 
-// One thread owns it and calls it. Every function does what it says or, after an error, has changed nothing.
+// One thread owns it and calls it. Every function does what it says or, after an error, has changed nothing;
+// but where a device's place has to be vacated for its successor, which then fails, and nor can the former be
+// had again, it is gone from the configuration, and the error says so.
 //
 // State::kNotStarted takes the put_ functions and start(); the others are for a microVM that was started. In
 // another state they are kBusy.
@@ -91,12 +96,18 @@ class MicroVm {
   Result<void> put_drive(BlockDeviceConfig drive);
   Result<void> put_network(NetDeviceConfig network);
   Result<void> put_serial(const SerialConfig& serial);
-  // Puts the metadata service in front of the interfaces that are named, which must be there: their taps and
-  // sockets are opened anew.
+  // Puts the metadata service in front of the interfaces that are named, which must be there: the taps and
+  // sockets of those that are concerned are opened anew.
   Result<void> put_mmds_config(const MmdsConfig& mmds);
   // Nothing: the host's processor again, as far as guests get it. What a template asks for and only KVM can
   // tell is start()'s to say.
   Result<void> put_cpu_template(std::optional<arch::CpuTemplate> cpu_template);
+
+  // What this process writes to, besides the serial port's: "the log". kInvalidArgument where it is one of
+  // the files that the microVM is made of, or has as a disk; once noted, such files are refused when they are
+  // put. One path a role.
+  Result<void> check_output(const std::string& role, const std::string& path) const;
+  void note_output(const std::string& role, const std::string& path);
 
   // Makes the machine and lets it run. kInvalidArgument where there is no boot source.
   tl::expected<void, BuildError> start();
@@ -128,12 +139,14 @@ class MicroVm {
   Result<void> expect_started() const;
   Result<std::unique_ptr<BlockDevice>> open(const BlockDeviceConfig& drive);
   Result<std::unique_ptr<NetDevice>> open(const NetDeviceConfig& network);
+  Result<void> check_inputs(const VmConfig& wanted) const;
   // Puts `config` into `list` of the configuration, and its device into `devices`.
   template <typename Config, typename Device>
   Result<void> put_device(std::vector<Config> VmConfig::*list, std::vector<std::unique_ptr<Device>>& devices,
                           Config config);
-  // Opens all interfaces anew. What was opened before is closed; on an error some are missing.
-  Result<void> reopen_networks();
+  // Opens those interfaces anew on which the two disagree. What was opened before is closed; on an error some
+  // are missing.
+  Result<void> reopen_networks(const std::optional<MmdsConfig>& one, const std::optional<MmdsConfig>& other);
   std::vector<VirtioDevice*> devices_in_order() const;
   Result<void> open_console();
   std::function<void()> on_boot_mark() const;
@@ -142,7 +155,8 @@ class MicroVm {
   std::shared_ptr<Mmds> mmds_;
   VmConfig config_;
   std::optional<GuestFiles> files_;
-  UniqueFd serial_output_;  // not open: the console's own
+  std::map<std::string, std::string> outputs_;  // paths by role
+  UniqueFd serial_output_;                      // not open: the console's own
   // One for each drive and network of config_, in its order. Before the machine, which borrows them.
   std::vector<std::unique_ptr<BlockDevice>> drives_;
   std::vector<std::unique_ptr<NetDevice>> networks_;

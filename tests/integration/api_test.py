@@ -16,7 +16,7 @@ import stat
 import subprocess
 import time
 
-from bare_guests import HANG, Case, Connection, Running, guest, main, mayfly, program
+from bare_guests import HANG, Case, Connection, Running, guest, main, mayfly
 
 
 class ApiCase(Case):
@@ -98,14 +98,23 @@ class Life(ApiCase):
 
     def test_a_paused_guest_runs_no_further_until_it_is_resumed(self):
         self.start()
+        self.do("PUT", "/metrics", {"metrics_path": self.path("metrics")})
+        self.do("PUT", "/serial", {"serial_out_path": "/dev/null"})
+
+        def written():
+            self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
+            with open(self.path("metrics"), encoding="utf-8") as file:
+                return json.loads(file.readlines()[-1])["uart"]["write_count"]
+
         self.boot("flood")
-        self.vm.until(b"x" * 100)
+        while written() == 0:
+            pass
         self.do("PATCH", "/vm", {"state": "Paused"})
-        self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
-        before = self.get("/")
-        self.assertEqual(before["state"], "Paused")
+        written()
+        self.assertEqual([written() for _ in range(20)], [0] * 20)
         self.do("PATCH", "/vm", {"state": "Resumed"})
-        self.vm.until(b"x" * 100)
+        while written() == 0:
+            pass
 
     def test_a_guest_that_listens_is_asked_to_shut_down_and_one_that_does_not_is_named(self):
         self.start(stdin=subprocess.PIPE)
@@ -191,6 +200,27 @@ class Start(ApiCase):
         self.do("PUT", "/actions", {"action_type": "InstanceStart"})
         self.vm.until(b"spinning\n")
 
+    def test_an_interface_with_a_forwarded_port_can_be_put_again(self):
+        self.start()
+        network = {"iface_id": "n", "backend": "user", "forward": ["127.0.0.1/18081:80"]}
+        self.do("PUT", "/network-interfaces/n", network)
+        self.do("PUT", "/network-interfaces/n", {**network, "mtu": 1400})
+        self.assertEqual(self.get("/vm/config")["network-interfaces"][0]["mtu"], 1400)
+
+    def test_what_the_microvm_is_made_of_is_never_written_to(self):
+        self.start("--metrics-path", self.path("metrics"))
+        self.do("PUT", "/boot-source", {"kernel_image_path": guest("spin")})
+        self.do("PUT", "/drives/d", {"drive_id": "d", "path_on_host": self.image("disk"), "is_root_device": False})
+        self.refused("image of drive d", "PUT", "/logger", {"log_path": self.path("disk")})
+        self.refused("image of drive d", "PUT", "/serial", {"serial_out_path": self.path("disk")})
+        self.refused("kernel image", "PUT", "/serial", {"serial_out_path": guest("spin")})
+        self.do("PUT", "/logger", {"log_path": self.path("log")})
+        for name, role in (("log", "the log"), ("metrics", "the metrics")):
+            self.refused(role, "PUT", "/drives/e", {"drive_id": "e", "path_on_host": self.path(name), "is_root_device": False})
+            self.refused(role, "PUT", "/boot-source", {"kernel_image_path": self.path(name)})
+        self.do("PUT", "/actions", {"action_type": "InstanceStart"})
+        self.refused("the log", "PATCH", "/drives/d", {"drive_id": "d", "path_on_host": self.path("log")})
+
     def test_a_socket_that_is_left_over_or_another_file_is_an_error_that_names_it(self):
         for make in (lambda path: socket.socket(socket.AF_UNIX).bind(path), lambda path: self.write("s", "text")):
             make(self.path("s"))
@@ -218,6 +248,7 @@ class Metadata(ApiCase):
         self.assertEqual(self.call("PUT", "/mmds", {"x": "y" * 51300})[0], 413)
         self.assertEqual(self.call("PATCH", "/mmds", {"x": "y" * 51180})[0], 413)
         self.assertEqual(self.get("/mmds"), wanted)
+        self.do("PUT", "/mmds", '{"a":' * 99 + "1" + "}" * 99)
 
     def test_the_service_is_configured_for_interfaces_that_are_there(self):
         self.start()
@@ -336,8 +367,7 @@ class Hostile(ApiCase):
             "/boot-source": {"kernel_image_path": guest("spin"), "boot_args": "x", "initrd_path": guest("spin")},
             "/drives/d": {"drive_id": "d", "path_on_host": self.image("disk"), "is_root_device": True, "is_read_only": True,
                           "cache_type": "Unsafe", "io_engine": "Sync", "partuuid": "x"},
-            "/network-interfaces/n": {"iface_id": "n", "host_dev_name": "nosuchtap0", "guest_mac": "06:00:00:00:00:01",
-                                      "mtu": 1500},
+            "/network-interfaces/n": {"iface_id": "n", "backend": "user", "guest_mac": "06:00:00:00:00:01", "mtu": 1500},
             "/logger": {"log_path": self.path("log"), "level": "Info", "show_level": True, "module": "api"},
             "/metrics": {"metrics_path": self.path("metrics")},
             "/serial": {"serial_out_path": self.path("serial")},
@@ -352,6 +382,8 @@ class Hostile(ApiCase):
                 with self.subTest(path=path, field=field, wrong=wrong):
                     status, answer = self.call("PUT", path, {**body, field: wrong})
                     self.assertEqual(status, 400, answer)
+                    if field not in ("drive_id", "iface_id"):
+                        self.assertTrue(field in answer["fault_message"] or str(wrong) in answer["fault_message"], answer)
             with self.subTest(path=path, field="unknown"):
                 self.refused("frobs", "PUT", path, {**body, "frobs": 1})
         self.assertEqual(self.get("/vm/config"), before)

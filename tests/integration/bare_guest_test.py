@@ -417,6 +417,10 @@ class Refusals(Case):
                 ('{"drives": [{"drive_id": "r"}], "boot-source": {"kernel_image_path": "/k"}}', "drives"),
                 ('{"drives": [], "boot-source": {"kernel_image_path": "/nonexistent"}}', "/nonexistent"),
                 ('{"drives": [], "boot-source": {"kernel_image_path": "/dev/null"}}', "/dev/null"),
+                ('{"drives": [{"drive_id": "d", "path_on_host": "/a", "is_root_device": false}, {"drive_id": "d", '
+                 '"path_on_host": "/b", "is_root_device": false}], "boot-source": {"kernel_image_path": "/k"}}', "has this id"),
+                ('{"drives": [], "network-interfaces": [{"iface_id": "n", "backend": "user"}, {"iface_id": "n", '
+                 '"backend": "user"}], "boot-source": {"kernel_image_path": "/k"}}', "has this id"),
                 ('{"drives": [], "vsock": {}, "boot-source": {"kernel_image_path": "/k"}}', "vsock"),
         ):
             with self.subTest(content=content):

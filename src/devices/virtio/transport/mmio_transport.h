@@ -86,7 +86,7 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   static Result<std::unique_ptr<MmioTransport>> create(VirtioDevice& device, GuestMemory& memory,
                                                        InterruptLine& line, EventRegistrar& registrar,
                                                        std::span<std::uint32_t> shown = {});
-  ~MmioTransport() override = default;
+  ~MmioTransport() override { device_.detach(); }
 
   void bus_read(std::uint64_t offset, std::span<std::uint8_t> data) override;
   void bus_write(std::uint64_t offset, std::span<const std::uint8_t> data) override;

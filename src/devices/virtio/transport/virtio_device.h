@@ -57,8 +57,10 @@ class VirtioDevice {
   // See above. No other lock of the project but those of a log and of the metrics is taken under it.
   Mutex& mutex() { return mutex_; }
 
-  // Once, by the transport, which outlives the device's last use of it.
+  // By its transport, which takes itself away at its end; from a reset until then the device does not use it.
+  // One at a time.
   void attach(VirtioTransport& transport) { transport_ = &transport; }
+  void detach() { transport_ = nullptr; }
 
   // Constant over the life of the device, and so without the lock.
   virtual std::string_view name() const = 0;   // for messages: "drive rootfs"
