@@ -35,6 +35,10 @@ class Result:
         return f"exit code {self.code}\nstdout: {self.out!r}\nstderr: {self.err!r}"
 
 
+def output_of(*command):
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=HANG, check=True).stdout.decode()
+
+
 def mayfly(*arguments, stdin=subprocess.DEVNULL, data=None, env=None):
     done = subprocess.run([MAYFLY, *arguments], stdin=None if data is not None else stdin, input=data,
                           capture_output=True, timeout=HANG, env=env, check=False)
@@ -120,14 +124,17 @@ class Case(unittest.TestCase):
             self.assertIn(text, result.err)
 
 
-def main(description):
+def main(description, without_kvm=()):
+    """Runs the tests named on the command line; those of the classes `without_kvm` also where there is no /dev/kvm."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mayfly", required=True)
     parser.add_argument("--guests", required=True)
     options, rest = parser.parse_known_args()
     global MAYFLY, GUESTS
     MAYFLY, GUESTS = os.path.abspath(options.mayfly), os.path.abspath(options.guests)
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    named = [word.split(".")[0] for word in rest if not word.startswith("-")]
+    needs_kvm = not named or not set(named) <= set(without_kvm)
+    if needs_kvm and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         print("SKIP: this host has no /dev/kvm" if not os.path.exists("/dev/kvm") else
               "SKIP: this user may not use /dev/kvm (mayfly doctor says what to do about it)")
         sys.exit(77)
