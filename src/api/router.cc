@@ -127,6 +127,7 @@ const std::vector<Router::Route>& Router::routes() {
       {"GET", "/", kAlways, &Router::get_instance, &get.instance_info_count},
       {"GET", "/version", kAlways, &Router::get_version, &get.vmm_version_count},
       {"GET", "/vm/config", kAlways, &Router::get_configuration},
+      {"GET", "/events", kAlways, &Router::get_events},
       {"PATCH", "/vm", kAfterStart, &Router::patch_vm},
       {"PUT", "/actions", kAlways, &Router::put_action, &put.actions_count, &put.actions_fails},
       {"PUT", "/boot-source", kBeforeStart, &Router::put_boot_source, &put.boot_source_count,
@@ -430,6 +431,10 @@ Router::Answer Router::put_action(const Call& call) {
   const Action& action = kActions.at(*index);
   MAYFLY_TRY(with_vm(action.when, action.run));
   return std::nullopt;
+}
+
+Router::Answer Router::get_events(const Call& /*call*/) {
+  return HttpResponse{.stream_events = true};
 }
 
 Router::Answer Router::refuse_device(const Call& call) {

@@ -74,6 +74,7 @@ class Router {
   Answer put_serial(const Call& call);
   Answer patch_vm(const Call& call);
   Answer put_action(const Call& call);
+  Answer get_events(const Call& call);
   Answer refuse_device(const Call& call);
   Answer refuse_snapshot(const Call& call);
 

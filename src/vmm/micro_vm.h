@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "devices/serial/console.h"
@@ -22,6 +23,7 @@
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
 #include "vmm/machine.h"
+#include "vmm/micro_vm_event.h"
 #include "vmm/outcome.h"
 
 namespace mayfly {
@@ -38,8 +40,10 @@ struct MicroVmSurroundings {
   std::function<Result<void>()> before_start{};
   // Logs how long the guest took from start() to its boot mark, in the dialect's words.
   bool boot_timer = false;
-  // As MachineSurroundings::on_boot_mark.
-  std::function<void()> on_boot_mark{};
+  // Called with what happens, in the order in which it happens, one call at a time but on any thread, which
+  // it must not hold up; kEnded is the owner's to tell. May be empty: then the boot mark's register is part
+  // of the machine only for boot_timer or a trace.
+  std::function<void(const MicroVmEvent&)> on_event{};
 };
 
 // Where the serial port's output goes.
@@ -71,7 +75,7 @@ class MicroVm {
  public:
   enum class State : std::uint8_t { kNotStarted, kRunning, kPaused };
 
-  explicit MicroVm(MicroVmSurroundings surroundings) : around_(std::move(surroundings)) {}
+  explicit MicroVm(MicroVmSurroundings surroundings);
   MicroVm(const MicroVm&) = delete;
   MicroVm& operator=(const MicroVm&) = delete;
   ~MicroVm() = default;
@@ -122,9 +126,29 @@ class MicroVm {
                           Config config);
   std::vector<VirtioDevice*> devices_in_order() const;
   Result<void> open_console();
-  std::function<void()> on_boot_mark() const;
+  std::function<void()> on_boot_mark();
+  tl::expected<void, BuildError> start_machine();
+
+  // Events of the guest's and its devices' come from the moment at which vCPUs run, which is before start()
+  // knows that all is well: they wait until it has said so.
+  class Events {
+   public:
+    explicit Events(std::function<void(const MicroVmEvent&)> sink) : sink_(std::move(sink)) {}
+    explicit operator bool() const { return static_cast<bool>(sink_); }
+    // Of the thread that owns the microVM; then what waited, or, for kStarting, nothing more for now.
+    void tell(MicroVmEvent::Kind kind, std::string detail = {});
+    // Of any thread.
+    void tell_of_guest(MicroVmEvent::Kind kind, std::string device = {}, std::string_view detail = {});
+
+   private:
+    const std::function<void(const MicroVmEvent&)> sink_;
+    Mutex mutex_;  // taken under a device's lock; the sink's lock is taken under it
+    bool holding_ MAYFLY_GUARDED_BY(mutex_) = true;
+    std::vector<MicroVmEvent> held_ MAYFLY_GUARDED_BY(mutex_);
+  };
 
   MicroVmSurroundings around_;
+  Events events_;  // before all that tells
   VmConfig config_;
   std::optional<GuestFiles> files_;
   UniqueFd serial_output_;  // not open: the console's own

@@ -155,6 +155,120 @@ class Life(ApiCase):
             self.assertEqual(file.read(), b"hello\n")
 
 
+class Stream:
+    """A client of GET /events."""
+
+    def __init__(self, path, last_event_id=None):
+        self.connection = Connection(path)
+        headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
+        self.connection.request("GET", "/events", headers=headers)
+        self.answer = self.connection.getresponse()
+
+    def next(self):
+        """The next event as (id, name, data), None at the stream's end."""
+        fields = {}
+        while line := self.answer.readline():
+            line = line.decode().rstrip("\r\n")
+            if not line:
+                if "data" in fields:
+                    return int(fields["id"]), fields["event"], json.loads(fields["data"])
+                fields = {}
+            elif not line.startswith(":"):
+                field, _, value = line.partition(":")
+                fields[field] = value.removeprefix(" ")
+        return None
+
+    def names(self, count):
+        return [self.next()[1] for _ in range(count)]
+
+    def rest(self):
+        return list(iter(self.next, None))
+
+    def close(self):
+        self.answer.close()
+        self.connection.close()
+
+
+class Events(ApiCase):
+    def follow(self, last_event_id=None):
+        stream = Stream(self.socket, last_event_id)
+        self.addCleanup(stream.close)
+        return stream
+
+    def test_a_client_follows_a_life_from_its_start_to_its_exit_code(self):
+        self.start("--id", "vm-7")
+        stream = self.follow()
+        self.assertEqual(stream.answer.getheader("Content-Type").split(";")[0], "text/event-stream")
+        begin = time.time() * 1e6
+        self.boot("boot_mark")
+        events = stream.rest()
+        self.assertEqual([name for _, name, _ in events], ["starting", "running", "boot-mark", "ended"])
+        self.assertEqual([number for number, _, _ in events], [1, 2, 3, 4])
+        for _, name, data in events:
+            self.assertEqual((data["event"], data["id"]), (name, "vm-7"))
+        times = [data["time_us"] for _, _, data in events]
+        self.assertEqual(times, sorted(times))
+        self.assertLess(abs(times[0] - begin), HANG * 1e6)
+        self.assertEqual((events[-1][2]["outcome"], events[-1][2]["exit_code"]), ("guest-power-off", 0))
+        self.expect(self.vm.end(), 0)
+
+    def test_pauses_are_told_once_each_and_a_signal_as_a_stop(self):
+        self.start()
+        stream = self.follow()
+        self.boot("spin")
+        for state in ("Paused", "Paused", "Resumed", "Resumed", "Paused"):
+            self.do("PATCH", "/vm", {"state": state})
+        self.assertEqual(stream.names(5), ["starting", "running", "paused", "resumed", "paused"])
+        self.vm.process.send_signal(signal.SIGTERM)
+        [(_, name, data)] = stream.rest()
+        self.assertEqual((name, data["outcome"], data["exit_code"]), ("ended", "stopped", 0))
+        self.expect(self.vm.end(), 0)
+
+    def test_failures_and_resets_are_told_with_the_exit_code_of_the_process(self):
+        for name, outcome, code in (("triple_fault", "triple-fault", 1), ("reset_i8042", "guest-reset", 0)):
+            with self.subTest(guest=name):
+                self.start()
+                stream = self.follow()
+                self.boot(name)
+                last = stream.rest()[-1]
+                self.assertEqual((last[1], last[2]["outcome"], last[2]["exit_code"]), ("ended", outcome, code))
+                self.expect(self.vm.end(), code)
+
+    def test_a_start_that_fails_is_told_with_its_reason(self):
+        self.start()
+        stream = self.follow()
+        self.do("PUT", "/boot-source", {"kernel_image_path": self.write("junk", "no kernel")})
+        self.refused("kernel image", "PUT", "/actions", {"action_type": "InstanceStart"})
+        self.boot("spin")
+        events = [stream.next() for _ in range(4)]
+        self.assertEqual([name for _, name, _ in events], ["starting", "start-failed", "starting", "running"])
+        self.assertIn("kernel image", events[1][2]["detail"])
+
+    def test_a_client_that_comes_late_or_again_gets_what_it_has_missed(self):
+        config = self.config(guest("spin"))
+        self.start("--config-file", config)
+        first = self.follow()
+        self.assertEqual(first.names(2), ["starting", "running"])
+        first.close()
+        self.do("PATCH", "/vm", {"state": "Paused"})
+        self.assertEqual(self.follow(last_event_id=2).names(1), ["paused"])
+        self.assertEqual(self.follow(last_event_id="what").names(3), ["starting", "running", "paused"])
+        self.do("PATCH", "/vm", {"state": "Resumed"})
+        self.assertEqual(self.follow().names(4), ["starting", "running", "paused", "resumed"])
+
+    def test_clients_that_leave_or_do_not_read_hold_up_nothing(self):
+        self.start()
+        streams = [self.follow() for _ in range(3)]
+        self.boot("spin")
+        streams[0].close()
+        for _ in range(200):
+            self.do("PATCH", "/vm", {"state": "Paused"})
+            self.do("PATCH", "/vm", {"state": "Resumed"})
+        self.vm.process.send_signal(signal.SIGTERM)
+        self.assertEqual(streams[1].rest()[-1][1], "ended")
+        self.expect(self.vm.end(), 0)
+
+
 class Start(ApiCase):
     def test_a_start_that_fails_changes_nothing_and_can_be_tried_again(self):
         self.start()
