@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "api/json_object.h"
+#include "api/prometheus.h"
 #include "api/sections.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -128,6 +129,7 @@ const std::vector<Router::Route>& Router::routes() {
       {"GET", "/version", kAlways, &Router::get_version, &get.vmm_version_count},
       {"GET", "/vm/config", kAlways, &Router::get_configuration},
       {"GET", "/events", kAlways, &Router::get_events},
+      {"GET", "/metrics", kAlways, &Router::get_metrics},
       {"PATCH", "/vm", kAfterStart, &Router::patch_vm},
       {"PUT", "/actions", kAlways, &Router::put_action, &put.actions_count, &put.actions_fails},
       {"PUT", "/boot-source", kBeforeStart, &Router::put_boot_source, &put.boot_source_count,
@@ -435,6 +437,17 @@ Router::Answer Router::put_action(const Call& call) {
 
 Router::Answer Router::get_events(const Call& /*call*/) {
   return HttpResponse{.stream_events = true};
+}
+
+Router::Answer Router::get_metrics(const Call& call) {
+  PrometheusFacts facts{identity_.instance_id, identity_.monitor_version, {}};
+  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
+    vm.collect_counts();
+    facts.state = name_of(vm.state());
+    return {};
+  }));
+  return HttpResponse{.body = prometheus_text(::mayfly::metrics(), facts),
+                      .content_type = kPrometheusContentType};
 }
 
 Router::Answer Router::refuse_device(const Call& call) {

@@ -75,6 +75,7 @@ class Router {
   Answer patch_vm(const Call& call);
   Answer put_action(const Call& call);
   Answer get_events(const Call& call);
+  Answer get_metrics(const Call& call);
   Answer refuse_device(const Call& call);
   Answer refuse_snapshot(const Call& call);
 

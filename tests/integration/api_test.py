@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -17,6 +18,8 @@ import subprocess
 import time
 
 from bare_guests import HANG, Case, Connection, Running, guest, main, mayfly, program
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 class ApiCase(Case):
@@ -267,6 +270,165 @@ class Events(ApiCase):
         self.vm.process.send_signal(signal.SIGTERM)
         self.assertEqual(streams[1].rest()[-1][1], "ended")
         self.expect(self.vm.end(), 0)
+
+
+class Exposition:
+    """Prometheus' text format 0.0.4, read strictly: what that page allows, no more."""
+
+    NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+    LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"')
+    VALUE = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+    def __init__(self, text):
+        self.types = {}  # by name
+        self.samples = {}  # (name, labels as sorted pairs): value
+        if not text.endswith("\n"):
+            raise ValueError("the last line has no end")
+        current = None
+        helped = set()
+        for line in text[:-1].split("\n"):
+            if line.startswith("# HELP "):
+                current, _, sentence = line.removeprefix("# HELP ").partition(" ")
+                if not self.NAME.fullmatch(current) or not sentence.strip() or current in helped:
+                    raise ValueError(line)
+                helped.add(current)
+            elif line.startswith("# TYPE "):
+                name, kind = line.removeprefix("# TYPE ").split(" ")
+                if name != current or name in self.types or kind not in ("counter", "gauge"):
+                    raise ValueError(line)
+                if (kind == "counter") != name.endswith("_total") or name.endswith(("_count", "_sum", "_bucket", "_us")):
+                    raise ValueError(f"not as names should be: {line}")
+                self.types[name] = kind
+            else:
+                self.sample(line, current)
+        if set(self.types) != helped or {name for name, _ in self.samples} != helped:
+            raise ValueError("a name without a type or without a sample")
+
+    def sample(self, line, current):
+        name = self.NAME.match(line)
+        if name is None or name.group() != current or name.group() not in self.types:
+            raise ValueError(f"not where it belongs: {line}")
+        at, labels = name.end(), []
+        if line[at] != "{":
+            raise ValueError(line)
+        while line[at] != "}":
+            label = self.LABEL.match(line, at + 1)
+            if label is None:
+                raise ValueError(line)
+            labels.append(label.groups())
+            at = label.end()
+            if line[at] not in ",}":
+                raise ValueError(line)
+        key = (name.group(), tuple(sorted(labels)))
+        if line[at + 1] != " " or not self.VALUE.fullmatch(line[at + 2:]) or key in self.samples:
+            raise ValueError(line)
+        if len(dict(labels)) != len(labels):
+            raise ValueError(f"a label twice: {line}")
+        self.samples[key] = float(line[at + 2:])
+
+    def value(self, name, **labels):
+        [value] = [value for (its, pairs), value in self.samples.items()
+                   if its == name and labels.items() <= dict(pairs).items()]
+        return value
+
+
+class Metrics(ApiCase):
+    def exposition(self):
+        self.api.request("GET", "/metrics")
+        answer = self.api.getresponse()
+        self.assertEqual(answer.status, 200)
+        self.assertTrue(answer.getheader("Content-Type").startswith("text/plain; version=0.0.4"))
+        return Exposition(answer.read().decode())
+
+    def lines(self, path):
+        with open(path, encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def start_with_devices(self, *arguments):
+        self.start("--id", "vm-7", *arguments)
+        self.do("PUT", "/drives/root", {"drive_id": "root", "path_on_host": self.image("disk"), "is_root_device": True})
+        self.do("PUT", "/drives/data", {"drive_id": "data", "path_on_host": self.image("data"), "is_root_device": False})
+        self.do("PUT", "/network-interfaces/eth", {"iface_id": "eth", "backend": "user"})
+
+    def test_every_field_of_a_line_is_in_the_text_as_well(self):
+        self.start_with_devices("--metrics-path", self.path("metrics"))
+        self.boot("spin")
+        self.vm.until(b"spinning\n")
+        text = self.exposition()
+        names = set(text.types)
+        self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
+        line = self.lines(self.path("metrics"))[-1]
+        for group, fields in line.items():
+            if not isinstance(fields, dict) or group in ("block", "net"):
+                continue
+            kind, _, device = group.partition("_") if group.startswith(("block_", "net_")) else (group, "", "")
+            unit = kind.endswith("_us")
+            for field, value in fields.items():
+                with self.subTest(group=group, field=field):
+                    base = f"mayfly_{kind.removesuffix('_us')}_{field.removesuffix('_count').removesuffix('_us')}"
+                    if isinstance(value, dict):
+                        base = base.removesuffix("_agg")
+                        expected = {base + "_min_seconds", base + "_max_seconds", base + "_seconds_total"}
+                    else:
+                        expected = {base + "_seconds"} if unit or field.endswith("_us") else {base + "_total", base} & names
+                    self.assertTrue(expected and expected <= names, expected)
+                    label = {"block": "drive", "net": "interface"}.get(kind) if device else None
+                    for name in expected:
+                        self.assertIsNotNone(text.value(name, id="vm-7", **({label: device} if label else {})))
+
+    def test_counts_are_those_of_the_whole_life_and_what_lines_tell_stays_the_same(self):
+        self.start_with_devices("--metrics-path", self.path("metrics"))
+        self.boot("echo")
+        self.vm.until(b"ready\n")
+        total = 0
+        for _ in range(3):
+            before = self.exposition().value("mayfly_uart_write_total")
+            self.exposition()
+            self.assertEqual(self.exposition().value("mayfly_uart_write_total"), before)
+            self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
+            self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
+            lines = self.lines(self.path("metrics"))
+            self.assertEqual(sum(line["uart"]["write_count"] for line in lines), before)
+            self.assertEqual(lines[-1]["put_api_requests"]["actions_count"], 1)
+            total += 2
+            self.assertEqual(self.exposition().value("mayfly_put_api_requests_actions_total"), total + 1)
+        self.assertGreater(before, 0)
+
+    def test_the_state_is_told_and_there_is_an_answer_in_every_one(self):
+        self.start("--id", "vm-7")
+        for step, state in ((lambda: None, "Not started"), (lambda: self.boot("spin"), "Running"),
+                            (lambda: self.do("PATCH", "/vm", {"state": "Paused"}), "Paused")):
+            step()
+            text = self.exposition()
+            for other in ("Not started", "Running", "Paused"):
+                self.assertEqual(text.value("mayfly_vm_state", state=other), int(other == state))
+        self.assertEqual(text.value("mayfly_vm_info", id="vm-7"), 1)
+        self.assertGreater(text.value("mayfly_latencies_pause_vm_seconds"), 0)
+        self.refused("no body", "GET", "/metrics", {})
+
+    def test_the_parser_of_these_tests_is_strict(self):
+        head = "# HELP a_total Help\n# TYPE a_total counter\n"
+        self.assertEqual(Exposition(head + 'a_total{x="\\"\\n"} 5\n').types, {"a_total": "counter"})
+        for wrong in (head, head + 'a_total{x="1"} 5', head + 'b_total{x="1"} 5\n', head + 'a_total{x="1"} x\n',
+                      head + 'a_total{x="1"} 5\n' * 2, head + 'a_total{x="1",x="2"} 5\n', head * 2 + 'a_total{x="1"} 5\n',
+                      head + 'a_total{x=1} 5\n', head + 'a_total{x="\\y"} 5\n', head + 'a_total{x="1"}  5\n',
+                      head.replace("counter", "gauge") + 'a_total{x="1"} 5\n', head.replace("Help", "") + 'a_total{x="1"} 5\n'):
+            with self.subTest(wrong=wrong), self.assertRaises(ValueError):
+                Exposition(wrong)
+
+    def test_the_dashboard_asks_for_nothing_that_there_is_not(self):
+        self.start_with_devices()
+        names = set(self.exposition().types)
+        with open(os.path.join(ROOT, "resources", "grafana", "mayfly.json"), encoding="utf-8") as file:
+            dashboard = json.load(file)
+        queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+        queries += [variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable]
+        self.assertGreater(len(queries), 30)
+        for query in queries:
+            used = set(re.findall(r"\bmayfly_[a-z0-9_]+", query))
+            self.assertTrue(used and used <= names, f"{query}: {used - names}")
+        panels = [panel["id"] for panel in dashboard["panels"]]
+        self.assertEqual(len(panels), len(set(panels)))
 
 
 class Start(ApiCase):
