@@ -165,11 +165,17 @@ Result<void> MicroVm::put_network(NetDeviceConfig network) {
 
 Result<void> MicroVm::put_serial(const SerialConfig& serial) {
   MAYFLY_TRY(expect_not_started());
+  if (serial.rate_limiter && serial.rate_limiter->limits()) {
+    if (auto valid = TokenBucket::create(*serial.rate_limiter, 0); !valid) {
+      return tl::make_unexpected(valid.error().within("serial"));
+    }
+  }
   UniqueFd output;
   if (serial.output_path) {
     MAYFLY_TRY_ASSIGN(output, open_line_file(*serial.output_path, "serial output"));
   }
   serial_output_ = std::move(output);
+  serial_rate_limiter_ = serial.rate_limiter;
   return {};
 }
 
@@ -205,6 +211,7 @@ Result<void> MicroVm::open_console() {
   if (serial_output_) {
     config.output = serial_output_.get();
   }
+  config.rate_limiter = serial_rate_limiter_;
   MAYFLY_TRY_ASSIGN(console_, Console::create(around_.registrar, std::move(config), around_.serial_metrics));
   return {};
 }

@@ -19,6 +19,7 @@
 #include "devices/virtio/net/net_device.h"
 #include "event/event_loop.h"
 #include "rate_limiter/rate_limiter.h"
+#include "rate_limiter/token_bucket.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
@@ -152,6 +153,7 @@ class MicroVm {
   VmConfig config_;
   std::optional<GuestFiles> files_;
   UniqueFd serial_output_;  // not open: the console's own
+  std::optional<TokenBucketConfig> serial_rate_limiter_;
   // One for each drive and network of config_, in its order. Before the machine, which borrows them.
   std::vector<std::unique_ptr<BlockDevice>> drives_;
   std::vector<std::unique_ptr<NetDevice>> networks_;

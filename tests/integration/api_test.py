@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import select
 import signal
 import socket
 import stat
@@ -497,6 +498,138 @@ class Live(ApiCase):
         self.assertEqual(network["rx_rate_limiter"], limit)
         self.assertIsNone(network["tx_rate_limiter"])
         self.refused("no network interface", "PATCH", "/network-interfaces/m", {"iface_id": "m"})
+
+
+class Outputs(ApiCase):
+    def log(self, name="log"):
+        with open(self.path(name), encoding="utf-8") as file:
+            return file.read()
+
+    def fifo(self, name):
+        os.mkfifo(self.path(name))
+        return self.path(name)
+
+    def cause_a_line(self, mark):
+        """A refusal, which the log tells of at level Info."""
+        self.refused("there is no", "GET", f"/{mark}")
+        self.refused(mark, "PUT", "/actions", {"action_type": mark})
+
+    def test_a_log_line_shows_what_was_asked_for(self):
+        self.start("--id", "vm-7")
+        self.do("PUT", "/logger", {"log_path": self.path("log"), "level": "info"})
+        origin = r"[a-z_0-9/]+\.(?:cc|h):[0-9]+"
+        for fields, pattern in (({"show_level": False, "show_log_origin": False}, ""), ({"show_level": True}, ":INFO"),
+                                ({"show_log_origin": True}, ":INFO:" + origin), ({"show_level": False}, ":" + origin)):
+            self.do("PUT", "/logger", fields)
+            self.cause_a_line("plain")
+            last = self.log().splitlines()[-1]
+            self.assertRegex(last, r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9} \[vm-7:[a-z_]+" + pattern + r"\] .+plain")
+
+    def test_levels_leave_out_what_is_less_severe(self):
+        self.start()
+        self.do("PUT", "/logger", {"log_path": self.path("log")})
+        for level, shown in (("Error", False), ("warn", False), ("WARNING", False), ("Info", True), ("debug", True),
+                             ("Trace", True), ("Off", False)):
+            with self.subTest(level=level):
+                self.do("PUT", "/logger", {"level": level})
+                self.cause_a_line(f"at_{level}")
+                self.assertEqual(f"at_{level}" in self.log(), shown)
+        self.refused("loud", "PUT", "/logger", {"level": "loud"})
+
+    def test_a_module_is_all_that_is_logged(self):
+        self.start()
+        self.do("PUT", "/logger", {"log_path": self.path("log"), "level": "Info", "module": "devices"})
+        self.cause_a_line("elsewhere")
+        self.do("PUT", "/logger", {"module": "api/router.cc"})
+        self.cause_a_line("there")
+        self.assertNotIn("elsewhere", self.log())
+        self.assertIn("there", self.log())
+
+    def test_a_logger_that_is_put_again_changes_what_is_named_and_a_refused_one_nothing(self):
+        self.start()
+        self.do("PUT", "/logger", {"log_path": self.path("log"), "level": "Info", "show_level": True})
+        self.refused("missing", "PUT", "/logger", {"log_path": self.path("missing/log"), "show_level": False})
+        self.cause_a_line("first")
+        self.do("PUT", "/logger", {"log_path": self.path("other")})
+        self.cause_a_line("second")
+        self.assertRegex(self.log(), r":INFO\] .*first")
+        self.assertNotIn("second", self.log())
+        self.assertRegex(self.log("other"), r":INFO\] .*second")
+
+    def test_fifos_that_nobody_reads_hold_up_neither_the_api_nor_the_guest(self):
+        self.start()
+        self.do("PUT", "/logger", {"log_path": self.fifo("log"), "level": "Debug", "show_level": True,
+                                   "show_log_origin": True})
+        self.do("PUT", "/metrics", {"metrics_path": self.fifo("metrics")})
+        self.do("PUT", "/serial", {"serial_out_path": self.fifo("serial")})
+        self.boot("flood")
+        for _ in range(50):  # more lines of metrics than a FIFO holds
+            self.call("PUT", "/actions", {"action_type": "FlushMetrics"})
+            self.do("PATCH", "/vm", {"state": "Paused"})
+            self.do("PATCH", "/vm", {"state": "Resumed"})
+        self.refused("takes no more", "PUT", "/actions", {"action_type": "FlushMetrics"})
+        text = self.metrics_text()
+        self.assertGreater(text.value("mayfly_logger_missed_metrics_total"), 0)
+        before = text.value("mayfly_vcpu_exit_io_out_total")
+        self.until(lambda: self.metrics_text().value("mayfly_vcpu_exit_io_out_total") > before + 1000)
+        self.until(lambda: self.metrics_text().value("mayfly_uart_rate_limiter_dropped_bytes_total") > 0)
+        self.vm.process.send_signal(signal.SIGTERM)
+        self.expect(self.vm.end(), 0)
+
+    def test_readers_that_leave_end_nothing_and_others_may_come(self):
+        self.start()
+        readers = [os.open(self.fifo(name), os.O_RDONLY | os.O_NONBLOCK) for name in ("log", "metrics", "serial")]
+        self.do("PUT", "/logger", {"log_path": self.path("log"), "level": "Info"})
+        self.do("PUT", "/metrics", {"metrics_path": self.path("metrics")})
+        self.do("PUT", "/serial", {"serial_out_path": self.path("serial")})
+        self.boot("flood")
+        self.cause_a_line("before")
+        self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
+        log, line, output = (self.read_some(reader) for reader in readers)
+        self.assertIn(b"before", log)
+        self.assertTrue(line.startswith(b"{"), line[:80])
+        self.assertIn(b"x", output)
+        for reader in readers:
+            os.close(reader)
+        self.cause_a_line("after")
+        self.do("PUT", "/actions", {"action_type": "FlushMetrics"})
+        for name, expected in (("log", b"after"), ("metrics", b"{"), ("serial", b"x")):
+            reader = os.open(self.path(name), os.O_RDONLY | os.O_NONBLOCK)
+            self.addCleanup(os.close, reader)
+            with self.subTest(name=name):
+                self.assertIn(expected, self.read_some(reader))
+        self.assertEqual(self.get("/")["state"], "Running")
+
+    def test_a_rate_limiter_of_the_serial_port_drops_what_is_too_much(self):
+        self.start()
+        self.refused("serial", "PUT", "/serial", {"rate_limiter": {"size": 1, "refill_time": 2**63}})
+        self.do("PUT", "/serial", {"serial_out_path": self.path("serial"),
+                                   "rate_limiter": {"size": 100, "refill_time": 3600_000, "one_time_burst": 50}})
+        self.boot("flood")
+        self.until(lambda: self.metrics_text().value("mayfly_uart_rate_limiter_dropped_bytes_total") > 1000)
+        self.vm.process.send_signal(signal.SIGTERM)
+        self.expect(self.vm.end(), 0, b"")
+        # A second's refill is a thirtieth of a byte.
+        self.assertIn(os.path.getsize(self.path("serial")), range(150, 160))
+
+    def metrics_text(self):
+        self.api.request("GET", "/metrics")
+        return Exposition(self.api.getresponse().read().decode())
+
+    @staticmethod
+    def until(condition):
+        end = time.monotonic() + HANG
+        while not condition():
+            if time.monotonic() > end:
+                raise AssertionError("never")
+            time.sleep(0.005)
+
+    @staticmethod
+    def read_some(reader):
+        """What a FIFO gives at first."""
+        if not select.select([reader], [], [], HANG)[0]:
+            raise AssertionError("nothing to read")
+        return os.read(reader, 1 << 20)
 
 
 class Hostile(ApiCase):
