@@ -12,11 +12,13 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import time
+import unittest
 
 from bare_guests import HANG, Case, Connection, Running, guest, main, mayfly, program
 
@@ -24,8 +26,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class ApiCase(Case):
-    def start(self, *arguments, **keywords):
-        self.socket = self.path("api.sock")
+    def start(self, *arguments, socket="api.sock", **keywords):
+        self.socket = self.path(socket)
         self.vm = Running("--api-sock", self.socket, *arguments, **keywords)
         self.addCleanup(self.kill)
         end = time.monotonic() + HANG
@@ -430,6 +432,50 @@ class Metrics(ApiCase):
             self.assertTrue(used and used <= names, f"{query}: {used - names}")
         panels = [panel["id"] for panel in dashboard["panels"]]
         self.assertEqual(len(panels), len(set(panels)))
+
+
+class Documentation(ApiCase):
+    def commands(self):
+        """The curl commands of docs/metrics.md, by their path."""
+        with open(os.path.join(ROOT, "docs", "metrics.md"), encoding="utf-8") as file:
+            blocks = re.findall(r"^ {4}curl .*(?:\n {4}.*)*", file.read(), re.M)
+        return [(re.search(r"http://localhost(/\S+)", block).group(1), "PUT" in block, block) for block in blocks]
+
+    def run_command(self, block):
+        done = subprocess.run(["sh", "-ec", block], cwd=self.folder, capture_output=True, timeout=HANG, check=False)
+        self.assertEqual(done.returncode, 0, done)
+        self.assertNotIn(b"fault_message", done.stdout)
+        return done.stdout
+
+    @unittest.skipUnless(shutil.which("curl"), "no curl")
+    def test_the_commands_of_the_page_about_metrics_work_as_written(self):
+        self.start("--id", "vm-7", socket="vm.sock", cwd=self.folder)
+        commands = self.commands()
+        self.assertEqual([path for path, _, _ in commands],
+                         ["/logger", "/metrics", "/actions", "/metrics", "/metrics", "/events", "/serial"])
+        for path, puts, block in commands:
+            if puts and path != "/actions":
+                self.run_command(block)
+        self.boot("flood")
+        self.refused("only before", "PUT", "/serial", {})  # which is logged
+        for path, puts, block in commands:
+            if path == "/events":
+                # exec: so that it is curl which is ended.
+                with subprocess.Popen(["sh", "-c", "exec " + block.strip()], cwd=self.folder, stdout=subprocess.PIPE,
+                                      stderr=subprocess.DEVNULL) as curl:
+                    self.addCleanup(curl.kill)
+                    lines = [curl.stdout.readline() for _ in range(6)]
+                    curl.kill()
+                self.assertIn(b"event: running\n", lines)
+            elif not puts or path == "/actions":
+                self.run_command(block)
+        with open(self.path("vm-7.prom"), encoding="utf-8") as file:
+            self.assertIn("mayfly_vm_info", Exposition(file.read()).types)
+        for name in ("vm.log", "vm.metrics", "vm.serial"):
+            self.assertGreater(os.path.getsize(self.path(name)), 0, name)
+        with open(self.path("vm.metrics"), encoding="utf-8") as file:
+            line = json.loads(file.readlines()[-1])
+        self.assertEqual((line["id"], line["properties"]), ("vm-7", {"rack": "r12"}))
 
 
 class Start(ApiCase):
