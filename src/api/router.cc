@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "api/json_object.h"
+#include "api/prometheus.h"
 #include "api/sections.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -118,6 +119,7 @@ Router::Router(Identity identity, MonitorGate& gate, MicroVm& vm, std::optional<
     : identity_(std::move(identity)),
       gate_(gate),
       vm_(vm),
+      metadata_(vm.metadata()),
       logger_(std::move(logger)),
       metrics_(std::move(metrics)) {}
 
@@ -131,6 +133,8 @@ const std::vector<Router::Route>& Router::routes() {
       {"GET", "/", kAlways, &Router::get_instance, &get.instance_info_count},
       {"GET", "/version", kAlways, &Router::get_version, &get.vmm_version_count},
       {"GET", "/vm/config", kAlways, &Router::get_configuration},
+      {"GET", "/events", kAlways, &Router::get_events},
+      {"GET", "/metrics", kAlways, &Router::get_metrics},
       {"PATCH", "/vm", kAfterStart, &Router::patch_vm},
       {"PUT", "/actions", kAlways, &Router::put_action, &put.actions_count, &put.actions_fails},
       {"PUT", "/boot-source", kBeforeStart, &Router::put_boot_source, &put.boot_source_count,
@@ -418,17 +422,17 @@ Router::Answer Router::put_serial(const Call& call) {
 
 // The store is for any thread.
 Router::Answer Router::get_mmds(const Call& /*call*/) {
-  MAYFLY_TRY_ASSIGN(auto text, vm_.metadata().get());
+  MAYFLY_TRY_ASSIGN(auto text, metadata_->get());
   return HttpResponse{.status = 200, .body = std::move(text)};
 }
 
 Router::Answer Router::put_mmds(const Call& call) {
-  MAYFLY_TRY(vm_.metadata().put(call.text));
+  MAYFLY_TRY(metadata_->put(call.text));
   return std::nullopt;
 }
 
 Router::Answer Router::patch_mmds(const Call& call) {
-  MAYFLY_TRY(vm_.metadata().patch(call.text));
+  MAYFLY_TRY(metadata_->patch(call.text));
   return std::nullopt;
 }
 
@@ -475,6 +479,21 @@ Router::Answer Router::put_action(const Call& call) {
   const Action& action = kActions.at(*index);
   MAYFLY_TRY(with_vm(action.when, action.run));
   return std::nullopt;
+}
+
+Router::Answer Router::get_events(const Call& /*call*/) {
+  return HttpResponse{.stream_events = true};
+}
+
+Router::Answer Router::get_metrics(const Call& call) {
+  PrometheusFacts facts{identity_.instance_id, identity_.monitor_version, {}};
+  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
+    vm.collect_counts();
+    facts.state = name_of(vm.state());
+    return {};
+  }));
+  return HttpResponse{.body = prometheus_text(::mayfly::metrics(), facts),
+                      .content_type = kPrometheusContentType};
 }
 
 Router::Answer Router::refuse_device(const Call& call) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -32,7 +33,7 @@ enum class When : std::uint8_t { kBeforeStart, kAfterStart, kAlways };
 // changed nothing. One thread at a time calls it; it never throws.
 class Router {
  public:
-  // `gate` and `vm` are borrowed; `vm` is used inside the gate only, but for its metadata. The sections are
+  // `gate` and `vm` are borrowed; `vm` is used inside the gate only. The sections are
   // those of the configuration file, if there was one.
   Router(Identity identity, MonitorGate& gate, MicroVm& vm, std::optional<LoggerSection> logger,
          std::optional<MetricsSection> metrics);
@@ -82,12 +83,15 @@ class Router {
   Answer put_mmds_config(const Call& call);
   Answer patch_vm(const Call& call);
   Answer put_action(const Call& call);
+  Answer get_events(const Call& call);
+  Answer get_metrics(const Call& call);
   Answer refuse_device(const Call& call);
   Answer refuse_snapshot(const Call& call);
 
   const Identity identity_;
   MonitorGate& gate_;
   MicroVm& vm_;
+  const std::shared_ptr<Mmds> metadata_;
   std::optional<LoggerSection> logger_;
   std::optional<MetricsSection> metrics_;
 };

@@ -251,8 +251,32 @@ TEST_F(RouterTest, bytes_that_are_no_text_are_refused_and_quoted_safely) {
   expect_refused(send("PUT", "/machine-config", "{\"\xff\": 1}"), "the body");
 }
 
+TEST_F(RouterTest, metrics_are_given_as_text_with_the_state_and_what_devices_count_themselves) {
+  serial_metrics_.write_count = metrics().uart.write_count.value() + 5;
+  const HttpResponse response = send("GET", "/metrics");
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.content_type, "text/plain; version=0.0.4; charset=utf-8");
+  EXPECT_NE(response.body.find("mayfly_vm_state{id=\"vm-7\",state=\"Not started\"} 1\n"), std::string::npos);
+  const std::string count = std::to_string(serial_metrics_.write_count.load());
+  EXPECT_NE(response.body.find("\nmayfly_uart_write_total{id=\"vm-7\"} " + count + "\n"), std::string::npos);
+  expect_refused(send("GET", "/metrics", "{}"), "a GET has no body");
+}
+
+TEST_F(RouterTest, events_are_a_stream) {
+  EXPECT_TRUE(send("GET", "/events").stream_events);
+  EXPECT_FALSE(send("GET", "/version").stream_events);
+  expect_refused(send("PUT", "/events", "{}"), "PUT is not possible on /events");
+}
+
+TEST_F(RouterTest, a_rate_limiter_of_the_serial_port_is_checked_when_it_is_put) {
+  expect_done(put("/serial", {{"rate_limiter", {{"size", 100}, {"refill_time", 1000}}}}));
+  expect_done(put("/serial", {{"rate_limiter", {{"size", 0}, {"refill_time", 0}}}}));
+  expect_refused(put("/serial", {{"rate_limiter", {{"size", 1}, {"refill_time", 1ULL << 63U}}}}), "serial");
+}
+
 TEST_F(RouterTest, calls_of_a_monitor_that_is_ending_are_refused) {
   gate_.open = false;
+  expect_refused(send("GET", "/metrics"), "ending");
   expect_refused(send("GET", "/"), "ending");
   expect_refused(put("/machine-config", {{"vcpu_count", 1}, {"mem_size_mib", 64}}), "ending");
 }

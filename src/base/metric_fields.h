@@ -6,9 +6,9 @@
 
 #define MAYFLY_API_SERVER_METRICS(COUNTER, GAUGE, LATENCY) \
   GAUGE(process_startup_time_us, \
-      "Time from the request to start the process to the start of its API or, without one, of its microVM, in us") \
+      "Time from the request to start the process to the start of its API or, without one, of its microVM") \
   GAUGE(process_startup_time_cpu_us, \
-      "CPU time used from the request to start the process to the start of its API or, without one, of its microVM, in us")
+      "CPU time used from the request to start the process to the start of its API or, without one, of its microVM")
 
 #define MAYFLY_DEPRECATED_API_METRICS(COUNTER, GAUGE, LATENCY) \
   COUNTER(deprecated_http_api_calls, "API calls that used something deprecated")
@@ -40,17 +40,17 @@
 
 #define MAYFLY_LATENCIES_METRICS(COUNTER, GAUGE, LATENCY) \
   GAUGE(full_create_snapshot, \
-      "Duration of the last full snapshot as the API caller saw it, in microseconds") \
+      "Duration of the last full snapshot as the API caller saw it") \
   GAUGE(diff_create_snapshot, \
-      "Duration of the last diff snapshot as the API caller saw it, in microseconds") \
-  GAUGE(load_snapshot, "Duration of the snapshot load as the API caller saw it, in microseconds") \
-  GAUGE(pause_vm, "Duration of the last pause as the API caller saw it, in microseconds") \
-  GAUGE(resume_vm, "Duration of the last resume as the API caller saw it, in microseconds") \
-  GAUGE(vmm_full_create_snapshot, "Duration of the last full snapshot within the machine, in microseconds") \
-  GAUGE(vmm_diff_create_snapshot, "Duration of the last diff snapshot within the machine, in microseconds") \
-  GAUGE(vmm_load_snapshot, "Duration of the snapshot load within the machine, in microseconds") \
-  GAUGE(vmm_pause_vm, "Duration of the last pause within the machine, in microseconds") \
-  GAUGE(vmm_resume_vm, "Duration of the last resume within the machine, in microseconds")
+      "Duration of the last diff snapshot as the API caller saw it") \
+  GAUGE(load_snapshot, "Duration of the snapshot load as the API caller saw it") \
+  GAUGE(pause_vm, "Duration of the last pause as the API caller saw it") \
+  GAUGE(resume_vm, "Duration of the last resume as the API caller saw it") \
+  GAUGE(vmm_full_create_snapshot, "Duration of the last full snapshot within the machine") \
+  GAUGE(vmm_diff_create_snapshot, "Duration of the last diff snapshot within the machine") \
+  GAUGE(vmm_load_snapshot, "Duration of the snapshot load within the machine") \
+  GAUGE(vmm_pause_vm, "Duration of the last pause within the machine") \
+  GAUGE(vmm_resume_vm, "Duration of the last resume within the machine")
 
 #define MAYFLY_LOGGER_METRICS(COUNTER, GAUGE, LATENCY) \
   COUNTER(missed_metrics_count, "Lines of metrics that could not be written") \

@@ -5,13 +5,18 @@
 
 namespace mayfly {
 
-// `file` (as __FILE__ gives it: relative to the project's root, or to the build's folder where a compiler cache
-// has rewritten it) below src/, where it is there.
+// `file` below src/, where it is there. As __FILE__ gives it, it is relative to the project's root or, where a
+// compiler cache makes paths relative, to the build's folder: "../../src/base/log.cc".
 constexpr const char* source_path(const char* file) {
-  while (std::string_view(file).starts_with("../")) {
-    file += 3;
+  const char* path = file;
+  while (std::string_view(path).starts_with("../")) {
+    path += 3;
   }
-  return std::string_view(file).starts_with("src/") ? file + 4 : file;
+  return std::string_view(path).starts_with("src/") ? path + 4 : file;
 }
+
+static_assert(std::string_view(source_path("src/base/log.cc")) == "base/log.cc");
+static_assert(std::string_view(source_path("../../src/base/log.cc")) == "base/log.cc");
+static_assert(std::string_view(source_path("../other/log.cc")) == "../other/log.cc");
 
 }  // namespace mayfly

@@ -14,8 +14,10 @@
 #include <vector>
 
 #include "api/api_server.h"
+#include "api/event_json.h"
 #include "api/loop_gate.h"
 #include "api/router.h"
+#include "base/clock.h"
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -165,11 +167,13 @@ class AfterStart {
   std::unique_ptr<EventRegistrar::Timer> silence_;
 };
 
-// The control API while it serves; the monitor's thread has to let go of it before the microVM goes.
+// The control API while it serves.
 class Api {
  public:
+  // `vm` is used by tasks of the loop only.
   Api(const Options& options, const Plan& plan, EventLoop& loop, MicroVm& vm)
-      : gate_(loop),
+      : instance_id_(options.id),
+        gate_(loop),
         router_({.instance_id = options.id, .monitor_version = monitor_version()}, gate_, vm, plan.logger,
                 plan.metrics) {}
   Api(const Api&) = delete;
@@ -185,12 +189,24 @@ class Api {
     return {};
   }
 
+  // Any thread, from start() to stop().
+  void publish(const MicroVmEvent& event) {
+    if (server_) {
+      server_->publish(api::event_name(event.kind),
+                       api::event_json(event, instance_id_, api::HttpServer::kMaxEventBytes));
+    }
+  }
+
+  // Calls are refused from now on. By the thread that ran the loop.
+  void refuse_calls() { gate_.close(); }
+
   void stop() {
     gate_.close();
     server_.reset();
   }
 
  private:
+  const std::string instance_id_;
   api::LoopGate gate_;
   api::Router router_;
   std::unique_ptr<api::ApiServer> server_;
@@ -233,6 +249,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   console.output = STDOUT_FILENO;
   console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
   console.on_foreground = foreground;
+  std::optional<Api> api;  // before the microVM, which tells of itself to its very end
   MicroVm vm({.registrar = *loop,
               .serial_metrics = serial_metrics,
               .trace = trace,
@@ -244,7 +261,9 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
               },
               .start_failed = [&terminal] { terminal.reset(); },
               .boot_timer = options.boot_timer,
-              .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes)});
+              .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
+              .on_event = options.api_socket ? [&api](const MicroVmEvent& event) { api->publish(event); }
+                                             : std::function<void(const MicroVmEvent&)>()});
   const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
     if (path) {
       vm.note_output(role, *path);
@@ -258,7 +277,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
                                                : std::nullopt);
   note("the boot trace", options.boot_trace);
   if (plan.metadata) {
-    MAYFLY_TRY(vm.metadata().put(*plan.metadata).map_error(blame_flag("--metadata")));
+    MAYFLY_TRY(vm.metadata()->put(*plan.metadata).map_error(blame_flag("--metadata")));
   }
 
   std::unique_ptr<EventRegistrar::Timer> metrics_timer;
@@ -271,7 +290,6 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   }));
   MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
 
-  std::optional<Api> api;
   if (options.api_socket) {
     api.emplace(options, plan, *loop, vm);
     MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes));
@@ -281,8 +299,11 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   }
 
   MAYFLY_TRY(loop->run());
-  api.reset();
+  if (api) {
+    api->refuse_calls();
+  }
   if (const auto stopped = vm.stop(); !stopped) {
+    api.reset();
     // A vCPU's thread still uses what an orderly end would take down.
     LOG_ERROR("%s", stopped.error().message().c_str());
     restore_terminal();
@@ -292,7 +313,11 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   terminal.reset();
   vm.collect_counts();
   flush_metrics();
-
+  if (api) {
+    api->publish(
+        {.kind = MicroVmEvent::Kind::kEnded, .time_us = realtime_ns() / 1000, .outcome = outcome.get()});
+    api->stop();
+  }
   return outcome.get();
 }
 

@@ -59,6 +59,40 @@ std::optional<Ipv4Address> service_on(const std::optional<MmdsConfig>& mmds, con
 
 }  // namespace
 
+MicroVm::MicroVm(MicroVmSurroundings surroundings)
+    : around_(std::move(surroundings)),
+      events_(around_.on_event),
+      mmds_(std::make_shared<Mmds>(around_.mmds_size_limit)) {}
+
+void MicroVm::Events::tell(MicroVmEvent::Kind kind, std::string detail) {
+  if (!sink_) {
+    return;
+  }
+  const MutexLock lock(mutex_);
+  sink_({.kind = kind, .time_us = realtime_ns() / 1000, .detail = std::move(detail)});
+  holding_ = kind == MicroVmEvent::Kind::kStarting || kind == MicroVmEvent::Kind::kStartFailed;
+  if (kind == MicroVmEvent::Kind::kRunning) {
+    std::for_each(held_.begin(), held_.end(), sink_);
+  }
+  held_.clear();
+}
+
+void MicroVm::Events::tell_of_guest(MicroVmEvent::Kind kind, std::string device, std::string_view detail) {
+  if (!sink_) {
+    return;
+  }
+  MicroVmEvent event{.kind = kind,
+                     .time_us = realtime_ns() / 1000,
+                     .detail = std::string(detail),
+                     .device = std::move(device)};
+  const MutexLock lock(mutex_);
+  if (holding_) {
+    held_.push_back(std::move(event));
+  } else {
+    sink_(event);
+  }
+}
+
 MicroVm::State MicroVm::state() const {
   if (!machine_ || machine_->state() == Machine::State::kNotStarted) {
     return State::kNotStarted;
@@ -171,6 +205,11 @@ Result<void> MicroVm::put_network(NetDeviceConfig network) {
 
 Result<void> MicroVm::put_serial(const SerialConfig& serial) {
   MAYFLY_TRY(expect_not_started());
+  if (serial.rate_limiter && serial.rate_limiter->limits()) {
+    if (auto valid = TokenBucket::create(*serial.rate_limiter, 0); !valid) {
+      return tl::make_unexpected(valid.error().within("serial"));
+    }
+  }
   UniqueFd output;
   if (serial.output_path) {
     MAYFLY_TRY(check_output("the serial port's output", *serial.output_path));
@@ -178,6 +217,7 @@ Result<void> MicroVm::put_serial(const SerialConfig& serial) {
     note_output("the serial port's output", *serial.output_path);
   }
   serial_output_ = std::move(output);
+  serial_rate_limiter_ = serial.rate_limiter;
   return {};
 }
 
@@ -290,16 +330,21 @@ Result<void> MicroVm::open_console() {
   if (serial_output_) {
     config.output = serial_output_.get();
   }
+  config.rate_limiter = serial_rate_limiter_;
   MAYFLY_TRY_ASSIGN(console_, Console::create(around_.registrar, std::move(config), around_.serial_metrics));
   return {};
 }
 
 // What the guest's boot mark leads to; time runs from now. Nothing where nobody asks.
-std::function<void()> MicroVm::on_boot_mark() const {
-  if (!around_.boot_timer) {
-    return around_.on_boot_mark;
+std::function<void()> MicroVm::on_boot_mark() {
+  std::function<void()> tell;
+  if (events_) {
+    tell = [this] { events_.tell_of_guest(MicroVmEvent::Kind::kBootMark); };
   }
-  return [then = around_.on_boot_mark, begin_ns = monotonic_ns(), begin_cpu_ns = process_cpu_ns()] {
+  if (!around_.boot_timer) {
+    return tell;
+  }
+  return [then = std::move(tell), begin_ns = monotonic_ns(), begin_cpu_ns = process_cpu_ns()] {
     const auto us = static_cast<unsigned long long>((monotonic_ns() - begin_ns) / 1000);
     const auto cpu_us = static_cast<unsigned long long>((process_cpu_ns() - begin_cpu_ns) / 1000);
     // Read by tools.
@@ -317,9 +362,26 @@ tl::expected<void, BuildError> MicroVm::start() {
     return tl::make_unexpected(BuildError::of_configuration(
         Error(ErrorCode::kInvalidArgument, "there is no boot source: no kernel to start")));
   }
+  events_.tell(MicroVmEvent::Kind::kStarting);
+  auto started = start_machine();
+  if (started) {
+    events_.tell(MicroVmEvent::Kind::kRunning);
+  } else {
+    events_.tell(MicroVmEvent::Kind::kStartFailed, started.error().error.message());
+  }
+  return started;
+}
+
+tl::expected<void, BuildError> MicroVm::start_machine() {
   auto on_boot_mark = this->on_boot_mark();
   MAYFLY_TRY(open_console());
-  auto built = Machine::build(config_, {*files_, devices_in_order()},
+  const std::vector<VirtioDevice*> devices = devices_in_order();
+  for (VirtioDevice* device : devices) {
+    device->watch_errors([this, name = std::string(device->name())](std::string_view why) {
+      events_.tell_of_guest(MicroVmEvent::Kind::kDeviceError, name, why);
+    });
+  }
+  auto built = Machine::build(config_, {*files_, devices},
                               {.registrar = around_.registrar,
                                .console = *console_,
                                .serial_metrics = around_.serial_metrics,
@@ -356,11 +418,21 @@ tl::expected<void, BuildError> MicroVm::start() {
 
 Result<void> MicroVm::pause() {
   MAYFLY_TRY(expect_started());
-  return machine_->pause();
+  const bool changes = state() != State::kPaused;
+  MAYFLY_TRY(machine_->pause());
+  if (changes) {
+    events_.tell(MicroVmEvent::Kind::kPaused);
+  }
+  return {};
 }
 
 Result<void> MicroVm::resume() {
   MAYFLY_TRY(expect_started());
+  const bool changes = state() == State::kPaused;
+  if (changes) {
+    // First: what the guest does next is told after it. A machine that is paused can be resumed.
+    events_.tell(MicroVmEvent::Kind::kResumed);
+  }
   return machine_->resume();
 }
 

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "devices/serial/console.h"
@@ -20,10 +21,12 @@
 #include "event/event_loop.h"
 #include "mmds/mmds.h"
 #include "rate_limiter/rate_limiter.h"
+#include "rate_limiter/token_bucket.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
 #include "vmm/machine.h"
+#include "vmm/micro_vm_event.h"
 #include "vmm/outcome.h"
 
 namespace mayfly {
@@ -42,9 +45,11 @@ struct MicroVmSurroundings {
   std::function<void()> start_failed{};
   // Logs how long the guest took from start() to its boot mark, in the dialect's words.
   bool boot_timer = false;
-  // As MachineSurroundings::on_boot_mark.
-  std::function<void()> on_boot_mark{};
   std::size_t mmds_size_limit = Mmds::kDefaultSizeLimit;  // bytes
+  // Called with what happens, in the order in which it happens, one call at a time but on any thread, which
+  // it must not hold up; kEnded is the owner's to tell. May be empty: then the boot mark's register is part
+  // of the machine only for boot_timer or a trace.
+  std::function<void(const MicroVmEvent&)> on_event{};
 };
 
 // Where the serial port's output goes.
@@ -78,8 +83,7 @@ class MicroVm {
  public:
   enum class State : std::uint8_t { kNotStarted, kRunning, kPaused };
 
-  explicit MicroVm(MicroVmSurroundings surroundings)
-      : around_(std::move(surroundings)), mmds_(std::make_shared<Mmds>(around_.mmds_size_limit)) {}
+  explicit MicroVm(MicroVmSurroundings surroundings);
   MicroVm(const MicroVm&) = delete;
   MicroVm& operator=(const MicroVm&) = delete;
   ~MicroVm() = default;
@@ -125,7 +129,7 @@ class MicroVm {
   Result<void> patch_network(const NetworkChanges& changes);
 
   // What the metadata service tells; there from the beginning, for any thread.
-  Mmds& metadata() { return *mmds_; }
+  const std::shared_ptr<Mmds>& metadata() const { return mmds_; }
 
   // Ends the machine, if there is one. As Machine::stop().
   Result<void> stop();
@@ -149,14 +153,35 @@ class MicroVm {
   Result<void> reopen_networks(const std::optional<MmdsConfig>& one, const std::optional<MmdsConfig>& other);
   std::vector<VirtioDevice*> devices_in_order() const;
   Result<void> open_console();
-  std::function<void()> on_boot_mark() const;
+  std::function<void()> on_boot_mark();
+  tl::expected<void, BuildError> start_machine();
+
+  // Events of the guest's and its devices' come from the moment at which vCPUs run, which is before start()
+  // knows that all is well: they wait until it has said so.
+  class Events {
+   public:
+    explicit Events(std::function<void(const MicroVmEvent&)> sink) : sink_(std::move(sink)) {}
+    explicit operator bool() const { return static_cast<bool>(sink_); }
+    // Of the thread that owns the microVM; then what waited, or, for kStarting, nothing more for now.
+    void tell(MicroVmEvent::Kind kind, std::string detail = {});
+    // Of any thread.
+    void tell_of_guest(MicroVmEvent::Kind kind, std::string device = {}, std::string_view detail = {});
+
+   private:
+    const std::function<void(const MicroVmEvent&)> sink_;
+    Mutex mutex_;  // taken under a device's lock; the sink's lock is taken under it
+    bool holding_ MAYFLY_GUARDED_BY(mutex_) = true;
+    std::vector<MicroVmEvent> held_ MAYFLY_GUARDED_BY(mutex_);
+  };
 
   MicroVmSurroundings around_;
+  Events events_;  // before all that tells
   std::shared_ptr<Mmds> mmds_;
   VmConfig config_;
   std::optional<GuestFiles> files_;
   std::map<std::string, std::string> outputs_;  // paths by role
   UniqueFd serial_output_;                      // not open: the console's own
+  std::optional<TokenBucketConfig> serial_rate_limiter_;
   // One for each drive and network of config_, in its order. Before the machine, which borrows them.
   std::vector<std::unique_ptr<BlockDevice>> drives_;
   std::vector<std::unique_ptr<NetDevice>> networks_;

@@ -52,8 +52,8 @@ def run_guest(name, *arguments, **keywords):
 class Running:
     """A microVM under way, with its output read as it comes."""
 
-    def __init__(self, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE):
-        self.process = subprocess.Popen([MAYFLY, *arguments], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE)
+    def __init__(self, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=None):
+        self.process = subprocess.Popen([MAYFLY, *arguments], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, cwd=cwd)
         self.seen = b""
 
     def until(self, text):

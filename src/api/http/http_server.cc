@@ -95,7 +95,11 @@ class HttpServer::Impl {
     return {};
   }
 
-  Result<void> run() { return loop_->run(); }
+  Result<void> run() {
+    auto result = loop_->run();
+    deliver_events();  // those that were published just before it was stopped
+    return result;
+  }
   void stop() { loop_->stop(); }
 
   void publish(std::string_view name, std::string_view data) {

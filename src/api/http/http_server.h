@@ -78,9 +78,9 @@ class HttpServer {
   // Closes all connections and removes the socket's file. Not while run() runs.
   ~HttpServer();
 
-  // Serves until stop(). The answer to the request under way is written as far as the client's socket takes
-  // it at once. Can be called again then; connections stay open meanwhile. No client can make it block or
-  // fail. Errors: only what epoll itself reports (kIo).
+  // Serves until stop(). The answer to the request under way, and events published before stop(), are written
+  // as far as the clients' sockets take them at once. Can be called again then; connections stay open
+  // meanwhile. No client can make it block or fail. Errors: only what epoll itself reports (kIo).
   Result<void> run();
 
   // Makes run() return after the request under way, or at once if it is called only later. Thread-safe,

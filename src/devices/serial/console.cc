@@ -62,6 +62,9 @@ Result<void> Console::set_up() {
     ignore_signal_unless_handled(signal);
   }
   const MutexLock guard(lock_);
+  if (config_.rate_limiter && config_.rate_limiter->limits()) {
+    MAYFLY_TRY_ASSIGN(limiter_, TokenBucket::create(*config_.rate_limiter, config_.clock->monotonic_ns()));
+  }
   for (const auto direction : {HostStream::Direction::kInput, HostStream::Direction::kOutput}) {
     const bool is_input = direction == HostStream::Direction::kInput;
     auto stream = HostStream::open(is_input ? config_.input : config_.output, direction);
@@ -110,8 +113,8 @@ void Console::stop_input() {
 }
 
 std::size_t Console::flush() {
-  using Clock = std::chrono::steady_clock;
-  const auto end = Clock::now() + kFlushLimit;
+  using SteadyClock = std::chrono::steady_clock;
+  const auto end = SteadyClock::now() + kFlushLimit;
   for (;;) {
     struct pollfd descriptor {
       - 1, POLLOUT, 0
@@ -124,7 +127,7 @@ std::size_t Console::flush() {
       }
       descriptor.fd = output_.fd();
     }
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - SteadyClock::now());
     const int ready = left.count() > 0
                           ? ::poll(&descriptor, 1, static_cast<int>(std::min(left, kFlushPatience).count()))
                           : 0;
@@ -137,7 +140,7 @@ std::size_t Console::flush() {
 
 void Console::transmit(std::uint8_t byte) {
   const MutexLock guard(lock_);
-  if (output_state_ == Output::kEnded) {
+  if (output_state_ == Output::kEnded || !within_limit()) {
     lose(1);
     return;
   }
@@ -322,6 +325,10 @@ void Console::take_typed(std::span<const std::uint8_t> bytes) {
   if (quit) {
     config_.on_quit();
   }
+}
+
+bool Console::within_limit() {
+  return !limiter_ || limiter_->consume(1, config_.clock->monotonic_ns());
 }
 
 void Console::append(std::uint8_t byte) {

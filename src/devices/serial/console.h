@@ -10,12 +10,14 @@
 #include <span>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "devices/serial/host_stream.h"
 #include "devices/serial/serial.h"
 #include "event/event_loop.h"
+#include "rate_limiter/token_bucket.h"
 
 namespace mayfly {
 
@@ -44,6 +46,10 @@ struct ConsoleConfig {
   std::function<void()> on_foreground{};
   // See Console; less than a second.
   std::chrono::nanoseconds drop_pace = std::chrono::milliseconds(100);
+  // Bytes of output; absent, or one that does not limit: no limit.
+  std::optional<TokenBucketConfig> rate_limiter{};
+  // Of the rate limiter; borrowed.
+  const Clock* clock = &kSystemClock;
 };
 
 // Output never makes the guest wait. A byte that comes after a pause is written at once by the vCPU's thread;
@@ -55,6 +61,7 @@ struct ConsoleConfig {
 // mark, and exact after it. A full disk, or a file that has reached the size the process may write, counts as
 // a reader that does not read, tried again every kRetryDelay.
 // A reader that is gone (EPIPE, a terminal hung up) ends output: all further bytes are lost bytes.
+// What a rate limiter does not let through is lost as well, without a mark, which would itself be output.
 //
 // Input is read only as far as the receiver has room, so that the rest stays with whoever sent it. Not so at
 // a terminal that has an escape (on_quit): a guest that does not read must not keep the escape from being
@@ -80,8 +87,8 @@ class Console final : public SerialBackend {
 
   // Ignores SIGPIPE, SIGTTOU and SIGTTIN in the process where they have their default action: a reader that
   // goes, or a terminal that has another foreground, must neither kill nor stop the monitor. `registrar` and
-  // `metrics` are borrowed and outlive the console. Errors: kInvalidArgument for a buffer that is too small;
-  // those of the descriptors and of the registrar.
+  // `metrics` are borrowed and outlive the console. Errors: kInvalidArgument for a buffer that is too small,
+  // or a rate limiter that refills too slowly; those of the descriptors and of the registrar.
   static Result<std::unique_ptr<Console>> create(EventRegistrar& registrar, ConsoleConfig config,
                                                  SerialMetrics& metrics);
   // Flushes.
@@ -126,6 +133,7 @@ class Console final : public SerialBackend {
   // Seeks the escape in `bytes`; what is the guest's goes into pending_input_ where there is room.
   void take_typed(std::span<const std::uint8_t> bytes);
 
+  bool within_limit() MAYFLY_REQUIRES(lock_);
   void append(std::uint8_t byte) MAYFLY_REQUIRES(lock_);
   void append_loss_mark() MAYFLY_REQUIRES(lock_);
   void drain() MAYFLY_REQUIRES(lock_);
@@ -151,6 +159,7 @@ class Console final : public SerialBackend {
   Mutex lock_;  // a leaf: no other lock is taken under it
   HostStream output_ MAYFLY_GUARDED_BY(lock_);
   Output output_state_ MAYFLY_GUARDED_BY(lock_) = Output::kEnded;
+  std::optional<TokenBucket> limiter_ MAYFLY_GUARDED_BY(lock_);
   // NOLINTNEXTLINE(modernize-avoid-c-arrays): a vector would zero the buffer and make its pages resident
   std::unique_ptr<std::uint8_t[]> ring_ MAYFLY_GUARDED_BY(lock_);
   std::size_t head_ MAYFLY_GUARDED_BY(lock_) = 0;  // the oldest byte

@@ -488,6 +488,59 @@ TEST_F(ConsoleTest, a_file_as_large_as_it_may_be_keeps_what_fits_and_is_tried_ag
       ::testing::ExitedWithCode(0), "");
 }
 
+// A time that tests set.
+std::uint64_t now_ns = 0;
+constexpr Clock kTestClock{.monotonic_ns = [] { return now_ns; }, .realtime_ns = [] { return now_ns; }};
+constexpr std::uint64_t kMillisecond = 1'000'000;
+
+TEST_F(ConsoleTest, what_a_rate_limiter_holds_back_is_dropped_and_counted) {
+  now_ns = 5 * kMillisecond;
+  const UniqueFd file = make_file();
+  ConsoleConfig config;
+  config.output = file.get();
+  config.rate_limiter = {.size = 100, .refill_time_ms = 1000, .one_time_burst = 20};
+  config.clock = &kTestClock;
+  start(std::move(config));
+  const std::string text = pattern(500);
+  send(text);
+  console->flush();
+  EXPECT_EQ(contents(file), text.substr(0, 120));
+  EXPECT_EQ(metrics.lost_bytes, 380U);
+  EXPECT_EQ(metrics.error_count, 0U);
+
+  now_ns += 70 * kMillisecond;  // seven bytes
+  send(text);
+  console->flush();
+  EXPECT_EQ(contents(file), text.substr(0, 120) + text.substr(0, 7));
+  EXPECT_EQ(metrics.lost_bytes, 380U + 493U);
+
+  now_ns += 10'000 * kMillisecond;  // all of the bucket, and no burst again
+  send(text);
+  console->flush();
+  EXPECT_EQ(contents(file), text.substr(0, 120) + text.substr(0, 7) + text.substr(0, 100));
+}
+
+TEST_F(ConsoleTest, a_rate_limiter_that_does_not_limit_is_none) {
+  for (const TokenBucketConfig limiter : {TokenBucketConfig{.size = 0, .refill_time_ms = 5},
+                                          TokenBucketConfig{.size = 5, .refill_time_ms = 0}}) {
+    const UniqueFd file = make_file();
+    ConsoleConfig config;
+    config.output = file.get();
+    config.rate_limiter = limiter;
+    start(std::move(config));
+    send(pattern(500));
+    console->flush();
+    EXPECT_EQ(contents(file), pattern(500));
+  }
+  EXPECT_EQ(metrics.lost_bytes, 0U);
+}
+
+TEST_F(ConsoleTest, a_rate_limiter_that_refills_too_slowly_is_refused) {
+  ConsoleConfig config;
+  config.rate_limiter = {.size = 1, .refill_time_ms = TokenBucket::kMaxRefillTimeMs + 1};
+  EXPECT_FALSE(Console::create(registrar, std::move(config), metrics).has_value());
+}
+
 TEST_F(ConsoleTest, output_that_is_not_open_is_dropped) {
   for (const int fd : {-1, 1000000}) {
     ConsoleConfig config;

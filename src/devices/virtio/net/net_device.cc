@@ -380,6 +380,7 @@ void NetDevice::close_link(const char* why) {
   }
   metrics_.event_fails.add();
   LOG_WARN("%s: %s: the link is down", name_.c_str(), why);
+  report_error(why);
   if (!live_) {
     return;
   }

@@ -497,6 +497,7 @@ void MmioTransport::configuration_changed() noexcept {
 void MmioTransport::needs_reset(std::string_view why) noexcept {
   LOG_WARN_LIMITED("%.*s: needs a reset by its driver: %.*s", static_cast<int>(device_.name().size()),
                    device_.name().data(), static_cast<int>(why.size()), why.data());
+  device_.report_error(why);
   state_.status |= kDeviceNeedsReset;
   show_registers();
   if ((state_.status & kDriverOk) != 0) {

@@ -456,6 +456,18 @@ TEST_F(MmioTransportTest, queue_size_is_the_limit_where_the_driver_writes_none) 
   EXPECT_FALSE(device_.active->queues[0]->config().event_index);
 }
 
+TEST_F(MmioTransportTest, first_error_is_told_to_who_watches_and_no_other) {
+  std::vector<std::string> told;
+  device_.watch_errors([&told](std::string_view why) { told.emplace_back(why); });
+  start();
+  EXPECT_TRUE(told.empty());
+  break_device();
+  EXPECT_EQ(told, std::vector<std::string>{"a test's reason"});
+  start();
+  break_device();
+  EXPECT_EQ(told.size(), 1U);
+}
+
 TEST_F(MmioTransportTest, queue_that_cannot_be_needs_a_reset_and_then_the_driver_may_try_again) {
   struct Case {
     std::uint64_t offset;

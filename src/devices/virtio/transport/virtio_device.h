@@ -8,9 +8,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -54,13 +56,27 @@ class VirtioDevice {
   VirtioDevice& operator=(const VirtioDevice&) = delete;
   virtual ~VirtioDevice() = default;
 
-  // See above. No other lock of the project but those of a log and of the metrics is taken under it.
+  // See above. No other lock of the project but those of a log, of the metrics and of who watches for errors
+  // is taken under it.
   Mutex& mutex() { return mutex_; }
 
   // By its transport, which takes itself away at its end; from a reset until then the device does not use it.
   // One at a time.
   void attach(VirtioTransport& transport) { transport_ = &transport; }
   void detach() { transport_ = nullptr; }
+
+  // `watcher` is told of the first error after which the device works no more before a reset, or never again.
+  // Called on any thread, under the lock; must not throw. Before the driver sees the device.
+  void watch_errors(std::function<void(std::string_view why)> watcher) {
+    const MutexLock lock(mutex_);
+    error_watcher_ = std::move(watcher);
+  }
+  // Under the lock. A driver can bring about one such error after another: those that follow are not told.
+  void report_error(std::string_view why) noexcept {
+    if (const auto watcher = std::exchange(error_watcher_, {})) {
+      watcher(why);
+    }
+  }
 
   // Constant over the life of the device, and so without the lock.
   virtual std::string_view name() const = 0;   // for messages: "drive rootfs"
@@ -99,6 +115,7 @@ class VirtioDevice {
  private:
   Mutex mutex_;
   VirtioTransport* transport_ = nullptr;
+  std::function<void(std::string_view)> error_watcher_;  // guarded by the lock
 };
 
 }  // namespace mayfly
