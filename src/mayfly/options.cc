@@ -200,6 +200,24 @@ void add_common_options(CLI::App& app, const Named& named, Options& options, con
   add_log_options(app, named, options.log, level);
 }
 
+void add_api_options(CLI::App& app, const Named& named, Options& options) {
+  if (named("--api-sock")) {
+    app.add_option("--api-sock", options.api_socket,
+                   "Serve the control API on this UNIX socket, which must not exist yet")
+        ->type_name("PATH");
+  }
+  if (named("--http-api-max-payload-size")) {
+    app.add_option_function<std::string>(
+           "--http-api-max-payload-size",
+           [&options](const std::string& text) {
+             options.max_body_bytes = parse_integer<std::uint32_t>(text).value_or(0);
+           },
+           "The most bytes that a request's body may have (default: 51200)")
+        ->type_name("N")
+        ->check(check_byte_count);
+  }
+}
+
 std::string check_drive(const std::string& text) {
   const auto drive = parse_drive_option(text);
   return drive ? "" : drive.error().message();
@@ -332,6 +350,7 @@ void add_run_options(CLI::App* run, const Named& named, Options& options, std::v
         ->check(check_protocol);
   }
   add_device_options(run, named, values, macs);
+  add_api_options(*run, named, options);
   add_common_options(*run, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 
@@ -415,21 +434,7 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   // Behind a leading subcommand only its own are meant.
   const bool subcommand_leads = !given.empty() && (given.front() == "run" || given.front() == "doctor");
   if (!subcommand_leads) {
-    if (named("--api-sock")) {
-      app.add_option("--api-sock", options.api_socket,
-                     "Serve the control API on this UNIX socket, which must not exist yet")
-          ->type_name("PATH");
-    }
-    if (named("--http-api-max-payload-size")) {
-      app.add_option_function<std::string>(
-             "--http-api-max-payload-size",
-             [&options](const std::string& text) {
-               options.max_body_bytes = parse_integer<std::uint32_t>(text).value_or(0);
-             },
-             "The most bytes that a request's body may have (default: 51200)")
-          ->type_name("N")
-          ->check(check_byte_count);
-    }
+    add_api_options(app, named, options);
     if (named("--metadata")) {
       app.add_option("--metadata", options.metadata, "What the metadata service tells at first (JSON)")
           ->type_name("FILE");
@@ -507,8 +512,7 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
     return refused(in_our_words(error, app), is_meant(run) ? "mayfly run" : "mayfly");
   }
 
-  const bool has_dialect_flags =
-      options.no_api || options.config_file.has_value() || options.api_socket.has_value();
+  const bool has_dialect_flags = options.no_api || options.config_file.has_value();
   if (is_meant(run)) {
     options.subcommand = Subcommand::kRun;
   } else if (is_meant(doctor)) {
@@ -524,7 +528,11 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
                    "mayfly");
   }
   if (options.subcommand != Subcommand::kMonitor && has_dialect_flags) {
-    return refused("--api-sock, --no-api and --config-file do not go with a subcommand", "mayfly");
+    return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
+  }
+  if (options.subcommand != Subcommand::kMonitor && options.subcommand != Subcommand::kRun &&
+      options.api_socket) {
+    return refused("--api-sock goes with 'mayfly run' or no subcommand", "mayfly");
   }
   if (macs.size() > options.run.networks.size()) {
     return refused("--mac " + macs.back() + " has no --net to go with", "mayfly run");

@@ -235,7 +235,7 @@ TEST(Options, what_is_incomplete_says_what_is_missing) {
   expect_refused({"--no-api"}, "--config-file");
   expect_refused({"--config-file", "/c"}, "--no-api");
   expect_refused({"--no-api", "--api-sock", "/s"}, "contradict");
-  expect_refused({"--api-sock", "/s", "run"}, "subcommand");
+  expect_refused({"--api-sock", "/s", "doctor"}, "subcommand");
   expect_refused({"--no-api", "--config-file", "/c", "run"}, "subcommand");
   expect_refused({"--no-api", "doctor"}, "subcommand");
 }
@@ -256,6 +256,17 @@ TEST(Options, the_control_api_takes_a_socket_with_a_configuration_file_or_withou
   for (const char* size : {"0", "-1", "x", "4294967296"}) {
     expect_refused({"--api-sock", "/s", "--http-api-max-payload-size", size}, "--http-api-max-payload-size");
   }
+}
+
+TEST(Options, run_serves_the_control_api_where_it_is_given_a_socket) {
+  for (const Arguments& arguments :
+       {Arguments{"run", "--api-sock", "/s", "--id", "x"}, Arguments{"--api-sock", "/s", "run", "--id=x"}}) {
+    const Options options = parsed(arguments);
+    EXPECT_EQ(options.subcommand, Subcommand::kRun);
+    EXPECT_EQ(options.api_socket, "/s");
+    EXPECT_EQ(options.id, "x");
+  }
+  EXPECT_FALSE(parsed({"run"}).api_socket.has_value());
 }
 
 TEST(Options, flags_of_the_dialect_that_are_not_built_yet_are_refused_as_that) {
