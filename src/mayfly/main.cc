@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "base/unique_fd.h"
 #include "devices/serial/terminal_guard.h"
+#include "mayfly/completion.h"
 #include "mayfly/doctor.h"
 #include "mayfly/failure.h"
 #include "mayfly/monitor.h"
@@ -23,6 +24,7 @@
 #include "mayfly/outputs.h"
 #include "mayfly/plan.h"
 #include "mayfly/processes.h"
+#include "mayfly/program_text.h"
 #include "mayfly/shell.h"
 #include "vmm/boot_trace.h"
 
@@ -157,6 +159,8 @@ int main_of(int argument_count, char** arguments) {
       return run(*options, start);
     case Subcommand::kDoctor:
       return examine_host();
+    case Subcommand::kCompletion:
+      return print(completion_script(options->shell.shell, describe_program()));
     default:
       return manage(*options);
   }

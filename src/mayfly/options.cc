@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "mayfly/device_options.h"
+#include "mayfly/program_text.h"
 #include "mayfly/version.h"
 #include "vmm/config.h"
 
@@ -93,13 +94,15 @@ constexpr const char* kStopFooter =
 
 constexpr const char* kCompletionFooter =
     "\n"
-    "To have it in this shell, and in every one to come:\n"
-    "  bash  source <(mayfly completion bash)\n"
-    "        mayfly completion bash > ~/.local/share/bash-completion/completions/mayfly\n"
-    "  zsh   source <(mayfly completion zsh)    (after compinit)\n"
-    "        mayfly completion zsh > \"${fpath[1]}/_mayfly\"\n"
-    "  fish  mayfly completion fish | source\n"
-    "        mayfly completion fish > ~/.config/fish/completions/mayfly.fish\n";
+    "In this shell (zsh: after compinit):\n"
+    "  source <(mayfly completion bash)\n"
+    "  source <(mayfly completion zsh)\n"
+    "  mayfly completion fish | source\n"
+    "\n"
+    "In every one to come:\n"
+    "  mayfly completion bash > ~/.local/share/bash-completion/completions/mayfly\n"
+    "  mayfly completion zsh > \"${fpath[1]}/_mayfly\"\n"
+    "  mayfly completion fish > ~/.config/fish/completions/mayfly.fish\n";
 
 // The subcommands for microVMs that run already.
 struct ShellCommand {
@@ -404,7 +407,7 @@ void add_run_options(CLI::App* run, const Named& named, Options& options, std::v
              values.protocol = parse_protocol(text).value_or(BootProtocolChoice::kAuto);
            },
            "How to enter the kernel: auto (PVH where the image offers it), pvh or linux64 (default: auto)")
-        ->type_name("NAME")
+        ->type_name("auto|pvh|linux64")
         ->check(check_protocol);
   }
   add_device_options(run, named, values, macs);
@@ -631,7 +634,37 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
   app.require_subcommand(0, 1);
 }
 
+CommandText describe(const CLI::App& app, const std::string& summary) {
+  CommandText text{
+      .name = app.get_name(), .summary = summary, .options = {}, .arguments = {}, .footer = app.get_footer()};
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_group().empty()) {
+      continue;
+    }
+    OptionText described{
+        .name = option->get_positional() ? option->get_name() : "--" + option->get_lnames().front(),
+        .value = option->get_items_expected_max() > 0 ? option->get_type_name() : "",
+        .help = option->get_description(),
+        .group = option->get_group(),
+        .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll};
+    (option->get_positional() ? text.arguments : text.options).push_back(std::move(described));
+  }
+  return text;
+}
+
 }  // namespace
+
+ProgramText describe_program() {
+  Options options;
+  std::vector<std::string> macs;
+  // Where help is asked for, there is everything.
+  const Program program({"--help"}, options, macs);
+  ProgramText text{.program = describe(program.app, program.app.get_description()), .subcommands = {}};
+  for (const auto& [app, subcommand] : program.subcommands) {
+    text.subcommands.push_back(describe(*app, app->get_description()));
+  }
+  return text;
+}
 
 tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments) {
   Options options;
