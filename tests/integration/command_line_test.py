@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """The manual page and the shells' completion: made from the options, complete, and what their readers take.
 
-  command_line_test.py --mayfly BINARY --man-page FILE [unittest's own arguments]
+  command_line_test.py --mayfly BINARY --build FOLDER [unittest's own arguments]
 
 It starts no microVM. Completion is tried in those of bash, zsh and fish that are there.
 """
@@ -18,11 +18,15 @@ import unittest
 SUBCOMMANDS = ["run", "doctor", "ps", "pause", "resume", "stop", "metrics", "config", "completion"]
 
 MAYFLY = ""
-MAN_PAGE = ""
+BUILD = ""
 
 
 def output(*command, **keywords):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, **keywords).stdout
+
+
+def man_page():
+    return os.path.join(BUILD, "src/mayfly/mayfly.1")
 
 
 def help_of(*command):
@@ -45,7 +49,7 @@ class Help(unittest.TestCase):
 
 class ManPage(unittest.TestCase):
     def setUp(self):
-        with open(MAN_PAGE, encoding="ascii") as file:
+        with open(man_page(), encoding="ascii") as file:
             self.page = file.read()
 
     def test_every_flag_and_subcommand_is_in_it(self):
@@ -66,7 +70,7 @@ class ManPage(unittest.TestCase):
     def test_groff_has_nothing_to_warn_of(self):
         if not shutil.which("groff"):
             self.skipTest("groff is not installed")
-        done = subprocess.run(["groff", "-man", "-Tutf8", "-P-cbou", "-ww", MAN_PAGE], capture_output=True, text=True, timeout=60,
+        done = subprocess.run(["groff", "-man", "-Tutf8", "-P-cbou", "-ww", man_page()], capture_output=True, text=True, timeout=60,
                               check=False)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertIn("--boot-protocol auto|pvh|linux64", done.stdout)
@@ -138,13 +142,23 @@ class Completion(unittest.TestCase):
         self.assertEqual(set(offered("mayfly ps --")), set(flags_of("ps")))
 
 
+class Installation(unittest.TestCase):
+    def test_the_program_comes_with_its_manual_page_and_completions(self):
+        with tempfile.TemporaryDirectory() as folder:
+            output("cmake", "--install", BUILD, "--prefix", folder)
+            self.assertIn("mayfly", output(os.path.join(folder, "bin/mayfly"), "--version"))
+            for name in ("man/man1/mayfly.1", "bash-completion/completions/mayfly", "zsh/site-functions/_mayfly",
+                         "fish/vendor_completions.d/mayfly.fish"):
+                self.assertGreater(os.path.getsize(os.path.join(folder, "share", name)), 1000, name)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mayfly", required=True)
-    parser.add_argument("--man-page", required=True)
+    parser.add_argument("--build", required=True)
     options, rest = parser.parse_known_args()
-    global MAYFLY, MAN_PAGE
-    MAYFLY, MAN_PAGE = os.path.abspath(options.mayfly), os.path.abspath(options.man_page)
+    global MAYFLY, BUILD
+    MAYFLY, BUILD = os.path.abspath(options.mayfly), os.path.abspath(options.build)
     unittest.main(argv=[sys.argv[0], *rest], verbosity=2)
 
 

@@ -84,7 +84,8 @@ class ShellCase(Case):
 
     def rows(self):
         result = mayfly("ps", "--json")
-        self.expect(result, 0, err="")
+        self.expect(result, 0)
+        self.assertEqual(result.err, "")
         return {row["pid"]: row for row in json.loads(result.out)}
 
     def line(self, pid):
@@ -144,7 +145,7 @@ class Commands(ShellCase):
         pid = self.boot_with_api().process.pid
         for command, name, state in (("pause", self.id, "Paused"), ("pause", str(pid), "Paused"),
                                      ("resume", str(pid), "Running"), ("resume", self.id, "Running")):
-            self.expect(mayfly(command, name), 0, b"", "")
+            self.expect(mayfly(command, name), 0, b"")
             self.assertEqual(self.rows()[pid]["state"], state)
 
     def test_the_configuration_boots_the_same_microvm(self):
@@ -162,7 +163,7 @@ class Commands(ShellCase):
 
     def test_metrics_are_printed_as_they_come(self):
         self.stand_in("obeys", "--id", self.id, "--api-sock", "s")
-        self.expect(mayfly("metrics", self.id), 0, b"# HELP a b\na 1\n", "")
+        self.expect(mayfly("metrics", self.id), 0, b"# HELP a b\na 1\n")
 
     def test_a_name_that_is_nobodys_or_several_is_an_error_that_lists_who_there_is(self):
         first, second = (self.boot("--id", self.id).process.pid for _ in range(2))
@@ -180,9 +181,20 @@ class Commands(ShellCase):
 
 
 class Stopping(ShellCase):
-    def test_a_guest_that_listens_shuts_down(self):
+    def test_a_guest_is_asked_to_shut_down_by_the_machine(self):
+        running = Running("run", "--kernel", guest("shutdown_request"), "--id", self.id, "--api-sock", self.path("s"),
+                          stdin=subprocess.PIPE)
+        self.keep(running.process)
+        running.until(b"closed\n").send(b"x")
+        running.until(b"open\n")
+        self.assertEqual(mayfly("stop", self.id).err, "")
+        self.expect(running.end(), 0, b"closed\nopen\nPASS\n")
+
+    def test_a_monitor_that_ends_upon_the_request_is_not_signalled(self):
         process = self.stand_in("obeys", "--id", self.id, "--api-sock", "s")
-        self.expect(mayfly("stop", self.id), 0, b"", "")
+        result = mayfly("stop", self.id)
+        self.expect(result, 0, b"")
+        self.assertEqual(result.err, "")
         self.assertEqual(process.wait(HANG), 0)
 
     def test_a_guest_that_does_not_listen_is_ended_after_a_while_which_is_said(self):
