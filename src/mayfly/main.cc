@@ -16,12 +16,16 @@
 #include "base/text.h"
 #include "base/unique_fd.h"
 #include "devices/serial/terminal_guard.h"
+#include "mayfly/completion.h"
 #include "mayfly/doctor.h"
 #include "mayfly/failure.h"
 #include "mayfly/monitor.h"
 #include "mayfly/options.h"
 #include "mayfly/outputs.h"
 #include "mayfly/plan.h"
+#include "mayfly/processes.h"
+#include "mayfly/program_text.h"
+#include "mayfly/shell.h"
 #include "vmm/boot_trace.h"
 
 namespace mayfly {
@@ -122,6 +126,18 @@ int examine_host() {
   return static_cast<int>(told && can_run(findings) ? ExitCode::kOk : ExitCode::kError);
 }
 
+// The answer for a script or a person.
+int print(const std::string& text) {
+  const bool told = std::fputs(text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
+  return static_cast<int>(told ? ExitCode::kOk : ExitCode::kError);
+}
+
+int manage(const Options& options) {
+  const auto answer =
+      run_shell_command(options, this_users_processes(), [](const std::string& text) { tell(text); });
+  return answer ? print(*answer) : refuse(answer.error());
+}
+
 int main_of(int argument_count, char** arguments) {
   const auto start = BootTrace::Clock::now();
   if (const auto open = ensure_standard_descriptors(); !open) {
@@ -133,12 +149,21 @@ int main_of(int argument_count, char** arguments) {
   if (!options) {
     const ParseStop& stop = options.error();
     if (stop.exit_code == 0) {
-      const bool told = std::fputs(stop.text.c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
-      return static_cast<int>(told ? ExitCode::kOk : ExitCode::kError);
+      return print(stop.text);
     }
     return refuse(ExitCode::kBadArguments, stop.text, stop.hint.c_str());
   }
-  return options->subcommand == Subcommand::kDoctor ? examine_host() : run(*options, start);
+  switch (options->subcommand) {
+    case Subcommand::kMonitor:
+    case Subcommand::kRun:
+      return run(*options, start);
+    case Subcommand::kDoctor:
+      return examine_host();
+    case Subcommand::kCompletion:
+      return print(completion_script(options->shell.shell, describe_program()));
+    default:
+      return manage(*options);
+  }
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "mayfly/device_options.h"
+#include "mayfly/program_text.h"
 #include "mayfly/version.h"
 #include "vmm/config.h"
 
@@ -62,6 +63,66 @@ constexpr const char* kDoctorFooter =
     "\n"
     "Each line is good, limited (microVMs run, without something) or BAD (they do not run), with what to do\n"
     "about it. Exit status: 0 if this host can run microVMs, else 1.\n";
+
+constexpr const char* kPsFooter =
+    "\n"
+    "Found by looking at the processes of this user: there is no registry. Name, process and socket are "
+    "from\n"
+    "the command line; state, vCPUs and memory are asked at the socket of the control API. Without a socket\n"
+    "(--api-sock) the state is \"-\"; \"?\" where nobody answers there within a second.\n"
+    "\n"
+    "Exit status: 0, also where there are none; 1 if they could not be listed.\n";
+
+constexpr const char* kNameFooter =
+    "\n"
+    "NAME is the --id of a microVM of this user, or the number of its process where several share the id:\n"
+    "'mayfly ps' lists both. It needs the control API: a microVM started with --api-sock.\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
+
+constexpr const char* kStopFooter =
+    "\n"
+    "Sends Ctrl-Alt-Del to the guest, which then shuts down if it listens to that, and waits. What does not\n"
+    "end in time, or cannot be asked (no control API, not started, paused), is ended by SIGTERM: like "
+    "pulling\n"
+    "the plug of a machine.\n"
+    "\n"
+    "NAME is the --id of a microVM of this user, or the number of its process where several share the id:\n"
+    "'mayfly ps' lists both.\n"
+    "\n"
+    "Exit status: 0 it has ended, 1 it has not, 153 the arguments cannot be used.\n";
+
+constexpr const char* kCompletionFooter =
+    "\n"
+    "In this shell (zsh: after compinit):\n"
+    "  source <(mayfly completion bash)\n"
+    "  source <(mayfly completion zsh)\n"
+    "  mayfly completion fish | source\n"
+    "\n"
+    "In every one to come:\n"
+    "  mayfly completion bash > ~/.local/share/bash-completion/completions/mayfly\n"
+    "  mayfly completion zsh > \"${fpath[1]}/_mayfly\"\n"
+    "  mayfly completion fish > ~/.config/fish/completions/mayfly.fish\n";
+
+// The subcommands for microVMs that run already.
+struct ShellCommand {
+  const char* name;
+  Subcommand subcommand;
+  const char* summary;
+  const char* footer;
+};
+constexpr std::array kShellCommands = {
+    ShellCommand{"ps", Subcommand::kPs, "List the running microVMs of this user", kPsFooter},
+    ShellCommand{"pause", Subcommand::kPause, "Pause a running microVM", kNameFooter},
+    ShellCommand{"resume", Subcommand::kResume, "Let a paused microVM run on", kNameFooter},
+    ShellCommand{"stop", Subcommand::kStop, "Shut a microVM down, or end it", kStopFooter},
+    ShellCommand{"metrics", Subcommand::kMetrics, "Print a microVM's metrics, in Prometheus' text format",
+                 kNameFooter},
+    ShellCommand{"config", Subcommand::kConfig,
+                 "Print a microVM's configuration, as --config-file takes it (JSON)", kNameFooter},
+    ShellCommand{"completion", Subcommand::kCompletion, "Print the completion script for a shell",
+                 kCompletionFooter},
+};
 
 // Flags of the dialect that belong to what is not built yet: refused by name rather than as a typing error.
 struct LaterFlag {
@@ -200,6 +261,24 @@ void add_common_options(CLI::App& app, const Named& named, Options& options, con
   add_log_options(app, named, options.log, level);
 }
 
+void add_api_options(CLI::App& app, const Named& named, Options& options) {
+  if (named("--api-sock")) {
+    app.add_option("--api-sock", options.api_socket,
+                   "Serve the control API on this UNIX socket, which must not exist yet")
+        ->type_name("PATH");
+  }
+  if (named("--http-api-max-payload-size")) {
+    app.add_option_function<std::string>(
+           "--http-api-max-payload-size",
+           [&options](const std::string& text) {
+             options.max_body_bytes = parse_integer<std::uint32_t>(text).value_or(0);
+           },
+           "The most bytes that a request's body may have (default: 51200)")
+        ->type_name("N")
+        ->check(check_byte_count);
+  }
+}
+
 std::string check_drive(const std::string& text) {
   const auto drive = parse_drive_option(text);
   return drive ? "" : drive.error().message();
@@ -328,11 +407,67 @@ void add_run_options(CLI::App* run, const Named& named, Options& options, std::v
              values.protocol = parse_protocol(text).value_or(BootProtocolChoice::kAuto);
            },
            "How to enter the kernel: auto (PVH where the image offers it), pvh or linux64 (default: auto)")
-        ->type_name("NAME")
+        ->type_name("auto|pvh|linux64")
         ->check(check_protocol);
   }
   add_device_options(run, named, values, macs);
+  add_api_options(*run, named, options);
   add_common_options(*run, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
+}
+
+// A day: what is longer is a mistake.
+constexpr std::uint32_t kMaxTimeout = 86'400;
+
+std::string check_timeout(const std::string& text) {
+  const auto seconds = parse_integer<std::uint32_t>(text);
+  return seconds && *seconds <= kMaxTimeout
+             ? ""
+             : "\"" + text + "\" must be a number of seconds, at most " + std::to_string(kMaxTimeout);
+}
+
+std::string check_shell(const std::string& text) {
+  return text == "bash" || text == "zsh" || text == "fish" ? ""
+                                                           : "\"" + text + "\" must be bash, zsh or fish";
+}
+
+void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand, ShellOptions& shell) {
+  switch (subcommand) {
+    case Subcommand::kPs:
+      if (named("--json")) {
+        made->add_flag("--json", shell.json, "A JSON array with all that is known, for scripts");
+      }
+      if (named("--quiet")) {
+        made->add_flag("--quiet", shell.quiet,
+                       "Only the names, one a line; the process's number where several share a name");
+      }
+      return;
+    case Subcommand::kCompletion:
+      made->add_option("SHELL", shell.shell, "Which shell: bash, zsh or fish")
+          ->type_name("bash|zsh|fish")
+          ->required()
+          ->check(check_shell);
+      return;
+    case Subcommand::kStop:
+      if (named("--timeout")) {
+        made->add_option_function<std::string>(
+                "--timeout",
+                [&shell](const std::string& text) {
+                  shell.timeout_s = parse_integer<std::uint32_t>(text).value_or(shell.timeout_s);
+                },
+                "How long the guest has to shut down, in seconds (default: 10)")
+            ->type_name("N")
+            ->check(check_timeout);
+      }
+      if (named("--now")) {
+        made->add_flag("--now", shell.now, "Do not ask the guest: SIGTERM at once");
+      }
+      break;
+    default:
+      break;
+  }
+  made->add_option("NAME", shell.name, "Which microVM: its id, or the number of its process")
+      ->type_name("MICROVM")
+      ->required();
 }
 
 void add_time(CLI::App& app, const Named& named, const char* name, std::optional<std::uint64_t>& value,
@@ -399,37 +534,44 @@ tl::unexpected<ParseStop> refused(const std::string& text, const std::string& pr
       ParseStop{static_cast<int>(ExitCode::kBadArguments), text, "Try '" + program + " --help'.\n"});
 }
 
-}  // namespace
+bool is_subcommand(const std::string& word) {
+  return word == "run" || word == "doctor" ||
+         std::ranges::any_of(kShellCommands,
+                             [&word](const ShellCommand& command) { return word == command.name; });
+}
 
-tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments) {
-  Options options;
-  std::vector<std::string> macs;  // of the networks, from the first on
-  CLI::App app(kDescription, "mayfly");
+// The program's arguments as CLI11 has them. Borrows what parsing fills.
+struct Program {
+  Program(const std::vector<std::string>& given, Options& options, std::vector<std::string>& macs);
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+  ~Program() = default;
+
+  // The subcommand that was parsed.
+  Subcommand meant() const {
+    const auto found =
+        std::ranges::find_if(subcommands, [](const auto& entry) { return entry.first->parsed(); });
+    return found == subcommands.end() ? Subcommand::kMonitor : found->second;
+  }
+
+  CLI::App app{kDescription, "mayfly"};
+  std::vector<std::pair<CLI::App*, Subcommand>> subcommands;
+};
+
+Program::Program(const std::vector<std::string>& given, Options& options, std::vector<std::string>& macs) {
   app.footer(kFooter);
   app.get_formatter()->column_width(32);
-  std::vector<std::string> given(arguments, arguments + argument_count);
   const Named named(given);
   if (named("--version")) {
     app.set_version_flag("--version", version_text());
   }
   // Behind a leading subcommand only its own are meant.
-  const bool subcommand_leads = !given.empty() && (given.front() == "run" || given.front() == "doctor");
+  const bool subcommand_leads = !given.empty() && is_subcommand(given.front());
+  const auto is_offered = [&](const char* name) {
+    return subcommand_leads ? given.front() == name : named(name);
+  };
   if (!subcommand_leads) {
-    if (named("--api-sock")) {
-      app.add_option("--api-sock", options.api_socket,
-                     "Serve the control API on this UNIX socket, which must not exist yet")
-          ->type_name("PATH");
-    }
-    if (named("--http-api-max-payload-size")) {
-      app.add_option_function<std::string>(
-             "--http-api-max-payload-size",
-             [&options](const std::string& text) {
-               options.max_body_bytes = parse_integer<std::uint32_t>(text).value_or(0);
-             },
-             "The most bytes that a request's body may have (default: 51200)")
-          ->type_name("N")
-          ->check(check_byte_count);
-    }
+    add_api_options(app, named, options);
     if (named("--metadata")) {
       app.add_option("--metadata", options.metadata, "What the metadata service tells at first (JSON)")
           ->type_name("FILE");
@@ -470,23 +612,66 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
              "CPU time that the caller spent on it (us)");
     add_later_flags(app, named);
   }
-  const CLI::App* run = nullptr;
-  if (named("run")) {
+  if (is_offered("run")) {
     CLI::App* made = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
     add_run_options(made, named, options, macs);
-    run = made;
+    subcommands.emplace_back(made, Subcommand::kRun);
   }
-  const CLI::App* doctor = nullptr;
-  if (named("doctor")) {
+  if (is_offered("doctor")) {
     CLI::App* made =
         app.add_subcommand("doctor", "Say what this host can do, and what to do about what it cannot");
     made->footer(kDoctorFooter);
-    doctor = made;
+    subcommands.emplace_back(made, Subcommand::kDoctor);
   }
-  const auto is_meant = [](const CLI::App* subcommand) {
-    return subcommand != nullptr && subcommand->parsed();
-  };
+  for (const ShellCommand& command : kShellCommands) {
+    if (is_offered(command.name)) {
+      CLI::App* made = app.add_subcommand(command.name, command.summary);
+      made->footer(command.footer);
+      add_shell_options(made, named, command.subcommand, options.shell);
+      subcommands.emplace_back(made, command.subcommand);
+    }
+  }
   app.require_subcommand(0, 1);
+}
+
+CommandText describe(const CLI::App& app, const std::string& summary) {
+  CommandText text{
+      .name = app.get_name(), .summary = summary, .options = {}, .arguments = {}, .footer = app.get_footer()};
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_group().empty()) {
+      continue;
+    }
+    OptionText described{
+        .name = option->get_positional() ? option->get_name() : "--" + option->get_lnames().front(),
+        .value = option->get_items_expected_max() > 0 ? option->get_type_name() : "",
+        .help = option->get_description(),
+        .group = option->get_group(),
+        .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll};
+    (option->get_positional() ? text.arguments : text.options).push_back(std::move(described));
+  }
+  return text;
+}
+
+}  // namespace
+
+ProgramText describe_program() {
+  Options options;
+  std::vector<std::string> macs;
+  // Where help is asked for, there is everything.
+  const Program program({"--help"}, options, macs);
+  ProgramText text{.program = describe(program.app, program.app.get_description()), .subcommands = {}};
+  for (const auto& [app, subcommand] : program.subcommands) {
+    text.subcommands.push_back(describe(*app, app->get_description()));
+  }
+  return text;
+}
+
+tl::expected<Options, ParseStop> parse_options(int argument_count, const char* const* arguments) {
+  Options options;
+  std::vector<std::string> macs;  // of the networks, from the first on
+  std::vector<std::string> given(arguments, arguments + argument_count);
+  Program program(given, options, macs);
+  CLI::App& app = program.app;
 
   // CLI11 takes "--cmdline=" for an option without its value; an empty command line is one.
   if (const auto empty = std::find(given.begin(), given.end(), "--cmdline="); empty != given.end()) {
@@ -504,27 +689,33 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   } catch (const CLI::Success& success) {
     return tl::make_unexpected(ParseStop{0, std::string(success.what()) + "\n", ""});
   } catch (const CLI::Error& error) {
-    return refused(in_our_words(error, app), is_meant(run) ? "mayfly run" : "mayfly");
+    const auto chosen = app.get_subcommands();
+    return refused(in_our_words(error, app),
+                   chosen.empty() ? "mayfly" : "mayfly " + chosen.front()->get_name());
   }
 
-  const bool has_dialect_flags =
-      options.no_api || options.config_file.has_value() || options.api_socket.has_value();
-  if (is_meant(run)) {
-    options.subcommand = Subcommand::kRun;
-  } else if (is_meant(doctor)) {
-    options.subcommand = Subcommand::kDoctor;
-  } else if (options.no_api && options.api_socket) {
+  options.subcommand = program.meant();
+  const bool is_monitor = options.subcommand == Subcommand::kMonitor;
+  if (!is_monitor && (options.no_api || options.config_file)) {
+    return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
+  }
+  if (!is_monitor && options.subcommand != Subcommand::kRun && options.api_socket) {
+    return refused("--api-sock goes with 'mayfly run' or without a subcommand", "mayfly");
+  }
+  if (options.no_api && options.api_socket) {
     return refused("--no-api and --api-sock contradict each other", "mayfly");
-  } else if (options.no_api && !options.config_file) {
+  }
+  if (options.no_api && !options.config_file) {
     return refused("--no-api needs --config-file FILE", "mayfly");
-  } else if (!options.no_api && !options.api_socket) {
+  }
+  if (is_monitor && !options.no_api && !options.api_socket) {
     return refused(options.config_file
                        ? "--config-file needs --api-sock PATH to serve the control API, or --no-api"
                        : "nothing to run: say 'mayfly run', --api-sock PATH, or --no-api --config-file FILE",
                    "mayfly");
   }
-  if (options.subcommand != Subcommand::kMonitor && has_dialect_flags) {
-    return refused("--api-sock, --no-api and --config-file do not go with a subcommand", "mayfly");
+  if (options.shell.json && options.shell.quiet) {
+    return refused("--json and --quiet contradict each other", "mayfly ps");
   }
   if (macs.size() > options.run.networks.size()) {
     return refused("--mac " + macs.back() + " has no --net to go with", "mayfly run");

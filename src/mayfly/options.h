@@ -18,6 +18,13 @@ enum class Subcommand : std::uint8_t {
   kMonitor,  // no subcommand: the dialect's own flags
   kRun,
   kDoctor,
+  kPs,  // this one and those below: microVMs that run already
+  kPause,
+  kResume,
+  kStop,
+  kMetrics,
+  kConfig,
+  kCompletion,
 };
 
 struct LogOptions {
@@ -41,6 +48,16 @@ struct RunOptions {
   BootProtocolChoice protocol = BootProtocolChoice::kAuto;
 };
 
+// Of the subcommands for microVMs that run already.
+struct ShellOptions {
+  std::string name;              // which microVM: its id, or its process
+  bool json = false;             // ps
+  bool quiet = false;            // ps
+  bool now = false;              // stop
+  std::uint32_t timeout_s = 10;  // stop
+  std::string shell;             // completion: bash, zsh or fish
+};
+
 struct Options {
   Subcommand subcommand = Subcommand::kMonitor;
   std::string id = "anonymous-instance";
@@ -56,6 +73,7 @@ struct Options {
   ProcessStart process_start;
   LogOptions log;
   RunOptions run;
+  ShellOptions shell;
 };
 
 // What parsing says where there is nothing to run: text for stdout (help, version; exit code 0), or an error

@@ -235,7 +235,7 @@ TEST(Options, what_is_incomplete_says_what_is_missing) {
   expect_refused({"--no-api"}, "--config-file");
   expect_refused({"--config-file", "/c"}, "--no-api");
   expect_refused({"--no-api", "--api-sock", "/s"}, "contradict");
-  expect_refused({"--api-sock", "/s", "run"}, "subcommand");
+  expect_refused({"--api-sock", "/s", "doctor"}, "subcommand");
   expect_refused({"--no-api", "--config-file", "/c", "run"}, "subcommand");
   expect_refused({"--no-api", "doctor"}, "subcommand");
 }
@@ -256,6 +256,50 @@ TEST(Options, the_control_api_takes_a_socket_with_a_configuration_file_or_withou
   for (const char* size : {"0", "-1", "x", "4294967296"}) {
     expect_refused({"--api-sock", "/s", "--http-api-max-payload-size", size}, "--http-api-max-payload-size");
   }
+}
+
+TEST(Options, run_serves_the_control_api_where_it_is_given_a_socket) {
+  for (const Arguments& arguments :
+       {Arguments{"run", "--api-sock", "/s", "--id", "x"}, Arguments{"--api-sock", "/s", "run", "--id=x"}}) {
+    const Options options = parsed(arguments);
+    EXPECT_EQ(options.subcommand, Subcommand::kRun);
+    EXPECT_EQ(options.api_socket, "/s");
+    EXPECT_EQ(options.id, "x");
+  }
+  EXPECT_FALSE(parsed({"run"}).api_socket.has_value());
+}
+
+TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) {
+  EXPECT_EQ(parsed({"ps"}).subcommand, Subcommand::kPs);
+  EXPECT_TRUE(parsed({"ps", "--json"}).shell.json);
+  EXPECT_TRUE(parsed({"ps", "--quiet"}).shell.quiet);
+  EXPECT_EQ(parsed({"pause", "web"}).subcommand, Subcommand::kPause);
+  EXPECT_EQ(parsed({"pause", "web"}).shell.name, "web");
+  EXPECT_EQ(parsed({"resume", "web"}).subcommand, Subcommand::kResume);
+  EXPECT_EQ(parsed({"metrics", "web"}).subcommand, Subcommand::kMetrics);
+  EXPECT_EQ(parsed({"config", "web"}).subcommand, Subcommand::kConfig);
+  EXPECT_EQ(parsed({"completion", "fish"}).shell.shell, "fish");
+  const Options stop = parsed({"stop", "--timeout", "3", "run"});
+  EXPECT_EQ(stop.subcommand, Subcommand::kStop);
+  EXPECT_EQ(stop.shell.name, "run");
+  EXPECT_EQ(stop.shell.timeout_s, 3U);
+  EXPECT_FALSE(stop.shell.now);
+  EXPECT_TRUE(parsed({"stop", "web", "--now"}).shell.now);
+  EXPECT_EQ(parsed({"stop", "web"}).shell.timeout_s, 10U);
+  EXPECT_EQ(parsed({"run", "--id", "stop"}).id, "stop");
+}
+
+TEST(Options, subcommands_for_running_microvms_refuse_what_they_have_no_use_for) {
+  expect_refused({"pause"}, "NAME");
+  expect_refused({"stop", "a", "b"}, "b");
+  expect_refused({"stop", "a", "--timeout", "soon"}, "--timeout");
+  expect_refused({"stop", "a", "--timeout", "86401"}, "--timeout");
+  expect_refused({"pause", "a", "--now"}, "--now");
+  expect_refused({"ps", "--json", "--quiet"}, "contradict");
+  expect_refused({"ps", "web"}, "web");
+  expect_refused({"completion", "csh"}, "bash, zsh or fish");
+  expect_refused({"--api-sock", "/s", "ps"}, "--api-sock");
+  EXPECT_EQ(parse({"stop"}).error().hint, "Try 'mayfly stop --help'.\n");
 }
 
 TEST(Options, flags_of_the_dialect_that_are_not_built_yet_are_refused_as_that) {

@@ -1,0 +1,298 @@
+#include "mayfly/shell.h"
+
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <iterator>
+#include <system_error>
+#include <thread>
+#include <tuple>
+#include <utility>
+
+#include "api/vm_client.h"
+#include "base/text.h"
+
+namespace mayfly {
+namespace {
+
+// One that hangs does not hold up the list: each has this for both of its calls, several at a time.
+constexpr std::chrono::milliseconds kListPatience{500};
+constexpr std::size_t kAskedAtATime = 16;
+// A call that changes something ends within a second, or not at all.
+constexpr std::chrono::seconds kCallPatience{10};
+// Between SIGTERM and the process's end there is nothing that waits for a guest.
+constexpr std::chrono::seconds kTermPatience{10};
+
+std::string escaped(std::string_view text) {
+  std::string storage(text.size() * 4, '\0');  // the longest escape is \xNN
+  TextBuffer buffer(storage);
+  buffer.append_escaped(text);
+  return std::string(buffer.view());
+}
+
+std::string json_string(std::string_view text) {
+  std::string storage(text.size() * 6 + 2, '\0');  // the longest escape is \uNNNN
+  TextBuffer buffer(storage);
+  buffer.append_json_string(text);
+  return std::string(buffer.view());
+}
+
+std::string json_string(const std::optional<std::string>& text) {
+  return text ? json_string(std::string_view(*text)) : "null";
+}
+
+template <typename T>
+std::string number_or(const std::optional<T>& number, const char* otherwise) {
+  return number ? std::to_string(*number) : otherwise;
+}
+
+bool is_shared(const std::vector<MonitorProcess>& processes, const std::string& id) {
+  return std::ranges::count(processes, id, &MonitorProcess::id) > 1;
+}
+
+// "web (process 12)"
+std::string describe(const MonitorProcess& process) {
+  return process.id + " (process " + std::to_string(process.pid) + ")";
+}
+
+std::string list_of(const std::vector<MonitorProcess>& processes) {
+  std::string text;
+  for (const MonitorProcess& process : processes) {
+    text.append(text.empty() ? "" : ", ").append(describe(process));
+  }
+  return text;
+}
+
+void ask(MicroVmRow& row) {
+  if (!row.process.socket) {
+    return;
+  }
+  const auto status = api::VmClient(row.process.socket_to_connect, kListPatience).status();
+  if (!status) {
+    row.problem = status.error().message();
+    return;
+  }
+  row.state = status->state;
+  row.process.vcpus = status->vcpu_count;
+  row.process.memory_mib = status->mem_size_mib;
+}
+
+std::vector<MicroVmRow> ask_all(const std::vector<MonitorProcess>& processes) {
+  std::vector<MicroVmRow> rows;
+  rows.reserve(processes.size());
+  for (const MonitorProcess& process : processes) {
+    rows.push_back({.process = process, .state = {}, .problem = {}});
+  }
+  std::atomic<std::size_t> next = 0;
+  const auto work = [&rows, &next] {
+    for (std::size_t index = next++; index < rows.size(); index = next++) {
+      ask(rows[index]);
+    }
+  };
+  std::vector<std::thread> helpers;
+  try {
+    while (helpers.size() + 1 < std::min(rows.size(), kAskedAtATime)) {
+      helpers.emplace_back(work);
+    }
+  } catch (const std::system_error&) {
+    // With fewer threads it takes longer.
+  }
+  work();
+  for (std::thread& helper : helpers) {
+    helper.join();
+  }
+  return rows;
+}
+
+// Whether the process ended in time.
+bool wait_for_end(const UniqueFd& process, std::chrono::milliseconds patience) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    const auto left = std::max(
+        std::chrono::milliseconds(0),
+        std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now()));
+    pollfd ready{.fd = process.get(), .events = POLLIN, .revents = 0};
+    const int count = ::poll(&ready, 1, static_cast<int>(left.count()));
+    if (count >= 0 || errno != EINTR) {
+      return count > 0;
+    }
+  }
+}
+
+// Asks the guest to shut down. Nothing: it was asked; else why it cannot be.
+std::optional<std::string> ask_to_shut_down(const MonitorProcess& process) {
+  if (!process.socket) {
+    return "it has no control API";
+  }
+  const api::VmClient client(process.socket_to_connect, kCallPatience);
+  const auto status = client.status();
+  if (status && status->state == "Paused") {
+    return "it is paused";
+  }
+  const auto sent = client.send_ctrl_alt_del();
+  return sent ? std::nullopt : std::optional(escaped(sent.error().message()));
+}
+
+using Tell = std::function<void(const std::string&)>;
+
+OrFailure<std::string> stop(const MonitorProcess& process, const ProcessView& view,
+                            const ShellOptions& options, const Tell& tell) {
+  MAYFLY_TRY_ASSIGN(const std::optional<UniqueFd> fd, open_process(view, process));
+  if (!fd) {
+    return "";
+  }
+  if (!options.now) {
+    const auto reason = ask_to_shut_down(process);
+    if (!reason && wait_for_end(*fd, std::chrono::seconds(options.timeout_s))) {
+      return "";
+    }
+    tell(describe(process) +
+         (reason ? " cannot be asked to shut down: " + *reason
+                 : " has not shut down within " + std::to_string(options.timeout_s) + " s") +
+         "; ending it by SIGTERM");
+  }
+  // By the descriptor: the process's number may be another's by now.
+  if (::syscall(SYS_pidfd_send_signal, fd->get(), SIGTERM, nullptr, 0) != 0 && errno != ESRCH) {
+    return tl::make_unexpected(Failure(Error::from_errno(errno, "send SIGTERM to " + describe(process))));
+  }
+  if (!wait_for_end(*fd, kTermPatience)) {
+    return tl::make_unexpected(Failure(ExitCode::kError, describe(process) + " does not end; 'kill -KILL " +
+                                                             std::to_string(process.pid) +
+                                                             "' ends it without tidying up"));
+  }
+  return "";
+}
+
+OrFailure<std::string> call(const MonitorProcess& process, Subcommand subcommand) {
+  if (!process.socket) {
+    return tl::make_unexpected(
+        Failure(ExitCode::kError,
+                describe(process) + " has no control API: start it with --api-sock PATH to have one"));
+  }
+  const api::VmClient client(process.socket_to_connect, kCallPatience);
+  const auto answer = [&]() -> Result<std::string> {
+    const auto nothing = [] { return std::string(); };
+    switch (subcommand) {
+      case Subcommand::kPause:
+        return client.pause().map(nothing);
+      case Subcommand::kResume:
+        return client.resume().map(nothing);
+      case Subcommand::kMetrics:
+        return client.metrics();
+      default:
+        return client.configuration();
+    }
+  }();
+  return answer.map_error([&](const Error& error) {
+    return Failure(ExitCode::kError, describe(process) + " at " + *process.socket + ": " + error.message());
+  });
+}
+
+}  // namespace
+
+std::string table_of(const std::vector<MicroVmRow>& rows) {
+  using Line = std::array<std::string, 6>;
+  std::vector<Line> lines = {{"NAME", "PID", "STATE", "VCPUS", "MEMORY", "SOCKET"}};
+  for (const MicroVmRow& row : rows) {
+    const MonitorProcess& process = row.process;
+    lines.push_back({escaped(process.id), std::to_string(process.pid),
+                     row.state        ? escaped(*row.state)
+                     : process.socket ? "?"
+                                      : "-",
+                     number_or(process.vcpus, "-"),
+                     process.memory_mib ? std::to_string(*process.memory_mib) + "M" : "-",
+                     process.socket ? escaped(*process.socket) : "-"});
+  }
+  std::array<std::size_t, std::tuple_size_v<Line>> widths{};
+  for (const Line& line : lines) {
+    for (std::size_t column = 0; column < line.size(); ++column) {
+      widths.at(column) = std::max(widths.at(column), line.at(column).size());
+    }
+  }
+  std::string text;
+  for (const Line& line : lines) {
+    for (std::size_t column = 0; column + 1 < line.size(); ++column) {
+      const std::string& cell = line.at(column);
+      text.append(cell).append(widths.at(column) - cell.size() + 2, ' ');
+    }
+    text.append(line.back()).append("\n");
+  }
+  return text;
+}
+
+std::string json_of(const std::vector<MicroVmRow>& rows) {
+  std::string text = "[";
+  for (const MicroVmRow& row : rows) {
+    const MonitorProcess& process = row.process;
+    text.append(text.size() == 1 ? "\n" : ",\n")
+        .append("  {\"name\": ")
+        .append(json_string(std::string_view(process.id)))
+        .append(", \"pid\": ")
+        .append(std::to_string(process.pid))
+        .append(", \"state\": ")
+        .append(json_string(row.state))
+        .append(", \"vcpu_count\": ")
+        .append(number_or(process.vcpus, "null"))
+        .append(", \"mem_size_mib\": ")
+        .append(number_or(process.memory_mib, "null"))
+        .append(", \"socket\": ")
+        .append(json_string(process.socket))
+        .append(", \"problem\": ")
+        .append(json_string(row.problem))
+        .append("}");
+  }
+  return text.append(rows.empty() ? "]\n" : "\n]\n");
+}
+
+std::string names_of(const std::vector<MonitorProcess>& processes) {
+  std::string text;
+  for (const MonitorProcess& process : processes) {
+    text.append(is_shared(processes, process.id) ? std::to_string(process.pid) : process.id).append("\n");
+  }
+  return text;
+}
+
+OrFailure<MonitorProcess> choose(const std::vector<MonitorProcess>& processes, const std::string& name) {
+  std::vector<MonitorProcess> named;
+  std::ranges::copy_if(processes, std::back_inserter(named),
+                       [&name](const MonitorProcess& process) { return process.id == name; });
+  if (named.empty()) {
+    std::ranges::copy_if(processes, std::back_inserter(named), [&name](const MonitorProcess& process) {
+      return std::to_string(process.pid) == name;
+    });
+  }
+  if (named.size() == 1) {
+    return named.front();
+  }
+  if (!named.empty()) {
+    return tl::make_unexpected(Failure(
+        ExitCode::kError,
+        "several microVMs are called \"" + name + "\": name one by its process's number: " + list_of(named)));
+  }
+  return tl::make_unexpected(Failure(
+      ExitCode::kError, "there is no microVM \"" + name + "\" of this user; " +
+                            (processes.empty() ? "none is running" : "running are: " + list_of(processes))));
+}
+
+OrFailure<std::string> run_shell_command(const Options& options, const ProcessView& view, const Tell& tell) {
+  MAYFLY_TRY_ASSIGN(const std::vector<MonitorProcess> processes, find_monitors(view));
+  if (options.subcommand == Subcommand::kPs) {
+    if (options.shell.quiet) {
+      return names_of(processes);
+    }
+    const std::vector<MicroVmRow> rows = ask_all(processes);
+    return options.shell.json ? json_of(rows) : table_of(rows);
+  }
+  MAYFLY_TRY_ASSIGN(const MonitorProcess process, choose(processes, options.shell.name));
+  return options.subcommand == Subcommand::kStop ? stop(process, view, options.shell, tell)
+                                                 : call(process, options.subcommand);
+}
+
+}  // namespace mayfly

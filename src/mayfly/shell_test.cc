@@ -1,0 +1,92 @@
+#include "mayfly/shell.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace mayfly {
+namespace {
+
+MonitorProcess process(pid_t pid, const std::string& id) {
+  MonitorProcess made;
+  made.pid = pid;
+  made.id = id;
+  return made;
+}
+
+MicroVmRow answering() {
+  MicroVmRow row{.process = process(7, "web"), .state = "Running", .problem = {}};
+  row.process.socket = "/s";
+  row.process.vcpus = 2;
+  row.process.memory_mib = 512;
+  return row;
+}
+
+MicroVmRow hostile() {
+  MicroVmRow row{.process = process(123456, "a"), .state = "\x1b[2J\n", .problem = {}};
+  row.process.socket = "/tmp/\n\xff";
+  return row;
+}
+
+TEST(TableOf, has_a_line_for_each_under_headings_and_in_columns) {
+  MicroVmRow silent{.process = process(8, "db"), .state = {}, .problem = "connect"};
+  silent.process.socket = "/d";
+  EXPECT_EQ(table_of({answering(), silent, {.process = process(9, "x"), .state = {}, .problem = {}}}),
+            "NAME  PID  STATE    VCPUS  MEMORY  SOCKET\n"
+            "web   7    Running  2      512M    /s\n"
+            "db    8    ?        -      -       /d\n"
+            "x     9    -        -      -       -\n");
+  EXPECT_EQ(table_of({}), "NAME  PID  STATE  VCPUS  MEMORY  SOCKET\n");
+}
+
+TEST(TableOf, what_is_not_printable_is_escaped) {
+  const std::string table = table_of({hostile()});
+  EXPECT_NE(table.find("\\x1b[2J\\n"), std::string::npos) << table;
+  EXPECT_NE(table.find("/tmp/\\n\\xff\n"), std::string::npos) << table;
+  EXPECT_EQ(table.find('\x1b'), std::string::npos);
+}
+
+TEST(JsonOf, is_an_array_with_null_for_what_is_not_known) {
+  EXPECT_EQ(json_of({}), "[]\n");
+  EXPECT_EQ(
+      json_of({answering(), {.process = process(9, "x"), .state = {}, .problem = {}}}),
+      "[\n"
+      "  {\"name\": \"web\", \"pid\": 7, \"state\": \"Running\", \"vcpu_count\": 2, \"mem_size_mib\": 512, "
+      "\"socket\": \"/s\", \"problem\": null},\n"
+      "  {\"name\": \"x\", \"pid\": 9, \"state\": null, \"vcpu_count\": null, \"mem_size_mib\": null, "
+      "\"socket\": null, \"problem\": null}\n"
+      "]\n");
+  const std::string text = json_of({hostile()});
+  EXPECT_EQ(text.find('\x1b'), std::string::npos);
+  EXPECT_EQ(text.find('\xff'), std::string::npos);
+}
+
+TEST(NamesOf, gives_the_number_of_the_process_where_a_name_is_shared) {
+  EXPECT_EQ(names_of({process(7, "web"), process(8, "db"), process(9, "web")}), "7\ndb\n9\n");
+  EXPECT_EQ(names_of({}), "");
+}
+
+TEST(Choose, takes_the_id_before_the_process) {
+  const std::vector<MonitorProcess> all = {process(7, "web"), process(8, "db"), process(9, "7")};
+  EXPECT_EQ(choose(all, "web").value().pid, 7);
+  EXPECT_EQ(choose(all, "8").value().id, "db");
+  EXPECT_EQ(choose(all, "7").value().pid, 9);
+}
+
+TEST(Choose, an_unknown_or_ambiguous_name_is_an_error_that_lists_the_candidates) {
+  const std::vector<MonitorProcess> all = {process(7, "web"), process(8, "db"), process(9, "web")};
+  const auto several = choose(all, "web");
+  ASSERT_FALSE(several);
+  EXPECT_EQ(several.error().exit_code, ExitCode::kError);
+  EXPECT_NE(several.error().message.find("web (process 7), web (process 9)"), std::string::npos)
+      << several.error().message;
+  EXPECT_EQ(choose(all, "9").value().pid, 9);
+  const auto none = choose(all, "mail");
+  ASSERT_FALSE(none);
+  EXPECT_NE(none.error().message.find("db (process 8)"), std::string::npos) << none.error().message;
+  EXPECT_NE(choose({}, "mail").error().message.find("none is running"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mayfly
