@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Linux guests with virtio disks and networks, in the testbed: with the small kernel and with Debian's own, whose drivers
 are modules; their systems on a disk, verified data under load, what a killed monitor leaves, overlays, locks, errors under
-way, taps, passt, drivers that go and come.
+way, taps, passt, drivers that go and come, the metadata service.
 
   virtio_test.py --mayfly BINARY [--only REGEX] [--list] [-v]
 
@@ -112,6 +112,9 @@ class Suite:
         for kernel, values in self.kernels.items():
             self.add(f"net_taps_{kernel}", "networks", "taps", values, cost=4)
             self.add(f"net_user_{kernel}", "networks", "user", values, passt=tool("passt"), cost=4)
+        for version in ("V1", "V2"):
+            self.add(f"net_metadata_{version.lower()}", "networks", "metadata", self.kernels["small"], version=version,
+                     passt=tool("passt"), call=call_program(), cost=3)
         # Debian's driver has two queues in net_taps_debian; four processors of its kernel start slowly here.
         self.add("net_queues", "networks", "queues", self.kernels["small"], cost=4)
         self.add("net_rebind", "networks", "rebind", self.kernels["small"], cost=4)

@@ -51,13 +51,14 @@ guest() {
     monitor "$name" run --kernel "$kernel" --initrd "$work/$name.initrd" --cmdline "$cmdline $jobs" --memory 192M "$@"
 }
 
-# configured NAME VCPUS [DRIVE...]: the same, from a configuration file with these drives (JSON).
+# configured NAME VCPUS [DRIVE...]: the same, from a configuration file with these drives (JSON); `sections` are more of
+# its sections, each with a comma behind it, `options` more options.
 configured() {
     name=$1
     script "$name"
     shift
     write_config "$name" "\"initrd_path\": \"$work/$name.initrd\", \"boot_args\": \"$cmdline $jobs\"" "$@"
-    monitor "$name" --no-api --config-file "$work/$name.json"
+    monitor "$name" ${options:---no-api} --config-file "$work/$name.json"
 }
 
 # write_config NAME SOURCE VCPUS DRIVE...: $work/NAME.json; SOURCE stands in boot-source.
@@ -65,11 +66,12 @@ write_config() {
     config=$work/$1.json
     source=$2
     vcpus=$3
-    drives=$4
-    shift 4
-    for drive; do drives="$drives, $drive"; done
+    drives=""
+    shift 3
+    for drive; do drives="$drives${drives:+, }$drive"; done
     cat > "$config" <<JSON
-{"boot-source": {"kernel_image_path": "$kernel", $source},
+{${sections:-}
+ "boot-source": {"kernel_image_path": "$kernel", $source},
  "machine-config": {"vcpu_count": $vcpus, "mem_size_mib": 256},
  "drives": [$drives]}
 JSON

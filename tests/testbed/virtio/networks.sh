@@ -201,3 +201,71 @@ GUEST
     kill $server
     done_by guest
 }
+
+# --- the metadata service ------------------------------------------------------------------------------------------------
+
+# metadata_section VERSION ID...: the service on these interfaces, as a section of the configuration file.
+metadata_section() {
+    mmds_version=$1
+    shift
+    ids=$(printf ', "%s"' "$@")
+    echo "\"mmds-config\": {\"version\": \"$mmds_version\", \"network_interfaces\": [${ids#, }]},"
+}
+
+# Over a tap and over passt, with busybox's clients; what is patched meanwhile is read, and other frames go their way.
+case_metadata() {
+    tap out 10.0.9.2
+    "$ip" route add default via 10.0.9.1
+    "$ip" link set lo up
+    tap tap0 10.0.1.1
+    cat > "$work/metadata" <<'JSON'
+{"latest": {"meta-data": {"instance-id": "i-0123", "placement": {"zone": "a"}}, "user-data": "#!/bin/sh\necho hi\n"}}
+JSON
+    sections="\"network-interfaces\": [{\"iface_id\": \"tapped\", \"host_dev_name\": \"tap0\"},
+        {\"iface_id\": \"user\", \"backend\": \"user\"}], $(metadata_section "$version" tapped user)"
+    options="--api-sock $work/api --metadata $work/metadata"
+    configured guest 2 <<GUEST
+version=$version
+service=169.254.169.254
+# request LINE HEADER...: asks what busybox's wget cannot, and says the whole answer.
+request() {
+    rm -f /tmp/request
+    mkfifo /tmp/request
+    exec 3<> /tmp/request
+    printf '%s\r\n' "\$@" "Host: \$service" "Connection: close" "" >&3
+    nc \$service 80 <&3 | tr -d '\r'
+    exec 3>&-
+}
+# read_from PATH
+read_from() { wget -q -O - \${token:+--header "X-aws-ec2-metadata-token: \$token"} "http://\$service/\$1"; }
+up eth0 10.0.1.2
+up eth1 10.0.2.2
+for interface in eth0 eth1; do
+    ip route add \$service dev \$interface
+    token=""
+    answer=\$(request "PUT /latest/api/token HTTP/1.1" "X-aws-ec2-metadata-token-ttl-seconds: 60")
+    same "\$(echo "\$answer" | head -n 1)" "HTTP/1.1 200 OK" "the answer with a token"
+    if [ \$version = V2 ]; then
+        same "\$(request "GET /latest/meta-data HTTP/1.1" | head -n 1)" "HTTP/1.1 401 Unauthorized" "without a token"
+        token=\$(echo "\$answer" | tail -n 1)
+    fi
+    same "\$(read_from latest/meta-data/)" "instance-id
+placement/" "a list"
+    same "\$(read_from latest/meta-data/placement/zone)" "a" "a word"
+    same "\$(read_from latest/user-data)" "#!/bin/sh
+echo hi" "lines"
+    ! read_from latest/nothing 2> /tmp/error || die "there is something"
+    grep -q 404 /tmp/error || die "\$(cat /tmp/error)"
+    ip route del \$service
+done
+ip route add \$service dev eth0
+ping -c 3 -i 0.1 -q 10.0.1.1
+echo "has read it"
+is_new() { [ "\$(read_from latest/meta-data/new)" = "now" ] 2> /dev/null; }
+patiently is_new
+GUEST
+    await guest "has read it"
+    "$call" "$work/api" PATCH /mmds '{"latest": {"meta-data": {"new": "now"}}}' > "$work/answer" || die "the API is silent"
+    grep -q "^HTTP/1.1 204 " "$work/answer" || die "$(cat "$work/answer")"
+    done_by guest
+}
