@@ -5,8 +5,8 @@
 
 namespace mayfly {
 
-// `file` below src/, where it is there. As __FILE__ gives it, it is relative to the project's root or, where a
-// compiler cache makes paths relative, to the build's folder: "../../src/base/log.cc".
+// `file` below src/, where it is there. As __FILE__ gives it, it is relative to the project's root or, where
+// a compiler cache makes paths relative, to the build's folder: "../../src/base/log.cc".
 constexpr const char* source_path(const char* file) {
   const char* path = file;
   while (std::string_view(path).starts_with("../")) {
