@@ -101,6 +101,7 @@ std::vector<std::string> split_arguments(std::string_view text) {
 std::optional<Options> monitor_options(std::string_view command_line) {
   const std::vector<std::string> arguments = split_arguments(command_line);
   std::vector<const char*> pointers;
+  pointers.reserve(arguments.size());
   for (const std::string& argument : arguments) {
     pointers.push_back(argument.c_str());
   }

@@ -22,11 +22,14 @@
 namespace mayfly {
 namespace {
 
-// One that hangs does not hold up the list: each has this for both of its calls, several at a time.
+// One that hangs does not hold up the list: each has this for either of two calls, and several are asked at a
+// time.
 constexpr std::chrono::milliseconds kListPatience{500};
 constexpr std::size_t kAskedAtATime = 16;
-// A call that changes something ends within a second, or not at all.
+// A monitor that is well answers within a second; what a person asked for is worth waiting longer.
 constexpr std::chrono::seconds kCallPatience{10};
+// Whoever wants a microVM ended waits for its guest, not for a monitor that hangs.
+constexpr std::chrono::seconds kAskPatience{2};
 // Between SIGTERM and the process's end there is nothing that waits for a guest.
 constexpr std::chrono::seconds kTermPatience{10};
 
@@ -131,13 +134,16 @@ std::optional<std::string> ask_to_shut_down(const MonitorProcess& process) {
   if (!process.socket) {
     return "it has no control API";
   }
-  const api::VmClient client(process.socket_to_connect, kCallPatience);
+  const api::VmClient client(process.socket_to_connect, kAskPatience);
   const auto status = client.status();
-  if (status && status->state == "Paused") {
+  if (!status) {
+    return status.error().message();
+  }
+  if (status->state == "Paused") {
     return "it is paused";
   }
   const auto sent = client.send_ctrl_alt_del();
-  return sent ? std::nullopt : std::optional(escaped(sent.error().message()));
+  return sent ? std::nullopt : std::optional(sent.error().message());
 }
 
 using Tell = std::function<void(const std::string&)>;

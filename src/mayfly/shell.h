@@ -31,7 +31,7 @@ std::string names_of(const std::vector<MonitorProcess>& processes);
 OrFailure<MonitorProcess> choose(const std::vector<MonitorProcess>& processes, const std::string& name);
 
 // Does what `options.subcommand` says, which is one of these. What it answers belongs on standard output;
-// `tell` is for what a person should know meanwhile.
+// `tell` is for what a person should know meanwhile; like a failure's, its text is not escaped yet.
 OrFailure<std::string> run_shell_command(const Options& options, const ProcessView& view,
                                          const std::function<void(const std::string&)>& tell);
 

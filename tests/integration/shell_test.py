@@ -212,6 +212,11 @@ class Stopping(ShellCase):
         self.expect(mayfly("stop", self.id), 0, b"", "it has no control API; ending it by SIGTERM")
         self.expect(running.end(), 0)
 
+    def test_a_monitor_that_hangs_is_ended_all_the_same(self):
+        process = self.stand_in("hangs", "--id", self.id, "--api-sock", "s")
+        self.expect(mayfly("stop", self.id), 0, b"", "it did not answer in time; ending it by SIGTERM")
+        self.assertEqual(process.wait(HANG), -15)
+
     def test_now_asks_nobody(self):
         running = self.boot_with_api()
         result = mayfly("stop", "--now", self.id)

@@ -1,6 +1,5 @@
 #include "api/http/http_client.h"
 
-#include <httplib.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -9,9 +8,11 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <cstdint>
 #include <optional>
+#include <utility>
 
+#include "base/text.h"
 #include "base/unique_fd.h"
 
 namespace mayfly::api {
@@ -19,117 +20,116 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-// Status line and headers of an answer, and what announces the pieces of a chunked one.
+// Status line and headers of an answer.
 constexpr std::size_t kMaxHeadBytes = 65536;
 
-// A connected socket whose reads and writes end when the time is over. What went wrong is kept: the library
-// only knows that something did.
-class BoundedStream final : public httplib::Stream {
+constexpr std::string_view kProtocol = "HTTP/1.";
+
+// A connected socket whose reads and writes end when the time is over.
+class BoundedStream {
  public:
-  BoundedStream(UniqueFd fd, SteadyClock::time_point deadline, std::size_t max_bytes)
-      : fd_(std::move(fd)), deadline_(deadline), left_(max_bytes) {}
+  BoundedStream(UniqueFd fd, SteadyClock::time_point deadline) : fd_(std::move(fd)), deadline_(deadline) {}
 
-  bool is_readable() const override { return wait(POLLIN); }
-  bool is_writable() const override { return wait(POLLOUT); }
-
-  ssize_t read(char* destination, size_t size) override {
-    // The library reads lines byte by byte.
-    if (next_ == filled_ && !fill()) {
-      return failed_ ? -1 : 0;
+  Result<void> send(std::string_view text) {
+    while (!text.empty()) {
+      MAYFLY_TRY(wait(POLLOUT));
+      const ssize_t count = ::send(fd_.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (count < 0 && errno != EINTR && errno != EAGAIN) {
+        return fail_errno(errno, "send the request");
+      }
+      text.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
     }
-    const std::size_t count = std::min(size, filled_ - next_);
-    std::memcpy(destination, buffer_.data() + next_, count);
-    next_ += count;
-    return static_cast<ssize_t>(count);
+    return {};
   }
 
-  ssize_t write(const char* source, size_t size) override {
-    while (wait(POLLOUT)) {
-      const ssize_t count = ::send(fd_.get(), source, size, MSG_NOSIGNAL | MSG_DONTWAIT);
-      if (count >= 0) {
-        return count;
-      }
-      if (errno != EINTR && errno != EAGAIN) {
-        return give_up(Error::from_errno(errno, "send the request"));
-      }
-    }
-    return -1;
-  }
-
-  void get_remote_ip_and_port(std::string& /*ip*/, int& /*port*/) const override {}
-  void get_local_ip_and_port(std::string& /*ip*/, int& /*port*/) const override {}
-  socket_t socket() const override { return fd_.get(); }
-
-  const std::optional<Error>& failed() const { return failed_; }
-
- private:
-  bool wait(short events) const {
+  // Appends what has come; false where nothing more will.
+  Result<bool> receive(std::string& text) {
+    std::array<char, 4096> buffer;
     for (;;) {
-      const auto left =
-          std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - SteadyClock::now()).count();
-      pollfd ready{.fd = fd_.get(), .events = events, .revents = 0};
-      const int count = left <= 0 ? 0 : ::poll(&ready, 1, static_cast<int>(std::min<long>(left, 60'000)));
-      if (count > 0) {
-        return true;
-      }
-      if (left <= 0) {
-        give_up(Error(ErrorCode::kIo, "it did not answer in time"));
-        return false;
-      }
-      if (count < 0 && errno != EINTR) {
-        give_up(Error::from_errno(errno, "wait for the answer"));
-        return false;
-      }
-    }
-  }
-
-  bool fill() {
-    if (left_ == 0) {
-      give_up(Error(ErrorCode::kIo, "its answer is too long"));
-      return false;
-    }
-    while (wait(POLLIN)) {
-      const ssize_t count = ::recv(fd_.get(), buffer_.data(), std::min(buffer_.size(), left_), MSG_DONTWAIT);
+      MAYFLY_TRY(wait(POLLIN));
+      const ssize_t count = ::recv(fd_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
       if (count >= 0) {
-        next_ = 0;
-        filled_ = static_cast<std::size_t>(count);
-        left_ -= filled_;
+        text.append(buffer.data(), static_cast<std::size_t>(count));
         return count > 0;
       }
       if (errno != EINTR && errno != EAGAIN) {
-        give_up(Error::from_errno(errno, "read the answer"));
-        return false;
+        return fail_errno(errno, "read the answer");
       }
     }
-    return false;
   }
 
-  ssize_t give_up(Error error) const {
-    if (!failed_) {
-      failed_ = std::move(error);
+ private:
+  Result<void> wait(short events) const {
+    for (;;) {
+      const auto left =
+          std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - SteadyClock::now()).count();
+      if (left <= 0) {
+        return fail(ErrorCode::kIo, "it did not answer in time");
+      }
+      pollfd ready{.fd = fd_.get(), .events = events, .revents = 0};
+      const int count = ::poll(&ready, 1, static_cast<int>(std::min<std::int64_t>(left, 60'000)));
+      if (count > 0) {
+        return {};
+      }
+      if (count < 0 && errno != EINTR) {
+        return fail_errno(errno, "wait for the answer");
+      }
     }
-    return -1;
   }
 
   UniqueFd fd_;
   SteadyClock::time_point deadline_;
-  std::size_t left_;  // bytes that may still come
-  std::array<char, 4096> buffer_{};
-  std::size_t next_ = 0;
-  std::size_t filled_ = 0;
-  mutable std::optional<Error> failed_;
 };
 
-// Only the library's writing of one request and reading of one answer are used: it never has a socket.
-class Exchange final : public httplib::ClientImpl {
- public:
-  Exchange() : httplib::ClientImpl("localhost") {}
+tl::unexpected<Error> no_http() {
+  return fail(ErrorCode::kIo, "its answer is cut off, or no HTTP");
+}
+tl::unexpected<Error> too_long() {
+  return fail(ErrorCode::kIo, "its answer is too long");
+}
 
-  bool process(httplib::Stream& stream, httplib::Request& request, httplib::Response& response) {
-    auto error = httplib::Error::Success;
-    return process_request(stream, request, response, true, error);
+bool is_same_name(std::string_view name, std::string_view lower_case) {
+  return std::ranges::equal(name, lower_case, [](char left, char right) {
+    return (left >= 'A' && left <= 'Z' ? left - 'A' + 'a' : left) == right;
+  });
+}
+
+// What the status line and the headers say (RFC 9112, 4 and 6).
+struct AnswerHead {
+  int status = 0;
+  std::optional<std::size_t> length;  // absent: up to the connection's end
+};
+
+// `text` ends behind the last header's line.
+Result<AnswerHead> read_head(std::string_view text) {
+  AnswerHead head;
+  // "HTTP/1.1 200 OK"
+  if (text.size() < 12 || !text.starts_with(kProtocol) || text[8] != ' ') {
+    return no_http();
   }
-};
+  head.status = parse_integer<int>(text.substr(9, 3)).value_or(0);
+  if (head.status < 100) {
+    return no_http();
+  }
+  text.remove_prefix(text.find("\r\n") + 2);
+  while (!text.empty()) {
+    const std::string_view line = text.substr(0, text.find("\r\n"));
+    text.remove_prefix(line.size() + 2);
+    const std::string_view name = line.substr(0, line.find(':'));
+    std::string_view value = line.substr(std::min(line.size(), name.size() + 1));
+    value.remove_prefix(std::min(value.size(), value.find_first_not_of(" \t")));
+    if (is_same_name(name, "transfer-encoding")) {
+      return fail(ErrorCode::kIo, "its answer comes in chunks, which a monitor's never does");
+    }
+    if (is_same_name(name, "content-length")) {
+      head.length = parse_integer<std::size_t>(value);
+      if (!head.length) {
+        return no_http();
+      }
+    }
+  }
+  return head;
+}
 
 Result<UniqueFd> connect_to(const std::string& path, std::chrono::milliseconds timeout) {
   sockaddr_un address{};
@@ -161,37 +161,49 @@ Result<HttpAnswer> HttpClient::call(const std::string& method, const std::string
                                     std::string_view body) const {
   const auto deadline = SteadyClock::now() + limits_.timeout;
   MAYFLY_TRY_ASSIGN(UniqueFd fd, connect_to(socket_path_, limits_.timeout));
-  BoundedStream stream(std::move(fd), deadline, limits_.max_body_bytes + kMaxHeadBytes);
-  httplib::Request request;
-  request.method = method;
-  request.path = path;
-  request.body = body;
+  BoundedStream stream(std::move(fd), deadline);
+  std::string request = method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
   if (!body.empty()) {
-    request.set_header("Content-Type", "application/json");
+    request.append("Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
+                   "\r\n");
   }
-  httplib::Response response;
-  bool done = false;
-  // What the library throws for a hostile answer is as good as its refusal.
-  try {
-    Exchange exchange;
-    // Never more is kept than was allowed, whatever length the answer announces.
-    request.content_receiver = [&](const char* data, size_t size, uint64_t /*offset*/, uint64_t /*total*/) {
-      if (response.body.size() + size > limits_.max_body_bytes) {
-        return false;
-      }
-      response.body.append(data, size);
-      return true;
-    };
-    request.set_header("User-Agent", "mayfly");
-    done = exchange.process(stream, request, response);
-  } catch (...) {
-    done = false;
+  MAYFLY_TRY(stream.send(request.append("\r\n").append(body)));
+
+  constexpr std::string_view kEndOfHead = "\r\n\r\n";
+  std::string text;
+  std::size_t end = std::string::npos;
+  while ((end = text.find(kEndOfHead)) == std::string::npos) {
+    if (text.size() > kMaxHeadBytes) {
+      return too_long();
+    }
+    if (text.size() >= kProtocol.size() && !text.starts_with(kProtocol)) {
+      return no_http();  // whoever speaks first and otherwise may wait for more
+    }
+    MAYFLY_TRY_ASSIGN(const bool more, stream.receive(text));
+    if (!more) {
+      return no_http();
+    }
   }
-  if (!done) {
-    return stream.failed() ? Result<HttpAnswer>(tl::make_unexpected(*stream.failed()))
-                           : fail(ErrorCode::kIo, "its answer is too long, cut off, or no HTTP");
+  MAYFLY_TRY_ASSIGN(const AnswerHead head, read_head(std::string_view(text).substr(0, end + 2)));
+  text.erase(0, end + kEndOfHead.size());
+  const std::optional<std::size_t> length = head.status == 204 ? std::optional<std::size_t>(0) : head.length;
+  if (length.value_or(0) > limits_.max_body_bytes) {
+    return too_long();
   }
-  return HttpAnswer{.status = response.status, .body = std::move(response.body)};
+  while (!length || text.size() < *length) {
+    MAYFLY_TRY_ASSIGN(const bool more, stream.receive(text));
+    if (text.size() > limits_.max_body_bytes) {
+      return too_long();
+    }
+    if (!more && length) {
+      return no_http();
+    }
+    if (!more) {
+      break;
+    }
+  }
+  text.resize(std::min(text.size(), length.value_or(text.size())));
+  return HttpAnswer{.status = head.status, .body = std::move(text)};
 }
 
 }  // namespace mayfly::api

@@ -1,5 +1,5 @@
 // From a framed request to an answer's bytes: the parser and writer behind it are cpp-httplib's, and no other
-// file but the client's knows that library.
+// file knows that library.
 #pragma once
 
 #include <cstdint>
