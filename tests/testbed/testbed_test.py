@@ -107,5 +107,21 @@ class TierTest(unittest.TestCase):
             self.assertEqual(testbed.detect_tier().name, "qemu")
 
 
+class ClockTest(unittest.TestCase):
+    def test_rate_of_the_counter_is_that_of_another_measurement(self):
+        first, second = testbed.tsc_khz.__wrapped__(), testbed.tsc_khz.__wrapped__()
+        if first is None:
+            self.skipTest("this host has no counter, or no code may be made here")
+        self.assertLess(abs(first - second), first / 1000)
+
+    def test_kernel_is_told_the_rate_of_the_hosts_counter_where_it_sees_that(self):
+        with mock.patch("testbed.tsc_khz", return_value=2_600_000):
+            self.assertEqual(testbed.clock_words("tcg,thread=single", []), "tsc_early_khz=2600000")
+            self.assertEqual(testbed.clock_words("tcg", ["-icount", "shift=1"]), "")
+            self.assertEqual(testbed.clock_words("kvm", []), "")
+        with mock.patch("testbed.tsc_khz", return_value=None):
+            self.assertEqual(testbed.clock_words("tcg", []), "")
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -39,6 +39,11 @@ MODULES = [(r"\w+: module verification failed: signature and/or required key mis
 # Of systemd's packages, what a system that is only started and ended does without; see load_image.LEFT_OUT.
 SYSTEMD_LEAVES_OUT = (*load_image.LEFT_OUT, "usr/share/zoneinfo", "usr/share/i18n", "usr/lib/udev/hwdb.d",
                       "usr/lib/udev/hwdb.bin", "usr/share/keymaps", "usr/share/consolefonts")
+# Cloud-init asks the metadata service, and curl; of what they need, what reading it does not.
+CLOUD_PACKAGES = ("cloud-init", "curl")
+CLOUD_LEAVES_OUT = (*(path for path in load_image.LEFT_OUT if "python" not in path), "usr/share/i18n",
+                    "usr/share/zoneinfo", "usr/lib/python3.*/test", "usr/lib/python3.*/pydoc_data",
+                    "usr/lib/python3.*/lib2to3")
 # It would ask questions on the console at its first start, and these are all.
 SYSTEMD_WORDS = " systemd.firstboot=off systemd.unit=basic.target systemd.show_status=1"
 WITHOUT_ACPI = [(r"(ACPI|APIC|MPTABLE|Intel MultiProcessor|smpboot|SMP|..MP-BIOS).*", "ACPI is off")]
@@ -76,6 +81,11 @@ class Suite:
         self.shutdowns(small, debian, root, words)
         values = {"kernel": small, "initrd": "", "cmdline": f"{words} reboot=k"}
         self.add("iperf_between_two", "networks", "iperf", values, image=load, cost=6)
+
+        image = root_image.build(include=CLOUD_PACKAGES, exclude=CLOUD_LEAVES_OUT)
+        for version in ("V1", "V2"):
+            self.add(f"net_cloud_init_{version.lower()}", "networks", "cloud_init", values, image=image, version=version,
+                     cost=6)
 
     def shutdowns(self, small, debian, root, words):
         """Of an init that is busybox, with a kernel that knows no keyboard and with one that does, and of systemd."""

@@ -58,6 +58,7 @@ configured() {
     script "$name"
     shift
     write_config "$name" "\"initrd_path\": \"$work/$name.initrd\", \"boot_args\": \"$cmdline $jobs\"" "$@"
+    # shellcheck disable=SC2086  # they are words
     monitor "$name" ${options:---no-api} --config-file "$work/$name.json"
 }
 
