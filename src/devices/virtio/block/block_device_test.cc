@@ -1044,7 +1044,7 @@ TEST(UringEngineTest, what_waits_for_ever_can_be_cancelled) {
 }
 
 TEST_F(BlockDeviceTest, one_round_moves_a_bounded_number_of_bytes) {
-  start_scripted(config());
+  start_scripted(config(), BlockRig::kAllFeatures, kTestClock);
   SplitRing& ring = *rig_.rings[0];
   for (int index = 0; index < 12; ++index) {
     ring.chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable_at(0x800000, 1U << 20).writable(1).submit();
@@ -1062,7 +1062,7 @@ TEST_F(BlockDeviceTest, one_round_moves_a_bounded_number_of_bytes) {
 TEST_F(BlockDeviceTest, queues_share_what_a_round_may_cost) {
   auto many = config();
   many.queue_count = 4;
-  start_scripted(many);
+  start_scripted(many, BlockRig::kAllFeatures, kTestClock);
   for (const auto& ring : rig_.rings) {
     for (int index = 0; index < 4; ++index) {
       ring->chain().readable(header(VIRTIO_BLK_T_IN, 0)).writable_at(0x800000, 1U << 20).writable(1).submit();
@@ -1080,7 +1080,7 @@ TEST_F(BlockDeviceTest, queues_share_what_a_round_may_cost) {
 TEST_F(BlockDeviceTest, commands_without_data_cost_a_round_something) {
   make_image(1U << 20);
   std::filesystem::resize_file(dir_.file("disk"), 1U << 30);
-  start_scripted(config());
+  start_scripted(config(), BlockRig::kAllFeatures, kTestClock);
   SplitRing& ring = *rig_.rings[0];
   // How many of 200 a round does; then the others.
   const auto in_a_round = [&](const std::vector<std::byte>& request) {
