@@ -570,8 +570,12 @@ class Api:
         self.vm = Running("--api-sock", path, *arguments)
         self.connection = Connection(path)
         end = time.monotonic() + HANG
-        while not os.path.exists(path) and time.monotonic() < end:
-            time.sleep(0.01)
+        while time.monotonic() < end:
+            try:
+                self.connection.connect()
+                break
+            except (FileNotFoundError, ConnectionRefusedError):  # not there yet; there, but nobody listens yet
+                time.sleep(0.002)
 
     def call(self, method, path, body=None):
         """The status, and the body as JSON or None."""
