@@ -30,7 +30,8 @@ class Commands(Case):
     def test_the_page_does_what_it_says(self):
         blocks = re.findall(r"^```sh\n(.*?)^```\n(?:\n^```json\n(.*?)^```)?", page(), re.M | re.S)
         self.assertGreater(len(blocks), 10)
-        script = "".join(f"{commands}printf '\\n%s\\n' \"{END}\"\n" for commands, _ in blocks)
+        script = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + "".join(
+            f"{commands}printf '\\n%s\\n' \"{END}\"\n" for commands, _ in blocks)
         environment = {**os.environ, "MAYFLY": program(), "KERNEL": guest("spin"), "INITRD": self.write("initrd", "any"),
                        "TMPDIR": self.folder}
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, env=environment, timeout=HANG,
