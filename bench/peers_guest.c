@@ -1,9 +1,11 @@
 /*
- * The guest of bench/peers.py, as its first process: reads and writes its disk, talks to the host over its network, and
- * says what it did on the console. "<" is where a load begins and ">" where it has ended: one character each, so that
- * saying it costs next to nothing; the line that follows is "LOAD COUNT NANOSECONDS BYTES".
+ * The guest of bench/peers.py, as its first process: reads and writes its disk, talks to the host over its
+ * network, and says what it did on the console. "<" is where a load begins and ">" where it has ended: one
+ * character each, so that saying it costs next to nothing; the line that follows is "LOAD COUNT NANOSECONDS
+ * BYTES".
  *
- * The kernel's command line gives MILLISECONDS, how long a load lasts. Those that are done are below, in main().
+ * The kernel's command line gives MILLISECONDS, how long a load lasts. Those that are done are below, in
+ * main().
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -34,7 +36,7 @@ enum { SMALL = 4096, LARGE = 1 << 20, CHUNK = 128 << 10, PING = 64 };
 
 static uint64_t duration;
 static uint64_t disk_bytes;
-static char *buffer;  // of LARGE bytes, aligned to a page
+static char* buffer;  // of LARGE bytes, aligned to a page
 
 static uint64_t now(void) {
   struct timespec time;
@@ -42,7 +44,9 @@ static uint64_t now(void) {
   return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-static void rest(unsigned milliseconds) { usleep(milliseconds * 1000); }
+static void rest(unsigned milliseconds) {
+  usleep(milliseconds * 1000);
+}
 
 static void end(void) {
   rest(100);
@@ -50,7 +54,7 @@ static void end(void) {
   _exit(1);
 }
 
-static void give_up(const char *what) {
+static void give_up(const char* what) {
   printf("FAILED: %s: %s\n", what, strerror(errno));
   end();
 }
@@ -89,8 +93,12 @@ static struct done sequential(int disk, uint64_t until, int writes) {
   return done;
 }
 
-static struct done sequential_reads(int disk, uint64_t until) { return sequential(disk, until, 0); }
-static struct done sequential_writes(int disk, uint64_t until) { return sequential(disk, until, 1); }
+static struct done sequential_reads(int disk, uint64_t until) {
+  return sequential(disk, until, 0);
+}
+static struct done sequential_writes(int disk, uint64_t until) {
+  return sequential(disk, until, 1);
+}
 
 static struct sockaddr_in host(uint16_t port) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -102,7 +110,7 @@ static struct sockaddr_in host(uint16_t port) {
 static int connection(char order) {
   int fd = socket(AF_INET, SOCK_STREAM, 0);
   struct sockaddr_in address = host(TCP_PORT);
-  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) give_up("connect");
+  if (connect(fd, (struct sockaddr*)&address, sizeof address) != 0) give_up("connect");
   if (write(fd, &order, 1) != 1) give_up("order");
   return fd;
 }
@@ -146,7 +154,7 @@ static struct done pings(int fd, uint64_t until) {
   return done;
 }
 
-static void measure(const char *name, int fd, struct done (*load)(int, uint64_t)) {
+static void measure(const char* name, int fd, struct done (*load)(int, uint64_t)) {
   rest(200);
   fputc('<', stdout);
   rest(100);
@@ -160,7 +168,7 @@ static void measure(const char *name, int fd, struct done (*load)(int, uint64_t)
   close(fd);
 }
 
-static void set_address(int fd, struct ifreq *request, unsigned long call, const char *text) {
+static void set_address(int fd, struct ifreq* request, unsigned long call, const char* text) {
   struct sockaddr_in address = {.sin_family = AF_INET};
   inet_pton(AF_INET, text, &address.sin_addr);
   memcpy(&request->ifr_addr, &address, sizeof address);
@@ -186,7 +194,7 @@ static int disk(int flags) {
 int main(void) {
   setvbuf(stdout, NULL, _IONBF, 0);
   mount("dev", "/dev", "devtmpfs", 0, NULL);
-  const char *milliseconds = getenv("MILLISECONDS");
+  const char* milliseconds = getenv("MILLISECONDS");
   duration = (milliseconds ? strtoull(milliseconds, NULL, 10) : 2000) * 1000000;
   buffer = mmap(NULL, LARGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (buffer == MAP_FAILED) give_up("memory");
@@ -200,7 +208,7 @@ int main(void) {
   measure("tcp_in", connection('i'), tcp_in);
   int fd = socket(AF_INET, SOCK_DGRAM, 0);
   struct sockaddr_in address = host(UDP_PORT);
-  if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) give_up("connect");
+  if (connect(fd, (struct sockaddr*)&address, sizeof address) != 0) give_up("connect");
   measure("ping", fd, pings);
   puts("DONE");
   end();

@@ -1,15 +1,15 @@
 /*
- * The host's side of bench/peers.py: runs monitors in turns, serves their guest's network load, and takes the CPU time
- * of each monitor's process while its guest is at work.
+ * The host's side of bench/peers.py: runs monitors in turns, serves their guest's network load, and takes the
+ * CPU time of each monitor's process while its guest is at work.
  *
  *   peers_host ROUNDS DISK MIB SIDES
  *
- * Makes the file DISK and the tap "tap0", which the monitors are to use. SIDES is a file of one word a line: for each
- * monitor "--", a name, and its command's words. Says for every load of every guest
- *   load SIDE ROUND LOAD COUNT NANOSECONDS BYTES CPU_NANOSECONDS [KEY=VALUE...]
- * CPU: user and system time of all threads, ended ones too, less what vCPUs spent in the guest, which the kernel counts
- * by its ticks. Each KEY is one of KVM's own counters, where debugfs has them; "switches" are the context switches of the
- * monitor's threads, "user_us" is what of the CPU time was not the kernel's.
+ * Makes the file DISK and the tap "tap0", which the monitors are to use. SIDES is a file of one word a line:
+ * for each monitor "--", a name, and its command's words. Says for every load of every guest load SIDE ROUND
+ * LOAD COUNT NANOSECONDS BYTES CPU_NANOSECONDS [KEY=VALUE...] CPU: user and system time of all threads, ended
+ * ones too, less what vCPUs spent in the guest, which the kernel counts by its ticks. Each KEY is one of
+ * KVM's own counters, where debugfs has them; "switches" are the context switches of the monitor's threads,
+ * "user_us" is what of the CPU time was not the kernel's.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -39,16 +39,17 @@
 #define UDP_PORT 5002
 enum { SILENCE_LIMIT_MS = 60000, CHUNK = 256 << 10 };
 
-static const char *const COUNTERS[] = {"exits",          "mmio_exits", "io_exits",  "halt_exits",
+static const char* const COUNTERS[] = {"exits",          "mmio_exits", "io_exits",      "halt_exits",
                                        "irq_injections", "irq_exits",  "insn_emulation"};
 enum { COUNTER_COUNT = sizeof COUNTERS / sizeof *COUNTERS };
 
-static void die(const char *what) {
+static void die(const char* what) {
   printf("FAILED: %s: %s\n", what, strerror(errno));
   exit(1);
 }
 
-// --- the network's other end -------------------------------------------------------------------------------------
+// --- the network's other end
+// -------------------------------------------------------------------------------------
 
 static struct sockaddr_in here(uint16_t port) {
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
@@ -60,7 +61,7 @@ static int server(int type, uint16_t port) {
   int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0), one = 1;
   struct sockaddr_in address = here(port);
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0) die("bind");
+  if (bind(fd, (struct sockaddr*)&address, sizeof address) != 0) die("bind");
   if (type == SOCK_STREAM && listen(fd, 8) != 0) die("listen");
   return fd;
 }
@@ -110,8 +111,8 @@ static void serve_udp(void) {
   for (;;) {
     struct sockaddr_in from;
     socklen_t length = sizeof from;
-    ssize_t got = recvfrom(fd, data, sizeof data, 0, (struct sockaddr *)&from, &length);
-    if (got > 0) sendto(fd, data, (size_t)got, 0, (struct sockaddr *)&from, length);
+    ssize_t got = recvfrom(fd, data, sizeof data, 0, (struct sockaddr*)&from, &length);
+    if (got > 0) sendto(fd, data, (size_t)got, 0, (struct sockaddr*)&from, length);
   }
 }
 
@@ -133,9 +134,10 @@ static void make_tap(void) {
   close(fd);
 }
 
-// --- the monitors ------------------------------------------------------------------------------------------------
+// --- the monitors
+// ------------------------------------------------------------------------------------------------
 
-static const char *disk;
+static const char* disk;
 static char debug[64];
 
 struct sample {
@@ -143,7 +145,7 @@ struct sample {
   uint64_t counters[COUNTER_COUNT];
 };
 
-static int read_text(const char *path, char *text, size_t size) {
+static int read_text(const char* path, char* text, size_t size) {
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return -1;
   ssize_t got = read(fd, text, size - 1);
@@ -158,12 +160,13 @@ static uint64_t count_switches(pid_t pid) {
   char path[128], text[4096];
   uint64_t total = 0;
   snprintf(path, sizeof path, "/proc/%d/task", pid);
-  DIR *threads = opendir(path);
-  struct dirent *thread;
+  DIR* threads = opendir(path);
+  struct dirent* thread;
   while (threads && (thread = readdir(threads))) {
     snprintf(path, sizeof path, "/proc/%d/task/%.20s/status", pid, thread->d_name);
     if (thread->d_name[0] == '.' || read_text(path, text, sizeof text) != 0) continue;
-    for (const char *at = text; (at = strstr(at, "voluntary_ctxt_switches:")); at++) total += strtoull(at + 24, NULL, 10);
+    for (const char* at = text; (at = strstr(at, "voluntary_ctxt_switches:")); at++)
+      total += strtoull(at + 24, NULL, 10);
   }
   if (threads) closedir(threads);
   return total;
@@ -174,9 +177,10 @@ static struct sample take_sample(pid_t pid) {
   char path[128], text[4096];
   snprintf(path, sizeof path, "/proc/%d/stat", pid);
   if (read_text(path, text, sizeof text) != 0) die(path);
-  // proc(5): fields 14 and 15 are utime and stime, 43 is guest_time, which utime contains. Field 2 may hold blanks.
+  // proc(5): fields 14 and 15 are utime and stime, 43 is guest_time, which utime contains. Field 2 may hold
+  // blanks.
   const uint64_t tick_ns = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK);
-  char *at = strrchr(text, ')');
+  char* at = strrchr(text, ')');
   for (int field = 2; at && field <= 43; field++) {
     uint64_t value = strtoull(at + 1, NULL, 10);
     if (field == 14 || field == 15) sample.cpu_ns += value * tick_ns;
@@ -193,7 +197,7 @@ static struct sample take_sample(pid_t pid) {
 }
 
 // Starts a monitor; its guest's console can be read from *console.
-static pid_t start(char **command, int *console) {
+static pid_t start(char** command, int* console) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) die("pipe");
   fflush(stdout);
@@ -213,8 +217,8 @@ static pid_t start(char **command, int *console) {
   return pid;
 }
 
-static void report(const char *side, int round, const char *line, const struct sample *before,
-                   const struct sample *after) {
+static void report(const char* side, int round, const char* line, const struct sample* before,
+                   const struct sample* after) {
   printf("load %s %d %s %llu", side, round, line, (unsigned long long)(after->cpu_ns - before->cpu_ns));
   for (int i = 0; i < COUNTER_COUNT; i++) {
     printf(" %s=%llu", COUNTERS[i], (unsigned long long)(after->counters[i] - before->counters[i]));
@@ -224,7 +228,7 @@ static void report(const char *side, int round, const char *line, const struct s
   fflush(stdout);
 }
 
-static void run(const char *side, int round, char **command) {
+static void run(const char* side, int round, char** command) {
   int console;
   pid_t pid = start(command, &console);
   char line[512], said[2048] = "";
@@ -274,15 +278,17 @@ static void make_disk(unsigned long mib) {
   close(fd);
 }
 
-static void remove_disk(void) { unlink(disk); }
+static void remove_disk(void) {
+  unlink(disk);
+}
 
 // The file's lines as words, with a NULL behind the last.
-static char **read_words(const char *path) {
+static char** read_words(const char* path) {
   enum { MOST = 256, LONGEST = 4096 };
-  static char *words[MOST];
+  static char* words[MOST];
   char line[LONGEST];
   size_t count = 0;
-  FILE *file = fopen(path, "re");
+  FILE* file = fopen(path, "re");
   if (!file) die(path);
   while (count + 1 < MOST && fgets(line, sizeof line, file)) {
     line[strcspn(line, "\n")] = 0;
@@ -292,7 +298,7 @@ static char **read_words(const char *path) {
   return words;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   if (argc != 5) return 2;
   setvbuf(stdout, NULL, _IOLBF, 0);
   if (unshare(CLONE_NEWNET | CLONE_NEWNS) != 0) die("a network namespace (run this as root)");
@@ -308,13 +314,13 @@ int main(int argc, char **argv) {
   atexit(remove_disk);
   make_disk(strtoul(argv[3], NULL, 10));
 
-  char **words = read_words(argv[4]);
+  char** words = read_words(argv[4]);
   for (int round = 0; round < rounds; round++) {
-    for (char **side = words; *side;) {
+    for (char** side = words; *side;) {
       // side[0] is "--", side[1] the name.
-      char **end = side + 2;
+      char** end = side + 2;
       while (*end && strcmp(*end, "--") != 0) end++;
-      char *next = *end;
+      char* next = *end;
       *end = NULL;
       run(side[1], round, side + 2);
       *end = next;

@@ -278,7 +278,8 @@ Result<void> MicroVm::check_inputs(const VmConfig& wanted) const {
   for (const auto& [role, path] : outputs_) {
     for (const std::string& input : inputs) {
       if (same_file(path, input)) {
-        return fail(ErrorCode::kInvalidArgument, input + ": is written to by " + role);
+        return fail(ErrorCode::kInvalidArgument,
+                    std::string(input).append(": is written to by ").append(role));
       }
     }
   }

@@ -1,6 +1,6 @@
 /*
- * call SOCKET METHOD PATH BODY: one call of the control API over its UNIX socket; prints the answer. For where there is
- * no other client. Exit code 0 where there is an answer, whatever it says.
+ * call SOCKET METHOD PATH BODY: one call of the control API over its UNIX socket; prints the answer. For
+ * where there is no other client. Exit code 0 where there is an answer, whatever it says.
  */
 #include <stdio.h>
 #include <string.h>
@@ -21,8 +21,8 @@ int main(int argc, char** argv) {
     perror(argv[1]);
     return 1;
   }
-  dprintf(api, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s", argv[2],
-          argv[3], strlen(argv[4]), argv[4]);
+  dprintf(api, "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+          argv[2], argv[3], strlen(argv[4]), argv[4]);
   ssize_t count;
   while ((count = read(api, text, sizeof text)) > 0) fwrite(text, 1, (size_t)count, stdout);
   return count < 0;

@@ -407,7 +407,7 @@ Result<void> BlockDevice::restore(const BlockDeviceState& state) {
   if (!limiter) {
     return tl::make_unexpected(limiter.error().within(name_ + ": restore"));
   }
-  limiter_ = std::move(*limiter);
+  limiter_ = *limiter;
   features_accepted(state.features);
   space_.writeback = state.writeback ? 1 : 0;
   return {};

@@ -1030,8 +1030,8 @@ Result<void> NetDevice::restore(const NetDeviceState& state) {
   if (!rx || !tx) {
     return tl::make_unexpected((rx ? tx : rx).error().within(name_ + ": restore"));
   }
-  rx_limiter_ = std::move(*rx);
-  tx_limiter_ = std::move(*tx);
+  rx_limiter_ = *rx;
+  tx_limiter_ = *tx;
   link_up_ = state.link_up;
   pairs_restored_ = state.pairs_in_use;
   return {};

@@ -86,6 +86,8 @@ class MmioTransport final : public BusDevice, private VirtioTransport {
   static Result<std::unique_ptr<MmioTransport>> create(VirtioDevice& device, GuestMemory& memory,
                                                        InterruptLine& line, EventRegistrar& registrar,
                                                        std::span<std::uint32_t> shown = {});
+  MmioTransport(const MmioTransport&) = delete;
+  MmioTransport& operator=(const MmioTransport&) = delete;
   ~MmioTransport() override { device_.detach(); }
 
   void bus_read(std::uint64_t offset, std::span<std::uint8_t> data) override;
