@@ -100,6 +100,7 @@ constexpr const char* kCompletionFooter =
     "  mayfly completion fish | source\n"
     "\n"
     "In every one to come:\n"
+    "  mkdir -p ~/.local/share/bash-completion/completions\n"
     "  mayfly completion bash > ~/.local/share/bash-completion/completions/mayfly\n"
     "  mayfly completion zsh > \"${fpath[1]}/_mayfly\"\n"
     "  mayfly completion fish > ~/.config/fish/completions/mayfly.fish\n";

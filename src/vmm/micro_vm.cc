@@ -361,7 +361,8 @@ tl::expected<void, BuildError> MicroVm::start() {
   MAYFLY_TRY(expect_not_started());
   if (!files_) {
     return tl::make_unexpected(BuildError::of_configuration(
-        Error(ErrorCode::kInvalidArgument, "there is no boot source: no kernel to start")));
+        Error(ErrorCode::kInvalidArgument,
+              "there is no boot source, and so no kernel to start: PUT /boot-source first")));
   }
   events_.tell(MicroVmEvent::Kind::kStarting);
   auto started = start_machine();

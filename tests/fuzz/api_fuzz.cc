@@ -97,7 +97,7 @@ class Session {
       return {.status = 204, .body = {}};
     }
     const std::string before = configuration();
-    const HttpResponse response = router_.handle(request);
+    HttpResponse response = router_.handle(request);
     const std::string after = configuration();
     MAYFLY_CHECK(response.status == 200 || response.status == 204 || response.status == 400 ||
                      (response.status == 413 && request.path == "/mmds"),
