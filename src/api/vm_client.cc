@@ -1,5 +1,6 @@
 #include "api/vm_client.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "api/json_object.h"
@@ -79,7 +80,11 @@ Result<void> VmClient::send_ctrl_alt_del() const {
 }
 
 Result<std::string> VmClient::metrics() const {
-  return get("/metrics");
+  MAYFLY_TRY_ASSIGN(std::string text, get("/metrics"));
+  // Whoever answers may be anybody: what is no printable ASCII stays off the terminal.
+  std::ranges::replace_if(
+      text, [](char byte) { return byte != '\n' && (byte < ' ' || byte > '~'); }, '?');
+  return text;
 }
 
 Result<std::string> VmClient::configuration() const {

@@ -303,8 +303,10 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
     api->refuse_calls();
   }
   if (const auto stopped = vm.stop(); !stopped) {
-    api.reset();
-    // A vCPU's thread still uses what an orderly end would take down.
+    // A vCPU's thread still uses what an orderly end would take down, the API's events among it.
+    if (options.api_socket) {
+      ::unlink(options.api_socket->c_str());
+    }
     LOG_ERROR("%s", stopped.error().message().c_str());
     restore_terminal();
     ::_exit(static_cast<int>(ExitCode::kError));

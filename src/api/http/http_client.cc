@@ -1,5 +1,6 @@
 #include "api/http/http_client.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -134,11 +135,18 @@ Result<AnswerHead> read_head(std::string_view text) {
 Result<UniqueFd> connect_to(const std::string& path, std::chrono::milliseconds timeout) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof(address.sun_path) || path.find('\0') != std::string::npos) {
-    return fail(ErrorCode::kInvalidArgument,
-                "a socket's path has 1 to " + std::to_string(sizeof(address.sun_path) - 1) + " characters");
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    return fail(ErrorCode::kInvalidArgument, "a socket's path is not empty and holds no NUL");
   }
-  path.copy(address.sun_path, path.size());
+  // A path that is too long for an address (another process's folder in front of one that was not) is gone
+  // through by a descriptor (O_PATH, open(2)).
+  UniqueFd place;
+  std::string name = path;
+  if (name.size() >= sizeof(address.sun_path)) {
+    MAYFLY_TRY_ASSIGN(place, open_file(path, O_PATH, "API socket"));
+    name = "/proc/self/fd/" + std::to_string(place.get());
+  }
+  name.copy(address.sun_path, name.size());
   UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) {
     return fail_errno(errno, "make a socket");

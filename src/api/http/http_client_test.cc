@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cerrno>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -103,6 +104,16 @@ TEST(HttpClient, an_answer_without_a_body_is_one) {
   ASSERT_TRUE(answer) << answer.error().message();
   EXPECT_EQ(answer->status, 204);
   EXPECT_EQ(answer->body, "");
+}
+
+TEST(HttpClient, a_path_that_is_too_long_for_an_address_leads_to_its_socket_all_the_same) {
+  const testing::TempDir dir;
+  const Served server(dir.file("s"), [](const HttpRequest&) { return HttpResponse{.status = 204}; });
+  const std::string folder = dir.file(std::string(100, 'f'));
+  std::filesystem::create_directory_symlink(dir.file(""), folder);
+  const auto answer = HttpClient(folder + "/s").call("PATCH", "/vm", "{}");
+  ASSERT_TRUE(answer) << answer.error().message();
+  EXPECT_EQ(answer->status, 204);
 }
 
 TEST(HttpClient, where_nobody_listens_the_hosts_error_says_so) {

@@ -474,12 +474,18 @@ void HttpServer::Impl::resume_later(Id id, Connection& connection) {
 
 void HttpServer::Impl::deliver_events() {
   const std::vector<StreamEvent> events = events_.take_pending();
-  for (auto it = connections_.begin(); it != connections_.end();) {
-    const auto [id, connection] = std::tie(it->first, it->second);
-    ++it;
-    if (connection.stage != Stage::kStreaming) {
+  std::vector<Id> streams;
+  for (const auto& [id, connection] : connections_) {
+    if (connection.stage == Stage::kStreaming) {
+      streams.push_back(id);
+    }
+  }
+  for (const Id id : streams) {
+    const auto found = connections_.find(id);
+    if (found == connections_.end()) {
       continue;
     }
+    Connection& connection = found->second;
     for (const StreamEvent& event : events) {
       connection.output += event.text;
     }
@@ -508,7 +514,10 @@ void HttpServer::Impl::on_timer() {
     }
   }
   for (const Id id : expired) {
-    last_look(id, now);
+    // One that lingers may have made room for one before it in this list.
+    if (connections_.contains(id)) {
+      last_look(id, now);
+    }
   }
   arm_timer();
 }

@@ -429,6 +429,41 @@ TEST(HttpServer, time_that_the_handler_takes_is_not_the_other_clients) {
   EXPECT_EQ(status_of(other.read_answer()), 200);
 }
 
+TEST(HttpServer, one_that_is_refused_too_late_may_displace_another_whose_time_is_over_too) {
+  std::promise<void> called;
+  std::promise<void> release;
+  HttpLimits limits;
+  limits.client_timeout = 1000ms;  // as long as a refused connection lingers
+  Server server(limits, [&](const HttpRequest& request) {
+    if (request.path == "/slow") {
+      called.set_value();
+      release.get_future().wait();
+    }
+    return HttpResponse{};
+  });
+  std::vector<std::unique_ptr<Client>> late;
+  for (int i = 0; i < 5; ++i) {
+    late.push_back(std::make_unique<Client>(server.path()));
+    ASSERT_TRUE(late.back()->send("GET / HT"));
+  }
+  std::vector<std::unique_ptr<Client>> lingering;
+  for (int i = 0; i < 8; ++i) {
+    lingering.push_back(std::make_unique<Client>(server.path()));
+    EXPECT_EQ(status_of(lingering.back()->call("\n\n\n")), 400);
+  }
+  Client slow(server.path());
+  ASSERT_TRUE(slow.send("GET /slow HTTP/1.1\r\n\r\n"));
+  called.get_future().wait();
+  // All their times are over before the server looks again; and then there is something to refuse.
+  std::this_thread::sleep_for(2 * limits.client_timeout);
+  for (const auto& client : late) {
+    ASSERT_TRUE(client->send("\n\n\n\n"));
+  }
+  release.set_value();
+  EXPECT_EQ(status_of(slow.read_answer()), 200);
+  EXPECT_EQ(status_of(slow.call(kGet)), 200);
+}
+
 TEST(HttpServer, the_connection_without_a_request_for_longest_makes_room_for_a_new_one) {
   Server server;
   std::vector<std::unique_ptr<Client>> clients;
