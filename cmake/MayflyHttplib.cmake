@@ -3,7 +3,7 @@
 #
 # 1. MAYFLY_HTTPLIB_DIR, a folder that has the header, where it is set;
 # 2. the cache that tools/devtool fills ($MAYFLY_CACHE_DIR, $XDG_CACHE_HOME/mayfly or ~/.cache/mayfly);
-# 3. otherwise by FetchContent.
+# 3. otherwise upstream, which is asked once for each build folder.
 #
 # Debian's own patches to this version bound chunked bodies and the number of headers: src/api/http refuses the former
 # and bounds the latter before the library sees a request.
@@ -43,15 +43,21 @@ else()
   string(APPEND httplib_folder "/cpp-httplib/${MAYFLY_HTTPLIB_VERSION}")
   mayfly_has_httplib("${httplib_folder}" found)
   if(NOT found)
-    include(FetchContent)
-    FetchContent_Declare(cpp_httplib
-      URL "https://deb.debian.org/debian/${MAYFLY_HTTPLIB_ARCHIVE}"
-        "http://deb.debian.org/debian/${MAYFLY_HTTPLIB_ARCHIVE}"
-      URL_HASH "SHA256=${MAYFLY_HTTPLIB_ARCHIVE_SHA256}"
-      DOWNLOAD_EXTRACT_TIMESTAMP TRUE
-      SOURCE_SUBDIR not-its-own-build)
-    FetchContent_MakeAvailable(cpp_httplib)
-    set(httplib_folder "${cpp_httplib_SOURCE_DIR}")
+    mayfly_has_httplib("${CMAKE_BINARY_DIR}/cpp-httplib" found)
+    set(httplib_folder "${CMAKE_BINARY_DIR}/cpp-httplib")
+  endif()
+  if(NOT found)
+    # Upstream's file is the same.
+    set(httplib_url "https://raw.githubusercontent.com/yhirose/cpp-httplib/v${MAYFLY_HTTPLIB_VERSION}/httplib.h")
+    message(STATUS "Fetching ${httplib_url}")
+    file(DOWNLOAD "${httplib_url}" "${httplib_folder}/httplib.h" STATUS httplib_status TIMEOUT 60)
+    mayfly_has_httplib("${httplib_folder}" found)
+    if(NOT found)
+      file(REMOVE "${httplib_folder}/httplib.h")
+      message(FATAL_ERROR "cpp-httplib's header cannot be had from ${httplib_url} (${httplib_status}). Run "
+        "'tools/devtool setup build', or name a folder with httplib.h ${MAYFLY_HTTPLIB_VERSION}: "
+        "-DMAYFLY_HTTPLIB_DIR=FOLDER")
+    endif()
   endif()
 endif()
 

@@ -8,11 +8,10 @@ has_httplib() {
   echo "$(httplib_pin HEADER_SHA256)  $1/httplib.h" | sha256sum --check --status 2>/dev/null
 }
 
-# Where Debian's archive is: as apt is told, then where everybody has it.
+# Where Debian's archive is, as apt is told.
 debian_archives() {
   # shellcheck disable=SC2016  # apt expands it
   apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2>/dev/null | sort -u | grep '/debian/*$' || true
-  echo http://deb.debian.org/debian
 }
 
 # ensure_httplib: free of cost where the header is there. By apt's own downloader, which needs neither root nor
