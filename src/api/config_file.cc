@@ -50,65 +50,39 @@ Result<ConfigFile> parse_config_file(std::string_view text, std::string_view nam
     refuse_section(file, key, kNoDevice);
   }
 
-  const auto in_file = [&](const Error& error) { return tl::make_unexpected(error.within(name)); };
-  if (const json* section = file.value("machine-config")) {
-    auto machine = read_machine_config(*section, "machine-config");
-    if (!machine) {
-      return in_file(machine.error());
+  // Reads the section into `target`, where it is there.
+  const auto take = [&](const std::string& key, const auto& read, auto& target) -> Result<void> {
+    const json* section = file.value(key);
+    if (section == nullptr) {
+      return {};
     }
-    config.machine = machine->machine;
-  }
-  if (const json* section = file.value("cpu-config")) {
-    if (section->is_string()) {
-      config.cpu_config_path = file.string("cpu-config");
-    } else if (auto cpu_template = read_cpu_config(*section, "cpu-config")) {
-      config.cpu_template = std::move(*cpu_template);
-    } else {
-      return in_file(cpu_template.error());
+    auto taken = read(*section, key);
+    if (!taken) {
+      return tl::make_unexpected(taken.error().within(name));
     }
+    target = std::move(*taken);
+    return {};
+  };
+  const auto list_of = [](auto read_one) {
+    return [read_one](const json& list, const std::string& key) {
+      using Element = typename decltype(read_one(list, key))::value_type;
+      return read_list<Element>(list, key, read_one);
+    };
+  };
+  MachineSection machine;
+  MAYFLY_TRY(take("machine-config", read_machine_config, machine));
+  config.machine = machine.machine;
+  if (const json* section = file.value("cpu-config"); section != nullptr && section->is_string()) {
+    config.cpu_config_path = file.string("cpu-config");
+  } else {
+    MAYFLY_TRY(take("cpu-config", read_cpu_config, config.cpu_template));
   }
-  if (const json* section = file.value("boot-source")) {
-    auto boot_source = read_boot_source(*section, "boot-source");
-    if (!boot_source) {
-      return in_file(boot_source.error());
-    }
-    config.boot_source = std::move(*boot_source);
-  }
-  if (const json* section = file.value("drives")) {
-    auto drives = read_list<BlockDeviceConfig>(*section, "drives", read_drive);
-    if (!drives) {
-      return in_file(drives.error());
-    }
-    config.drives = std::move(*drives);
-  }
-  if (const json* section = file.value("network-interfaces")) {
-    auto networks = read_list<NetDeviceConfig>(*section, "network-interfaces", read_network);
-    if (!networks) {
-      return in_file(networks.error());
-    }
-    config.networks = std::move(*networks);
-  }
-  if (const json* section = file.value("mmds-config")) {
-    auto mmds = read_mmds_config(*section, "mmds-config");
-    if (!mmds) {
-      return in_file(mmds.error());
-    }
-    config.mmds = std::move(*mmds);
-  }
-  if (const json* section = file.value("logger")) {
-    auto logger = read_logger(*section, "logger");
-    if (!logger) {
-      return in_file(logger.error());
-    }
-    config.logger = std::move(*logger);
-  }
-  if (const json* section = file.value("metrics")) {
-    auto metrics = read_metrics(*section, "metrics");
-    if (!metrics) {
-      return in_file(metrics.error());
-    }
-    config.metrics = std::move(*metrics);
-  }
+  MAYFLY_TRY(take("boot-source", read_boot_source, config.boot_source));
+  MAYFLY_TRY(take("drives", list_of(read_drive), config.drives));
+  MAYFLY_TRY(take("network-interfaces", list_of(read_network), config.networks));
+  MAYFLY_TRY(take("mmds-config", read_mmds_config, config.mmds));
+  MAYFLY_TRY(take("logger", read_logger, config.logger));
+  MAYFLY_TRY(take("metrics", read_metrics, config.metrics));
   MAYFLY_TRY(file.finish());
   return config;
 }
