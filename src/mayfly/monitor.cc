@@ -293,6 +293,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   if (options.api_socket) {
     api.emplace(options, plan, *loop, vm);
     MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes));
+    LOG_INFO("control API at %s%s", options.api_socket->c_str(), plan.vm ? "" : ": waiting for calls");
   }
   if (plan.vm) {
     MAYFLY_TRY(start_at_once(vm, *plan.vm));

@@ -100,6 +100,22 @@ class Life(ApiCase):
         self.expect(self.vm.end(), 0)
         self.assertFalse(os.path.exists(self.socket))
 
+    def test_the_log_says_where_calls_are_waited_for(self):
+        for arguments, said in ((), ": waiting for calls\n"), (("--config-file", self.config(guest("spin"))), "\n"):
+            self.start(*arguments)
+            self.get("/")
+            self.vm.process.terminate()
+            self.expect(self.vm.end(), 0, err=f"control API at {self.socket}{said}")
+
+    def test_a_path_that_is_taken_is_an_error_that_says_whether_anybody_is_there(self):
+        self.start()
+        self.expect(mayfly("--api-sock", self.socket), 153, b"", ("--api-sock", self.socket, "another process serves"))
+        self.get("/")
+        self.vm.process.kill()
+        self.vm.process.wait()
+        for _ in range(2):
+            self.expect(mayfly("--api-sock", self.socket), 153, b"", (self.socket, "left over", "remove the file"))
+
     def test_a_guest_that_powers_off_ends_the_monitor_and_its_socket(self):
         self.start()
         self.boot("power_off")

@@ -15,15 +15,36 @@ constexpr mode_t kMode = 0600;
 // Clients that wait to be accepted. One more would have to wait in connect().
 constexpr int kBacklog = 64;
 
-tl::unexpected<Error> path_is_taken(const std::string& path) {
+// What a client gets who connects to the socket at `address`: 0, or an errno.
+int try_connecting(const sockaddr_un& address) {
+  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  // SAFETY: the socket calls take every family's address by this type.
+  const auto* const there = reinterpret_cast<const sockaddr*>(&address);
+  return fd && ::connect(fd.get(), there, sizeof(address)) == 0 ? 0 : errno;
+}
+
+// What is there is never removed: it may be the way to a microVM that runs.
+tl::unexpected<Error> path_is_taken(const std::string& path, const sockaddr_un& address) {
+  const auto taken = [&path](const std::string& what) {
+    return fail(ErrorCode::kBusy, "API socket " + path + ": " + what);
+  };
   struct stat there {};
-  const bool is_socket = ::lstat(path.c_str(), &there) == 0 && S_ISSOCK(there.st_mode);
-  return fail(
-      ErrorCode::kBusy,
-      "API socket " + path + ": " +
-          (is_socket ? "a socket is there already, another monitor's or left over by one that has ended; "
-                       "remove the file if no monitor uses it, or name another path"
-                     : "a file is there already, and no socket; name another path"));
+  if (::lstat(path.c_str(), &there) != 0 || !S_ISSOCK(there.st_mode)) {
+    return taken("a file is there already, and no socket; name another path");
+  }
+  switch (try_connecting(address)) {
+    case 0:
+    case EAGAIN:  // a listener with many who wait
+      return taken("another process serves a socket there; name another path, or end that process first");
+    case ECONNREFUSED:
+      return taken(
+          "a socket is there already at which nobody listens, left over by a process that has ended; remove "
+          "the file, or name another path");
+    default:
+      return taken(
+          "a socket is there already, and whether anybody listens there cannot be found out; name another "
+          "path, or remove the file if nobody does");
+  }
 }
 
 }  // namespace
@@ -50,7 +71,7 @@ Result<UnixListener> UnixListener::bind(const std::string& path) {
   }
   // SAFETY: the socket calls take every family's address by this type.
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return errno == EADDRINUSE ? Result<UnixListener>(path_is_taken(path)) : fail_errno(errno, doing);
+    return errno == EADDRINUSE ? Result<UnixListener>(path_is_taken(path, address)) : fail_errno(errno, doing);
   }
   struct stat made {};
   if (::lstat(path.c_str(), &made) != 0) {

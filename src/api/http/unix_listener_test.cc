@@ -77,17 +77,51 @@ TEST(UnixListener, another_file_in_its_place_is_left_alone_at_the_end) {
   EXPECT_EQ(testing::read_file(folder.file("api.sock")), "another's");
 }
 
+std::string refusal_at(const std::string& path) {
+  const auto listener = UnixListener::bind(path);
+  EXPECT_FALSE(listener.has_value());
+  EXPECT_EQ(listener ? ErrorCode::kInternal : listener.error().code(), ErrorCode::kBusy);
+  const std::string message = listener ? "" : listener.error().message();
+  EXPECT_NE(message.find(path), std::string::npos);
+  EXPECT_EQ(mode_of(path) & S_IFMT, static_cast<mode_t>(S_IFSOCK)) << "what was there stays";
+  return message;
+}
+
+// A socket of `type` at `path`, bound and nothing else.
+UniqueFd bound_socket(const std::string& path, int type) {
+  UniqueFd fd(::socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  // SAFETY: the socket calls take every family's address by this type.
+  EXPECT_EQ(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  return fd;
+}
+
+TEST(UnixListener, a_socket_that_is_served_is_an_error_that_names_it_and_says_so) {
+  const TempDir folder;
+  const auto listener = UnixListener::bind(folder.file("api.sock"));
+  ASSERT_TRUE(listener.has_value());
+  // As many as can wait, and more.
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    const std::string said = refusal_at(folder.file("api.sock"));
+    EXPECT_NE(said.find("another process serves a socket there; name another path"), std::string::npos) << said;
+  }
+}
+
 TEST(UnixListener, a_socket_left_over_is_an_error_that_names_it_and_says_what_to_do) {
   const TempDir folder;
-  const std::string path = folder.file("api.sock");
-  const auto listener = UnixListener::bind(path);
-  ASSERT_TRUE(listener.has_value());
-  const auto again = UnixListener::bind(path);
-  ASSERT_FALSE(again.has_value());
-  EXPECT_EQ(again.error().code(), ErrorCode::kBusy);
-  EXPECT_NE(again.error().message().find(path), std::string::npos);
-  EXPECT_NE(again.error().message().find("remove the file"), std::string::npos);
-  EXPECT_EQ(mode_of(path), static_cast<mode_t>(S_IFSOCK | 0600));  // the first one's is still there
+  bound_socket(folder.file("api.sock"), SOCK_STREAM).reset();
+  const std::string said = refusal_at(folder.file("api.sock"));
+  EXPECT_NE(said.find("nobody listens"), std::string::npos) << said;
+  EXPECT_NE(said.find("remove the file"), std::string::npos) << said;
+}
+
+TEST(UnixListener, a_socket_of_another_kind_is_an_error_that_claims_nothing_of_it) {
+  const TempDir folder;
+  const UniqueFd other = bound_socket(folder.file("api.sock"), SOCK_DGRAM);
+  const std::string said = refusal_at(folder.file("api.sock"));
+  EXPECT_NE(said.find("cannot be found out"), std::string::npos) << said;
 }
 
 TEST(UnixListener, any_other_file_is_an_error_that_leaves_it_as_it_is) {
