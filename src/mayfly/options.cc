@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "mayfly/device_options.h"
 #include "mayfly/program_text.h"
+#include "mayfly/suggestion.h"
 #include "mayfly/version.h"
 #include "vmm/config.h"
 
@@ -508,7 +509,11 @@ std::string in_our_words(const CLI::Error& error, const CLI::App& app) {
   const auto kind = static_cast<CLI::ExitCodes>(error.get_exit_code());
   if (kind == CLI::ExitCodes::ExtrasError) {
     const auto extra = app.remaining(true);
-    return extra.empty() ? said : "there is no argument \"" + extra.front() + "\"";
+    const auto chosen = app.get_subcommands();
+    return extra.empty() ? said
+                         : "there is no argument \"" + extra.front() + "\"" +
+                               suggestion(extra.front(), chosen.empty() ? "" : chosen.front()->get_name(),
+                                          describe_program());
   }
   if (kind == CLI::ExitCodes::ArgumentMismatch) {
     const std::string name = said.substr(0, said.find(':'));

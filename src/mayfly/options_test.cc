@@ -220,6 +220,10 @@ TEST(Options, a_refusal_names_the_argument_and_the_way_out) {
   EXPECT_EQ(text_of({"run", "--id", "a", "--id", "b"}), "--id is given more than once");
   EXPECT_EQ(text_of({"run", "first", "second"}), "there is no argument \"first\"");
   EXPECT_EQ(text_of({"frobnicate"}), "there is no argument \"frobnicate\"");
+  EXPECT_EQ(text_of({"rnu", "--kernel", "k"}), "there is no argument \"rnu\"; did you mean run?");
+  EXPECT_EQ(text_of({"run", "--kernal", "k"}), "there is no argument \"--kernal\"; did you mean --kernel?");
+  EXPECT_EQ(text_of({"run", "--boot-timer"}),
+            "there is no argument \"--boot-timer\" here; it goes with 'mayfly' without a subcommand");
   EXPECT_EQ(text_of({"run", "--huge-pages=x"}), "--huge-pages takes no value");
 }
 
