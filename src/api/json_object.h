@@ -41,6 +41,8 @@ class JsonObject {
 
   // Records that `key` must be there.
   void require(std::string_view key);
+  // Of these, which nobody asks for, the error says that they are a PUT's. The names are static.
+  void leave_to_put(std::span<const std::string_view> keys) { put_only_ = keys; }
   // Records an error of the reader's own about `key`.
   void refuse(std::string_view key, std::string_view why);
 
@@ -54,6 +56,7 @@ class JsonObject {
   const nlohmann::json& value_;
   std::string path_;
   std::set<std::string, std::less<>> known_;
+  std::span<const std::string_view> put_only_;
   std::optional<Error> error_;
   std::optional<Error> missing_;  // told last: a field that nobody asked for is likely the one, misspelled
 };

@@ -50,13 +50,13 @@ const char* name_of(MicroVm::State state) {
 }
 
 // The rules of the microVM's state, for routes and actions alike.
-Result<void> allow(When when, MicroVm::State state) {
+Result<void> allow(When when, const std::string& what, MicroVm::State state) {
   const bool started = state != MicroVm::State::kNotStarted;
   if (when == When::kBeforeStart && started) {
-    return fail(ErrorCode::kBusy, "this is possible only before the microVM is started");
+    return fail(ErrorCode::kBusy, what + " is possible only before the microVM is started");
   }
   if (when == When::kAfterStart && !started) {
-    return fail(ErrorCode::kBusy, "this is possible only after the microVM was started");
+    return fail(ErrorCode::kBusy, what + " is possible only after the microVM was started");
   }
   return {};
 }
@@ -77,6 +77,16 @@ bool matches(std::string_view pattern, std::string_view path, std::string& id) {
   }
   id = part;
   return true;
+}
+
+// "GET, PUT and PATCH are"
+std::string list_of(const std::vector<std::string_view>& methods) {
+  std::string text;
+  for (std::size_t index = 0; index < methods.size(); ++index) {
+    const bool last = index + 1 == methods.size();
+    text.append(index == 0 ? "" : last ? " and " : ", ").append(methods[index]);
+  }
+  return text + (methods.size() == 1 ? " is" : " are");
 }
 
 Result<void> expect_same_id(const std::string& in_path, const std::string& in_body, const char* field) {
@@ -158,8 +168,8 @@ const std::vector<Router::Route>& Router::routes() {
       {"PUT", "/mmds", kAlways, &Router::put_mmds, &put.mmds_count, &put.mmds_fails, kDocument},
       {"PATCH", "/mmds", kAlways, &Router::patch_mmds, &patch.mmds_count, &patch.mmds_fails, kDocument},
       {"PUT", "/mmds/config", kBeforeStart, &Router::put_mmds_config, &put.mmds_count, &put.mmds_fails},
-      {"PUT", "/snapshot/create", kAfterStart, &Router::refuse_snapshot},
-      {"PUT", "/snapshot/load", kBeforeStart, &Router::refuse_snapshot},
+      {"PUT", "/snapshot/create", kAlways, &Router::refuse_snapshot},
+      {"PUT", "/snapshot/load", kAlways, &Router::refuse_snapshot},
       {"GET", "/balloon", kAlways, &Router::refuse_device},
       {"PUT", "/balloon", kAlways, &Router::refuse_device},
       {"PATCH", "/balloon", kAlways, &Router::refuse_device},
@@ -195,13 +205,13 @@ HttpResponse Router::handle(const HttpRequest& request) noexcept {
 }
 
 HttpResponse Router::answer(const HttpRequest& request) {
-  bool path_known = false;
+  std::vector<std::string_view> methods;  // of this path
   for (const Route& route : routes()) {
     std::string id;
     if (!matches(route.pattern, request.path, id)) {
       continue;
     }
-    path_known = true;
+    methods.push_back(route.method);
     if (route.method != request.method) {
       continue;
     }
@@ -220,8 +230,9 @@ HttpResponse Router::answer(const HttpRequest& request) {
     }
     return served->value_or(HttpResponse{.status = 204, .body = {}});
   }
-  return refusal(path_known ? request.method + " is not possible on " + request.path
-                            : "there is no " + request.path + " in this API");
+  return refusal(methods.empty()
+                     ? "there is no " + request.path + " in this API"
+                     : request.method + " is not possible on " + request.path + "; " + list_of(methods));
 }
 
 Router::Answer Router::serve(const Route& route, const HttpRequest& request, std::string id) {
@@ -241,10 +252,14 @@ Router::Answer Router::serve(const Route& route, const HttpRequest& request, std
   return (this->*route.serve)(call);
 }
 
-Result<void> Router::with_vm(When when, const std::function<Result<void>(MicroVm&)>& work) {
+Result<void> Router::with_vm(const Call& call, const Work& work) {
+  return with_vm(call.route.when, std::string(call.route.method) + " " + call.path, work);
+}
+
+Result<void> Router::with_vm(When when, const std::string& what, const Work& work) {
   Result<void> result = fail(ErrorCode::kBusy, "the microVM is ending");
   gate_.run([&] {
-    result = allow(when, vm_.state());
+    result = allow(when, what, vm_.state());
     if (result) {
       result = work(vm_);
     }
@@ -255,7 +270,7 @@ Result<void> Router::with_vm(When when, const std::function<Result<void>(MicroVm
 Router::Answer Router::get_instance(const Call& call) {
   json value = {
       {"app_name", kAppName}, {"id", identity_.instance_id}, {"vmm_version", identity_.monitor_version}};
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) -> Result<void> {
     value["state"] = name_of(vm.state());
     return {};
   }));
@@ -269,7 +284,7 @@ Router::Answer Router::get_version(const Call& /*call*/) {
 Router::Answer Router::get_configuration(const Call& call) {
   VmConfig config;
   bool has_boot_source = false;
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) -> Result<void> {
     config = vm.config();
     has_boot_source = !config.boot_source.kernel_image_path.empty();
     return {};
@@ -298,7 +313,7 @@ Router::Answer Router::get_configuration(const Call& call) {
 
 Router::Answer Router::get_machine_config(const Call& call) {
   MachineConfig machine;
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) -> Result<void> {
     machine = vm.config().machine;
     return {};
   }));
@@ -316,61 +331,61 @@ Result<void> Router::apply(MicroVm& vm, const MachineSection& section) {
 
 Router::Answer Router::put_machine_config(const Call& call) {
   MAYFLY_TRY_ASSIGN(const auto section, read_machine_config(call.body, "machine-config"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return apply(vm, section); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return apply(vm, section); }));
   return std::nullopt;
 }
 
 Router::Answer Router::patch_machine_config(const Call& call) {
   MachineConfig current;
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) -> Result<void> {
     current = vm.config().machine;
     return {};
   }));
   // Nothing but this API changes it, and there is one call at a time.
   MAYFLY_TRY_ASSIGN(const auto section, read_machine_changes(call.body, "machine-config", current));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return apply(vm, section); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return apply(vm, section); }));
   return std::nullopt;
 }
 
 Router::Answer Router::put_cpu_config(const Call& call) {
   MAYFLY_TRY_ASSIGN(auto cpu_template, read_cpu_config(call.body, "cpu-config"));
   MAYFLY_TRY(
-      with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_cpu_template(std::move(cpu_template)); }));
+      with_vm(call, [&](MicroVm& vm) { return vm.put_cpu_template(std::move(cpu_template)); }));
   return std::nullopt;
 }
 
 Router::Answer Router::put_boot_source(const Call& call) {
   MAYFLY_TRY_ASSIGN(auto boot_source, read_boot_source(call.body, "boot-source"));
   MAYFLY_TRY(
-      with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_boot_source(std::move(boot_source)); }));
+      with_vm(call, [&](MicroVm& vm) { return vm.put_boot_source(std::move(boot_source)); }));
   return std::nullopt;
 }
 
 Router::Answer Router::put_drive(const Call& call) {
   MAYFLY_TRY_ASSIGN(auto drive, read_drive(call.body, "drive"));
   MAYFLY_TRY(expect_same_id(call.id, drive.id, "drive_id"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_drive(std::move(drive)); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.put_drive(std::move(drive)); }));
   return std::nullopt;
 }
 
 Router::Answer Router::patch_drive(const Call& call) {
   MAYFLY_TRY_ASSIGN(const auto changes, read_drive_changes(call.body, "drive"));
   MAYFLY_TRY(expect_same_id(call.id, changes.id, "drive_id"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.patch_drive(changes); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.patch_drive(changes); }));
   return std::nullopt;
 }
 
 Router::Answer Router::put_network(const Call& call) {
   MAYFLY_TRY_ASSIGN(auto network, read_network(call.body, "network-interface"));
   MAYFLY_TRY(expect_same_id(call.id, network.id, "iface_id"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_network(std::move(network)); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.put_network(std::move(network)); }));
   return std::nullopt;
 }
 
 Router::Answer Router::patch_network(const Call& call) {
   MAYFLY_TRY_ASSIGN(const auto changes, read_network_changes(call.body, "network-interface"));
   MAYFLY_TRY(expect_same_id(call.id, changes.id, "iface_id"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.patch_network(changes); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.patch_network(changes); }));
   return std::nullopt;
 }
 
@@ -394,7 +409,7 @@ Router::Answer Router::put_logger(const Call& call) {
     }
     return {};
   };
-  MAYFLY_TRY(with_vm(call.route.when, apply));
+  MAYFLY_TRY(with_vm(call, apply));
   logger_ = std::move(logger);
   return std::nullopt;
 }
@@ -409,14 +424,14 @@ Router::Answer Router::put_metrics(const Call& call) {
     vm.note_output(kMetricsRole, section.metrics_path);
     return {};
   };
-  MAYFLY_TRY(with_vm(call.route.when, apply));
+  MAYFLY_TRY(with_vm(call, apply));
   metrics_ = std::move(section);
   return std::nullopt;
 }
 
 Router::Answer Router::put_serial(const Call& call) {
   MAYFLY_TRY_ASSIGN(const auto serial, read_serial(call.body, "serial"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_serial(serial); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.put_serial(serial); }));
   return std::nullopt;
 }
 
@@ -438,7 +453,7 @@ Router::Answer Router::patch_mmds(const Call& call) {
 
 Router::Answer Router::put_mmds_config(const Call& call) {
   MAYFLY_TRY_ASSIGN(const auto mmds, read_mmds_config(call.body, "mmds-config"));
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return vm.put_mmds_config(mmds); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.put_mmds_config(mmds); }));
   return std::nullopt;
 }
 
@@ -450,7 +465,7 @@ Router::Answer Router::patch_vm(const Call& call) {
   MAYFLY_TRY(object.finish());
   const bool pauses = *state == 0;
   const std::uint64_t begin_ns = monotonic_ns();
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) { return pauses ? vm.pause() : vm.resume(); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return pauses ? vm.pause() : vm.resume(); }));
   auto& latencies = ::mayfly::metrics().latencies_us;
   (pauses ? latencies.pause_vm : latencies.resume_vm).set((monotonic_ns() - begin_ns) / 1000);
   return std::nullopt;
@@ -477,7 +492,7 @@ Router::Answer Router::put_action(const Call& call) {
   const auto index = object.choice("action_type", names);
   MAYFLY_TRY(object.finish());
   const Action& action = kActions.at(*index);
-  MAYFLY_TRY(with_vm(action.when, action.run));
+  MAYFLY_TRY(with_vm(action.when, std::string(action.name), action.run));
   return std::nullopt;
 }
 
@@ -487,7 +502,7 @@ Router::Answer Router::get_events(const Call& /*call*/) {
 
 Router::Answer Router::get_metrics(const Call& call) {
   PrometheusFacts facts{identity_.instance_id, identity_.monitor_version, {}};
-  MAYFLY_TRY(with_vm(call.route.when, [&](MicroVm& vm) -> Result<void> {
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) -> Result<void> {
     vm.collect_counts();
     facts.state = name_of(vm.state());
     return {};
@@ -501,7 +516,6 @@ Router::Answer Router::refuse_device(const Call& call) {
 }
 
 Router::Answer Router::refuse_snapshot(const Call& call) {
-  MAYFLY_TRY(with_vm(call.route.when, [](MicroVm& /*vm*/) -> Result<void> { return {}; }));
   return fail(ErrorCode::kUnsupported, call.path + ": snapshots are not supported yet");
 }
 

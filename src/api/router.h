@@ -59,8 +59,10 @@ class Router {
 
   static Result<void> apply(MicroVm& vm, const MachineSection& section);
 
-  // Runs `work` with the microVM on the monitor's thread, if its state allows it.
-  Result<void> with_vm(When when, const std::function<Result<void>(MicroVm&)>& work);
+  using Work = std::function<Result<void>(MicroVm&)>;
+  // Runs `work` with the microVM on the monitor's thread, if its state allows the call, or `what`.
+  Result<void> with_vm(const Call& call, const Work& work);
+  Result<void> with_vm(When when, const std::string& what, const Work& work);
 
   Answer get_instance(const Call& call);
   Answer get_version(const Call& call);

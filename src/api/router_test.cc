@@ -202,9 +202,10 @@ TEST_F(RouterTest, what_needs_a_started_microvm_is_refused_before) {
                                                {"PATCH", "/drives/one", R"({"drive_id": "one"})"},
                                                {"PATCH", "/network-interfaces/one", R"({"iface_id": "one"})"},
                                                {"PUT", "/actions", R"({"action_type": "FlushMetrics"})"},
-                                               {"PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})"},
-                                               {"PUT", "/snapshot/create", "{}"}}) {
-    expect_refused(send(method, path, body), "only after the microVM was started");
+                                               {"PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})"}}) {
+    const std::string what = path == "/actions" ? json::parse(body)["action_type"].get<std::string>()
+                                                : std::string(method).append(" ").append(path);
+    expect_refused(send(method, path, body), what + " is possible only after the microVM was started");
   }
   expect_refused(send("PUT", "/actions", R"({"action_type": "InstanceStart"})"), "no boot source");
   EXPECT_EQ(get("/")["state"], "Not started");
@@ -214,7 +215,15 @@ TEST_F(RouterTest, what_is_no_call_or_no_proper_one_is_refused_with_its_fault) {
   for (const auto& [method, path, body, text] : std::vector<std::array<std::string, 4>>{
            {"GET", "/nowhere", "", "/nowhere"},
            {"GET", "", "", "there is no"},
-           {"DELETE", "/drives/one", "", "DELETE is not possible on /drives/one"},
+           {"DELETE", "/drives/one", "", "DELETE is not possible on /drives/one; PUT and PATCH are"},
+           {"POST", "/actions", "{}", "POST is not possible on /actions; PUT is"},
+           {"GET", "/boot-source", "", "GET is not possible on /boot-source; PUT is"},
+           {"POST", "/machine-config", "{}", "/machine-config; GET, PUT and PATCH are"},
+           {"PATCH", "/drives/one", R"({"drive_id": "one", "is_read_only": true})",
+            R"(unknown field "is_read_only" of a PATCH: only a PUT)"},
+           {"PATCH", "/network-interfaces/one", R"({"iface_id": "one", "mtu": 1})",
+            R"(unknown field "mtu" of a PATCH: only a PUT)"},
+           {"PUT", "/drives/one", R"({"drive_id": "one", "frobs": 1})", R"(unknown field "frobs")"},
            {"HEAD", "/", "", "HEAD"},
            {"get", "/", "", "get"},
            {"GET", "/", "{}", "a GET has no body"},
@@ -241,6 +250,7 @@ TEST_F(RouterTest, what_is_no_call_or_no_proper_one_is_refused_with_its_fault) {
            {"PUT", "/entropy", "{}", "no such device"},
            {"PUT", "/pmem/one", "{}", "no such device"},
            {"PUT", "/hotplug/memory", "{}", "no such device"},
+           {"PUT", "/snapshot/create", "{}", "not supported yet"},
            {"PUT", "/snapshot/load", "{}", "not supported yet"}}) {
     expect_refused(send(method, path, body), text);
   }

@@ -17,6 +17,12 @@ constexpr std::array<std::string_view, 2> kCacheTypes = {"Unsafe", "Writeback"};
 constexpr std::array<std::string_view, 2> kEngines = {"Sync", "Async"};
 constexpr std::array<std::string_view, 2> kMmdsVersions = {"V1", "V2"};
 constexpr std::array<std::string_view, 2> kBackends = {"tap", "user"};
+// What a PATCH cannot say.
+constexpr std::array<std::string_view, 9> kDrivePutOnly = {"is_root_device", "partuuid",  "is_read_only",
+                                                           "cache_type",     "io_engine", "discard",
+                                                           "num_queues",     "lock",      "overlay"};
+constexpr std::array<std::string_view, 7> kNetworkPutOnly = {
+    "host_dev_name", "backend", "guest_mac", "mtu", "queue_pairs", "forward", "host_loopback"};
 constexpr std::string_view kMemoryOverlay = "memory";
 
 template <std::size_t Size, typename Choice>
@@ -276,6 +282,7 @@ Result<NetDeviceConfig> read_network(const json& value, const std::string& path)
 Result<DriveChanges> read_drive_changes(const json& value, const std::string& path) {
   JsonObject object(value, path);
   DriveChanges changes;
+  object.leave_to_put(kDrivePutOnly);
   object.require("drive_id");
   changes.id = object.string("drive_id").value_or("");
   changes.path = object.string("path_on_host");
@@ -289,6 +296,7 @@ Result<DriveChanges> read_drive_changes(const json& value, const std::string& pa
 Result<NetworkChanges> read_network_changes(const json& value, const std::string& path) {
   JsonObject object(value, path);
   NetworkChanges changes;
+  object.leave_to_put(kNetworkPutOnly);
   object.require("iface_id");
   changes.id = object.string("iface_id").value_or("");
   if (const json* limiter = object.value("rx_rate_limiter")) {

@@ -42,7 +42,12 @@ Result<void> MmdsConfig::validate(std::span<const std::string> existing) const {
   }
   for (const std::string& id : network_interfaces) {
     if (std::ranges::find(existing, id) == existing.end()) {
-      return refuse("network_interfaces", "there is no interface \"" + id + "\"");
+      std::string others;
+      for (const std::string& other : existing) {
+        others.append(others.empty() ? "; there are: " : ", ").append(other);
+      }
+      return refuse("network_interfaces", "there is no interface \"" + id + "\"" +
+                                              (others.empty() ? ", nor any other yet" : others));
     }
   }
   const auto& octets = ipv4_address.octets;

@@ -40,7 +40,7 @@ TEST(MmdsConfig, no_interface_is_refused) {
 TEST(MmdsConfig, unknown_interface_is_refused_by_name) {
   const auto refused = MmdsConfig{.network_interfaces = {"eth0", "wlan0"}}.validate(kExisting);
   ASSERT_FALSE(refused);
-  EXPECT_THAT(refused.error().message(), HasSubstr("\"wlan0\""));
+  EXPECT_THAT(refused.error().message(), HasSubstr("\"wlan0\"; there are: eth0, eth1"));
 }
 
 TEST(MmdsConfig, only_addresses_that_links_may_use_are_valid) {

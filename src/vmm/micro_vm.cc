@@ -23,6 +23,16 @@ std::size_t find(const std::vector<Config>& list, std::string_view id) {
   return static_cast<std::size_t>(std::distance(list.begin(), found));
 }
 
+// For who named one that is not there.
+template <typename Config>
+std::string ids_of(const std::vector<Config>& list) {
+  std::string ids;
+  for (const Config& each : list) {
+    ids.append(ids.empty() ? "; there are: " : ", ").append(each.id);
+  }
+  return ids.empty() ? ", nor any other" : ids;
+}
+
 void merge(RateLimiterConfig& config, const RateLimiterConfig& changes) {
   const auto take = [](std::optional<TokenBucketConfig>& bucket,
                        const std::optional<TokenBucketConfig>& change) {
@@ -447,7 +457,7 @@ Result<void> MicroVm::patch_drive(const DriveChanges& changes) {
   MAYFLY_TRY(expect_started());
   const std::size_t index = find(config_.drives, changes.id);
   if (index == config_.drives.size()) {
-    return fail(ErrorCode::kNotFound, "there is no drive \"" + changes.id + "\"");
+    return fail(ErrorCode::kNotFound, "there is no drive \"" + changes.id + "\"" + ids_of(config_.drives));
   }
   BlockDeviceConfig& config = config_.drives[index];
   BlockDevice& device = *drives_[index];
@@ -475,7 +485,7 @@ Result<void> MicroVm::patch_network(const NetworkChanges& changes) {
   MAYFLY_TRY(expect_started());
   const std::size_t index = find(config_.networks, changes.id);
   if (index == config_.networks.size()) {
-    return fail(ErrorCode::kNotFound, "there is no network interface \"" + changes.id + "\"");
+    return fail(ErrorCode::kNotFound, "there is no network interface \"" + changes.id + "\"" + ids_of(config_.networks));
   }
   NetDeviceConfig& config = config_.networks[index];
   NetDevice& device = *networks_[index];

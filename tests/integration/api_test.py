@@ -633,7 +633,7 @@ class Live(ApiCase):
         self.assertEqual(drive["rate_limiter"], {"bandwidth": {"size": 9, "refill_time": 1}})
         before = self.get("/vm/config")
         self.refused("missing", "PATCH", "/drives/d", {"drive_id": "d", "path_on_host": self.path("missing")})
-        self.refused("no drive", "PATCH", "/drives/e", {"drive_id": "e"})
+        self.refused('no drive "e"; there are: d', "PATCH", "/drives/e", {"drive_id": "e"})
         self.refused("path", "PATCH", "/drives/d", {"drive_id": "d", "path": "/x"})
         self.assertEqual(self.get("/vm/config"), before)
 
@@ -646,7 +646,7 @@ class Live(ApiCase):
         network = self.get("/vm/config")["network-interfaces"][0]
         self.assertEqual(network["rx_rate_limiter"], limit)
         self.assertIsNone(network["tx_rate_limiter"])
-        self.refused("no network interface", "PATCH", "/network-interfaces/m", {"iface_id": "m"})
+        self.refused('no network interface "m"; there are: n', "PATCH", "/network-interfaces/m", {"iface_id": "m"})
 
 
 class Outputs(ApiCase):

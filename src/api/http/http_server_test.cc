@@ -270,7 +270,8 @@ TEST(HttpServer, a_body_at_the_limit_is_read_and_a_longer_one_refused_before_it_
   client.send("PUT /x HTTP/1.1\r\nContent-Length: 51201\r\n");  // not even the head is complete
   const std::string answer = client.read_to_end();
   EXPECT_EQ(status_of(answer), 413);
-  EXPECT_THAT(answer, AllOf(HasSubstr("Connection: close\r\n"), HasSubstr("{\"fault_message\": \"")));
+  EXPECT_THAT(answer, AllOf(HasSubstr("Connection: close\r\n"), HasSubstr("{\"fault_message\": \""),
+                            HasSubstr("51200 bytes at most")));
   EXPECT_EQ(server.calls(), 1);
 }
 

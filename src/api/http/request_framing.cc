@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cstdint>
+#include <utility>
 
 namespace mayfly::api {
 namespace {
@@ -61,8 +62,8 @@ constexpr std::array<std::string_view, 6> kWithheld = {"Content-Length", "Connec
 
 }  // namespace
 
-bool RequestFramer::refuse(int status, std::string_view reason) {
-  refusal_ = Refusal{status, reason};
+bool RequestFramer::refuse(int status, std::string reason) {
+  refusal_ = Refusal{status, std::move(reason)};
   return false;
 }
 
@@ -77,7 +78,8 @@ bool RequestFramer::advance(std::string_view input) {
     if (end == std::string_view::npos) {
       searched_ = bounded.size();
       if (bounded.size() == max_head_bytes_) {
-        return refuse(400, "The request's line and headers are longer than this server accepts.");
+        return refuse(400, "The request's line and headers are longer than this server accepts: " +
+                                     std::to_string(max_head_bytes_) + " bytes at most.");
       }
       return false;
     }
@@ -182,7 +184,8 @@ bool RequestFramer::read_content_length(std::string_view value) {
   const auto [stop, error] = std::from_chars(value.data(), value.data() + value.size(), length);
   // The rest of the head is not waited for: whatever it is, the body will not be read.
   if (error != std::errc() || length > max_body_bytes_) {
-    return refuse(413, "The request's body is longer than this server accepts.");
+    return refuse(413, "The request's body is longer than this server accepts: " +
+                           std::to_string(max_body_bytes_) + " bytes at most.");
   }
   head_.body_size = static_cast<std::size_t>(length);
   return true;

@@ -11,8 +11,8 @@ namespace mayfly::api {
 
 // Why a request is refused; its connection is closed then, as nothing after it can be trusted.
 struct Refusal {
-  int status;               // 400 or 413
-  std::string_view reason;  // a constant clause of ours: no JSON escapes needed, nothing of the client's
+  int status;          // 400 or 413
+  std::string reason;  // a sentence of ours: no JSON escapes needed, nothing of the client's
 };
 
 struct RequestHead {
@@ -46,7 +46,7 @@ class RequestFramer {
 
  private:
   // All return false where the line is refused.
-  bool refuse(int status, std::string_view reason);
+  bool refuse(int status, std::string reason);
   bool read_line(std::string_view line);
   bool read_request_line(std::string_view line);
   bool read_header(std::string_view line);
