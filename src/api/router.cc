@@ -349,15 +349,13 @@ Router::Answer Router::patch_machine_config(const Call& call) {
 
 Router::Answer Router::put_cpu_config(const Call& call) {
   MAYFLY_TRY_ASSIGN(auto cpu_template, read_cpu_config(call.body, "cpu-config"));
-  MAYFLY_TRY(
-      with_vm(call, [&](MicroVm& vm) { return vm.put_cpu_template(std::move(cpu_template)); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.put_cpu_template(std::move(cpu_template)); }));
   return std::nullopt;
 }
 
 Router::Answer Router::put_boot_source(const Call& call) {
   MAYFLY_TRY_ASSIGN(auto boot_source, read_boot_source(call.body, "boot-source"));
-  MAYFLY_TRY(
-      with_vm(call, [&](MicroVm& vm) { return vm.put_boot_source(std::move(boot_source)); }));
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.put_boot_source(std::move(boot_source)); }));
   return std::nullopt;
 }
 

@@ -67,11 +67,6 @@ void refresh(TerminalGuard& terminal) {
   }
 }
 
-Failure failure_of(const BuildError& error) {
-  const bool configuration = error.fault == BuildError::Fault::kConfiguration;
-  return {configuration ? ExitCode::kBadConfiguration : ExitCode::kError, error.error.message()};
-}
-
 void flush_metrics() {
   if (const auto flushed = metrics().flush(); !flushed) {
     LOG_WARN_LIMITED("%s", flushed.error().message().c_str());
@@ -121,23 +116,31 @@ void release_startup_pages() {
 }
 
 // Everything of the configuration, then the start.
-OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config) {
-  const auto wrong = with_code(ExitCode::kBadConfiguration);
+OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config, const Options& options) {
+  const auto wrong = [&options](const char* section) {
+    return [&options, section](const Error& error) {
+      const bool is_file = options.config_file.has_value();
+      return with_code(ExitCode::kBadConfiguration)(is_file ? error.within(section_name(options, section))
+                                                            : error);
+    };
+  };
   // Before anything is put: a second drive of an id would take the place of the first.
-  MAYFLY_TRY(config.validate_devices().map_error(wrong));
-  MAYFLY_TRY(vm.put_machine_config(config.machine).map_error(wrong));
-  MAYFLY_TRY(vm.put_cpu_template(config.cpu_template).map_error(wrong));
-  MAYFLY_TRY(vm.put_boot_source(config.boot_source).map_error(wrong));
+  MAYFLY_TRY(config.validate_devices().map_error(wrong("")));
+  MAYFLY_TRY(vm.put_machine_config(config.machine).map_error(wrong("machine-config")));
+  MAYFLY_TRY(vm.put_cpu_template(config.cpu_template).map_error(wrong("")));
+  MAYFLY_TRY(vm.put_boot_source(config.boot_source).map_error(wrong("boot-source")));
   for (const BlockDeviceConfig& drive : config.drives) {
-    MAYFLY_TRY(vm.put_drive(drive).map_error(wrong));
+    MAYFLY_TRY(vm.put_drive(drive).map_error(wrong("drives")));
   }
   for (const NetDeviceConfig& network : config.networks) {
-    MAYFLY_TRY(vm.put_network(network).map_error(wrong));
+    MAYFLY_TRY(vm.put_network(network).map_error(wrong("network-interfaces")));
   }
   if (config.mmds) {
-    MAYFLY_TRY(vm.put_mmds_config(*config.mmds).map_error(wrong));
+    MAYFLY_TRY(vm.put_mmds_config(*config.mmds).map_error(wrong("mmds-config")));
   }
-  MAYFLY_TRY(vm.start().map_error(failure_of));
+  MAYFLY_TRY(vm.start().map_error([&wrong](const BuildError& error) {
+    return error.fault == BuildError::Fault::kConfiguration ? wrong("")(error.error) : Failure(error.error);
+  }));
   return {};
 }
 
@@ -277,7 +280,8 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
                                                : std::nullopt);
   note("the boot trace", options.boot_trace);
   if (plan.metadata) {
-    MAYFLY_TRY(vm.metadata()->put(*plan.metadata).map_error(blame_flag("--metadata")));
+    const std::string flag = "--metadata " + options.metadata.value_or("");
+    MAYFLY_TRY(vm.metadata()->put(*plan.metadata).map_error(blame_flag(flag.c_str())));
   }
 
   std::unique_ptr<EventRegistrar::Timer> metrics_timer;
@@ -296,7 +300,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
     LOG_INFO("control API at %s%s", options.api_socket->c_str(), plan.vm ? "" : ": waiting for calls");
   }
   if (plan.vm) {
-    MAYFLY_TRY(start_at_once(vm, *plan.vm));
+    MAYFLY_TRY(start_at_once(vm, *plan.vm, options));
   }
 
   MAYFLY_TRY(loop->run());

@@ -67,10 +67,18 @@ constexpr const char* kDoctorFooter =
 
 constexpr const char* kPsFooter =
     "\n"
-    "Found by looking at the processes of this user: there is no registry. Name, process and socket are "
-    "from\n"
-    "the command line; state, vCPUs and memory are asked at the socket of the control API. Without a socket\n"
-    "(--api-sock) the state is \"-\"; \"?\" where nobody answers there within a second.\n"
+    "NAME is the --id, PID the process, SOCKET the control API's (--api-sock): found by looking at the\n"
+    "processes of this user, as there is no registry. STATE, VCPUS and MEMORY are asked at the socket; those "
+    "of\n"
+    "'mayfly run' without one are from its command line.\n"
+    "\n"
+    "  Not started  waits for calls of the control API, InstanceStart above all\n"
+    "  Running      the guest runs\n"
+    "  Paused       the guest stands still ('mayfly resume NAME')\n"
+    "  ?            there is a socket, and no answer within a second: the monitor hangs or has just begun "
+    "or\n"
+    "               ended, or the socket's file is gone; --json says why\n"
+    "  -            not known, as there is no socket to ask at\n"
     "\n"
     "Exit status: 0, also where there are none; 1 if they could not be listed.\n";
 
@@ -84,9 +92,8 @@ constexpr const char* kNameFooter =
 constexpr const char* kStopFooter =
     "\n"
     "Sends Ctrl-Alt-Del to the guest, which then shuts down if it listens to that, and waits. What does not\n"
-    "end in time, or cannot be asked (no control API, not started, paused), is ended by SIGTERM: like "
-    "pulling\n"
-    "the plug of a machine.\n"
+    "end in time, or cannot be asked (no control API, not started, paused), is ended by SIGTERM, which is\n"
+    "said: like pulling the plug of a machine.\n"
     "\n"
     "NAME is the --id of a microVM of this user, or the number of its process where several share the id:\n"
     "'mayfly ps' lists both.\n"
@@ -114,7 +121,8 @@ struct ShellCommand {
   const char* footer;
 };
 constexpr std::array kShellCommands = {
-    ShellCommand{"ps", Subcommand::kPs, "List the running microVMs of this user", kPsFooter},
+    ShellCommand{"ps", Subcommand::kPs, "List the microVMs of this user: those that run, wait or are paused",
+                 kPsFooter},
     ShellCommand{"pause", Subcommand::kPause, "Pause a running microVM", kNameFooter},
     ShellCommand{"resume", Subcommand::kResume, "Let a paused microVM run on", kNameFooter},
     ShellCommand{"stop", Subcommand::kStop, "Shut a microVM down, or end it", kStopFooter},

@@ -15,7 +15,7 @@ namespace mayfly {
 namespace {
 
 // Blames the flag where it is what was followed, else the section of the configuration file.
-auto blame(bool is_flag, const char* flag, const char* section) {
+auto blame(bool is_flag, const char* flag, const std::string& section) {
   return [=](const Error& error) {
     return is_flag ? blame_flag(flag)(error)
                    : Failure(ExitCode::kBadConfiguration, error.within(section).message());
@@ -23,7 +23,7 @@ auto blame(bool is_flag, const char* flag, const char* section) {
 }
 
 struct NamedFile {
-  const char* name;  // the flag or the section
+  std::string name;  // the flag or the section
   std::optional<std::string> path;
   bool is_flag = true;
 };
@@ -52,20 +52,21 @@ OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& pla
                                                "which it would overwrite"));
     }
   }
+  const std::string logger = section_name(options, "logger");
+  const std::string metrics = section_name(options, "metrics");
   const std::array outputs = {
       NamedFile{"--log-path", options.log.path},
       NamedFile{"--metrics-path", options.metrics_path},
       NamedFile{"--boot-trace", options.boot_trace},
-      NamedFile{"logger", plan.logger ? plan.logger->log_path : std::nullopt, false},
-      NamedFile{"metrics", plan.metrics ? std::optional(plan.metrics->metrics_path) : std::nullopt, false},
+      NamedFile{logger, plan.logger ? plan.logger->log_path : std::nullopt, false},
+      NamedFile{metrics, plan.metrics ? std::optional(plan.metrics->metrics_path) : std::nullopt, false},
   };
   for (const NamedFile& output : outputs) {
     for (const NamedFile& input : inputs) {
       if (output.path && input.path && same_file(*output.path, *input.path)) {
         return tl::make_unexpected(
             Failure(output.is_flag ? ExitCode::kBadArguments : ExitCode::kBadConfiguration,
-                    std::string(output.name) + " " + *output.path + ": is " + input.name +
-                        ", which it would overwrite"));
+                    output.name + " " + *output.path + ": is " + input.name + ", which it would overwrite"));
       }
     }
   }
@@ -75,14 +76,15 @@ OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& pla
 OrFailure<void> open_log_and_metrics(const Options& options, const Plan& plan) {
   MAYFLY_TRY_ASSIGN(LogConfig log, log_config_of(options, plan));
   MAYFLY_TRY(set_log_instance_id(options.id).map_error(blame_flag("--id")));
+  const std::string logger = section_name(options, "logger");
   // The file by itself: what is then left to fail is the module.
   LogConfig file;
   file.path = std::exchange(log.path, std::nullopt);
-  MAYFLY_TRY(configure_log(log).map_error(blame(options.log.module.has_value(), "--module", "logger")));
-  MAYFLY_TRY(configure_log(file).map_error(blame(options.log.path.has_value(), "--log-path", "logger")));
+  MAYFLY_TRY(configure_log(log).map_error(blame(options.log.module.has_value(), "--module", logger)));
+  MAYFLY_TRY(configure_log(file).map_error(blame(options.log.path.has_value(), "--log-path", logger)));
   if (const auto output = metrics_output_of(options, plan)) {
     MAYFLY_TRY(metrics().open(*output).map_error(
-        blame(options.metrics_path.has_value(), "--metrics-path", "metrics")));
+        blame(options.metrics_path.has_value(), "--metrics-path", section_name(options, "metrics"))));
   }
   return {};
 }

@@ -108,6 +108,13 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
   return plan;
 }
 
+std::string section_name(const Options& options, const std::string& section) {
+  if (!options.config_file) {
+    return section;
+  }
+  return "configuration file " + *options.config_file + (section.empty() ? "" : ": " + section);
+}
+
 OrFailure<LogConfig> log_config_of(const Options& options, const Plan& plan) {
   const LogOptions& flags = options.log;
   const api::LoggerSection section = plan.logger.value_or(api::LoggerSection{});
@@ -118,8 +125,11 @@ OrFailure<LogConfig> log_config_of(const Options& options, const Plan& plan) {
   config.show_origin = flags.show_origin || section.show_log_origin.value_or(false);
   config.level = options.subcommand == Subcommand::kRun ? LogLevel::kWarn : LogLevel::kInfo;
   if (const auto level = either(flags.level, section.level)) {
-    const ExitCode code = flags.level ? ExitCode::kBadArguments : ExitCode::kBadConfiguration;
-    MAYFLY_TRY_ASSIGN(config.level, parse_log_level(*level).map_error(with_code(code)));
+    MAYFLY_TRY_ASSIGN(config.level, parse_log_level(*level).map_error([&](const Error& error) {
+      return flags.level ? blame_flag("--level")(error)
+                         : Failure(ExitCode::kBadConfiguration,
+                                   error.within(section_name(options, "logger")).message());
+    }));
   }
   return config;
 }

@@ -39,6 +39,10 @@ struct Plan {
 // where `run` has no kernel. `options` is not for a doctor.
 OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundings);
 
+// What errors call a section of the configuration file: "configuration file vm.json: logger". Without a
+// section the file alone, without a file the section.
+std::string section_name(const Options& options, const std::string& section);
+
 // The log as the flags and the logger section ask for it: flags win one by one. Where neither names a level
 // it is Info, and Warn for `run`, whose standard error is a person's terminal. A level that is none is the
 // fault of the one that names it.

@@ -182,10 +182,14 @@ TEST(LogConfigOf, a_level_that_is_none_is_the_fault_of_who_named_it) {
   plan.logger = api::LoggerSection{};
   plan.logger->level = "loud";
   Options options = file_options("/c");
-  EXPECT_EQ(log_config_of(options, plan).error().exit_code, ExitCode::kBadConfiguration);
+  const auto by_section = log_config_of(options, plan);
+  EXPECT_EQ(by_section.error().exit_code, ExitCode::kBadConfiguration);
+  EXPECT_TRUE(by_section.error().message.starts_with("configuration file /c: logger: "))
+      << by_section.error().message;
   options.log.level = "louder";
   const auto by_flag = log_config_of(options, plan);
   EXPECT_EQ(by_flag.error().exit_code, ExitCode::kBadArguments);
+  EXPECT_TRUE(by_flag.error().message.starts_with("--level: ")) << by_flag.error().message;
   EXPECT_NE(by_flag.error().message.find("louder"), std::string::npos);
 }
 

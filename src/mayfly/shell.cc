@@ -139,6 +139,9 @@ std::optional<std::string> ask_to_shut_down(const MonitorProcess& process) {
   if (!status) {
     return status.error().message();
   }
+  if (status->state == "Not started") {
+    return "it has no guest, as it has not been started";
+  }
   if (status->state == "Paused") {
     return "it is paused";
   }

@@ -485,7 +485,8 @@ Result<void> MicroVm::patch_network(const NetworkChanges& changes) {
   MAYFLY_TRY(expect_started());
   const std::size_t index = find(config_.networks, changes.id);
   if (index == config_.networks.size()) {
-    return fail(ErrorCode::kNotFound, "there is no network interface \"" + changes.id + "\"" + ids_of(config_.networks));
+    return fail(ErrorCode::kNotFound,
+                "there is no network interface \"" + changes.id + "\"" + ids_of(config_.networks));
   }
   NetDeviceConfig& config = config_.networks[index];
   NetDevice& device = *networks_[index];

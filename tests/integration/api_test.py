@@ -614,8 +614,8 @@ class Metadata(ApiCase):
         self.assertEqual(self.get("/mmds"), {"a": {"b": "c"}})
         self.assertEqual(self.call("PATCH", "/mmds", {"d": "e" * 30})[0], 413)
         for content in ("{", '{"a": "%s"}' % ("x" * 60000)):
-            wrong = mayfly("--api-sock", self.path("s"), "--metadata", self.write("wrong", content))
-            self.expect(wrong, 153, b"", "--metadata")
+            path = self.write("wrong", content)
+            self.expect(mayfly("--api-sock", self.path("s"), "--metadata", path), 153, b"", f"--metadata {path}: metadata: ")
         self.expect(mayfly("--api-sock", self.path("s"), "--metadata", self.path("none")), 153, b"", "--metadata")
 
 

@@ -415,7 +415,10 @@ class Refusals(Case):
                 ('{"drives": []}', "boot-source"),
                 ('{"drives": [], "drives": [], "boot-source": {"kernel_image_path": "/k"}}', "given twice"),
                 ('{"drives": [{"drive_id": "r"}], "boot-source": {"kernel_image_path": "/k"}}', "drives"),
-                ('{"drives": [], "boot-source": {"kernel_image_path": "/nonexistent"}}', "/nonexistent"),
+                ('{"drives": [], "boot-source": {"kernel_image_path": "/nonexistent"}}', ": boot-source: open kernel image /none"),
+                ('{"drives": [{"drive_id": "d", "path_on_host": "/nonexistent", "is_root_device": false}], '
+                 '"boot-source": {"kernel_image_path": "%s"}}' % __file__, ": drives: drive d: open image /nonexistent"),
+                ('{"drives": [], "boot-source": {"kernel_image_path": "/dev/null"}, "logger": {"level": "loud"}}', ": logger: "),
                 ('{"drives": [], "boot-source": {"kernel_image_path": "/dev/null"}}', "/dev/null"),
                 ('{"drives": [{"drive_id": "d", "path_on_host": "/a", "is_root_device": false}, {"drive_id": "d", '
                  '"path_on_host": "/b", "is_root_device": false}], "boot-source": {"kernel_image_path": "/k"}}', "has this id"),
@@ -425,7 +428,7 @@ class Refusals(Case):
         ):
             with self.subTest(content=content):
                 config = self.write("bad.json", content)
-                self.expect(mayfly("--no-api", "--config-file", config), 152, b"", text)
+                self.expect(mayfly("--no-api", "--config-file", config), 152, b"", (f"configuration file {config}: ", text))
         self.expect(mayfly("--no-api", "--config-file", self.path("missing.json")), 152, b"", "missing.json")
 
     def test_output_files_that_cannot_be_written_are_refused_before_anything_runs(self):
@@ -436,7 +439,8 @@ class Refusals(Case):
         for section, field in (("logger", "log_path"), ("metrics", "metrics_path")):
             with self.subTest(section=section):
                 config = self.config(guest("power_off"), **{section: {field: nowhere}})
-                self.expect(mayfly("--no-api", "--config-file", config), 152, b"", (section, nowhere))
+                self.expect(mayfly("--no-api", "--config-file", config), 152, b"",
+                            (f"configuration file {config}: {section}", nowhere))
 
     def test_a_boot_trace_that_is_full_at_the_end_is_an_error_of_the_host(self):
         self.expect(run_guest("power_off", "--boot-trace", "/dev/full"), 1, b"hello\n", "/dev/full")

@@ -9,12 +9,12 @@ A host without a usable /dev/kvm cannot run them: that is said, and the exit cod
 
 import json
 import os
+import select
 import subprocess
 import sys
-import time
 import uuid
 
-from bare_guests import HANG, Case, Running, guest, main, mayfly
+from bare_guests import HANG, Case, Running, guest, main, mayfly, program
 
 # A process that /proc shows as `mayfly run ...`; what it does is the variable BEHAVIOUR.
 STAND_IN = r"""
@@ -74,6 +74,14 @@ class ShellCase(Case):
     def boot_with_api(self, *arguments):
         return self.boot("--id", self.id, "--api-sock", self.path("api.sock"), *arguments)
 
+    def waiting(self):
+        """A monitor that serves its control API and whose microVM was not started."""
+        process = self.keep(subprocess.Popen([program(), "--id", self.id, "--api-sock", self.path("s")],
+                                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL))
+        self.assertTrue(select.select([process.stderr], [], [], HANG)[0], "it says nothing")
+        self.assertIn(b"waiting for calls", process.stderr.readline())
+        return process
+
     def stand_in(self, behaviour, *arguments):
         self.write("run", STAND_IN)
         process = subprocess.Popen(["mayfly", "run", *arguments], executable=sys.executable, cwd=self.folder,
@@ -114,11 +122,7 @@ class Listing(ShellCase):
         self.assertEqual(self.line(pid), [self.id, str(pid), "-", "2", "32M", "-"])
 
     def test_one_that_waits_for_its_start_is_listed(self):
-        process = self.keep(subprocess.Popen([sys.argv[sys.argv.index("--mayfly") + 1], "--id", self.id, "--api-sock",
-                                              self.path("s")], stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL))
-        end = time.monotonic() + HANG
-        while not os.path.exists(self.path("s")) and time.monotonic() < end:
-            time.sleep(0.002)
+        process = self.waiting()
         self.assertEqual(self.rows()[process.pid]["state"], "Not started")
 
     def test_one_that_hangs_is_listed_as_that_and_the_others_all_the_same(self):
@@ -211,6 +215,12 @@ class Stopping(ShellCase):
         running = self.boot("--id", self.id)
         self.expect(mayfly("stop", self.id), 0, b"", "it has no control API; ending it by SIGTERM")
         self.expect(running.end(), 0)
+
+    def test_one_that_was_not_started_has_nobody_to_ask_and_is_ended_at_once_which_is_said(self):
+        process = self.waiting()
+        self.expect(mayfly("stop", self.id), 0, b"",
+                    "cannot be asked to shut down: it has no guest, as it has not been started; ending it by SIGTERM")
+        self.assertEqual(process.wait(HANG), 0)
 
     def test_a_monitor_that_hangs_is_ended_all_the_same(self):
         process = self.stand_in("hangs", "--id", self.id, "--api-sock", "s")

@@ -79,7 +79,7 @@ bool RequestFramer::advance(std::string_view input) {
       searched_ = bounded.size();
       if (bounded.size() == max_head_bytes_) {
         return refuse(400, "The request's line and headers are longer than this server accepts: " +
-                                     std::to_string(max_head_bytes_) + " bytes at most.");
+                               std::to_string(max_head_bytes_) + " bytes at most.");
       }
       return false;
     }

@@ -71,7 +71,8 @@ Result<UnixListener> UnixListener::bind(const std::string& path) {
   }
   // SAFETY: the socket calls take every family's address by this type.
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    return errno == EADDRINUSE ? Result<UnixListener>(path_is_taken(path, address)) : fail_errno(errno, doing);
+    return errno == EADDRINUSE ? Result<UnixListener>(path_is_taken(path, address))
+                               : fail_errno(errno, doing);
   }
   struct stat made {};
   if (::lstat(path.c_str(), &made) != 0) {

@@ -17,9 +17,9 @@ class UnixListener {
   // Makes the socket at `path` with mode 0600, whatever the umask, and listens: the mode is set before
   // anybody can connect, and connections wait from then on until they are accepted. The descriptor is
   // non-blocking. Errors: kInvalidArgument for a path that is empty, too long for a socket (107 bytes) or
-  // holds a NUL; kBusy where something is at `path` already (it names the path, whether it is a socket in use,
-  // one left over, which a try to connect tells, or another file, and what to do); the host's own otherwise.
-  // What was at `path` stays, and nothing is added.
+  // holds a NUL; kBusy where something is at `path` already (it names the path, whether it is a socket in
+  // use, one left over, which a try to connect tells, or another file, and what to do); the host's own
+  // otherwise. What was at `path` stays, and nothing is added.
   static Result<UnixListener> bind(const std::string& path);
 
   UnixListener(UnixListener&& other) noexcept;

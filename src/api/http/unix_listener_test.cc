@@ -105,7 +105,8 @@ TEST(UnixListener, a_socket_that_is_served_is_an_error_that_names_it_and_says_so
   // As many as can wait, and more.
   for (int attempt = 0; attempt < 100; ++attempt) {
     const std::string said = refusal_at(folder.file("api.sock"));
-    EXPECT_NE(said.find("another process serves a socket there; name another path"), std::string::npos) << said;
+    EXPECT_NE(said.find("another process serves a socket there; name another path"), std::string::npos)
+        << said;
   }
 }
 
