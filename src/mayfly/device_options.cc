@@ -76,9 +76,8 @@ Result<void> apply(std::string_view item, NetDeviceConfig& network) {
     return {};
   }
   return fail(ErrorCode::kInvalidArgument,
-              "\"" + std::string(item) + "\" is none of " +
-                  (user != nullptr ? "mac=MAC, mtu=N, queues=N, forward=HOST_PORT:GUEST_PORT, host-loopback"
-                                   : "mac=MAC, mtu=N, queues=N"));
+              "\"" + std::string(item) + "\" is none of " + "mac=MAC, mtu=N, queues=N" +
+                  (user != nullptr ? ", forward=" + std::string(kPortForwardForm) + ", host-loopback" : ""));
 }
 
 }  // namespace

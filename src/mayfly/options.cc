@@ -317,9 +317,9 @@ void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
   if (named("--rootfs")) {
     run->add_option_function<std::string>(
            "--rootfs", [add](const std::string& text) { add(text, kRootDrive); },
-           "Disk image whose file system is the guest's root (/dev/vda): raw, or a block device. With ro it "
-           "is "
-           "only read; with overlay, what the guest writes goes to FILE, or to memory, and not to it")
+           "Disk image whose file system is the guest's root (/dev/vda; in the API drive rootfs): raw, or a "
+           "block device. With ro it is only read; with overlay, what the guest writes goes to FILE, or to "
+           "memory, and not to it")
         ->type_name(kDrive)
         ->group(kGroup)
         ->check(check_drive);
@@ -332,7 +332,8 @@ void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
                add(texts[index], "disk" + std::to_string(index + 1));
              }
            },
-           "A further disk, likewise (/dev/vdb, ...); may be given several times")
+           "A further disk, likewise (/dev/vdb, ...; in the API drive disk1, ...); may be given several "
+           "times")
         ->type_name(kDrive)
         ->group(kGroup)
         ->take_all()
@@ -350,11 +351,12 @@ void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
                }
              }
            },
-           "Network interface (eth0, ...): behind a tap of this host, or through passt, which needs no "
-           "rights: "
-           "user,forward=8080:80 makes port 80 of the guest port 8080 here. Also mac=MAC, mtu=N, queues=N. "
-           "May be "
-           "given several times")
+           "Network interface (eth0, ...; in the API interface net1, ...): behind a tap of this host that is "
+           "there, or through passt, which needs no rights: user,forward=8080:80 makes port 80 of the guest "
+           "port 8080 here (" +
+               std::string(kPortForwardForm) +
+               "). Also mac=MAC, mtu=N, queues=N; "
+               "with user host-loopback. May be given several times")
         ->type_name("tap=NAME|user[,...]")
         ->group(kGroup)
         ->take_all()

@@ -512,6 +512,21 @@ class Refusals(Case):
         self.expect(run_guest("power_off", "--huge-pages"), 1, b"", "nr_hugepages")
 
 
+class Devices(Case):
+    def test_an_empty_image_is_no_root_file_system_and_as_another_disk_is_warned_of(self):
+        empty = self.write("empty", "")
+        self.expect(run_guest("power_off", "--rootfs", empty), 152, b"", f"drive rootfs: {empty} has no bytes, and so")
+        self.expect(run_guest("power_off", "--disk", empty), 0, b"hello\n",
+                    f"drive disk1: {empty} has no bytes: the guest sees an empty disk")
+
+    def test_a_tap_that_is_not_there_is_refused_and_not_made(self):
+        if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+            self.skipTest("this user may not use /dev/net/tun")
+        self.expect(run_guest("power_off", "--net", "tap=mayflytypo0"), 152, b"",
+                    ("interface net1: tap mayflytypo0: there is no interface of this name", "ip tuntap add dev mayflytypo0"))
+        self.assertFalse(os.path.exists("/sys/class/net/mayflytypo0"))
+
+
 class Output(Case):
     def test_help_and_version_go_to_stdout_with_0(self):
         self.assertIn(b"Exit status", mayfly("--help").out)

@@ -366,18 +366,13 @@ TEST_F(Tap, errors_say_what_is_wrong_and_what_to_do) {
   expect_error("many", 1, ErrorCode::kInvalidArgument, "made for several queues while one pair is asked for");
   expect_error("layer3", 1, ErrorCode::kInvalidArgument, "it is no tap");
   expect_error("other", 1, ErrorCode::kInvalidArgument, "it is no tap");
-  const auto single = TapBackend::open("one2", 1);
-  ASSERT_TRUE(single);
   ASSERT_TRUE(run("ip tuntap add dev single mode tap"));
   expect_error("single", 2, ErrorCode::kInvalidArgument, "multi_queue");
 }
 
-TEST_F(Tap, tap_that_is_not_there_is_made_and_goes_with_us) {
-  {
-    const auto made = TapBackend::open("fresh0", 1);
-    ASSERT_TRUE(made);
-    EXPECT_NE(::if_nametoindex("fresh0"), 0U);
-  }
+TEST_F(Tap, tap_that_is_not_there_is_refused_with_the_way_to_make_it_and_not_made) {
+  expect_error("fresh0", 1, ErrorCode::kNotFound, "ip tuntap add dev fresh0 mode tap, and then");
+  expect_error("fresh0", 2, ErrorCode::kNotFound, "ip tuntap add dev fresh0 mode tap multi_queue");
   EXPECT_EQ(::if_nametoindex("fresh0"), 0U);
 }
 

@@ -70,6 +70,21 @@ const char* to_string(IoOperation::Kind kind) {
   return "an operation";
 }
 
+// Without a sector there is nothing to boot from. Any other drive may wait for its image to come by
+// update_backing(), which the dialect's clients rely on, or else was named by mistake.
+Result<void> check_size(const BlockDeviceConfig& config, const DiskImage& image) {
+  if (image.sectors() > 0) {
+    return {};
+  }
+  const std::string what = "drive " + config.id + ": " + image.path() + " has " +
+                           (image.size() == 0 ? "no bytes" : "less than a sector of 512 bytes");
+  if (config.is_root) {
+    return fail(ErrorCode::kInvalidImage, what + ", and so no root file system");
+  }
+  LOG_WARN_LIMITED("%s: the guest sees an empty disk", what.c_str());
+  return {};
+}
+
 }  // namespace
 
 Result<BlockDevice::Parts> BlockDevice::open(const BlockDeviceConfig& config) {
@@ -80,6 +95,7 @@ Result<BlockDevice::Parts> BlockDevice::open(const BlockDeviceConfig& config) {
                     DiskImage::open(owner, config.path,
                                     {.access = only_read ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
                                      .lock = config.lock}));
+  MAYFLY_TRY(check_size(config, image));
   std::vector<std::unique_ptr<IoEngine>> engines;
   if (config.overlay) {
     if (config.engine == BlockEngineType::kAsync) {
@@ -342,6 +358,7 @@ Result<void> BlockDevice::update_backing(const std::string& path) {
                         {.access = config_.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
                          .lock = config_.lock,
                          .wait = false}));
+    MAYFLY_TRY(check_size(config_, image));
     for (Queue& queue : queues_) {
       settle(queue);
     }

@@ -614,6 +614,38 @@ TEST_P(EitherEngineTest, image_that_has_grown_is_taken_up_by_the_same_path) {
 
 // --- what does not depend on the engine ---
 
+TEST_F(BlockDeviceTest, an_image_without_a_sector_is_no_root_device_and_else_an_empty_disk) {
+  for (const std::uint64_t bytes : {0U, 511U}) {
+    make_image(bytes, "empty");
+    BlockDeviceConfig config = this->config();
+    config.path = dir_.file("empty");
+    config.is_root = true;
+    const auto root = BlockDevice::open(config);
+    ASSERT_FALSE(root);
+    EXPECT_EQ(root.error().code(), ErrorCode::kInvalidImage);
+    EXPECT_THAT(root.error().message(), ::testing::HasSubstr("drive rootfs: " + config.path + " has "));
+    EXPECT_THAT(root.error().message(), ::testing::HasSubstr(bytes == 0 ? "no bytes" : "less than a sector"));
+    config.is_root = false;
+    const auto other = BlockDevice::open(config);
+    ASSERT_TRUE(other) << other.error().message();
+    EXPECT_EQ(other->image.sectors(), 0U);
+  }
+}
+
+TEST_F(BlockDeviceTest, a_root_device_keeps_its_image_where_the_next_one_is_empty) {
+  make_image(0, "empty");
+  BlockDeviceConfig config = this->config();
+  config.is_root = true;
+  start(config);
+  {
+    const MutexLock lock(rig_.device->mutex());
+    const auto refused = rig_.device->update_backing(dir_.file("empty"));
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code(), ErrorCode::kInvalidImage);
+  }
+  EXPECT_EQ(rig_.in(5, 512).data, sectors(5, 1));
+}
+
 TEST_F(BlockDeviceTest, configuration_space_tells_size_and_limits) {
   auto many = config();
   many.queue_count = 2;

@@ -101,7 +101,7 @@ std::string PortForward::to_string() const {
 Result<PortForward> parse_port_forward(std::string_view text) {
   const auto wrong = [text] {
     return fail(ErrorCode::kInvalidArgument,
-                "forward '" + std::string(text) + "' is not [ADDRESS/]PORT[:GUEST_PORT][:tcp|:udp]");
+                "forward '" + std::string(text) + "' is not " + kPortForwardForm);
   };
   PortForward forward;
   std::string_view rest = text;

@@ -39,8 +39,11 @@ struct PortForward {
   friend bool operator==(const PortForward&, const PortForward&) = default;
 };
 
-// "8080:80", "127.0.0.1/8080:80", "8080" (the same port of the guest), each with ":udp" or ":tcp" behind it
-// at will. kInvalidArgument that quotes `text`.
+// How a forward is written, wherever a person reads or writes one: host's port first, by default the same one
+// of the guest, and TCP.
+inline constexpr const char* kPortForwardForm = "[ADDRESS/]PORT[:GUEST_PORT][:tcp|:udp]";
+
+// kInvalidArgument that quotes `text`, where it is not of that form.
 Result<PortForward> parse_port_forward(std::string_view text);
 
 // A tap of the host.

@@ -1,8 +1,8 @@
 #include "devices/virtio/net/tap_backend.h"
 
 #include <fcntl.h>
-#include <linux/if.h>
 #include <linux/if_tun.h>
+#include <net/if.h>
 #include <sys/ioctl.h>
 
 #include <cerrno>
@@ -29,22 +29,25 @@ Error open_error(const Error& cause) {
   }
 }
 
+// How a person makes it.
+std::string making(const std::string& tap, std::size_t pairs) {
+  return "ip tuntap add dev " + tap + " mode tap" + (pairs > 1 ? " multi_queue" : "");
+}
+
 // What TUNSETIFF says: the flags that an interface was made with must be given again.
 Error attach_error(const std::string& tap, std::size_t pairs, int os_errno) {
   const auto error = [os_errno](const std::string& doing) { return Error::from_errno(os_errno, doing); };
   switch (os_errno) {
     case EPERM:
     case EACCES:
-      return error(
-          "it is another user's, or is not there and only CAP_NET_ADMIN can make it (ip tuntap add dev " +
-          tap + " mode tap user USER" + (pairs > 1 ? " multi_queue" : "") + ")");
+      return error("it is another user's: make it for this one (" + making(tap, pairs) + " user USER)");
     case EBUSY:
       return error("another process uses it");
     case EINVAL:
       return error(
           pairs > 1
               ? "it is no tap, or was made for a single queue while " + std::to_string(pairs) +
-                    " queue pairs are asked for (ip tuntap add dev " + tap + " mode tap multi_queue)"
+                    " queue pairs are asked for (" + making(tap, pairs) + ")"
               : std::string("it is no tap, or was made for several queues while one pair is asked for"));
     case E2BIG:
       return error("other processes use all of its queues");
@@ -61,6 +64,12 @@ Result<UniqueFd> open_queue(const std::string& tap, std::size_t pairs) {
   ifreq request{};
   if (tap.empty() || tap.size() >= sizeof(request.ifr_name)) {
     return fail(ErrorCode::kInvalidArgument, "its name must have 1 to 15 characters");
+  }
+  // TUNSETIFF would make what is not there: an interface that is down, leads nowhere and vanishes with us,
+  // which is never what somebody meant who mistyped a name.
+  if (::if_nametoindex(tap.c_str()) == 0 && errno == ENODEV) {
+    return fail(ErrorCode::kNotFound, "there is no interface of this name here: make it first (" +
+                                          making(tap, pairs) + ", and then ip link set " + tap + " up)");
   }
   std::memcpy(request.ifr_name, tap.data(), tap.size());
   request.ifr_flags =
