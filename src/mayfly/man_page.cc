@@ -1,7 +1,9 @@
 #include "mayfly/man_page.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -113,7 +115,8 @@ std::string body_of(std::string_view text) {
 }
 
 std::string entry(const OptionText& option) {
-  std::string text = ".TP\n" + bold(option.name);
+  std::string text = ".TP\n";
+  text.append(option.short_name.empty() ? "" : bold(option.short_name) + ", ").append(bold(option.name));
   if (!option.value.empty() && option.name.starts_with('-')) {
     text.append(" ").append(italic(option.value));
   }
@@ -137,6 +140,40 @@ std::string entries(const CommandText& command) {
     for (const OptionText& option : command.options) {
       text.append(option.group == group ? entry(option) : "");
     }
+  }
+  return text;
+}
+
+// What belongs into a manual page and not into --help.
+struct ManEntry {
+  const char* name;
+  const char* text;
+};
+constexpr std::array kEnvironment = {
+    ManEntry{"MAYFLY_KERNEL", "The kernel that mayfly run boots where --kernel names none."},
+    ManEntry{"XDG_DATA_HOME", "Its mayfly/kernel is the next choice; ~/.local/share if unset."},
+    ManEntry{"HOME", "Where that is, if XDG_DATA_HOME is unset."},
+    ManEntry{"PATH", "Where passt is looked for, which serves network interfaces of the kind user."},
+};
+constexpr std::array kFiles = {
+    ManEntry{"~/.local/share/mayfly/kernel, /usr/share/mayfly/kernel",
+             "The kernel that mayfly run boots where neither --kernel nor MAYFLY_KERNEL names one."},
+    ManEntry{"/dev/kvm",
+             "Needed to read and to write; mayfly doctor says what to do where it is not permitted."},
+    ManEntry{"/dev/net/tun", "The same for a tap, which has to be there: see ip-tuntap(8)."},
+    ManEntry{"/proc", "Where mayfly ps and the subcommands for a NAME find the microVMs of a user."},
+};
+constexpr const char* kSeeAlso =
+    ".BR passt (1),\n.BR curl (1),\n.BR ip\\-tuntap (8)\n.PP\n"
+    "The folder docs of the source has a page for each task: api.md for the control API by curl, shell.md "
+    "for "
+    "microVMs by name, devices.md for drives and network interfaces, metrics.md for log, metrics and events; "
+    "resources/openapi.yaml describes every call.\n";
+
+std::string section(const char* heading, std::span<const ManEntry> list) {
+  std::string text = std::string(".SH ") + heading + "\n";
+  for (const ManEntry& each : list) {
+    text.append(".TP\n").append(bold(each.name)).append("\n").append(roff(each.text)).append("\n");
   }
   return text;
 }
@@ -170,7 +207,9 @@ std::string man_page(const ProgramText& text, std::string_view version) {
         .append(".\n");
     page.append(entries(command)).append(body_of(command.footer));
   }
-  return page.append(body_of(text.program.footer));
+  page.append(body_of(text.program.footer));
+  page.append(section("ENVIRONMENT", kEnvironment)).append(section("FILES", kFiles));
+  return page.append(".SH SEE ALSO\n").append(kSeeAlso);
 }
 
 }  // namespace mayfly

@@ -662,7 +662,8 @@ CommandText describe(const CLI::App& app, const std::string& summary) {
         .value = option->get_items_expected_max() > 0 ? option->get_type_name() : "",
         .help = option->get_description(),
         .group = option->get_group(),
-        .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll};
+        .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll,
+        .short_name = option->get_snames().empty() ? "" : "-" + option->get_snames().front()};
     (option->get_positional() ? text.arguments : text.options).push_back(std::move(described));
   }
   return text;

@@ -12,6 +12,7 @@ struct OptionText {
   std::string help;
   std::string group;
   bool repeatable = false;
+  std::string short_name{};  // "-h"; empty: has none
 };
 
 struct CommandText {

@@ -63,9 +63,17 @@ class ManPage(unittest.TestCase):
                     self.assertIn("\\fB" + flag.replace("-", "\\-") + "\\fR", section)
 
     def test_exit_statuses_are_in_it(self):
-        statuses = self.page[self.page.index(".SH EXIT STATUS"):]
+        statuses = self.page[self.page.index(".SH EXIT STATUS"):self.page.index(".SH ENVIRONMENT")]
         for status in ("0", "1", "152", "153", "148, 149, 150, 154, 156, 157", "151"):
             self.assertIn(f".TP\n\\fB{status}\\fR\n", statuses)
+
+    def test_what_surrounds_the_program_is_in_it(self):
+        self.assertEqual(re.findall(r"(?m)^\.SH (.*)", self.page),
+                         ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "SUBCOMMANDS", "EXAMPLES", "EXIT STATUS", "ENVIRONMENT",
+                          "FILES", "SEE ALSO"])
+        self.assertEqual(self.page.count("\\fB\\-h\\fR, \\fB\\-\\-help\\fR"), len(SUBCOMMANDS) + 1)
+        for word in ("MAYFLY_KERNEL", "XDG_DATA_HOME", "/usr/share/mayfly/kernel", "/dev/kvm", "passt (1)"):
+            self.assertIn(word, self.page)
 
     def test_groff_has_nothing_to_warn_of(self):
         if not shutil.which("groff"):

@@ -550,6 +550,9 @@ def main():
     parser.add_argument("verb", choices=["status", "run", "attach"])
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     options = parser.parse_args()
+    if options.command and options.command[0] in ("-h", "--help"):  # behind the verb they are ours, too
+        parser.print_help()
+        return 0
     try:
         tier = detect_tier()
         if options.verb == "status":

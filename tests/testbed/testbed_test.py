@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """Tests of the testbed without a virtual machine: cases are run on the host by the program that runs them in L1."""
 
+import io
 import os
 import sys
 import tempfile
@@ -28,6 +29,27 @@ def is_running(process):
         return "State:\tZ" not in Path(f"/proc/{process}/status").read_text(encoding="ascii")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+class CommandLineTest(unittest.TestCase):
+    def test_help_is_printed_before_and_behind_every_verb_and_nothing_is_run(self):
+        for words in (["--help"], ["attach", "--help"], ["attach", "-h"], ["run", "--help"], ["status", "--help"]):
+            with self.subTest(words=words), mock.patch.object(sys, "argv", ["testbed.py", *words]), \
+                    mock.patch("sys.stdout", io.StringIO()) as printed, \
+                    mock.patch.object(testbed, "detect_tier", side_effect=AssertionError("it looks for a host")):
+                try:
+                    status = testbed.main()
+                except SystemExit as end:
+                    status = end.code
+                self.assertEqual(status, 0)
+                self.assertIn("testbed.py attach COMMAND...", printed.getvalue())
+
+    def test_help_of_the_command_that_is_run_is_its_own(self):
+        with mock.patch.object(sys, "argv", ["testbed.py", "attach", "mayfly", "--help"]), \
+                mock.patch.object(testbed, "detect_tier", return_value=HOST), \
+                mock.patch.object(testbed, "attach", return_value=7) as attached:
+            self.assertEqual(testbed.main(), 7)
+        attached.assert_called_once_with(["mayfly", "--help"], HOST)
 
 
 class RunCaseTest(unittest.TestCase):
