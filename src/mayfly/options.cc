@@ -58,7 +58,10 @@ constexpr const char* kRunFooter =
     "The guest's serial console is this terminal: Ctrl-A x ends the microVM, Ctrl-A Ctrl-A sends one "
     "Ctrl-A,\n"
     "every other key goes to the guest. The log goes to standard error. 'mayfly --help' lists exit "
-    "statuses.\n";
+    "statuses.\n"
+    "\n"
+    "The metadata service and the boot timer want --config-file or the API's calls: --metadata,\n"
+    "--mmds-size-limit and --boot-timer are flags of 'mayfly' without a subcommand.\n";
 
 constexpr const char* kDoctorFooter =
     "\n"
