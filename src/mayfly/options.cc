@@ -60,8 +60,7 @@ constexpr const char* kRunFooter =
     "every other key goes to the guest. The log goes to standard error. 'mayfly --help' lists exit "
     "statuses.\n"
     "\n"
-    "The metadata service and the boot timer want --config-file or the API's calls: --metadata,\n"
-    "--mmds-size-limit and --boot-timer are flags of 'mayfly' without a subcommand.\n";
+    "--metadata, --mmds-size-limit, --boot-timer and --config-file go without 'run'.\n";
 
 constexpr const char* kDoctorFooter =
     "\n"
