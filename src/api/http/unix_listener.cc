@@ -12,8 +12,6 @@ namespace mayfly::api {
 namespace {
 
 constexpr mode_t kMode = 0600;
-// Clients that wait to be accepted. One more would have to wait in connect().
-constexpr int kBacklog = 64;
 
 tl::unexpected<Error> path_is_taken(const std::string& path) {
   struct stat there {};
@@ -86,6 +84,12 @@ UnixListener& UnixListener::operator=(UnixListener&& other) noexcept {
 
 UnixListener::~UnixListener() {
   remove_file();
+}
+
+void UnixListener::close_entrance() noexcept {
+  remove_file();
+  path_.clear();
+  ::shutdown(fd_.get(), SHUT_RD);
 }
 
 void UnixListener::remove_file() noexcept {
