@@ -1,68 +1,19 @@
 #include "api/json_object.h"
 
-#include <vector>
+#include "json/parse_json.h"
 
 namespace mayfly::api {
 namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 32;
-
-// Watches the parser for what nlohmann::json accepts and this project does not: keys given twice, deep
-// nesting.
-class StrictnessWatch {
- public:
-  bool operator()(int depth, json::parse_event_t event, const json& parsed) {
-    if (depth > kMaxDepth) {
-      complain("nested more than " + std::to_string(kMaxDepth) + " levels deep");
-    }
-    if (event == json::parse_event_t::object_start) {
-      keys_.emplace_back();
-    } else if (event == json::parse_event_t::object_end) {
-      keys_.pop_back();
-    } else if (event == json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys_.back().insert(key).second) {
-        complain("field \"" + key + "\" is given twice");
-      }
-    }
-    return true;
-  }
-
-  const std::optional<std::string>& complaint() const { return complaint_; }
-
- private:
-  void complain(std::string text) {
-    if (!complaint_) {
-      complaint_ = std::move(text);
-    }
-  }
-
-  std::vector<std::set<std::string>> keys_;
-  std::optional<std::string> complaint_;
-};
-
-// nlohmann's texts begin with "[json.exception.parse_error.101] parse error at line 1, column 2: ".
-std::string without_tag(std::string_view text) {
-  const auto end = text.find("] ");
-  return std::string(end == std::string_view::npos ? text : text.substr(end + 2));
-}
+// More than any section has.
+constexpr int kMaxLevels = 32;
 
 }  // namespace
 
 Result<json> parse_json(std::string_view text, std::string_view name) {
-  StrictnessWatch watch;
-  try {
-    json value = json::parse(text, std::ref(watch));
-    if (watch.complaint()) {
-      return fail(ErrorCode::kInvalidArgument, std::string(name) + ": " + *watch.complaint());
-    }
-    return value;
-  } catch (const json::exception& exception) {
-    return fail(ErrorCode::kInvalidArgument,
-                std::string(name) + ": not JSON: " + without_tag(exception.what()));
-  }
+  return mayfly::parse_json(text, name, kMaxLevels);
 }
 
 JsonObject::JsonObject(const json& value, std::string path) : value_(value), path_(std::move(path)) {

@@ -16,9 +16,7 @@
 
 namespace mayfly::api {
 
-// Parses `text` as one JSON value. Refused: syntax errors (with line and column), a key given twice in one
-// object, more than 32 levels of nesting, anything behind the value. Never throws. `name` is what errors call
-// the text.
+// As mayfly::parse_json(), with 32 levels.
 Result<nlohmann::json> parse_json(std::string_view text, std::string_view name);
 
 // Reads the fields of one object. Errors accumulate nothing: the first one found is kept and every later read

@@ -194,6 +194,14 @@ void TextBuffer::append_utc_time(std::uint64_t realtime_ns) {
   append_decimal(realtime_ns % kPerSecond, 9);
 }
 
+char ascii_lower(char character) {
+  return character >= 'A' && character <= 'Z' ? static_cast<char>(character - 'A' + 'a') : character;
+}
+
+bool equal_ignoring_case(std::string_view a, std::string_view b) {
+  return std::ranges::equal(a, b, {}, ascii_lower, ascii_lower);
+}
+
 std::string hex(std::uint64_t value) {
   std::array<char, 18> storage{};
   TextBuffer text(storage);

@@ -47,6 +47,10 @@ class TextBuffer {
   bool truncated_ = false;
 };
 
+// A to Z are a to z; no other character has a case here, whatever the locale.
+char ascii_lower(char character);
+bool equal_ignoring_case(std::string_view a, std::string_view b);
+
 // "0x1f".
 std::string hex(std::uint64_t value);
 

@@ -28,6 +28,13 @@ std::string json(std::string_view input) {
   return filled([&](TextBuffer& text) { text.append_json_string(input); });
 }
 
+TEST(Text, only_ascii_letters_have_a_case) {
+  EXPECT_TRUE(equal_ignoring_case("Content-LENGTH", "content-length"));
+  EXPECT_FALSE(equal_ignoring_case("content-length", "content-lengt"));
+  EXPECT_FALSE(equal_ignoring_case("@[`{", "`{@["));
+  EXPECT_FALSE(equal_ignoring_case("\xc4", "\xe4"));  // a letter and its small one in Latin-1
+}
+
 TEST(TextBuffer, what_does_not_fit_is_left_out_and_told) {
   std::array<char, 4> storage{};
   TextBuffer text(storage);
