@@ -63,14 +63,6 @@ std::uint64_t offer(const NetDeviceSettings& settings, const NetBackend& backend
   return features;
 }
 
-std::uint64_t size_of(std::span<const GuestSlice> slices) {
-  std::uint64_t bytes = 0;
-  for (const GuestSlice& slice : slices) {
-    bytes += slice.size();
-  }
-  return bytes;
-}
-
 }  // namespace
 
 void NetDevice::Ahead::add(DescriptorChain chain) {
@@ -84,7 +76,7 @@ void NetDevice::Ahead::add(DescriptorChain chain) {
     first_slice = 0;
   }
   const std::span<const GuestSlice> writable = chain.writable();
-  const std::uint64_t room = size_of(writable);
+  const std::uint64_t room = total_size(writable);
   slices.insert(slices.end(), writable.begin(), writable.end());
   bytes += room;
   chains.push_back({.chain = std::move(chain), .bytes = room, .slices = writable.size()});
