@@ -1,5 +1,7 @@
 #include "api/json_object.h"
 
+#include <algorithm>
+
 #include "json/parse_json.h"
 
 namespace mayfly::api {
@@ -51,12 +53,36 @@ std::optional<std::string> JsonObject::string(std::string_view key) {
     wrong_type(key, "a string", *found);
     return std::nullopt;
   }
-  auto text = found->get<std::string>();
+  return text_of(key, *found);
+}
+
+std::optional<std::string> JsonObject::text_of(std::string_view key, const json& value) {
+  const auto& text = value.get_ref<const std::string&>();
   if (text.find('\0') != std::string::npos) {
     refuse(key, "must not contain a NUL character");
     return std::nullopt;
   }
   return text;
+}
+
+std::optional<std::vector<std::string>> JsonObject::strings(std::string_view key, std::string_view what) {
+  const json* found = find(key);
+  if (found == nullptr) {
+    return std::nullopt;
+  }
+  if (!found->is_array() || !std::ranges::all_of(*found, &json::is_string)) {
+    refuse(key, "must be a list of " + std::string(what));
+    return std::nullopt;
+  }
+  std::vector<std::string> all;
+  for (const json& each : *found) {
+    auto text = text_of(key, each);
+    if (!text) {
+      return std::nullopt;
+    }
+    all.push_back(std::move(*text));
+  }
+  return all;
 }
 
 std::optional<bool> JsonObject::boolean(std::string_view key) {
