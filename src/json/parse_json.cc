@@ -1,8 +1,10 @@
 #include "json/parse_json.h"
 
+#include <algorithm>
 #include <functional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace mayfly {
@@ -48,10 +50,30 @@ class StrictnessWatch {
   std::string complaint_;
 };
 
-// nlohmann's texts begin with "[json.exception.parse_error.101] parse error at line 1, column 2: ".
-std::string without_tag(std::string_view text) {
-  const auto end = text.find("] ");
-  return std::string(end == std::string_view::npos ? text : text.substr(end + 2));
+// What is wrong with a text that is not JSON, and where.
+std::string describe(const json::parse_error& error, std::string_view text) {
+  if (text.empty()) {
+    return "it is empty";
+  }
+  // Counted from 1: the byte that cannot be there, or is the end of a word or text that cannot.
+  const std::size_t at = std::min(std::max<std::size_t>(error.byte, 1), text.size() + 1) - 1;
+  const std::string_view before = text.substr(0, at);
+  const std::size_t line_start = before.rfind('\n') + 1;  // 0 in the first line
+  const std::string place = "line " + std::to_string(std::ranges::count(before, '\n') + 1) + ", column " +
+                            std::to_string(at - line_start + 1);
+  if (at == text.size()) {
+    return "it ends too early, at " + place;
+  }
+  // Told by nothing but the library's text.
+  if (std::string_view(error.what()).find("UTF-8") != std::string_view::npos) {
+    return "a byte at " + place + " is not UTF-8";
+  }
+  const char found = text[at];
+  if (found < ' ' || found > '~') {
+    return "a character that has to be escaped, or is out of place, at " + place;
+  }
+  return std::string("'") + found + "' is out of place at " + place +
+         (found == '\'' ? "; texts are put into double quotes" : "");
 }
 
 }  // namespace
@@ -64,9 +86,10 @@ Result<json> parse_json(std::string_view text, std::string_view name, int max_le
       return fail(ErrorCode::kInvalidArgument, std::string(name) + ": " + watch.complaint());
     }
     return value;
-  } catch (const json::exception& exception) {
-    return fail(ErrorCode::kInvalidArgument,
-                std::string(name) + ": not JSON: " + without_tag(exception.what()));
+  } catch (const json::parse_error& error) {
+    return fail(ErrorCode::kInvalidArgument, std::string(name) + ": not JSON: " + describe(error, text));
+  } catch (const json::exception&) {
+    return fail(ErrorCode::kInvalidArgument, std::string(name) + ": a number is out of range");
   }
 }
 

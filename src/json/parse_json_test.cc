@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace mayfly {
 namespace {
@@ -14,9 +16,23 @@ std::string parse_error(std::string_view text) {
 }
 
 TEST(ParseJson, what_is_not_json_is_refused_with_its_place) {
-  EXPECT_NE(parse_error("{\"a\": }").find("line 1, column 7"), std::string::npos) << parse_error("{\"a\": }");
-  for (const char* text : {"", "{", "[1,]", "{} {}", "nul", "{\"a\":1,}", "\x80", "{\"a\":\"\xff\"}",
-                           "{'a':1}", "NaN", "1e999", R"("\ud800")"}) {
+  for (const auto& [text, said] : std::vector<std::pair<std::string, std::string>>{
+           {"{\"a\": }", "'}' is out of place at line 1, column 7"},
+           {"{\"a\": 1,\n \"b\": tru}", "'}' is out of place at line 2, column 10"},
+           {"{} {}", "'{' is out of place at line 1, column 4"},
+           {"{'a': 1}", "''' is out of place at line 1, column 2; texts are put into double quotes"},
+           {"{\n\n\"a\": 1,}", "'}' is out of place at line 3, column 8"},
+           {"{\"a\": 1", "it ends too early, at line 1, column 8"},
+           {"[\n", "it ends too early, at line 2, column 1"},
+           {"", "it is empty"},
+           {"{\"a\": \"\xff\"}", "a byte at line 1, column 8 is not UTF-8"},
+           {"\"a\nb\"", "a character that has to be escaped, or is out of place, at line 1, column 3"},
+           {"\xe2\x80\x9c", "a character that has to be escaped, or is out of place, at line 1, column 1"}}) {
+    EXPECT_EQ(parse_error(text), "body: not JSON: " + said) << text;
+  }
+  EXPECT_EQ(parse_error("[1e999]"), "body: a number is out of range");
+  for (const char* text :
+       {"{", "[1,]", "nul", "{\"a\":1,}", "\x80", "{\"a\":\"\xff\"}", "NaN", R"("\ud800")"}) {
     EXPECT_NE(parse_error(text), "") << text;
   }
 }
