@@ -143,19 +143,11 @@ def private_kib(binary, folder, with_api):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("monitors", nargs="*", metavar="NAME=BINARY")
     parser.add_argument("--runs", type=int, default=50, help="runs of each (default 50), after one that is not counted")
     parser.add_argument("--check", action="store_true",
                         help=f"exit with 1 where the first monitor is over a limit: answer {ANSWER_LIMIT} x floor, set-up "
                              f"{SET_UP_LIMIT} x floor, start {START_LIMIT} x floor, {MEMORY_LIMIT_KIB} KiB added by the API")
-    options = parser.parse_args()
-    if not options.monitors and os.environ.get("MAYFLY_PROGRAM"):
-        options.monitors = [f"mayfly={os.environ['MAYFLY_PROGRAM']}"]
-    monitors = dict(pair.split("=", 1) for pair in options.monitors if "=" in pair)
-    if not monitors or len(monitors) != len(options.monitors) or "floor" in monitors:
-        parser.error("each monitor is NAME=BINARY, with a name of its own; without any, MAYFLY_PROGRAM is needed")
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        parser.error("/dev/kvm is not there or not accessible to this user")
+    options, monitors = start.parse(parser)
 
     figures, added = {}, {}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as name:
@@ -184,15 +176,12 @@ def check(medians, added, name):
     """1 where the monitor is over a limit, with a line for each."""
     ratio = lambda figure: medians[figure][name] / medians[figure]["floor"]
     without, with_api = added[name]
-    over = [text for is_over, text in (
+    return start.report_over((
         (ratio("answer ms") > ANSWER_LIMIT, f"first answer: more than {ANSWER_LIMIT} x floor"),
         (ratio("set-up call us") > SET_UP_LIMIT, f"a set-up call: more than {SET_UP_LIMIT} x floor"),
         (ratio("start ms") > START_LIMIT, f"InstanceStart: more than {START_LIMIT} x floor"),
         (with_api - without > MEMORY_LIMIT_KIB, f"memory: the API adds more than {MEMORY_LIMIT_KIB} KiB"),
-    ) if is_over]
-    for text in over:
-        print(f"OVER THE LIMIT: {text}")
-    return 1 if over else 0
+    ))
 
 
 if __name__ == "__main__":

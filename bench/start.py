@@ -167,14 +167,9 @@ def measure_devices(binary, folder, pairs):
     return [statistics.median(taken[True]) - statistics.median(taken[False]) for taken in (times, cpu)]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(parser):
+    """The options, and the monitors that they or the environment name: {name: binary}. Adds the arguments for these."""
     parser.add_argument("monitors", nargs="*", metavar="NAME=BINARY")
-    parser.add_argument("--runs", type=int, default=30, help="runs of each (default 30), after one that is not counted")
-    parser.add_argument("--check", action="store_true",
-                        help=f"exit with 1 where the first monitor is over a limit: output {OUTPUT_LIMIT} x floor, "
-                             f"{PRIVATE_LIMIT_KIB} KiB private memory, {BINARY_LIMIT_KIB} KiB of program, "
-                             f"{DEVICES_LIMIT_MS} ms added by a disk and a network interface")
     options = parser.parse_args()
     if not options.monitors and os.environ.get("MAYFLY_PROGRAM"):
         options.monitors = [f"mayfly={os.environ['MAYFLY_PROGRAM']}"]
@@ -183,6 +178,17 @@ def main():
         parser.error("each monitor is NAME=BINARY, with a name of its own; without any, MAYFLY_PROGRAM is needed")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         parser.error("/dev/kvm is not there or not accessible to this user")
+    return options, monitors
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=30, help="runs of each (default 30), after one that is not counted")
+    parser.add_argument("--check", action="store_true",
+                        help=f"exit with 1 where the first monitor is over a limit: output {OUTPUT_LIMIT} x floor, "
+                             f"{PRIVATE_LIMIT_KIB} KiB private memory, {BINARY_LIMIT_KIB} KiB of program, "
+                             f"{DEVICES_LIMIT_MS} ms added by a disk and a network interface")
+    options, monitors = parse(parser)
     first = next(iter(monitors))
 
     figures = {}
@@ -224,13 +230,18 @@ def stripped_size(binary):
 def check(figures, name, binary, added):
     """1 where the monitor is over a limit, or one was not measured, with a line for each."""
     median = lambda figure, of: statistics.median(figures[figure][of])
-    over = [text for is_over, text in (
+    return report_over((
         (median("output ms", name) > OUTPUT_LIMIT * median("output ms", "floor"), f"output: more than {OUTPUT_LIMIT} x floor"),
         (median("memory private KiB", name) > PRIVATE_LIMIT_KIB, f"memory: more than {PRIVATE_LIMIT_KIB} KiB private"),
         (stripped_size(binary) > BINARY_LIMIT_KIB << 10, f"program: more than {BINARY_LIMIT_KIB} KiB"),
         (added is None, "devices: not measured"),
         (added is not None and added[0] > DEVICES_LIMIT_MS, f"devices: add more than {DEVICES_LIMIT_MS} ms"),
-    ) if is_over]
+    ))
+
+
+def report_over(limits):
+    """1 where one of the pairs (whether it is over, what it is) is over its limit, with a line for each."""
+    over = [text for is_over, text in limits if is_over]
     for text in over:
         print(f"OVER THE LIMIT: {text}")
     return 1 if over else 0

@@ -1,90 +1,21 @@
 #include "api/json_object.h"
 
 #include <algorithm>
-#include <vector>
+
+#include "json/parse_json.h"
 
 namespace mayfly::api {
 namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxDepth = 32;
-
-// Watches the parser for what nlohmann::json accepts and this project does not: keys given twice, deep
-// nesting.
-class StrictnessWatch {
- public:
-  bool operator()(int depth, json::parse_event_t event, const json& parsed) {
-    if (depth > kMaxDepth) {
-      complain("nested more than " + std::to_string(kMaxDepth) + " levels deep");
-    }
-    if (event == json::parse_event_t::object_start) {
-      keys_.emplace_back();
-    } else if (event == json::parse_event_t::object_end) {
-      keys_.pop_back();
-    } else if (event == json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys_.back().insert(key).second) {
-        complain("field \"" + key + "\" is given twice");
-      }
-    }
-    return true;
-  }
-
-  const std::optional<std::string>& complaint() const { return complaint_; }
-
- private:
-  void complain(std::string text) {
-    if (!complaint_) {
-      complaint_ = std::move(text);
-    }
-  }
-
-  std::vector<std::set<std::string>> keys_;
-  std::optional<std::string> complaint_;
-};
-
-// What is wrong with a text that is not JSON, and where.
-std::string describe(const json::parse_error& error, std::string_view text) {
-  if (text.empty()) {
-    return "it is empty";
-  }
-  // Counted from 1: the byte that cannot be there, or is the end of a word or text that cannot.
-  const std::size_t at = std::min(std::max<std::size_t>(error.byte, 1), text.size() + 1) - 1;
-  const std::string_view before = text.substr(0, at);
-  const std::size_t line_start = before.rfind('\n') + 1;  // 0 in the first line
-  const std::string place = "line " + std::to_string(std::ranges::count(before, '\n') + 1) + ", column " +
-                            std::to_string(at - line_start + 1);
-  if (at == text.size()) {
-    return "it ends too early, at " + place;
-  }
-  // Told by nothing but the library's text.
-  if (std::string_view(error.what()).find("UTF-8") != std::string_view::npos) {
-    return "a byte at " + place + " is not UTF-8";
-  }
-  const char found = text[at];
-  if (found < ' ' || found > '~') {
-    return "a character that has to be escaped, or is out of place, at " + place;
-  }
-  return std::string("'") + found + "' is out of place at " + place +
-         (found == '\'' ? "; texts are put into double quotes" : "");
-}
+// More than any section has.
+constexpr int kMaxLevels = 32;
 
 }  // namespace
 
 Result<json> parse_json(std::string_view text, std::string_view name) {
-  StrictnessWatch watch;
-  try {
-    json value = json::parse(text, std::ref(watch));
-    if (watch.complaint()) {
-      return fail(ErrorCode::kInvalidArgument, std::string(name) + ": " + *watch.complaint());
-    }
-    return value;
-  } catch (const json::parse_error& error) {
-    return fail(ErrorCode::kInvalidArgument, std::string(name) + ": not JSON: " + describe(error, text));
-  } catch (const json::exception&) {
-    return fail(ErrorCode::kInvalidArgument, std::string(name) + ": a number is out of range");
-  }
+  return mayfly::parse_json(text, name, kMaxLevels);
 }
 
 JsonObject::JsonObject(const json& value, std::string path) : value_(value), path_(std::move(path)) {
@@ -122,12 +53,36 @@ std::optional<std::string> JsonObject::string(std::string_view key) {
     wrong_type(key, "a string", *found);
     return std::nullopt;
   }
-  auto text = found->get<std::string>();
+  return text_of(key, *found);
+}
+
+std::optional<std::string> JsonObject::text_of(std::string_view key, const json& value) {
+  const auto& text = value.get_ref<const std::string&>();
   if (text.find('\0') != std::string::npos) {
     refuse(key, "must not contain a NUL character");
     return std::nullopt;
   }
   return text;
+}
+
+std::optional<std::vector<std::string>> JsonObject::strings(std::string_view key, std::string_view what) {
+  const json* found = find(key);
+  if (found == nullptr) {
+    return std::nullopt;
+  }
+  if (!found->is_array() || !std::ranges::all_of(*found, &json::is_string)) {
+    refuse(key, "must be a list of " + std::string(what));
+    return std::nullopt;
+  }
+  std::vector<std::string> all;
+  for (const json& each : *found) {
+    auto text = text_of(key, each);
+    if (!text) {
+      return std::nullopt;
+    }
+    all.push_back(std::move(*text));
+  }
+  return all;
 }
 
 std::optional<bool> JsonObject::boolean(std::string_view key) {
@@ -191,10 +146,7 @@ Result<void> JsonObject::finish() {
   if (!error_) {
     for (const auto& [key, unused] : value_.items()) {
       if (!known_.contains(key)) {
-        const bool is_puts = std::ranges::find(put_only_, key) != put_only_.end();
-        error_ = Error(ErrorCode::kInvalidArgument,
-                       path_ + ": unknown field \"" + key + "\"" +
-                           (is_puts ? " of a PATCH: only a PUT, before the start, can say it" : ""));
+        error_ = Error(ErrorCode::kInvalidArgument, path_ + ": unknown field \"" + key + "\"");
         break;
       }
     }

@@ -11,14 +11,13 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/result.h"
 
 namespace mayfly::api {
 
-// Parses `text` as one JSON value. Refused: syntax errors (with line and column), a key given twice in one
-// object, more than 32 levels of nesting, anything behind the value. Never throws. `name` is what errors call
-// the text.
+// As mayfly::parse_json(), with 32 levels.
 Result<nlohmann::json> parse_json(std::string_view text, std::string_view name);
 
 // Reads the fields of one object. Errors accumulate nothing: the first one found is kept and every later read
@@ -36,8 +35,20 @@ class JsonObject {
   std::optional<std::uint64_t> integer(std::string_view key, std::uint64_t minimum, std::uint64_t maximum);
   // One of `names`: its index.
   std::optional<std::size_t> choice(std::string_view key, std::span<const std::string_view> names);
+  // A list of strings. `what` is what errors call them: "ids".
+  std::optional<std::vector<std::string>> strings(std::string_view key, std::string_view what);
   // Any value, to be read further.
   const nlohmann::json* value(std::string_view key);
+  // Lets `reader` have the value, and what errors are to call it, and puts the result into `target`; without a
+  // value that stays as it is. `reader` makes a Result of what the target takes. Its error is given
+  // back, not kept: it names the field itself.
+  template <typename Reader, typename Target>
+  Result<void> read(std::string_view key, Reader reader, Target& target) {
+    if (const nlohmann::json* found = value(key)) {
+      MAYFLY_TRY_ASSIGN(target, reader(*found, path_ + "." + std::string(key)));
+    }
+    return {};
+  }
 
   // Records that `key` must be there.
   void require(std::string_view key);
@@ -51,6 +62,7 @@ class JsonObject {
 
  private:
   const nlohmann::json* find(std::string_view key);
+  std::optional<std::string> text_of(std::string_view key, const nlohmann::json& value);
   void wrong_type(std::string_view key, std::string_view expected, const nlohmann::json& found);
 
   const nlohmann::json& value_;

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "api/config_file.h"
+#include "api/sections.h"
 #include "support/fake_event.h"
 #include "support/temp_dir.h"
 
@@ -194,6 +196,14 @@ TEST_F(RouterTest, configuration_that_was_put_is_read_back_as_a_configuration_fi
   EXPECT_EQ(config["drives"][0]["rate_limiter"], disk["rate_limiter"]);
   EXPECT_EQ(config["drives"][0]["cache_type"], "Writeback");
   EXPECT_EQ(config["drives"][0]["io_engine"], "Async");
+  const auto file = parse_config_file(config.dump(), "the answer");
+  ASSERT_TRUE(file) << file.error().message();
+  EXPECT_EQ(to_json(file->machine), config["machine-config"]);
+  EXPECT_EQ(to_json(file->boot_source), config["boot-source"]);
+  ASSERT_EQ(file->drives.size(), 1U);
+  EXPECT_EQ(to_json(file->drives[0]), config["drives"][0]);
+  EXPECT_TRUE(file->networks.empty());
+  EXPECT_FALSE(file->mmds || file->cpu_template || file->logger || file->metrics);
 }
 
 TEST_F(RouterTest, what_needs_a_started_microvm_is_refused_before) {

@@ -90,34 +90,24 @@ Result<TokenBucketConfig> read_token_bucket(const json& value, const std::string
 Result<RateLimiterConfig> read_rate_limiter(const json& value, const std::string& path) {
   JsonObject object(value, path);
   RateLimiterConfig limiter;
-  if (const json* bucket = object.value("bandwidth")) {
-    MAYFLY_TRY_ASSIGN(limiter.bandwidth, read_token_bucket(*bucket, path + ".bandwidth"));
-  }
-  if (const json* bucket = object.value("ops")) {
-    MAYFLY_TRY_ASSIGN(limiter.ops, read_token_bucket(*bucket, path + ".ops"));
-  }
+  MAYFLY_TRY(object.read("bandwidth", read_token_bucket, limiter.bandwidth));
+  MAYFLY_TRY(object.read("ops", read_token_bucket, limiter.ops));
   MAYFLY_TRY(object.finish());
   return limiter;
 }
 
 // A network behind passt. `object` holds the fields that only this kind of back end has.
-Result<UserNetConfig> read_user_network(JsonObject& object) {
+UserNetConfig read_user_network(JsonObject& object) {
   UserNetConfig user;
   user.host_loopback = object.boolean("host_loopback").value_or(false);
-  if (const json* forwards = object.value("forward")) {
-    if (!forwards->is_array()) {
-      object.refuse("forward", "must be a list of strings such as \"8080:80\"");
-      return user;
+  const auto forwards = object.strings("forward", "strings such as \"8080:80\"");
+  for (const std::string& text : forwards.value_or(std::vector<std::string>())) {
+    const auto forward = parse_port_forward(text);
+    if (!forward) {
+      object.refuse("forward", forward.error().message());
+      break;
     }
-    for (const json& text : *forwards) {
-      const auto forward = text.is_string() ? parse_port_forward(text.get_ref<const std::string&>())
-                                            : fail(ErrorCode::kInvalidArgument, "must be a list of strings");
-      if (!forward) {
-        object.refuse("forward", forward.error().message());
-        return user;
-      }
-      user.forwards.push_back(*forward);
-    }
+    user.forwards.push_back(*forward);
   }
   return user;
 }
@@ -233,9 +223,7 @@ Result<BlockDeviceConfig> read_drive(const json& value, const std::string& path)
   if (auto overlay = object.string("overlay")) {
     drive.overlay = overlay_of(std::move(*overlay));
   }
-  if (const json* limiter = object.value("rate_limiter")) {
-    MAYFLY_TRY_ASSIGN(drive.rate_limiter, read_rate_limiter(*limiter, path + ".rate_limiter"));
-  }
+  MAYFLY_TRY(object.read("rate_limiter", read_rate_limiter, drive.rate_limiter));
   MAYFLY_TRY(object.finish());
   if (auto valid = drive.validate(); !valid) {
     return tl::make_unexpected(valid.error().within(path));
@@ -249,7 +237,7 @@ Result<NetDeviceConfig> read_network(const json& value, const std::string& path)
   object.require("iface_id");
   network.id = object.string("iface_id").value_or("");
   if (object.choice("backend", kBackends).value_or(0) == 1) {
-    MAYFLY_TRY_ASSIGN(network.backend, read_user_network(object));
+    network.backend = read_user_network(object);
   } else {
     object.require("host_dev_name");
     network.backend = TapConfig{object.string("host_dev_name").value_or("")};
@@ -266,12 +254,8 @@ Result<NetDeviceConfig> read_network(const json& value, const std::string& path)
   if (const auto pairs = object.integer("queue_pairs", 1, kMaxQueuePairs)) {
     network.queue_pairs = static_cast<std::uint32_t>(*pairs);
   }
-  if (const json* limiter = object.value("rx_rate_limiter")) {
-    MAYFLY_TRY_ASSIGN(network.rx_rate_limiter, read_rate_limiter(*limiter, path + ".rx_rate_limiter"));
-  }
-  if (const json* limiter = object.value("tx_rate_limiter")) {
-    MAYFLY_TRY_ASSIGN(network.tx_rate_limiter, read_rate_limiter(*limiter, path + ".tx_rate_limiter"));
-  }
+  MAYFLY_TRY(object.read("rx_rate_limiter", read_rate_limiter, network.rx_rate_limiter));
+  MAYFLY_TRY(object.read("tx_rate_limiter", read_rate_limiter, network.tx_rate_limiter));
   MAYFLY_TRY(object.finish());
   if (auto valid = network.validate(); !valid) {
     return tl::make_unexpected(valid.error().within(path));
@@ -286,9 +270,7 @@ Result<DriveChanges> read_drive_changes(const json& value, const std::string& pa
   object.require("drive_id");
   changes.id = object.string("drive_id").value_or("");
   changes.path = object.string("path_on_host");
-  if (const json* limiter = object.value("rate_limiter")) {
-    MAYFLY_TRY_ASSIGN(changes.rate_limiter, read_rate_limiter(*limiter, path + ".rate_limiter"));
-  }
+  MAYFLY_TRY(object.read("rate_limiter", read_rate_limiter, changes.rate_limiter));
   MAYFLY_TRY(object.finish());
   return changes;
 }
@@ -299,12 +281,8 @@ Result<NetworkChanges> read_network_changes(const json& value, const std::string
   object.leave_to_put(kNetworkPutOnly);
   object.require("iface_id");
   changes.id = object.string("iface_id").value_or("");
-  if (const json* limiter = object.value("rx_rate_limiter")) {
-    MAYFLY_TRY_ASSIGN(changes.rx_rate_limiter, read_rate_limiter(*limiter, path + ".rx_rate_limiter"));
-  }
-  if (const json* limiter = object.value("tx_rate_limiter")) {
-    MAYFLY_TRY_ASSIGN(changes.tx_rate_limiter, read_rate_limiter(*limiter, path + ".tx_rate_limiter"));
-  }
+  MAYFLY_TRY(object.read("rx_rate_limiter", read_rate_limiter, changes.rx_rate_limiter));
+  MAYFLY_TRY(object.read("tx_rate_limiter", read_rate_limiter, changes.tx_rate_limiter));
   MAYFLY_TRY(object.finish());
   return changes;
 }
@@ -313,19 +291,7 @@ Result<MmdsConfig> read_mmds_config(const json& value, const std::string& path) 
   JsonObject object(value, path);
   MmdsConfig mmds;
   object.require("network_interfaces");
-  if (const json* ids = object.value("network_interfaces")) {
-    if (!ids->is_array()) {
-      object.refuse("network_interfaces", "must be a list of ids");
-    } else {
-      for (const json& id : *ids) {
-        if (!id.is_string()) {
-          object.refuse("network_interfaces", "must be a list of ids");
-          break;
-        }
-        mmds.network_interfaces.push_back(id.get<std::string>());
-      }
-    }
-  }
+  mmds.network_interfaces = object.strings("network_interfaces", "ids").value_or(std::vector<std::string>());
   if (const auto index = object.choice("version", kMmdsVersions)) {
     mmds.version = static_cast<MmdsVersion>(*index);
   }
@@ -345,9 +311,7 @@ Result<SerialConfig> read_serial(const json& value, const std::string& path) {
   JsonObject object(value, path);
   SerialConfig serial;
   serial.output_path = object.string("serial_out_path");
-  if (const json* bucket = object.value("rate_limiter")) {
-    MAYFLY_TRY_ASSIGN(serial.rate_limiter, read_token_bucket(*bucket, path + ".rate_limiter"));
-  }
+  MAYFLY_TRY(object.read("rate_limiter", read_token_bucket, serial.rate_limiter));
   MAYFLY_TRY(object.finish());
   return serial;
 }

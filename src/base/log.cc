@@ -44,12 +44,6 @@ std::string_view level_name(LogLevel level) {
   return kNames[static_cast<std::size_t>(level)];
 }
 
-bool equals_ignoring_case(std::string_view a, std::string_view b) {
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
-                    [&](char left, char right) { return lower(left) == lower(right); });
-}
-
 bool is_wanted(const char* file) {
   if (!g_settings.has_module.load(std::memory_order_relaxed)) {
     return true;
@@ -133,7 +127,7 @@ Result<LogLevel> parse_log_level(std::string_view text) {
                                                                           {"debug", LogLevel::kDebug},
                                                                           {"trace", LogLevel::kTrace}}};
   for (const auto& [name, level] : kLevels) {
-    if (equals_ignoring_case(text, name)) {
+    if (equal_ignoring_case(text, name)) {
       return level;
     }
   }

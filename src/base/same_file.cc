@@ -40,6 +40,14 @@ std::optional<Place> place_of(std::filesystem::path path) {
 
 }  // namespace
 
+bool same_file(const struct stat& one, const struct stat& other) {
+  // A block device is its number: any number of nodes lead to it, in whatever file systems.
+  if (S_ISBLK(one.st_mode)) {
+    return S_ISBLK(other.st_mode) && one.st_rdev == other.st_rdev;
+  }
+  return S_ISREG(one.st_mode) && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
 bool same_file(const std::string& one, const std::string& other) {
   struct stat a {};
   struct stat b {};
@@ -49,7 +57,7 @@ bool same_file(const std::string& one, const std::string& other) {
     return false;
   }
   if (has_one) {
-    return S_ISREG(a.st_mode) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    return same_file(a, b);
   }
   const auto place = place_of(one);
   return place && place == place_of(other);

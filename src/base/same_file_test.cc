@@ -35,5 +35,23 @@ TEST(SameFile, a_file_that_is_not_there_yet_is_where_it_would_be_made) {
   EXPECT_FALSE(same_file(dir.file("no/folder"), dir.file("no/folder")));
 }
 
+TEST(SameFile, a_block_device_is_one_whatever_its_nodes) {
+  struct stat node {};
+  node.st_dev = 5;
+  node.st_ino = 100;
+  node.st_mode = S_IFBLK | 0600;
+  node.st_rdev = 0x801;
+  struct stat another = node;
+  another.st_dev = 6;
+  another.st_ino = 7;
+  EXPECT_TRUE(same_file(node, another));
+  another.st_rdev = 0x802;
+  EXPECT_FALSE(same_file(node, another));
+  struct stat terminal = node;  // the numbers of character devices are others
+  terminal.st_mode = S_IFCHR | 0600;
+  EXPECT_FALSE(same_file(node, terminal));
+  EXPECT_FALSE(same_file(terminal, terminal));
+}
+
 }  // namespace
 }  // namespace mayfly

@@ -45,6 +45,29 @@ std::size_t utf8_length(std::string_view text) {
   return 0;
 }
 
+// Of a well-formed sequence of two to four bytes.
+std::uint32_t code_point(std::string_view sequence) {
+  // The first byte has as many leading ones as there are bytes, the others two bits that say what they are.
+  std::uint32_t value = static_cast<unsigned char>(sequence.front()) & (0x7fU >> sequence.size());
+  for (const char c : sequence.substr(1)) {
+    value = value << 6U | (static_cast<unsigned char>(c) & 0x3fU);
+  }
+  return value;
+}
+
+// As JSON has it (RFC 8259, section 7): "\uNNNN", or two of them for what does not fit.
+void append_utf16_escapes(TextBuffer& text, std::uint32_t code_point) {
+  constexpr std::uint32_t kFirstOfPairs = 0x10000;
+  if (code_point >= kFirstOfPairs) {
+    const std::uint32_t bits = code_point - kFirstOfPairs;
+    text.append("\\u");
+    text.append_hex(0xd800U + (bits >> 10U), 4);
+    code_point = 0xdc00U + (bits & 0x3ffU);
+  }
+  text.append("\\u");
+  text.append_hex(code_point, 4);
+}
+
 struct CivilDate {
   std::uint64_t year;
   unsigned month;
@@ -137,7 +160,7 @@ void TextBuffer::append_json_string(std::string_view text) {
     if (length == 0) {
       append("\\ufffd");
     } else if (length > 1) {
-      append(text.substr(0, length));
+      append_utf16_escapes(*this, code_point(text.substr(0, length)));
     } else if (c == '"' || c == '\\') {
       append('\\');
       append(c);
@@ -169,6 +192,14 @@ void TextBuffer::append_utc_time(std::uint64_t realtime_ns) {
   append_decimal(seconds % 60, 2);
   append('.');
   append_decimal(realtime_ns % kPerSecond, 9);
+}
+
+char ascii_lower(char character) {
+  return character >= 'A' && character <= 'Z' ? static_cast<char>(character - 'A' + 'a') : character;
+}
+
+bool equal_ignoring_case(std::string_view a, std::string_view b) {
+  return std::ranges::equal(a, b, {}, ascii_lower, ascii_lower);
 }
 
 std::string hex(std::uint64_t value) {

@@ -33,8 +33,9 @@ class TextBuffer {
   // `text` with everything but printable ASCII replaced by escapes (\n, \r, \t, \xNN), so that a string from
   // elsewhere can neither start a line nor reach a terminal's interpreter.
   void append_escaped(std::string_view text);
-  // As a JSON string with its quotes. Bytes that are not valid UTF-8 become U+FFFD: the result is always
-  // valid JSON.
+  // As a JSON string with its quotes, in printable ASCII: all else is escaped, as text can also do things to
+  // a terminal by what is valid UTF-8 (C1 controls, a change of the writing's direction). Bytes that are no
+  // UTF-8 become U+FFFD. At most six times as long, and the quotes.
   void append_json_string(std::string_view text);
   // "2024-02-29T23:59:59.000000001" in UTC. Not by gmtime_r(), which may read the time zone's file and takes
   // a lock.
@@ -45,6 +46,10 @@ class TextBuffer {
   std::size_t size_ = 0;
   bool truncated_ = false;
 };
+
+// A to Z are a to z; no other character has a case here, whatever the locale.
+char ascii_lower(char character);
+bool equal_ignoring_case(std::string_view a, std::string_view b);
 
 // "0x1f".
 std::string hex(std::uint64_t value);

@@ -28,6 +28,13 @@ std::string json(std::string_view input) {
   return filled([&](TextBuffer& text) { text.append_json_string(input); });
 }
 
+TEST(Text, only_ascii_letters_have_a_case) {
+  EXPECT_TRUE(equal_ignoring_case("Content-LENGTH", "content-length"));
+  EXPECT_FALSE(equal_ignoring_case("content-length", "content-lengt"));
+  EXPECT_FALSE(equal_ignoring_case("@[`{", "`{@["));
+  EXPECT_FALSE(equal_ignoring_case("\xc4", "\xe4"));  // a letter and its small one in Latin-1
+}
+
 TEST(TextBuffer, what_does_not_fit_is_left_out_and_told) {
   std::array<char, 4> storage{};
   TextBuffer text(storage);
@@ -64,7 +71,12 @@ TEST(TextBuffer, escaping_leaves_only_printable_ascii) {
 
 TEST(TextBuffer, json_strings_escape_what_json_requires) {
   EXPECT_EQ(json("a\"b\\c\nd"), "\"a\\\"b\\\\c\\u000ad\"");
-  EXPECT_EQ(json("\xc3\xa4 \xe2\x82\xac \xf0\x9f\xa6\x9f"), "\"\xc3\xa4 \xe2\x82\xac \xf0\x9f\xa6\x9f\"");
+}
+
+TEST(TextBuffer, json_strings_are_printable_ascii) {
+  EXPECT_EQ(json("\xc3\xa4 \xe2\x82\xac \xf0\x9f\xa6\x9f"), R"("\u00e4 \u20ac \ud83e\udd9f")");
+  EXPECT_EQ(json("\x7f\xc2\x80\xe2\x80\xae\xe2\x81\xa6"), R"("\u007f\u0080\u202e\u2066")");
+  EXPECT_EQ(json("\xf0\x90\x80\x80\xf4\x8f\xbf\xbf"), R"("\ud800\udc00\udbff\udfff")");
 }
 
 TEST(TextBuffer, json_strings_replace_malformed_utf8) {

@@ -8,6 +8,7 @@
 #include <array>
 #include <chrono>
 #include <csignal>
+#include <ctime>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -115,6 +116,21 @@ void release_startup_pages() {
   }
 }
 
+// A monitor that was killed a moment ago may hold its image for a little longer: the kernel takes an io_uring
+// and the files registered with it apart in the background (30 ms were seen). Who starts by a configuration
+// file cannot ask again; who calls the API can, and is told at once.
+Result<void> put_drive(MicroVm& vm, const BlockDeviceConfig& drive) {
+  constexpr timespec kPause{.tv_sec = 0, .tv_nsec = 5'000'000};
+  constexpr int kAttempts = 60;
+  for (int attempt = 1;; ++attempt) {
+    auto put = vm.put_drive(drive);
+    if (put || put.error().code() != ErrorCode::kBusy || attempt == kAttempts) {
+      return put;
+    }
+    ::nanosleep(&kPause, nullptr);
+  }
+}
+
 // Everything of the configuration, then the start.
 OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config, const Options& options) {
   const auto wrong = [&options](const char* section) {
@@ -130,7 +146,7 @@ OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config, const Options
   MAYFLY_TRY(vm.put_cpu_template(config.cpu_template).map_error(wrong("")));
   MAYFLY_TRY(vm.put_boot_source(config.boot_source).map_error(wrong("boot-source")));
   for (const BlockDeviceConfig& drive : config.drives) {
-    MAYFLY_TRY(vm.put_drive(drive).map_error(wrong("drives")));
+    MAYFLY_TRY(put_drive(vm, drive).map_error(wrong("drives")));
   }
   for (const NetDeviceConfig& network : config.networks) {
     MAYFLY_TRY(vm.put_network(network).map_error(wrong("network-interfaces")));

@@ -62,6 +62,15 @@ TEST(JsonOf, is_an_array_with_null_for_what_is_not_known) {
   EXPECT_EQ(text.find('\xff'), std::string::npos);
 }
 
+TEST(JsonOf, has_nothing_that_a_terminal_takes_for_more_than_letters) {
+  MonitorProcess turned = process(7, "web");
+  turned.socket =
+      "/tmp/\xe2\x80\xae"
+      "kcos.\xc2\x9b";  // right to left; an 8-bit CSI
+  const std::string text = json_of({{.process = turned, .state = {}, .problem = {}}});
+  EXPECT_NE(text.find(R"("/tmp/\u202ekcos.\u009b")"), std::string::npos) << text;
+}
+
 TEST(NamesOf, gives_the_number_of_the_process_where_a_name_is_shared) {
   EXPECT_EQ(names_of({process(7, "web"), process(8, "db"), process(9, "web")}), "7\ndb\n9\n");
   EXPECT_EQ(names_of({}), "");

@@ -142,6 +142,15 @@ class GuestSlice {
   GuestAddress address_;
 };
 
+// Of all the slices, in bytes.
+inline std::uint64_t total_size(std::span<const GuestSlice> slices) {
+  std::uint64_t bytes = 0;
+  for (const GuestSlice& slice : slices) {
+    bytes += slice.size();
+  }
+  return bytes;
+}
+
 // One range of guest RAM as the hypervisor maps it.
 struct MemoryRegion {
   GuestRange range;

@@ -4,6 +4,7 @@
 #include <array>
 #include <string>
 
+#include "base/http_text.h"
 #include "base/text.h"
 
 namespace mayfly {
@@ -11,36 +12,8 @@ namespace {
 
 constexpr std::string_view kLineEnd = "\r\n";
 
-char lower(char character) {
-  return character >= 'A' && character <= 'Z' ? static_cast<char>(character | 0x20) : character;
-}
-
-bool equal_ignoring_case(std::string_view a, std::string_view b) {
-  return std::ranges::equal(a, b, {}, lower, lower);
-}
-
-// RFC 9110, 5.6.2.
-bool is_token(std::string_view text) {
-  return !text.empty() && std::ranges::all_of(text, [](char character) {
-    const char small = lower(character);
-    return (small >= 'a' && small <= 'z') || (character >= '0' && character <= '9') ||
-           std::string_view("!#$%&'*+-.^_`|~").find(character) != std::string_view::npos;
-  });
-}
-
 bool is_visible(char character) {
   return character > ' ' && character != 0x7f;  // bytes above 0x7f are negative: not visible
-}
-
-std::string_view trim(std::string_view text) {
-  const auto is_space = [](char character) { return character == ' ' || character == '\t'; };
-  while (!text.empty() && is_space(text.front())) {
-    text.remove_prefix(1);
-  }
-  while (!text.empty() && is_space(text.back())) {
-    text.remove_suffix(1);
-  }
-  return text;
 }
 
 // Takes what is in front of `separator` off `text`, and the separator; all of it where there is none.
@@ -55,7 +28,7 @@ std::string_view take_until(std::string_view& text, std::string_view separator) 
 bool list_has(std::string_view list, std::string_view wanted) {
   while (!list.empty()) {
     std::string_view item = take_until(list, ",");
-    if (equal_ignoring_case(trim(take_until(item, ";")), wanted)) {
+    if (equal_ignoring_case(trim_blanks(take_until(item, ";")), wanted)) {
       return true;
     }
   }
@@ -101,7 +74,7 @@ class Parser {
     const std::string_view target = take_until(line, " ");
     const auto path = path_of(target);
     constexpr std::string_view kName = "HTTP/";
-    if (!is_token(request.method) || !path || !std::ranges::all_of(target, is_visible) ||
+    if (!is_http_token(request.method) || !path || !std::ranges::all_of(target, is_visible) ||
         !line.starts_with(kName)) {
       return refuse(Status::kBad);
     }
@@ -121,13 +94,10 @@ class Parser {
     HttpRequest& request = result_.request;
     const std::size_t colon = line.find(':');
     const std::string_view name = line.substr(0, colon);
-    const bool clean = std::ranges::none_of(line, [](char character) {
-      return (character >= 0 && character < ' ' && character != '\t') || character == 0x7f;
-    });
-    if (colon == std::string_view::npos || !is_token(name) || !clean) {
+    if (colon == std::string_view::npos || !is_http_token(name) || !is_http_field_value(line)) {
       return refuse(Status::kBad);
     }
-    const std::string_view value = trim(line.substr(colon + 1));
+    const std::string_view value = trim_blanks(line.substr(colon + 1));
     const auto is = [name](std::string_view wanted) { return equal_ignoring_case(name, wanted); };
     if (is("Content-Length")) {
       return content_length(value);

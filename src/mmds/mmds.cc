@@ -1,14 +1,13 @@
 #include "mmds/mmds.h"
 
 #include <algorithm>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <utility>
 #include <vector>
 
 #include "base/text.h"
+#include "json/parse_json.h"
 
 namespace mayfly {
 
@@ -25,51 +24,10 @@ struct Mmds::Document {
 namespace {
 
 // Merging and writing a value recurse into its depth: no deeper than this. EC2's metadata has 10 levels.
-constexpr int kMaxDepth = 100;
-
-// Sees the parser's events for what the parser itself lets pass.
-class Strictness {
- public:
-  bool operator()(int depth, json::parse_event_t event, const json& parsed) {
-    const bool starts =
-        event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
-    if (starts && depth >= kMaxDepth && fault_.empty()) {
-      fault_ = "it is nested more than " + std::to_string(kMaxDepth) + " levels deep";
-    }
-    if (event == json::parse_event_t::object_start) {
-      keys_.emplace_back();
-    } else if (event == json::parse_event_t::object_end) {
-      keys_.pop_back();
-    } else if (event == json::parse_event_t::key) {
-      const auto& key = parsed.get_ref<const std::string&>();
-      if (!keys_.back().insert(key).second && fault_.empty()) {
-        fault_ = "key \"" + key + "\" is given twice";
-      }
-    }
-    return true;
-  }
-
-  const std::string& fault() const { return fault_; }
-
- private:
-  std::vector<std::set<std::string>> keys_;
-  std::string fault_;
-};
+constexpr int kMaxLevels = 100;
 
 Result<json> parse(std::string_view text) {
-  Strictness strictness;
-  try {
-    json value = json::parse(text, std::ref(strictness));
-    if (!strictness.fault().empty()) {
-      return fail(ErrorCode::kInvalidArgument, "metadata: " + strictness.fault());
-    }
-    return value;
-  } catch (const json::parse_error& error) {
-    return fail(ErrorCode::kInvalidArgument,
-                "metadata: not JSON (found at byte " + std::to_string(error.byte) + ")");
-  } catch (const json::exception&) {
-    return fail(ErrorCode::kInvalidArgument, "metadata: a number is out of range");
-  }
+  return parse_json(text, "metadata", kMaxLevels);
 }
 
 // RFC 7396, section 2.

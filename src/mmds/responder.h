@@ -69,8 +69,6 @@ class Responder {
   // whose time is over.
   std::optional<std::chrono::nanoseconds> due_in();
 
-  std::size_t connections() const { return connections_.size(); }
-
  private:
   struct Peer {
     MacAddress mac;

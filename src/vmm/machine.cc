@@ -67,7 +67,7 @@ BuildError fault_of_loading(Error error) {
 class Machine::GuestLoader {
  public:
   GuestLoader(BootTrace* trace, GuestMemory& memory, const VmConfig& config, const GuestFiles& files) {
-    const auto load = [this, trace, &memory, &config, &files] {
+    const auto load = [this, trace, &memory, &config, &files]() noexcept {
       enter_guest_ = traced(trace, "load guest", [&] { return load_guest(memory, config, files, trace); });
     };
     try {

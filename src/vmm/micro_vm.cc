@@ -33,6 +33,17 @@ std::string ids_of(const std::vector<Config>& list) {
   return ids.empty() ? ", nor any other" : ids;
 }
 
+// Where the one of that id is, which has to be there; `what` is what the error calls it.
+template <typename Config>
+Result<std::size_t> find_configured(const std::vector<Config>& list, const std::string& id,
+                                    const char* what) {
+  const std::size_t index = find(list, id);
+  if (index == list.size()) {
+    return fail(ErrorCode::kNotFound, std::string("there is no ") + what + " \"" + id + "\"" + ids_of(list));
+  }
+  return index;
+}
+
 void merge(RateLimiterConfig& config, const RateLimiterConfig& changes) {
   const auto take = [](std::optional<TokenBucketConfig>& bucket,
                        const std::optional<TokenBucketConfig>& change) {
@@ -455,17 +466,16 @@ Result<void> MicroVm::send_ctrl_alt_del() {
 
 Result<void> MicroVm::patch_drive(const DriveChanges& changes) {
   MAYFLY_TRY(expect_started());
-  const std::size_t index = find(config_.drives, changes.id);
-  if (index == config_.drives.size()) {
-    return fail(ErrorCode::kNotFound, "there is no drive \"" + changes.id + "\"" + ids_of(config_.drives));
-  }
+  MAYFLY_TRY_ASSIGN(const std::size_t index, find_configured(config_.drives, changes.id, "drive"));
   BlockDeviceConfig& config = config_.drives[index];
   BlockDevice& device = *drives_[index];
   const MutexLock lock(device.mutex());
   // The limits are checked first and are the last to be set: the image is what can fail for reasons of the
   // host.
   if (changes.rate_limiter) {
-    MAYFLY_TRY(RateLimiter().update(*changes.rate_limiter, 0));
+    if (auto valid = RateLimiter().update(*changes.rate_limiter, 0); !valid) {
+      return tl::make_unexpected(valid.error().within("drive " + changes.id));
+    }
   }
   if (changes.path) {
     VmConfig wanted = config_;
@@ -483,11 +493,8 @@ Result<void> MicroVm::patch_drive(const DriveChanges& changes) {
 
 Result<void> MicroVm::patch_network(const NetworkChanges& changes) {
   MAYFLY_TRY(expect_started());
-  const std::size_t index = find(config_.networks, changes.id);
-  if (index == config_.networks.size()) {
-    return fail(ErrorCode::kNotFound,
-                "there is no network interface \"" + changes.id + "\"" + ids_of(config_.networks));
-  }
+  MAYFLY_TRY_ASSIGN(const std::size_t index,
+                    find_configured(config_.networks, changes.id, "network interface"));
   NetDeviceConfig& config = config_.networks[index];
   NetDevice& device = *networks_[index];
   const RateLimiterConfig rx = changes.rx_rate_limiter.value_or(RateLimiterConfig{});

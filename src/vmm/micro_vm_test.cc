@@ -1,6 +1,7 @@
 #include "vmm/micro_vm.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <fstream>
 #include <string>
@@ -93,6 +94,22 @@ TEST_F(MicroVmTest, one_whose_place_another_process_has_taken_meanwhile_stays_as
   expect_refused(vm_.put_drive(drive("a", "other")), ErrorCode::kBusy, "drive a");
   EXPECT_EQ(vm_.config().drives[0].path, dir_.file("disk"));
   expect_refused(other.put_drive(drive("b", "disk")), ErrorCode::kBusy, "drive b");
+}
+
+// Whoever waits here holds up all that the monitor's thread does: who asks may ask again.
+TEST_F(MicroVmTest, an_image_that_another_holds_is_refused_without_waiting) {
+  MicroVm other{{.registrar = registrar_,
+                 .serial_metrics = serial_metrics_,
+                 .console = {},
+                 .on_outcome = [](const Outcome&) {}}};
+  ASSERT_TRUE(other.put_drive(drive("a", "disk")));
+  ASSERT_TRUE(vm_.put_drive(drive("a", "other")));
+  rusage before{};
+  rusage after{};
+  ::getrusage(RUSAGE_THREAD, &before);
+  expect_refused(vm_.put_drive(drive("a", "disk")), ErrorCode::kBusy, "drive a");
+  ::getrusage(RUSAGE_THREAD, &after);
+  EXPECT_LT(after.ru_nvcsw - before.ru_nvcsw, 10) << "how often it slept";
 }
 
 TEST_F(MicroVmTest, metadata_is_served_on_interfaces_that_are_there_only) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "mmds/responder.h"
+#include "support/fuzz_input.h"
 #include "support/mmds_link.h"
 #include "support/tcp_packet.h"
 
@@ -25,11 +26,6 @@ namespace {
 std::uint64_t g_now = 0;
 std::uint32_t g_initial_sequence = 0;
 constexpr Clock kFuzzClock{[] { return g_now; }, [] { return g_now; }};
-
-[[noreturn]] void broken(const char* promise) {
-  std::fprintf(stderr, "a broken promise: %s\n", promise);
-  std::abort();
-}
 
 constexpr std::uint8_t kFin = TcpPacket::kFin;
 constexpr std::uint8_t kSyn = TcpPacket::kSyn;
@@ -54,9 +50,9 @@ struct Client {
   unsigned mss = 536;
 };
 
-class Exerciser {
+class Exerciser : private FuzzInput {
  public:
-  explicit Exerciser(std::span<const std::uint8_t> input) : input_(input) {}
+  explicit Exerciser(std::span<const std::uint8_t> input) : FuzzInput(input) {}
 
   void run() {
     g_now = 1'000'000'000;
@@ -75,22 +71,13 @@ class Exerciser {
     for (std::size_t index = 0; index < clients_.size(); ++index) {
       clients_[index].port = static_cast<std::uint16_t>(1000 + index);
     }
-    while (!input_.empty()) {
+    while (!empty()) {
       step();
     }
     rest();
   }
 
  private:
-  std::uint8_t byte() {
-    if (input_.empty()) {
-      return 0;
-    }
-    const std::uint8_t value = input_.front();
-    input_ = input_.subspan(1);
-    return value;
-  }
-  std::uint16_t word() { return static_cast<std::uint16_t>(byte() | byte() << 8); }
   Client& client() { return clients_[byte() % clients_.size()]; }
 
   void step() {
@@ -442,7 +429,6 @@ class Exerciser {
     broken("the service comes to rest");
   }
 
-  std::span<const std::uint8_t> input_;
   std::shared_ptr<Mmds> mmds_;
   std::unique_ptr<MmdsLink> link_;
   std::vector<Client> clients_;

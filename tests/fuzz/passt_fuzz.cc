@@ -20,22 +20,13 @@
 #include "base/log.h"
 #include "devices/virtio/net/passt_backend.h"
 #include "memory/guest_memory.h"
+#include "support/fuzz_input.h"
 
-namespace mayfly {
+namespace mayfly::testing {
 namespace {
 
 constexpr std::size_t kLength = 4;
 constexpr std::size_t kMostPending = std::size_t{1} << 20;
-
-[[noreturn]] void broken(const char* promise) {
-  std::fprintf(stderr, "a broken promise: %s\n", promise);
-  std::abort();
-}
-void hold(bool held, const char* promise) {
-  if (!held) {
-    broken(promise);
-  }
-}
 
 // Where frames of the guest's lie, and buffers for those that come.
 GuestMemory& guest_memory() {
@@ -46,9 +37,9 @@ GuestMemory& guest_memory() {
   return memory;
 }
 
-class Exerciser {
+class Exerciser : private FuzzInput {
  public:
-  explicit Exerciser(std::span<const std::uint8_t> input) : input_(input), rest_(NetPort::kRest) {}
+  explicit Exerciser(std::span<const std::uint8_t> input) : FuzzInput(input), rest_(NetPort::kRest) {}
 
   void run() {
     std::array<int, 2> fds{};
@@ -62,7 +53,7 @@ class Exerciser {
     }
     PasstBackend backend{UniqueFd(fds[0])};
     port_ = &backend.port(0);
-    while (!input_.empty()) {
+    while (!empty()) {
       step();
     }
     deliver(kMostPending);
@@ -72,26 +63,13 @@ class Exerciser {
   }
 
  private:
-  std::uint8_t byte() {
-    if (input_.empty()) {
-      return 0;
-    }
-    const std::uint8_t value = input_.front();
-    input_ = input_.subspan(1);
-    return value;
-  }
-  std::size_t word() {
-    const unsigned low = byte();
-    return low | static_cast<unsigned>(byte()) << 8;
-  }
-
   void step() {
     switch (byte() % 12) {
       case 0:
         say_frame(word() % 2000);
         break;
       case 1:
-        say_frame(std::min(word() * 2, kMaxFrame));
+        say_frame(std::min(std::size_t{word()} * 2, kMaxFrame));
         break;
       case 2: {  // more than a frame has, by little or by much
         const std::size_t size = kMaxFrame + 1 + word();
@@ -253,7 +231,6 @@ class Exerciser {
     }
   }
 
-  std::span<const std::uint8_t> input_;
   std::vector<std::byte> rest_;  // not a byte more than is promised: a sanitizer looks behind it
   UniqueFd peer_;
   NetPort* port_ = nullptr;
@@ -265,13 +242,13 @@ class Exerciser {
 };
 
 }  // namespace
-}  // namespace mayfly
+}  // namespace mayfly::testing
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   [[maybe_unused]] static const bool quiet =
       mayfly::configure_log(
           {.path = {}, .level = mayfly::LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
           .has_value();
-  mayfly::Exerciser({data, size}).run();
+  mayfly::testing::Exerciser({data, size}).run();
   return 0;
 }

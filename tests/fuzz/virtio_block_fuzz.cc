@@ -24,6 +24,7 @@
 #include "devices/virtio/transport/mmio_transport.h"
 #include "support/block_requests.h"
 #include "support/fake_event.h"
+#include "support/fuzz_input.h"
 #include "support/mmio_window.h"
 #include "support/virtio_driver/mmio_driver.h"
 
@@ -42,27 +43,6 @@ constexpr std::size_t kLongestChain = 8;  // descriptors; the smallest ring has 
   std::fprintf(stderr, "%s\n", what.c_str());
   std::abort();
 }
-
-class Input {
- public:
-  Input(const std::uint8_t* data, std::size_t size) : data_(data), size_(size) {}
-  bool empty() const { return next_ == size_; }
-  std::uint8_t byte() { return next_ < size_ ? data_[next_++] : std::uint8_t{0}; }
-  std::uint64_t number(unsigned width) {
-    std::uint64_t value = 0;
-    for (unsigned index = 0; index < width; ++index) {
-      value |= std::uint64_t{byte()} << (8 * index);
-    }
-    return value;
-  }
-  // One in `of`, and never where the input has ended.
-  bool rarely(unsigned of) { return byte() % of == of - 1; }
-
- private:
-  const std::uint8_t* data_;
-  std::size_t size_;
-  std::size_t next_ = 0;
-};
 
 // The image: a file in memory, opened by its name under /proc.
 class Image {
@@ -96,7 +76,7 @@ struct Expected {
 
 class Session {
  public:
-  explicit Session(Input& input)
+  explicit Session(FuzzInput& input)
       : input_(input),
         memory_(std::move(*GuestMemory::create(std::array{*GuestRange::make(GuestAddress(0), kMemory)},
                                                Backing::kAnonymous))),
@@ -452,7 +432,7 @@ class Session {
     }
   }
 
-  Input& input_;
+  FuzzInput& input_;
   GuestMemory memory_;
   GuestDriverMemory driver_memory_;
   ManualRegistrar registrar_;
@@ -481,7 +461,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
           {.path = {}, .level = mayfly::LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
           .has_value();
   static_cast<void>(quiet);
-  mayfly::testing::Input input(data, size);
+  mayfly::testing::FuzzInput input({data, size});
   mayfly::testing::Session(input).play();
   return 0;
 }

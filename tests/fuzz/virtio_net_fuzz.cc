@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "support/fake_event.h"
+#include "support/fuzz_input.h"
 #include "support/memory_net_backend.h"
 #include "support/net_guest.h"
 
@@ -26,14 +27,9 @@ std::uint64_t g_now = 0;
 constexpr Clock kFuzzClock{[] { return g_now; }, [] { return g_now; }};
 constexpr NetOffloads kAll{.checksum = true, .tso4 = true, .tso6 = true, .ufo = true};
 
-[[noreturn]] void broken(const char* promise) {
-  std::fprintf(stderr, "a broken promise: %s\n", promise);
-  std::abort();
-}
-
-class Exerciser {
+class Exerciser : private FuzzInput {
  public:
-  explicit Exerciser(std::span<const std::uint8_t> input) : input_(input) {}
+  explicit Exerciser(std::span<const std::uint8_t> input) : FuzzInput(input) {}
 
   void run() {
     g_now = 1'000'000'000;
@@ -51,7 +47,7 @@ class Exerciser {
     }
     guest_ = std::make_unique<NetGuest>(settings, std::move(backend), registrar_);
     start(~std::uint64_t{0}, 64);
-    while (!input_.empty()) {
+    while (!empty()) {
       try {
         step();
       } catch (const std::exception&) {
@@ -65,15 +61,6 @@ class Exerciser {
   }
 
  private:
-  std::uint8_t byte() {
-    if (input_.empty()) {
-      return 0;
-    }
-    const std::uint8_t value = input_.front();
-    input_ = input_.subspan(1);
-    return value;
-  }
-  std::uint16_t word() { return static_cast<std::uint16_t>(byte() | byte() << 8); }
   std::size_t pair() { return byte() % pairs_; }
 
   void start(std::uint64_t features, std::uint16_t size) {
@@ -355,7 +342,6 @@ class Exerciser {
     }
   }
 
-  std::span<const std::uint8_t> input_;
   ManualRegistrar registrar_;
   MemoryNetBackend* backend_ = nullptr;
   std::unique_ptr<NetGuest> guest_;

@@ -635,6 +635,8 @@ class Live(ApiCase):
         self.refused("missing", "PATCH", "/drives/d", {"drive_id": "d", "path_on_host": self.path("missing")})
         self.refused('no drive "e"; there are: d', "PATCH", "/drives/e", {"drive_id": "e"})
         self.refused("path", "PATCH", "/drives/d", {"drive_id": "d", "path": "/x"})
+        self.refused("drive d: ", "PATCH", "/drives/d", {"drive_id": "d", "path_on_host": self.path("disk"), "rate_limiter": {
+            "ops": {"size": 1, "refill_time": 1 << 63}}})
         self.assertEqual(self.get("/vm/config"), before)
 
     def test_an_interface_gets_other_limits(self):

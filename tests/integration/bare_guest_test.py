@@ -14,6 +14,7 @@ import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import termios
 import time
@@ -326,6 +327,18 @@ class Starting(Case):
     def test_a_configuration_file_boots_as_the_flags_do(self):
         config = self.config(guest("power_off"), **{"machine-config": {"vcpu_count": 2, "mem_size_mib": 64}})
         self.expect(mayfly("--no-api", "--config-file", config), 0, b"hello\n")
+
+    def test_a_start_waits_for_an_image_that_is_let_go_soon(self):
+        image = self.write("disk", "x" * 4096)
+        config = self.config(guest("power_off"), drives=[
+            {"drive_id": "d", "path_on_host": image, "is_root_device": False}])
+        with open(image, "r+b") as holder:
+            fcntl.fcntl(holder, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+            held = mayfly("--no-api", "--config-file", config)
+            self.expect(held, 152, b"", "in use")
+            vm = Running("--no-api", "--config-file", config)
+            time.sleep(0.05)
+        self.expect(vm.end(), 0)
 
     def test_every_count_of_vcpus_and_sizes_of_memory_start(self):
         for cpus, memory in ((1, "17M"), (2, "64M"), (32, "128M"), (1, "3G"), (1, "5G"), (1, "64G")):

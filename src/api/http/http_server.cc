@@ -21,7 +21,7 @@
 namespace mayfly::api {
 namespace {
 
-using SteadyClock = std::chrono::steady_clock;
+using Time = std::chrono::nanoseconds;  // of the server's clock
 using Id = std::uint64_t;
 
 constexpr std::size_t kReadChunk = 16384;
@@ -56,6 +56,10 @@ struct Connection {
   bool has_output() const { return sent < output.size(); }
   // Between two requests, all answered.
   bool is_idle() const { return stage == Stage::kRequests && input.empty() && !has_output(); }
+  // In the middle of a request: the client has to go on.
+  bool is_unfinished() const {
+    return stage == Stage::kRequests && !input.empty() && !has_output() && !last && !resuming;
+  }
 
   UniqueFd fd;
   std::unique_ptr<Watch> watch;  // after fd: goes first
@@ -72,20 +76,25 @@ struct Connection {
   std::string output;
   std::size_t sent = 0;
   std::size_t lingered = 0;
-  SteadyClock::time_point active;  // the last time something happened
-  std::optional<SteadyClock::time_point> deadline;
+  Time active{};  // the last time something happened
+  std::optional<Time> deadline;
 };
 
 }  // namespace
 
 class HttpServer::Impl {
  public:
-  Impl(UnixListener listener, const HttpLimits& limits, const std::string& name, HttpHandler handler)
+  Impl(UnixListener listener, const HttpLimits& limits, const std::string& name, HttpHandler handler,
+       const Clock& clock)
       : listener_(std::move(listener)),
         limits_(limits),
         handler_(std::move(handler)),
+        clock_(clock),
         codec_(name),
         events_(kMaxEventBytes, kEventsKept) {}
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+  ~Impl() { say_goodbye(); }
 
   Result<void> start() {
     MAYFLY_TRY_ASSIGN(loop_, EventLoop::create());
@@ -124,11 +133,13 @@ class HttpServer::Impl {
     return static_cast<std::size_t>(std::ranges::count_if(
         connections_, [stage](const auto& entry) { return entry.second.stage == stage; }));
   }
+  Time now() const { return Time(clock_.monotonic_ns()); }
   std::size_t serving() const { return connections_.size() - count(Stage::kLingering); }
 
   void on_accept();
   void open(UniqueFd fd);
   bool close_longest_idle();
+  bool refuse_longest_unfinished();
   void pause_accepting();
 
   // Of these, a false says that the connection has to be closed.
@@ -149,21 +160,26 @@ class HttpServer::Impl {
   void linger(Connection& connection);
   void watch_for_what_matters(Connection& connection);
   void deliver_events();
+  // At the end of every callback.
+  void look_at_the_clock();
   void on_timer();
-  void last_look(Id id, SteadyClock::time_point now);
+  void last_look(Id id, Time time);
   void arm_timer();
   void close(Id id);
+  void say_goodbye();
+  std::size_t drain(int fd);
 
   UnixListener listener_;
   const HttpLimits limits_;
   HttpHandler handler_;
+  const Clock& clock_;
   HttpCodec codec_;
   EventLog events_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<EventRegistrar::Timer> timer_;  // of the loop, as are all below: they go first
   std::unique_ptr<Watch> accept_watch_;
-  std::optional<SteadyClock::time_point> accept_again_;  // while accepting pauses
-  std::optional<SteadyClock::time_point> armed_;         // when the timer fires
+  std::optional<Time> accept_again_;  // while accepting pauses
+  std::optional<Time> armed_;         // when the timer fires
   Connections connections_;
   Id next_id_ = 1;
   std::array<char, kReadChunk> chunk_{};
@@ -173,7 +189,7 @@ void HttpServer::Impl::on_accept() {
   UniqueFd fd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (fd) {
     open(std::move(fd));
-    arm_timer();
+    look_at_the_clock();
     return;
   }
   // Of a client that has gone meanwhile there is nothing to do.
@@ -182,25 +198,27 @@ void HttpServer::Impl::on_accept() {
     LOG_WARN_LIMITED(
         "the API cannot accept a connection: the process or the host is out of descriptors or memory");
     pause_accepting();
-    arm_timer();
+    look_at_the_clock();
   }
 }
 
 // The listener stays readable, and would keep the loop busy.
 void HttpServer::Impl::pause_accepting() {
-  accept_again_ = SteadyClock::now() + kAcceptPause;
+  accept_again_ = now() + kAcceptPause;
   [[maybe_unused]] const auto paused = accept_watch_->update(Interest::kReadable, false);
 }
 
 void HttpServer::Impl::open(UniqueFd fd) {
   // A client between two requests has to expect its connection's end (RFC 9112, 9.5), and comes back at once;
-  // one that asks for its first time would have to know how to wait. So the newest client is served as long
-  // as one of the others has nothing under way.
-  const bool served = serving() < limits_.max_connections || close_longest_idle();
+  // one that asks for its first time would have to know how to wait. And a request arrives at once from who
+  // means it: clients that begin some and do not go on could keep all others out. So the newest client is
+  // served as long as one of the others is not owed an answer.
+  const bool served =
+      serving() < limits_.max_connections || close_longest_idle() || refuse_longest_unfinished();
   const Id id = next_id_++;
   Connection& connection = connections_.try_emplace(id, limits_).first->second;
   connection.fd = std::move(fd);
-  connection.active = SteadyClock::now();
+  connection.active = now();
   auto watched = loop_->watch(connection.fd.get(), Interest::kReadable,
                               [this, id](Readiness ready) { on_ready(id, ready); });
   if (!watched) {
@@ -237,6 +255,26 @@ bool HttpServer::Impl::close_longest_idle() {
   return true;
 }
 
+// Of those whose request is not whole. By its first byte: drops that come later buy no time.
+bool HttpServer::Impl::refuse_longest_unfinished() {
+  auto longest = connections_.end();
+  for (auto it = connections_.begin(); it != connections_.end(); ++it) {
+    if (it->second.is_unfinished() &&
+        (longest == connections_.end() || it->second.deadline < longest->second.deadline)) {
+      longest = it;
+    }
+  }
+  if (longest == connections_.end()) {
+    return false;
+  }
+  const Id id = longest->first;
+  refuse(longest->second, {503, "The request was not whole when another client needed the connection."});
+  if (!flush(longest->second) || !settle(longest->second)) {
+    close(id);
+  }
+  return true;
+}
+
 void HttpServer::Impl::on_ready(Id id, Readiness ready) {
   const auto found = connections_.find(id);
   if (found == connections_.end()) {
@@ -245,7 +283,7 @@ void HttpServer::Impl::on_ready(Id id, Readiness ready) {
   if (!advance(id, found->second, ready)) {
     close(id);
   }
-  arm_timer();
+  look_at_the_clock();
 }
 
 bool HttpServer::Impl::advance(Id id, Connection& connection, Readiness ready) {
@@ -269,7 +307,7 @@ bool HttpServer::Impl::receive(Connection& connection, bool& got_more) {
   }
   const auto size = static_cast<std::size_t>(count);
   got_more = size > 0;
-  connection.active = SteadyClock::now();
+  connection.active = now();
   switch (connection.stage) {
     case Stage::kRequests:
       connection.ended = size == 0;
@@ -399,7 +437,7 @@ bool HttpServer::Impl::flush(Connection& connection) {
       return errno == EAGAIN;
     }
     connection.sent += static_cast<std::size_t>(count);
-    connection.active = SteadyClock::now();
+    connection.active = now();
     connection.deadline.reset();
   }
   connection.output = std::string();  // its memory as well
@@ -418,7 +456,7 @@ bool HttpServer::Impl::settle(Connection& connection) {
   const bool under_way = connection.stage == Stage::kRequests && !connection.is_idle();
   if (connection.stage == Stage::kLingering || under_way) {
     if (!connection.deadline) {
-      connection.deadline = SteadyClock::now() + (under_way ? limits_.client_timeout : kLingerTime);
+      connection.deadline = now() + (under_way ? limits_.client_timeout : kLingerTime);
     }
   } else {
     connection.deadline.reset();
@@ -500,45 +538,54 @@ void HttpServer::Impl::deliver_events() {
   }
 }
 
+// A handler may have worked for longer than the timer had: what is over is not left to another event's turn.
+void HttpServer::Impl::look_at_the_clock() {
+  if (armed_ && *armed_ <= now()) {
+    on_timer();
+  } else {
+    arm_timer();
+  }
+}
+
 void HttpServer::Impl::on_timer() {
   armed_.reset();
-  const auto now = SteadyClock::now();
-  if (accept_again_ && *accept_again_ <= now) {
+  const Time time = now();
+  if (accept_again_ && *accept_again_ <= time) {
     accept_again_.reset();
     [[maybe_unused]] const auto resumed = accept_watch_->update(Interest::kReadable, true);
   }
   std::vector<Id> expired;
   for (const auto& [id, connection] : connections_) {
-    if (connection.deadline && *connection.deadline <= now) {
+    if (connection.deadline && *connection.deadline <= time) {
       expired.push_back(id);
     }
   }
   for (const Id id : expired) {
     // One that lingers may have made room for one before it in this list.
     if (connections_.contains(id)) {
-      last_look(id, now);
+      last_look(id, time);
     }
   }
   arm_timer();
 }
 
 // A handler may have kept this thread for longer than the client had: what arrived meanwhile arrived in time.
-void HttpServer::Impl::last_look(Id id, SteadyClock::time_point now) {
+void HttpServer::Impl::last_look(Id id, Time time) {
   Connection& connection = connections_.at(id);
   bool open = flush(connection);
   bool got_more = connection.stage == Stage::kRequests && !connection.has_output() && !connection.ended;
-  while (open && got_more && connection.deadline && *connection.deadline <= now) {
+  while (open && got_more && connection.deadline && *connection.deadline <= time) {
     got_more = false;
     open = receive(connection, got_more) && serve(id, connection);
   }
-  const bool expired = connection.deadline && *connection.deadline <= now;
+  const bool expired = connection.deadline && *connection.deadline <= time;
   if (!open || expired || !settle(connection)) {
     close(id);
   }
 }
 
 void HttpServer::Impl::arm_timer() {
-  std::optional<SteadyClock::time_point> next = accept_again_;
+  std::optional<Time> next = accept_again_;
   for (const auto& [id, connection] : connections_) {
     if (connection.deadline && (!next || *connection.deadline < *next)) {
       next = connection.deadline;
@@ -548,7 +595,7 @@ void HttpServer::Impl::arm_timer() {
   if (next && (!armed_ || *next < *armed_)) {
     armed_ = next;
     // Fails for no descriptor of its own that is a timer's.
-    [[maybe_unused]] const auto started = timer_->start(*next - SteadyClock::now());
+    [[maybe_unused]] const auto started = timer_->start(*next - now());
   }
 }
 
@@ -561,8 +608,50 @@ void HttpServer::Impl::close(Id id) {
   }
 }
 
+// Who has asked is told that there will be no answer, and who waits to be accepted. All without waiting: what
+// a client sends later finds no server, which is true.
+void HttpServer::Impl::say_goodbye() {
+  const std::string goodbye = codec_.refuse({503, "This server is ending."});
+  const auto tell = [&goodbye](int fd) {
+    // A client that is gone, or that has not read what was sent before, goes without.
+    [[maybe_unused]] const ssize_t sent =
+        ::send(fd, goodbye.data(), goodbye.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  };
+  for (auto& [id, connection] : connections_) {
+    // Also where nothing is said: a socket that is closed before all is read makes its client's next call an
+    // error, in place of the answer's end.
+    const bool has_asked = drain(connection.fd.get()) > 0 || !connection.input.empty();
+    if (has_asked && connection.stage == Stage::kRequests && !connection.has_output() && !connection.last) {
+      tell(connection.fd.get());
+    }
+  }
+  listener_.close_entrance();
+  for (int waiting = 0; waiting <= UnixListener::kBacklog; ++waiting) {
+    const UniqueFd fd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!fd) {
+      return;
+    }
+    drain(fd.get());
+    tell(fd.get());
+  }
+}
+
+// How many bytes there were; of a client that goes on and on only so many are read.
+std::size_t HttpServer::Impl::drain(int fd) {
+  std::size_t total = 0;
+  while (total <= kMaxLingerBytes) {
+    const ssize_t count = ::recv(fd, chunk_.data(), chunk_.size(), MSG_DONTWAIT);
+    if (count <= 0) {
+      break;
+    }
+    total += static_cast<std::size_t>(count);
+  }
+  return total;
+}
+
 Result<std::unique_ptr<HttpServer>> HttpServer::create(UnixListener listener, const HttpLimits& limits,
-                                                       const std::string& name, HttpHandler handler) {
+                                                       const std::string& name, HttpHandler handler,
+                                                       const Clock& clock) {
   if (limits.max_connections == 0 || limits.max_streams >= limits.max_connections) {
     return fail(ErrorCode::kInvalidArgument, "API server: its streams leave no connection for requests");
   }
@@ -573,7 +662,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::create(UnixListener listener, co
   if (limits.max_stream_backlog_bytes < kMinStreamBacklog) {
     return fail(ErrorCode::kInvalidArgument, "API server: a stream's backlog is at least 65536 bytes");
   }
-  auto impl = std::make_unique<Impl>(std::move(listener), limits, name, std::move(handler));
+  auto impl = std::make_unique<Impl>(std::move(listener), limits, name, std::move(handler), clock);
   MAYFLY_TRY(impl->start());
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }

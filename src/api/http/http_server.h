@@ -19,6 +19,7 @@
 #include <string_view>
 
 #include "api/http/unix_listener.h"
+#include "base/clock.h"
 #include "base/result.h"
 
 namespace mayfly::api {
@@ -50,7 +51,8 @@ struct HttpLimits {
   // Request line and headers; a 400. At most 8192.
   std::size_t max_header_bytes = 8192;
   // At one more, the connection that has been without a request for longest is closed; where none is without,
-  // the new one gets a 503.
+  // the one whose request has been incomplete for longest gets a 503; and where all are being answered or are
+  // streams, the new one does.
   std::size_t max_connections = 10;
   // Of these, how many may be streams of events: fewer than max_connections.
   std::size_t max_streams = 4;
@@ -70,12 +72,15 @@ class HttpServer {
   static constexpr std::size_t kEventsKept = 32;
 
   // `name` is the Server header of all answers. Errors: kInvalidArgument for limits that leave no connection
-  // for requests, what the host reports otherwise.
+  // for requests, what the host reports otherwise. `clock`, borrowed, tells whose time is over.
   static Result<std::unique_ptr<HttpServer>> create(UnixListener listener, const HttpLimits& limits,
-                                                    const std::string& name, HttpHandler handler);
+                                                    const std::string& name, HttpHandler handler,
+                                                    const Clock& clock = kSystemClock);
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
-  // Closes all connections and removes the socket's file. Not while run() runs.
+  // Removes the socket's file and closes all connections. Clients whose request was not answered, and those
+  // that wait to be accepted, get a 503 before, as far as their sockets take it at once. Not while run()
+  // runs.
   ~HttpServer();
 
   // Serves until stop(). The answer to the request under way, and events published before stop(), are written

@@ -112,13 +112,17 @@ class Client {
     return answer + take(size);
   }
 
+  // Of the last reading: 0 where it ended orderly.
+  int error() const { return error_; }
+
   std::string call(std::string_view request) { return send(request) ? read_answer() : std::string(); }
 
  private:
   bool read_more() {
     std::array<char, 4096> chunk{};
     const ssize_t count = ::recv(fd_.get(), chunk.data(), chunk.size(), 0);
-    EXPECT_FALSE(count < 0 && errno == EAGAIN) << "the server neither answers nor closes";
+    error_ = count < 0 ? errno : 0;
+    EXPECT_NE(error_, EAGAIN) << "the server neither answers nor closes";
     if (count > 0) {
       received_.append(chunk.data(), static_cast<std::size_t>(count));
     }
@@ -132,6 +136,7 @@ class Client {
 
   UniqueFd fd_;
   std::string received_;
+  int error_ = 0;
 };
 
 // GET: 200 with the path, "/big" with a long body, "/events" a stream; PUT: 204; "/throw" throws; the rest:
@@ -154,14 +159,17 @@ HttpResponse example(const HttpRequest& request) {
 
 class Server {
  public:
-  explicit Server(const HttpLimits& limits = {}, HttpHandler handler = example) {
+  explicit Server(const HttpLimits& limits = {}, HttpHandler handler = example,
+                  const Clock& clock = kSystemClock) {
     auto listener = UnixListener::bind(path());
     EXPECT_TRUE(listener.has_value());
-    auto server = HttpServer::create(std::move(*listener), limits, "Test API",
-                                     [this, handler = std::move(handler)](const HttpRequest& request) {
-                                       ++calls_;
-                                       return handler(request);
-                                     });
+    auto server = HttpServer::create(
+        std::move(*listener), limits, "Test API",
+        [this, handler = std::move(handler)](const HttpRequest& request) {
+          ++calls_;
+          return handler(request);
+        },
+        clock);
     EXPECT_TRUE(server.has_value());
     server_ = std::move(*server);
     thread_ = std::thread([this] { EXPECT_TRUE(server_->run().has_value()); });
@@ -184,6 +192,14 @@ class Server {
   std::unique_ptr<HttpServer> server_;
   std::thread thread_;
 };
+
+// Time goes by where a test says so.
+std::atomic<std::uint64_t> g_now;
+constexpr Clock kTestClock{[]() -> std::uint64_t { return g_now.load(); },
+                           []() -> std::uint64_t { return 0; }};
+void let_time_go_by(std::chrono::nanoseconds time) {
+  g_now += static_cast<std::uint64_t>(time.count());
+}
 
 std::size_t open_descriptors() {
   return static_cast<std::size_t>(std::ranges::distance(std::filesystem::directory_iterator("/proc/self/fd"),
@@ -407,41 +423,47 @@ TEST(HttpServer, a_client_that_drips_its_request_is_dropped) {
 TEST(HttpServer, time_that_the_handler_takes_is_not_the_other_clients) {
   std::promise<void> called;
   std::promise<void> release;
-  HttpLimits limits;
-  limits.client_timeout = 50ms;
-  Server server(limits, [&](const HttpRequest& request) {
+  const HttpLimits limits;
+  const auto work = [&](const HttpRequest& request) {
     if (request.path == "/slow") {
       called.set_value();
       release.get_future().wait();
+      let_time_go_by(2 * limits.client_timeout);
     }
     return HttpResponse{};
-  });
+  };
+  Server server(limits, work, kTestClock);
   // The head is read before the handler is kept busy: this client's time runs.
   Client other(server.path());
-  const std::string request = put("/x", std::string(51200, 'x'));
-  ASSERT_TRUE(other.send(request.substr(0, 100)));
+  const std::string body(51200, 'x');
+  ASSERT_TRUE(other.send("PUT /x HTTP/1.1\r\nContent-Length: 51200\r\nExpect: 100-continue\r\n\r\n"));
+  EXPECT_EQ(other.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  Client silent(server.path());
+  ASSERT_TRUE(silent.send("PUT /x HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n"));
+  EXPECT_EQ(silent.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   Client slow(server.path());
   ASSERT_TRUE(slow.send("GET /slow HTTP/1.1\r\n\r\n"));
   called.get_future().wait();
-  ASSERT_TRUE(other.send(request.substr(100)));
-  std::this_thread::sleep_for(2 * limits.client_timeout);
+  ASSERT_TRUE(other.send(body));
   release.set_value();
   EXPECT_EQ(status_of(slow.read_answer()), 200);
   EXPECT_EQ(status_of(other.read_answer()), 200);
+  EXPECT_EQ(silent.read_to_end(), "");
 }
 
 TEST(HttpServer, one_that_is_refused_too_late_may_displace_another_whose_time_is_over_too) {
   std::promise<void> called;
   std::promise<void> release;
-  HttpLimits limits;
-  limits.client_timeout = 1000ms;  // as long as a refused connection lingers
-  Server server(limits, [&](const HttpRequest& request) {
+  const HttpLimits limits;
+  const auto work = [&](const HttpRequest& request) {
     if (request.path == "/slow") {
       called.set_value();
       release.get_future().wait();
+      let_time_go_by(2 * limits.client_timeout);  // a refused connection lingers for less
     }
     return HttpResponse{};
-  });
+  };
+  Server server(limits, work, kTestClock);
   std::vector<std::unique_ptr<Client>> late;
   for (int i = 0; i < 5; ++i) {
     late.push_back(std::make_unique<Client>(server.path()));
@@ -456,7 +478,6 @@ TEST(HttpServer, one_that_is_refused_too_late_may_displace_another_whose_time_is
   ASSERT_TRUE(slow.send("GET /slow HTTP/1.1\r\n\r\n"));
   called.get_future().wait();
   // All their times are over before the server looks again; and then there is something to refuse.
-  std::this_thread::sleep_for(2 * limits.client_timeout);
   for (const auto& client : late) {
     ASSERT_TRUE(client->send("\n\n\n\n"));
   }
@@ -483,12 +504,32 @@ TEST(HttpServer, the_connection_without_a_request_for_longest_makes_room_for_a_n
   EXPECT_EQ(body_of(clients[2]->call("/last HTTP/1.1\r\n\r\n")), "/last");
 }
 
-TEST(HttpServer, where_all_connections_are_at_work_the_next_is_told_so) {
-  Server server;
+TEST(HttpServer, clients_that_begin_requests_and_do_not_go_on_cannot_keep_others_out) {
+  Server server({}, example, kTestClock);
   std::vector<std::unique_ptr<Client>> clients;
   for (int i = 0; i < 10; ++i) {
     clients.push_back(std::make_unique<Client>(server.path()));
     ASSERT_TRUE(clients.back()->send("GET /x HTTP/1.1\r\n"));
+  }
+  for (int i = 0; i < 30; ++i) {
+    EXPECT_EQ(status_of(Client(server.path()).call(kGet)), 200);
+  }
+  // The one that began first had to go, and was told; one was enough.
+  const std::string answer = clients[0]->read_to_end();
+  EXPECT_EQ(status_of(answer), 503);
+  EXPECT_THAT(answer, HasSubstr("{\"fault_message\": \""));
+  for (std::size_t i = 1; i < clients.size(); ++i) {
+    EXPECT_EQ(status_of(clients[i]->call("\r\n")), 200) << i;
+  }
+}
+
+TEST(HttpServer, where_all_connections_are_being_answered_the_next_is_told_so) {
+  Server server;
+  std::vector<std::unique_ptr<Client>> clients;
+  for (int i = 0; i < 10; ++i) {
+    clients.push_back(std::make_unique<Client>(server.path()));
+    ASSERT_TRUE(clients.back()->send("GET /big HTTP/1.1\r\n\r\n"));
+    clients.back()->read_until("\r\n\r\n");  // more than the kernel holds is to come
   }
   // Whether or not it has sent its request by then.
   for (int i = 0; i < 30; ++i) {
@@ -501,9 +542,10 @@ TEST(HttpServer, where_all_connections_are_at_work_the_next_is_told_so) {
     EXPECT_THAT(answer, HasSubstr("{\"fault_message\": \""));
   }
   for (const auto& client : clients) {
-    EXPECT_EQ(status_of(client->call("\r\n")), 200);
+    client->send("GET /last HTTP/1.1\r\nConnection: close\r\n\r\n");
+    EXPECT_THAT(client->read_to_end(), EndsWith("/last"));
   }
-  EXPECT_EQ(server.calls(), 10);
+  EXPECT_EQ(server.calls(), 20);
 }
 
 TEST(HttpServer, a_client_that_does_not_read_is_answered_no_more_and_dropped_in_the_end) {
@@ -610,6 +652,39 @@ TEST(HttpServer, stops_from_any_thread_keeps_connections_and_runs_again) {
   server->reset();
   EXPECT_EQ(client.read_to_end(), "");
   EXPECT_FALSE(std::filesystem::exists(folder.file("s")));
+}
+
+TEST(HttpServer, at_its_end_whoever_has_asked_or_waits_is_told_so) {
+  testing::TempDir folder;
+  auto server = HttpServer::create(UnixListener::bind(folder.file("s")).value(), {}, "Test API", example);
+  ASSERT_TRUE(server.has_value());
+  Client idle(folder.file("s"));
+  Client asking(folder.file("s"));
+  Client begun(folder.file("s"));
+  std::thread runner([&] { EXPECT_TRUE((*server)->run().has_value()); });
+  const std::string expecting = "PUT /x HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+  EXPECT_EQ(status_of(idle.call(kGet)), 200);
+  EXPECT_EQ(status_of(asking.call(kGet)), 200);
+  EXPECT_EQ(status_of(begun.call(expecting)), 100);
+  (*server)->stop();
+  runner.join();
+  ASSERT_TRUE(asking.send(kGet));
+  std::vector<std::unique_ptr<Client>> waiting;
+  for (int i = 0; i < UnixListener::kBacklog; ++i) {
+    waiting.push_back(std::make_unique<Client>(folder.file("s")));
+    ASSERT_TRUE(i % 2 == 0 || waiting.back()->send(put("/x", std::string(51200, 'x'))));
+  }
+  server->reset();
+  EXPECT_FALSE(std::filesystem::exists(folder.file("s")));
+  EXPECT_EQ(idle.read_to_end(), "");
+  waiting.push_back(std::make_unique<Client>(std::move(asking)));
+  waiting.push_back(std::make_unique<Client>(std::move(begun)));
+  for (const auto& client : waiting) {
+    const std::string answer = client->read_to_end();
+    EXPECT_EQ(status_of(answer), 503);
+    EXPECT_THAT(answer, AllOf(HasSubstr("Connection: close\r\n"), HasSubstr("{\"fault_message\": \"")));
+    EXPECT_EQ(client->error(), 0) << "the connection was reset";
+  }
 }
 
 TEST(HttpServer, limits_that_leave_no_connection_for_requests_are_refused) {

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <utility>
 
+#include "base/http_text.h"
+#include "base/text.h"
+
 namespace mayfly::api {
 namespace {
 
@@ -13,32 +16,8 @@ namespace {
 constexpr std::size_t kMaxHeaders = 64;
 constexpr std::size_t kMaxMethodLength = 16;
 
-char lower(char character) {
-  return character >= 'A' && character <= 'Z' ? static_cast<char>(character - 'A' + 'a') : character;
-}
-
-bool same_ignoring_case(std::string_view a, std::string_view b) {
-  return std::ranges::equal(a, b, [](char x, char y) { return lower(x) == lower(y); });
-}
-
 bool is_digit(char character) {
   return character >= '0' && character <= '9';
-}
-
-// RFC 9110, 5.6.2: tchar.
-bool is_token(std::string_view text) {
-  return !text.empty() && std::ranges::all_of(text, [](char character) {
-    return is_digit(character) || (lower(character) >= 'a' && lower(character) <= 'z') ||
-           std::string_view("!#$%&'*+-.^_`|~").find(character) != std::string_view::npos;
-  });
-}
-
-// RFC 9110, 5.5: field-value. No control characters but the tab; NUL, CR and LF least of all.
-bool is_field_value(std::string_view text) {
-  return std::ranges::all_of(text, [](char character) {
-    const auto code = static_cast<unsigned char>(character);
-    return code == '\t' || (code >= 0x20 && code != 0x7f);
-  });
 }
 
 // Of origin form (RFC 9112, 3.2.1), without a fragment: "/path?query".
@@ -46,14 +25,6 @@ bool is_target(std::string_view text) {
   return text.starts_with('/') && std::ranges::all_of(text, [](char character) {
            return character > 0x20 && character < 0x7f && character != '#';
          });
-}
-
-std::string_view trim(std::string_view text) {
-  const std::size_t begin = text.find_first_not_of(" \t");
-  if (begin == std::string_view::npos) {
-    return {};
-  }
-  return text.substr(begin, text.find_last_not_of(" \t") - begin + 1);
 }
 
 // Headers that the parser does not get to see: handled here, or asking for what this server does not do.
@@ -119,7 +90,7 @@ bool RequestFramer::read_request_line(std::string_view line) {
   const std::string_view method = line.substr(0, first);
   const std::string_view target = line.substr(first + 1, last - first - 1);
   const std::string_view version = line.substr(last + 1);
-  if (!is_token(method) || method.size() > kMaxMethodLength) {
+  if (!is_http_token(method) || method.size() > kMaxMethodLength) {
     return refuse(400, "The request's method is malformed.");
   }
   if (!is_target(target)) {
@@ -136,15 +107,15 @@ bool RequestFramer::read_request_line(std::string_view line) {
 bool RequestFramer::read_header(std::string_view line) {
   // A name that is no token covers a space before the colon, and a line that continues the last one.
   const std::size_t colon = line.find(':');
-  if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) {
+  if (colon == std::string_view::npos || !is_http_token(line.substr(0, colon))) {
     return refuse(400, "A header of the request is malformed.");
   }
   const std::string_view name = line.substr(0, colon);
-  const std::string_view value = trim(line.substr(colon + 1));
-  if (!is_field_value(value)) {
+  const std::string_view value = trim_blanks(line.substr(colon + 1));
+  if (!is_http_field_value(value)) {
     return refuse(400, "A header of the request has a control character.");
   }
-  const auto is = [name](std::string_view other) { return same_ignoring_case(name, other); };
+  const auto is = [name](std::string_view other) { return equal_ignoring_case(name, other); };
   if (is("Transfer-Encoding")) {
     return refuse(400, "Transfer-Encoding is not supported: send a Content-Length.");
   }
@@ -161,7 +132,7 @@ bool RequestFramer::read_header(std::string_view line) {
     return false;
   }
   if (is("Expect")) {
-    if (!same_ignoring_case(value, "100-continue")) {
+    if (!equal_ignoring_case(value, "100-continue")) {
       return refuse(400, "The request expects what this server does not know.");
     }
     head_.expects_continue = true;
@@ -194,9 +165,9 @@ bool RequestFramer::read_content_length(std::string_view value) {
 bool RequestFramer::read_connection(std::string_view value) {
   while (!value.empty()) {
     const std::size_t comma = value.find(',');
-    const std::string_view option = trim(value.substr(0, comma));
-    close_ = close_ || same_ignoring_case(option, "close");
-    keep_alive_ = keep_alive_ || same_ignoring_case(option, "keep-alive");
+    const std::string_view option = trim_blanks(value.substr(0, comma));
+    close_ = close_ || equal_ignoring_case(option, "close");
+    keep_alive_ = keep_alive_ || equal_ignoring_case(option, "keep-alive");
     value = comma == std::string_view::npos ? std::string_view() : value.substr(comma + 1);
   }
   return true;

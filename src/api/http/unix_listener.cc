@@ -12,8 +12,6 @@ namespace mayfly::api {
 namespace {
 
 constexpr mode_t kMode = 0600;
-// Clients that wait to be accepted. One more would have to wait in connect().
-constexpr int kBacklog = 64;
 
 // What a client gets who connects to the socket at `address`: 0, or an errno.
 int try_connecting(const sockaddr_un& address) {
@@ -108,6 +106,12 @@ UnixListener& UnixListener::operator=(UnixListener&& other) noexcept {
 
 UnixListener::~UnixListener() {
   remove_file();
+}
+
+void UnixListener::close_entrance() noexcept {
+  remove_file();
+  path_.clear();
+  ::shutdown(fd_.get(), SHUT_RD);
 }
 
 void UnixListener::remove_file() noexcept {

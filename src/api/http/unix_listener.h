@@ -14,6 +14,9 @@ namespace mayfly::api {
 // one thread at a time.
 class UnixListener {
  public:
+  // How many clients wait to be accepted, but for one; one more has to wait in connect().
+  static constexpr int kBacklog = 64;
+
   // Makes the socket at `path` with mode 0600, whatever the umask, and listens: the mode is set before
   // anybody can connect, and connections wait from then on until they are accepted. The descriptor is
   // non-blocking. Errors: kInvalidArgument for a path that is empty, too long for a socket (107 bytes) or
@@ -27,6 +30,9 @@ class UnixListener {
   UnixListener(const UnixListener&) = delete;
   UnixListener& operator=(const UnixListener&) = delete;
   ~UnixListener();
+
+  // Nobody can connect any more, and the file is gone. Who waits to be accepted still can be.
+  void close_entrance() noexcept;
 
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }

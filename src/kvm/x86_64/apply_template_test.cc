@@ -8,35 +8,19 @@
 #include <string>
 
 #include "kvm/x86_64/cpuid.h"
+#include "support/cpuid_entries.h"
 
 namespace mayfly::x86_64 {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::leaf;
+using testing::sub;
 using Entries = std::vector<kvm_cpuid_entry2>;
 
 constexpr unsigned kLeastBits = 36;
-
-kvm_cpuid_entry2 leaf(std::uint32_t function, std::uint32_t eax, std::uint32_t ebx, std::uint32_t ecx,
-                      std::uint32_t edx) {
-  kvm_cpuid_entry2 entry{};
-  entry.function = function;
-  entry.eax = eax;
-  entry.ebx = ebx;
-  entry.ecx = ecx;
-  entry.edx = edx;
-  return entry;
-}
-
-kvm_cpuid_entry2 sub(std::uint32_t function, std::uint32_t index, std::uint32_t eax, std::uint32_t ebx,
-                     std::uint32_t ecx, std::uint32_t edx) {
-  kvm_cpuid_entry2 entry = leaf(function, eax, ebx, ecx, edx);
-  entry.index = index;
-  entry.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-  return entry;
-}
 
 // "GenuineIntel" with every feature of leaves 1 and 7.
 Entries supported_by_kvm() {

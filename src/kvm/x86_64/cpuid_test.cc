@@ -9,31 +9,14 @@
 #include <set>
 #include <string>
 
+#include "support/cpuid_entries.h"
+
 namespace mayfly::x86_64 {
 namespace {
 
+using testing::leaf;
+using testing::sub;
 using Entries = std::vector<kvm_cpuid_entry2>;
-
-constexpr std::uint32_t kIndexed = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
-
-kvm_cpuid_entry2 leaf(std::uint32_t function, std::uint32_t eax, std::uint32_t ebx, std::uint32_t ecx,
-                      std::uint32_t edx) {
-  kvm_cpuid_entry2 entry{};
-  entry.function = function;
-  entry.eax = eax;
-  entry.ebx = ebx;
-  entry.ecx = ecx;
-  entry.edx = edx;
-  return entry;
-}
-
-kvm_cpuid_entry2 sub(std::uint32_t function, std::uint32_t index, std::uint32_t eax, std::uint32_t ebx,
-                     std::uint32_t ecx, std::uint32_t edx) {
-  kvm_cpuid_entry2 entry = leaf(function, eax, ebx, ecx, edx);
-  entry.index = index;
-  entry.flags = kIndexed;
-  return entry;
-}
 
 std::uint32_t word(const char* four) {
   std::uint32_t value = 0;
@@ -364,7 +347,7 @@ TEST(GuestCpuid, indexed_leaves_say_that_their_index_counts) {
   const auto guest = make_guest_cpuid(intel_table(), config_of(4)).value();
   for (const auto& entry : guest) {
     if (entry.function == 0xb || entry.function == 0x1f) {
-      EXPECT_EQ(entry.flags, kIndexed);
+      EXPECT_EQ(entry.flags, std::uint32_t{KVM_CPUID_FLAG_SIGNIFCANT_INDEX});
     }
   }
 }

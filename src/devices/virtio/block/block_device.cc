@@ -38,18 +38,10 @@ constexpr std::size_t kSpaceSize = 60;
 static_assert(offsetof(BlockConfigurationSpace, unused1) + sizeof(BlockConfigurationSpace::unused1) ==
               kSpaceSize);
 
-std::uint64_t size_of(std::span<const GuestSlice> slices) {
-  std::uint64_t bytes = 0;
-  for (const GuestSlice& slice : slices) {
-    bytes += slice.size();
-  }
-  return bytes;
-}
-
 // How many zeroes an answer without data has to put before its status, so that the driver may look there.
 // Beyond the limits filling would take too long, and such a driver has no claim: none then.
 std::uint64_t bytes_to_fill(const DescriptorChain& chain) {
-  const std::uint64_t bytes = size_of(chain.writable());
+  const std::uint64_t bytes = total_size(chain.writable());
   return bytes > 1 && bytes - 1 <= BlockDevice::kMaxRequestBytes ? bytes - 1 : 0;
 }
 
@@ -351,13 +343,11 @@ Result<void> BlockDevice::update_backing(const std::string& path) {
       // This file, whose lock is ours already. (The same path may lead to another one by now.)
       return image_.refresh_size(name_);
     }
-    // Without waiting for who holds it: all other devices, and the guest, wait for this one meanwhile.
     MAYFLY_TRY_ASSIGN(
         DiskImage image,
         DiskImage::open(name_, path,
                         {.access = config_.read_only ? ImageAccess::kRead : ImageAccess::kReadAndWrite,
-                         .lock = config_.lock,
-                         .wait = false}));
+                         .lock = config_.lock}));
     MAYFLY_TRY(check_size(config_, image));
     for (Queue& queue : queues_) {
       settle(queue);
@@ -848,7 +838,7 @@ void BlockDevice::answer(Queue& queue, DescriptorChain chain, Status status, boo
     queue.ring->complete(std::move(chain), 0);
     return;
   }
-  const std::uint64_t bytes = size_of(writable);
+  const std::uint64_t bytes = total_size(writable);
   if (const std::uint64_t fill = filled ? 0 : bytes_to_fill(chain); fill != 0) {
     chain.writer().write_zeroes(fill);
     filled = true;

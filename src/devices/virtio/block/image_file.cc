@@ -5,30 +5,11 @@
 #include <sys/ioctl.h>
 
 #include <cerrno>
-#include <ctime>
 
 #include "base/log.h"
 
 namespace mayfly {
 namespace {
-
-// A monitor that has just ended may hold its image a little longer: the kernel takes an io_uring and the
-// files registered with it apart in the background, until no operation is under way (30 ms were seen).
-constexpr int kLockAttempts = 60;
-constexpr timespec kLockPause{.tv_sec = 0, .tv_nsec = 5'000'000};
-
-// 0, or the errno of the last attempt.
-int try_lock(int fd, struct flock& lock, int attempts) {
-  for (int attempt = 1;; ++attempt) {
-    if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) {
-      return 0;
-    }
-    if ((errno != EAGAIN && errno != EACCES) || attempt == attempts) {
-      return errno;
-    }
-    ::nanosleep(&kLockPause, nullptr);
-  }
-}
 
 Result<void> lock_file(const std::string& owner, const std::string& path, int fd,
                        const DiskImage::Options& options) {
@@ -36,10 +17,10 @@ Result<void> lock_file(const std::string& owner, const std::string& path, int fd
   struct flock whole {};
   whole.l_type = access == ImageAccess::kRead ? F_RDLCK : F_WRLCK;
   whole.l_whence = SEEK_SET;
-  const int cause = try_lock(fd, whole, options.wait ? kLockAttempts : 1);
-  if (cause == 0) {
+  if (::fcntl(fd, F_OFD_SETLK, &whole) == 0) {
     return {};
   }
+  const int cause = errno;
   if (cause == EAGAIN || cause == EACCES) {
     return fail(
         ErrorCode::kBusy,
@@ -54,6 +35,24 @@ Result<void> lock_file(const std::string& owner, const std::string& path, int fd
 }
 
 }  // namespace
+
+DiskImage::File& DiskImage::File::operator=(File&& other) noexcept {
+  if (this != &other) {
+    unlock();
+    fd_ = std::move(other.fd_);
+  }
+  return *this;
+}
+
+void DiskImage::File::unlock() noexcept {
+  if (fd_) {
+    struct flock whole {};
+    whole.l_type = F_UNLCK;
+    whole.l_whence = SEEK_SET;
+    // Where there is no lock there is none to give back.
+    ::fcntl(fd_.get(), F_OFD_SETLK, &whole);
+  }
+}
 
 Result<DiskImage> DiskImage::open(const std::string& owner, const std::string& path, const Options& options) {
   const bool writes = options.access == ImageAccess::kReadAndWrite;

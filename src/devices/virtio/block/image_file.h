@@ -13,6 +13,7 @@ namespace mayfly {
 
 enum class ImageAccess : std::uint8_t { kRead, kReadAndWrite };
 
+// Whoever still transfers by its descriptor is done before it goes, and the lock with it.
 class DiskImage {
  public:
   static constexpr std::uint64_t kSectorSize = 512;
@@ -24,12 +25,10 @@ class DiskImage {
     // and advisory: it holds against other monitors and whoever else asks.
     bool lock = true;
     bool create = false;  // makes an empty file where there is none
-    // Whether a lock that another holds is asked for again, for 0.3 s: who has just ended lets go soon.
-    bool wait = true;
   };
 
-  // `owner` is what errors name: "drive rootfs". Errors: what opening and locking say, kBusy where another
-  // holds the file, kInvalidArgument for what is neither a regular file nor a block device.
+  // `owner` is what errors name: "drive rootfs". Errors: what opening and locking say, kBusy at once where
+  // another holds the file, kInvalidArgument for what is neither a regular file nor a block device.
   static Result<DiskImage> open(const std::string& owner, const std::string& path, const Options& options);
 
   int fd() const { return fd_.get(); }
@@ -46,9 +45,26 @@ class DiskImage {
   std::uint64_t current_end() const;
 
  private:
+  // An open file whose lock ends with it here: by itself it ends only with the last reference to the open
+  // file, and an io_uring holds one until the kernel has taken it apart in the background.
+  class File {
+   public:
+    explicit File(UniqueFd fd) : fd_(std::move(fd)) {}
+    File(File&&) noexcept = default;
+    File& operator=(File&& other) noexcept;
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+    ~File() { unlock(); }
+    int get() const { return fd_.get(); }
+
+   private:
+    void unlock() noexcept;
+    UniqueFd fd_;
+  };
+
   DiskImage(UniqueFd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
 
-  UniqueFd fd_;
+  File fd_;
   std::string path_;
   std::uint64_t size_ = 0;
   std::uint64_t preferred_block_ = kSectorSize;

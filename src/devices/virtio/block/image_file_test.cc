@@ -75,14 +75,18 @@ TEST_F(ImageFileTest, lock_ends_with_its_owner_and_can_be_left_out) {
   EXPECT_TRUE(DiskImage::open("drive b", path_, kWriter));
 }
 
-TEST_F(ImageFileTest, lock_of_a_process_that_is_ending_is_waited_for) {
+TEST_F(ImageFileTest, lock_ends_with_its_owner_though_others_keep_the_file_open) {
   std::optional<DiskImage> writer(std::move(*DiskImage::open("drive a", path_, kWriter)));
-  std::thread ending([&writer] {
-    ::usleep(30'000);
-    writer.reset();
-  });
+  const UniqueFd kept(::dup(writer->fd()));
+  writer.reset();
   EXPECT_TRUE(DiskImage::open("drive b", path_, kWriter));
-  ending.join();
+  std::ofstream(dir_.file("other")) << "x";
+  auto changing = DiskImage::open("drive c", path_, kWriter);
+  ASSERT_TRUE(changing);
+  const UniqueFd kept_too(::dup(changing->fd()));
+  *changing = std::move(*DiskImage::open("drive c", dir_.file("other"), kWriter));
+  EXPECT_TRUE(DiskImage::open("drive b", path_, kWriter));
+  EXPECT_FALSE(DiskImage::open("drive b", dir_.file("other"), kWriter));
 }
 
 TEST_F(ImageFileTest, what_is_no_image_is_refused_at_once) {

@@ -63,14 +63,6 @@ std::uint64_t offer(const NetDeviceSettings& settings, const NetBackend& backend
   return features;
 }
 
-std::uint64_t size_of(std::span<const GuestSlice> slices) {
-  std::uint64_t bytes = 0;
-  for (const GuestSlice& slice : slices) {
-    bytes += slice.size();
-  }
-  return bytes;
-}
-
 }  // namespace
 
 void NetDevice::Ahead::add(DescriptorChain chain) {
@@ -84,7 +76,7 @@ void NetDevice::Ahead::add(DescriptorChain chain) {
     first_slice = 0;
   }
   const std::span<const GuestSlice> writable = chain.writable();
-  const std::uint64_t room = size_of(writable);
+  const std::uint64_t room = total_size(writable);
   slices.insert(slices.end(), writable.begin(), writable.end());
   bytes += room;
   chains.push_back({.chain = std::move(chain), .bytes = room, .slices = writable.size()});
@@ -127,6 +119,7 @@ NetDevice::NetDevice(const NetDeviceSettings& settings, std::unique_ptr<NetBacke
   if ((offered_ & VIRTIO_NET_F_CTRL_VQ) != 0) {
     queue_limits_.push_back(kControlQueueSize);
   }
+  left_out_.resize(queue_limits_.size());
   for (std::size_t index = 0; index < pairs_.size(); ++index) {
     pairs_[index].port = &backend_->port(index);
     pairs_[index].rest = make_untouched_bytes(NetPort::kRest);
@@ -194,6 +187,8 @@ void NetDevice::activate(VirtioActivation activation) {
   for (std::size_t index = 0; index < activation.queues.size(); ++index) {
     if (std::optional<VirtQueue>* const place = queue(index); place != nullptr) {
       *place = std::move(activation.queues[index]);
+    } else {
+      left_out_[index] = activation.queues[index].has_value();
     }
   }
   live_ = true;
@@ -229,11 +224,13 @@ void NetDevice::clear() {
     pair.own_due = 0;
   }
   control_.reset();
+  left_out_.assign(queue_limits_.size(), false);
 }
 
 void NetDevice::stop_queue(std::size_t index) {
   std::optional<VirtQueue>* const place = queue(index);
   if (place == nullptr) {
+    left_out_[index] = false;
     return;
   }
   if (place != &control_ && index % 2 == 0) {
@@ -994,7 +991,12 @@ NetDeviceState NetDevice::save() {
   }
   for (std::size_t index = 0; index < queue_limits_.size(); ++index) {
     const std::optional<VirtQueue>* const place = broken_ ? nullptr : queue(index);
-    state.queues.push_back(place != nullptr && *place ? std::optional((*place)->state()) : std::nullopt);
+    auto& progress = state.queues.emplace_back();
+    if (place != nullptr && *place) {
+      progress = (*place)->state();
+    } else if (!broken_ && left_out_[index]) {
+      progress.emplace();  // it never began
+    }
   }
   return state;
 }
@@ -1018,11 +1020,6 @@ Result<void> NetDevice::restore(const NetDeviceState& state) {
   if (state.pairs_in_use < 1 || state.pairs_in_use > most) {
     return wrong(std::to_string(state.pairs_in_use) + " pairs of queues are in use; there can be 1 to " +
                  std::to_string(most));
-  }
-  for (std::size_t index = 0; state.pairs_in_use > 1 && index < 2 * state.pairs_in_use; ++index) {
-    if (!state.queues[index]) {
-      return wrong("queue " + std::to_string(index) + " of a pair in use is none");
-    }
   }
   const std::uint64_t now = settings_.clock->monotonic_ns();
   auto rx = RateLimiter::restore(state.rx_rate_limiter, now);

@@ -236,6 +236,7 @@ class NetDevice final : public VirtioDevice {
   std::size_t pairs_restored_ = 1;  // in use as soon as the device is activated
   std::vector<Pair> pairs_;
   std::optional<VirtQueue> control_;
+  std::vector<bool> left_out_;  // queues that the driver has set up and its features have no use for
   RateLimiter rx_limiter_;
   RateLimiter tx_limiter_;
   std::unique_ptr<EventRegistrar::Timer> rx_timer_;

@@ -877,15 +877,68 @@ TEST_F(NetDeviceTest, state_that_cannot_be_is_refused_and_changes_nothing) {
   bad.features &= ~VIRTIO_NET_F_MQ;
   EXPECT_THAT(refusal(bad), HasSubstr("pairs"));
   bad = good;
-  bad.pairs_in_use = 2;
-  bad.queues[3].reset();
-  EXPECT_THAT(refusal(bad), HasSubstr("queue 3"));
-  bad = good;
   bad.tx_rate_limiter.ops =
       TokenBucketState{.config = {.size = 1, .refill_time_ms = 1}, .tokens = UINT64_MAX};
   EXPECT_THAT(refusal(bad), HasSubstr("restore"));
   EXPECT_TRUE(device().link_up());
   EXPECT_EQ(refusal(good), "");
+}
+
+// Also one whose driver has stopped queues of pairs in use, or has made all of them useless: it is for the
+// driver to have its queues, and for no restore to fail over them.
+TEST_F(NetDeviceTest, pairs_in_use_may_lack_queues_when_they_are_restored) {
+  expect_no_violations_ = false;
+  for (const bool broken : {false, true}) {
+    make({}, 4);
+    guest_->start(kEverything);
+    guest_->control()
+        .chain()
+        .readable(std::vector{std::byte{4}, std::byte{0}, std::byte{3}, std::byte{0}})
+        .writable(1)
+        .submit();
+    ring_doorbell(8);
+    ASSERT_EQ(backend_->in_use, 3U);
+    if (broken) {
+      guest_->tx().write_available_index(1000);
+      ring_doorbell(1);
+    } else {
+      ASSERT_TRUE(guest_->driver().stop_queue(2));
+      ASSERT_TRUE(guest_->driver().stop_queue(3));
+    }
+    auto backend = std::make_unique<MemoryNetBackend>(4, kAll);
+    backend_ = backend.get();
+    guest_->move_to({.id = "moved_stopped", .mac = kMac, .clock = &kTestClock}, std::move(backend),
+                    registrar_);
+    EXPECT_EQ(guest_->driver().needs_reset(), broken);
+    if (!broken) {
+      guest_->send({}, frame_of(60));
+      ring_doorbell(1);
+      EXPECT_EQ(backend_->in_use, 3U);
+      EXPECT_THAT(port().from_driver, SizeIs(1));
+    }
+  }
+}
+
+TEST_F(NetDeviceTest, queues_that_its_features_do_not_have_are_restored_as_they_were) {
+  make({}, 2);
+  guest_->start(kPlain);
+  ASSERT_TRUE(guest_->driver().reset());
+  ASSERT_TRUE(guest_->driver().negotiate(kPlain));
+  for (std::uint16_t queue = 0; queue < 5; ++queue) {
+    ASSERT_TRUE(guest_->driver().set_up_queue(
+        queue, testing::RingLayout::at(0x10000 + std::uint64_t{queue} * 0x10000, 16)));
+  }
+  guest_->driver().driver_ok();
+  ASSERT_TRUE(guest_->driver().stop_queue(3));
+  for (int again = 0; again < 2; ++again) {
+    auto backend = std::make_unique<MemoryNetBackend>(2, kAll);
+    backend_ = backend.get();
+    guest_->move_to({.id = "moved_idle", .mac = kMac, .clock = &kTestClock}, std::move(backend), registrar_);
+    EXPECT_FALSE(guest_->driver().needs_reset());
+    const auto registers = guest_->transport().state();
+    EXPECT_TRUE(registers.queues[4].ready);
+    EXPECT_FALSE(registers.queues[3].ready);
+  }
 }
 
 TEST_F(NetDeviceTest, device_that_needs_a_reset_is_saved_without_its_queues) {
