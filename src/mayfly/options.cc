@@ -70,9 +70,8 @@ constexpr const char* kDoctorFooter =
 constexpr const char* kPsFooter =
     "\n"
     "NAME is the --id, PID the process, SOCKET the control API's (--api-sock): found by looking at the\n"
-    "processes of this user, as there is no registry. STATE, VCPUS and MEMORY are asked at the socket; those "
-    "of\n"
-    "'mayfly run' without one are from its command line.\n"
+    "processes of this user, as there is no registry. STATE, VCPUS and MEMORY are asked at the socket;\n"
+    "VCPUS and MEMORY of a 'mayfly run' without one are from its command line.\n"
     "\n"
     "  Not started  waits for calls of the control API, InstanceStart above all\n"
     "  Running      the guest runs\n"

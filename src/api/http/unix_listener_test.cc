@@ -81,7 +81,7 @@ std::string refusal_at(const std::string& path) {
   const auto listener = UnixListener::bind(path);
   EXPECT_FALSE(listener.has_value());
   EXPECT_EQ(listener ? ErrorCode::kInternal : listener.error().code(), ErrorCode::kBusy);
-  const std::string message = listener ? "" : listener.error().message();
+  std::string message = listener ? "" : listener.error().message();
   EXPECT_NE(message.find(path), std::string::npos);
   EXPECT_EQ(mode_of(path) & S_IFMT, static_cast<mode_t>(S_IFSOCK)) << "what was there stays";
   return message;

@@ -124,8 +124,8 @@ class BlockDevice final : public VirtioDevice {
   };
 
   // Opens and locks the image and the overlay; logs where it takes another engine than the one asked for.
-  // Errors name the drive: those of BlockDeviceConfig::validate(), DiskImage, OverlayEngine; kInvalidImage for
-  // a root device without a sector. Any other drive may be empty, with a warning.
+  // Errors name the drive: those of BlockDeviceConfig::validate(), DiskImage, OverlayEngine; kInvalidImage
+  // for a root device without a sector. Any other drive may be empty, with a warning.
   static Result<Parts> open(const BlockDeviceConfig& config);
 
   // Made and destroyed on the thread of `registrar`, which outlives it. Errors: those of open(), of the rate
