@@ -39,9 +39,9 @@ class JsonObject {
   std::optional<std::vector<std::string>> strings(std::string_view key, std::string_view what);
   // Any value, to be read further.
   const nlohmann::json* value(std::string_view key);
-  // Lets `reader` have the value, and what errors are to call it, and puts the result into `target`; without a
-  // value that stays as it is. `reader` makes a Result of what the target takes. Its error is given
-  // back, not kept: it names the field itself.
+  // Lets `reader` have the value, and what errors are to call it, and puts the result into `target`; without
+  // a value that stays as it is. `reader` makes a Result of what the target takes. Its error is given back,
+  // not kept: it names the field itself.
   template <typename Reader, typename Target>
   Result<void> read(std::string_view key, Reader reader, Target& target) {
     if (const nlohmann::json* found = value(key)) {
