@@ -146,7 +146,10 @@ Result<void> JsonObject::finish() {
   if (!error_) {
     for (const auto& [key, unused] : value_.items()) {
       if (!known_.contains(key)) {
-        error_ = Error(ErrorCode::kInvalidArgument, path_ + ": unknown field \"" + key + "\"");
+        const bool is_puts = std::ranges::find(put_only_, key) != put_only_.end();
+        error_ = Error(ErrorCode::kInvalidArgument,
+                       path_ + ": unknown field \"" + key + "\"" +
+                           (is_puts ? " of a PATCH: only a PUT, before the start, can say it" : ""));
         break;
       }
     }
