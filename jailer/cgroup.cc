@@ -1,0 +1,393 @@
+#include "cgroup.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cstdint>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "base/file.h"
+#include "base/text.h"
+
+namespace mayfly::jail {
+namespace {
+
+constexpr std::size_t kMaxFile = std::size_t{1} << 20U;
+constexpr const char* kRole = "cgroup file";
+
+std::vector<std::string_view> split(std::string_view text, char separator) {
+  std::vector<std::string_view> parts;
+  while (!text.empty()) {
+    const std::string_view part = text.substr(0, text.find(separator));
+    if (!part.empty()) {
+      parts.push_back(part);
+    }
+    text.remove_prefix(std::min(text.size(), part.size() + 1));
+  }
+  return parts;
+}
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\n";
+  text.remove_prefix(std::min(text.size(), text.find_first_not_of(kSpace)));
+  return text.substr(0, text.find_last_not_of(kSpace) + 1);
+}
+
+// proc(5): space, tab, newline and backslash of a path are written as \040 and so on.
+std::string unescape(std::string_view text) {
+  std::string plain;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    unsigned value = 0;
+    if (text[at] == '\\' && at + 3 < text.size() &&
+        std::from_chars(text.data() + at + 1, text.data() + at + 4, value, 8).ec == std::errc()) {
+      plain += static_cast<char>(value);
+      at += 3;
+    } else {
+      plain += text[at];
+    }
+  }
+  return plain;
+}
+
+bool has(const std::vector<std::string>& names, std::string_view name) {
+  return std::ranges::find(names, name) != names.end();
+}
+
+// "64M" in bytes, or a plain number; "-1" and others are not.
+std::optional<std::uint64_t> amount_of(std::string_view text) {
+  std::uint64_t factor = 1;
+  if (!text.empty()) {
+    const std::size_t unit = std::string_view("kKmMgG").find(text.back());
+    if (unit != std::string_view::npos) {
+      factor = std::uint64_t{1} << (10U * (unit / 2 + 1));
+      text.remove_suffix(1);
+    }
+  }
+  const auto number = parse_integer<std::uint64_t>(text);
+  if (!number || *number > UINT64_MAX / factor) {
+    return std::nullopt;
+  }
+  return *number * factor;
+}
+
+// "0-2,5" as its members; nothing for what is no list, or has members that no machine has.
+std::optional<std::set<unsigned>> list_of(std::string_view text) {
+  constexpr unsigned kMaxMember = 8192;
+  std::set<unsigned> members;
+  for (const std::string_view part : split(text, ',')) {
+    const std::size_t dash = part.find('-');
+    const auto first = parse_integer<unsigned>(part.substr(0, dash));
+    const auto last = dash == std::string_view::npos ? first : parse_integer<unsigned>(part.substr(dash + 1));
+    if (!first || !last || *last < *first || *last > kMaxMember) {
+      return std::nullopt;
+    }
+    for (unsigned member = *first; member <= *last; ++member) {
+      members.insert(member);
+    }
+  }
+  return members;
+}
+
+// Version 1 lets a thread move by itself. A whole process is moved under a lock that waits for every
+// processor of the host first: milliseconds for each group.
+const char* members_file(const CgroupHierarchy& hierarchy) {
+  return hierarchy.version == CgroupVersion::k1 ? "/tasks" : "/cgroup.procs";
+}
+
+std::uint64_t page_size() {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+Result<void> write_value(const std::string& path, std::string_view value) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_WRONLY | O_NOFOLLOW, kRole));
+  if (::write(file.get(), value.data(), value.size()) != static_cast<ssize_t>(value.size())) {
+    return fail_errno(errno, std::string("write ").append(shown(value)).append(" to ").append(path));
+  }
+  return {};
+}
+
+Result<void> set_value(const std::string& group, const CgroupSetting& setting) {
+  const std::string flag = "--cgroup " + shown(setting.file + "=" + setting.value);
+  const std::string path = group + "/" + setting.file;
+  if (auto written = write_value(path, setting.value); !written) {
+    return tl::make_unexpected(written.error().within(flag));
+  }
+  struct stat file {};
+  if (::stat(path.c_str(), &file) == 0 && (file.st_mode & S_IRUSR) == 0) {
+    return {};  // devices.allow and others are for writing only
+  }
+  auto read = read_file(path, kRole, kMaxFile);
+  if (!read) {
+    return tl::make_unexpected(read.error().within(flag));
+  }
+  if (!reads_as(setting.value, *read)) {
+    return fail(ErrorCode::kInvalidArgument, flag + ": " + path + " reads " + shown(trimmed(*read)) +
+                                                 " afterwards: not the value written");
+  }
+  return {};
+}
+
+// A new group of version 1's cpuset takes no process before it has CPUs and memory nodes: those of its
+// parent.
+Result<void> inherit_cpuset(const std::string& parent, const std::string& group) {
+  for (const char* const file : {"/cpuset.cpus", "/cpuset.mems"}) {
+    MAYFLY_TRY_ASSIGN(const std::string own, read_file(group + file, kRole, kMaxFile));
+    if (trimmed(own).empty()) {
+      MAYFLY_TRY_ASSIGN(const std::string inherited, read_file(parent + file, kRole, kMaxFile));
+      MAYFLY_TRY(write_value(group + file, trimmed(inherited)));
+    }
+  }
+  return {};
+}
+
+// Version 2: a group has the controllers that its parent hands down. Where that is so already, nothing is
+// written, so that a sub-tree that was handed over to us is enough.
+Result<void> hand_down(const std::string& parent, const std::vector<CgroupSetting>& settings) {
+  MAYFLY_TRY_ASSIGN(const std::string text, read_file(parent + "/cgroup.subtree_control", kRole, kMaxFile));
+  std::vector<std::string> handed;
+  for (const std::string_view name : split(trimmed(text), ' ')) {
+    handed.emplace_back(name);
+  }
+  for (const CgroupSetting& setting : settings) {
+    const std::string controller = setting.controller();
+    if (has(handed, controller)) {
+      continue;
+    }
+    if (auto written = write_value(parent + "/cgroup.subtree_control", "+" + controller); !written) {
+      std::string why = "--cgroup " + shown(setting.file + "=" + setting.value) + ": " + parent +
+                        " does not hand the controller " + controller + " down";
+      if (written.error().os_errno() == EBUSY) {
+        why += ", and cannot while it has processes of its own";
+      }
+      return tl::make_unexpected(written.error().within(why));
+    }
+    handed.push_back(controller);
+  }
+  return {};
+}
+
+// Makes one group of the path; answers whether it was not there.
+Result<bool> make_group(const std::string& path, bool must_be_new) {
+  if (::mkdir(path.c_str(), 0755) == 0) {
+    return true;
+  }
+  if (errno == EEXIST && !must_be_new) {
+    return false;
+  }
+  if (errno == EEXIST) {
+    return fail(ErrorCode::kBusy, path +
+                                      ": the cgroup is there already: of a jail of this --id that runs, or "
+                                      "left by one that has ended (jailer --cleanup removes it)");
+  }
+  return fail_errno(errno, "make cgroup " + path);
+}
+
+Result<void> make_path(const CgroupPlan& plan, Undo& undo) {
+  std::string parent = plan.hierarchy.path;
+  const auto names = split(plan.group, '/');
+  const bool is_v2 = plan.hierarchy.version == CgroupVersion::k2;
+  const bool is_cpuset = !is_v2 && has(plan.hierarchy.controllers, "cpuset");
+  for (std::size_t at = 0; at < names.size(); ++at) {
+    if (is_v2) {
+      MAYFLY_TRY(hand_down(parent, plan.settings));
+    }
+    const std::string path = parent + "/" + std::string(names[at]);
+    MAYFLY_TRY_ASSIGN(const bool is_new, make_group(path, at + 1 == names.size()));
+    if (is_new) {
+      const bool is_own = at + 1 == names.size();
+      undo.add([path, is_own]() { return is_own ? remove_cgroup(path) : remove_unused_cgroup(path); });
+    }
+    if (is_cpuset) {
+      MAYFLY_TRY(inherit_cpuset(parent, path));
+    }
+    parent = path;
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<CgroupHierarchy> cgroup_hierarchies(std::string_view mountinfo) {
+  // 36 35 98:0 / /sys/fs/cgroup/cpu rw,relatime shared:1 - cgroup cgroup rw,cpu
+  constexpr std::size_t kMountPoint = 4;
+  std::vector<CgroupHierarchy> hierarchies;
+  std::set<std::string, std::less<>> seen;
+  for (const std::string_view line : split(mountinfo, '\n')) {
+    const std::size_t separator = line.find(" - ");
+    if (separator == std::string_view::npos) {
+      continue;
+    }
+    const auto mount = split(line.substr(0, separator), ' ');
+    const auto system = split(line.substr(separator + 3), ' ');
+    if (mount.size() <= kMountPoint || system.size() < 3 ||
+        (system[0] != "cgroup" && system[0] != "cgroup2")) {
+      continue;
+    }
+    CgroupHierarchy found{.path = unescape(mount[kMountPoint]),
+                          .version = system[0] == "cgroup" ? CgroupVersion::k1 : CgroupVersion::k2,
+                          .controllers = {}};
+    std::string key(system[0]);
+    if (found.version == CgroupVersion::k1) {
+      for (const std::string_view option : split(system[2], ',')) {
+        if (option != "rw" && option != "ro" && option.find('=') == std::string_view::npos) {
+          found.controllers.emplace_back(option);
+        }
+      }
+      key.append(":").append(system[2].substr(std::min<std::size_t>(2, system[2].size())));
+    }
+    if (seen.insert(key).second) {
+      hierarchies.push_back(std::move(found));
+    }
+  }
+  return hierarchies;
+}
+
+Result<std::vector<CgroupPlan>> plan_cgroups(const Options& options,
+                                             const std::vector<CgroupHierarchy>& hierarchies) {
+  std::vector<CgroupPlan> plans;
+  const bool is_v2 = options.cgroup_version == CgroupVersion::k2;
+  const std::string own = options.cgroup_parent() + "/" + options.id;
+  const auto of_version = [&](const CgroupHierarchy& one) { return one.version == options.cgroup_version; };
+  if (options.cgroups.empty()) {
+    if (is_v2 && options.parent_cgroup) {
+      const auto found = std::ranges::find_if(hierarchies, of_version);
+      if (found == hierarchies.end()) {
+        return fail(ErrorCode::kUnsupported, "--cgroup-version 2: no such hierarchy is mounted on this host");
+      }
+      plans.push_back(
+          {.hierarchy = *found, .group = *options.parent_cgroup, .settings = {}, .is_joined_only = true});
+    }
+    return plans;
+  }
+  for (const CgroupSetting& setting : options.cgroups) {
+    const std::string controller = setting.controller();
+    const auto found = std::ranges::find_if(hierarchies, [&](const CgroupHierarchy& one) {
+      return of_version(one) && (is_v2 || has(one.controllers, controller));
+    });
+    const std::string flag = "--cgroup " + shown(setting.file + "=" + setting.value);
+    if (found == hierarchies.end()) {
+      return fail(ErrorCode::kUnsupported,
+                  flag + ": this host has no controller " + controller + " of cgroup version " +
+                      (is_v2 ? "2, which is not mounted" : "1 (--cgroup-version 2 means the other)"));
+    }
+    if (is_v2) {
+      MAYFLY_TRY_ASSIGN(const std::string text,
+                        read_file(found->path + "/cgroup.controllers", kRole, kMaxFile));
+      const auto offered = split(trimmed(text), ' ');
+      if (std::ranges::find(offered, controller) == offered.end()) {
+        return fail(ErrorCode::kUnsupported, flag + ": this host has no controller " + controller +
+                                                 " of cgroup version 2; " + found->path + " offers " +
+                                                 (offered.empty() ? "none" : shown(trimmed(text))));
+      }
+    }
+    auto plan =
+        std::ranges::find_if(plans, [&](const CgroupPlan& one) { return one.hierarchy.path == found->path; });
+    if (plan == plans.end()) {
+      plans.push_back({.hierarchy = *found, .group = own, .settings = {}});
+      plan = std::prev(plans.end());
+    }
+    plan->settings.push_back(setting);
+  }
+  return plans;
+}
+
+bool reads_as(std::string_view written, std::string_view read) {
+  written = trimmed(written);
+  read = trimmed(read);
+  if (written == read || (read.starts_with(written) && read.substr(written.size()).starts_with(' '))) {
+    return true;
+  }
+  const auto lines = split(read, '\n');
+  if (lines.size() > 1 &&
+      std::ranges::any_of(lines, [&](std::string_view one) { return reads_as(written, one); })) {
+    return true;
+  }
+  const auto meant = amount_of(written);
+  const auto found = amount_of(read);
+  if (meant && found) {
+    return *meant == *found || *meant - *meant % page_size() == *found;
+  }
+  const auto meant_list = list_of(written);
+  return meant_list && !meant_list->empty() && meant_list == list_of(read);
+}
+
+Result<UniqueFd> make_cgroup(const CgroupPlan& plan, Undo& undo) {
+  const std::string group = plan.hierarchy.path + "/" + plan.group;
+  if (!plan.is_joined_only) {
+    // A jail that ends may take a parent away that this one was about to use.
+    constexpr int kTries = 10;
+    auto made = make_path(plan, undo);
+    for (int tries = 1; !made && made.error().os_errno() == ENOENT && tries < kTries; ++tries) {
+      made = make_path(plan, undo);
+    }
+    MAYFLY_TRY(made);
+    for (const CgroupSetting& setting : plan.settings) {
+      MAYFLY_TRY(set_value(group, setting));
+    }
+  }
+  auto members = open_file(group + members_file(plan.hierarchy), O_WRONLY | O_NOFOLLOW, kRole);
+  if (!members && plan.is_joined_only) {
+    return tl::make_unexpected(members.error().within("--parent-cgroup " + shown(plan.group)));
+  }
+  return members;
+}
+
+Result<void> join_cgroup(const UniqueFd& members, const CgroupPlan& plan) {
+  if (::write(members.get(), "0", 1) == 1) {
+    return {};
+  }
+  return fail_errno(errno, "join cgroup " + plan.hierarchy.path + "/" + plan.group);
+}
+
+std::optional<UniqueFd> open_own_cgroup(const CgroupHierarchy& hierarchy, std::string_view own_cgroups) {
+  for (const std::string_view line : split(own_cgroups, '\n')) {  // "4:cpu,cpuacct:/path", "0::/path"
+    const std::size_t names = line.find(':');
+    const std::size_t path = names == std::string_view::npos ? names : line.find(':', names + 1);
+    if (path == std::string_view::npos) {
+      continue;
+    }
+    const auto controllers = split(line.substr(names + 1, path - names - 1), ',');
+    const bool is_meant = hierarchy.version == CgroupVersion::k2
+                              ? line.starts_with("0::")
+                              : std::ranges::any_of(controllers, [&](std::string_view one) {
+                                  return has(hierarchy.controllers, one);
+                                });
+    if (is_meant) {
+      auto members = open_file(hierarchy.path + std::string(line.substr(path + 1)) + members_file(hierarchy),
+                               O_WRONLY, kRole);
+      return members ? std::optional(std::move(*members)) : std::nullopt;
+    }
+  }
+  return std::nullopt;
+}
+
+Result<void> remove_cgroup(const std::string& path) {
+  constexpr int kTries = 100;
+  for (int tries = 0;; ++tries) {
+    if (::rmdir(path.c_str()) == 0 || errno == ENOENT) {
+      return {};
+    }
+    if (errno != EBUSY || tries == kTries) {
+      return fail_errno(errno, "remove cgroup " + path);
+    }
+    // A process that has ended but in name only is still in it; and so is one that runs.
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+}
+
+Result<void> remove_unused_cgroup(const std::string& path) {
+  if (::rmdir(path.c_str()) == 0 || errno == ENOENT || errno == EBUSY || errno == ENOTEMPTY) {
+    return {};
+  }
+  return fail_errno(errno, "remove cgroup " + path);
+}
+
+}  // namespace mayfly::jail

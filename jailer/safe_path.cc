@@ -1,0 +1,174 @@
+#include "safe_path.h"
+
+#include <dirent.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+namespace mayfly::jail {
+namespace {
+
+Result<UniqueFd> open_beneath(const UniqueFd& parent, const std::string& name, const std::string& path,
+                              std::uint64_t resolve) {
+  open_how how{};
+  how.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
+  how.resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH | resolve;
+  const long fd = ::syscall(SYS_openat2, parent.get(), name.c_str(), &how, sizeof how);
+  if (fd >= 0) {
+    return UniqueFd(static_cast<int>(fd));
+  }
+  if (errno == ELOOP) {
+    return fail(ErrorCode::kInvalidArgument, path + ": is a symbolic link, which is not followed");
+  }
+  if (errno == ENOTDIR) {
+    return fail(ErrorCode::kInvalidArgument, path + ": is not a directory");
+  }
+  if (errno == EXDEV) {
+    return fail(ErrorCode::kInvalidArgument, path + ": something is mounted there");
+  }
+  return fail_errno(errno, "open directory " + path);
+}
+
+// Deeper folders are moved up and emptied there, so that what was prepared cannot use up our descriptors.
+constexpr unsigned kMaxDepth = 32;
+
+class Remover {
+ public:
+  Remover(const UniqueFd& top, const std::string& path) : top_(top), path_(path) {}
+
+  Result<void> empty(const UniqueFd& folder, unsigned depth) {
+    MAYFLY_TRY_ASSIGN(const std::vector<std::string> names, entries(folder));
+    for (const std::string& name : names) {
+      MAYFLY_TRY(remove(folder, name, depth));
+    }
+    return {};
+  }
+
+  // Folders were moved to the top during the last pass.
+  bool has_moved() { return std::exchange(moved_, false); }
+
+ private:
+  Result<void> remove(const UniqueFd& folder, const std::string& name, unsigned depth) {
+    if (::unlinkat(folder.get(), name.c_str(), 0) == 0 || errno == ENOENT) {
+      return {};
+    }
+    if (errno != EISDIR && errno != EPERM) {
+      return fail_errno(errno, "remove " + name + " in " + path_);
+    }
+    if (::unlinkat(folder.get(), name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) {
+      return {};
+    }
+    if (errno != ENOTEMPTY && errno != EEXIST) {
+      return fail_errno(errno, "remove " + name + " in " + path_);
+    }
+    if (depth >= kMaxDepth) {
+      std::string above;
+      do {  // past names that are there already
+        above = ".removed-" + std::to_string(++count_);
+        errno = 0;
+      } while (::renameat2(folder.get(), name.c_str(), top_.get(), above.c_str(), RENAME_NOREPLACE) != 0 &&
+               errno == EEXIST);
+      if (errno != 0) {
+        return fail_errno(errno, "move " + name + " in " + path_);
+      }
+      moved_ = true;
+      return {};
+    }
+    MAYFLY_TRY_ASSIGN(const UniqueFd below, open_beneath(folder, name, path_ + ": " + name, RESOLVE_NO_XDEV));
+    MAYFLY_TRY(empty(below, depth + 1));
+    if (::unlinkat(folder.get(), name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
+      return fail_errno(errno, "remove " + name + " in " + path_);
+    }
+    return {};
+  }
+
+  // All names first: a directory that changes while it is read may skip some.
+  Result<std::vector<std::string>> entries(const UniqueFd& folder) const {
+    const int copy = ::openat(folder.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (copy < 0) {
+      return fail_errno(errno, "read " + path_);
+    }
+    const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(copy), ::closedir);
+    if (!stream) {
+      const int error = errno;
+      ::close(copy);
+      return fail_errno(error, "read " + path_);
+    }
+    std::vector<std::string> names;
+    for (;;) {
+      errno = 0;
+      const dirent* const entry = ::readdir(stream.get());
+      if (entry == nullptr) {
+        break;
+      }
+      std::string name = &entry->d_name[0];
+      if (name != "." && name != "..") {
+        names.push_back(std::move(name));
+      }
+    }
+    if (errno != 0) {
+      return fail_errno(errno, "read " + path_);
+    }
+    return names;
+  }
+
+  const UniqueFd& top_;
+  const std::string& path_;
+  unsigned count_ = 0;
+  bool moved_ = false;
+};
+
+}  // namespace
+
+Result<UniqueFd> open_folder(const UniqueFd& parent, const std::string& name, const std::string& path) {
+  return open_beneath(parent, name, path, 0);
+}
+
+Result<void> check_owner(const UniqueFd& folder, const std::string& path) {
+  struct stat found {};
+  if (::fstat(folder.get(), &found) != 0) {
+    return fail_errno(errno, "look at " + path);
+  }
+  if (found.st_uid != 0 && found.st_uid != ::geteuid()) {
+    return fail(ErrorCode::kInvalidArgument, path + ": belongs to user " + std::to_string(found.st_uid) +
+                                                 ", and must belong to root or to who runs this");
+  }
+  if ((found.st_mode & (S_IWGRP | S_IWOTH)) != 0 && (found.st_mode & S_ISVTX) == 0) {
+    return fail(ErrorCode::kInvalidArgument, path + ": others may write to it, and must not");
+  }
+  return {};
+}
+
+Result<SafeFolder> follow(const std::string& path) {
+  MAYFLY_TRY_ASSIGN(UniqueFd root, open_file("/", O_RDONLY | O_DIRECTORY, "directory"));
+  SafeFolder folder{.fd = std::move(root), .path = "", .missing = path.substr(1)};
+  while (!folder.missing.empty()) {
+    const std::string name = folder.missing.substr(0, folder.missing.find('/'));
+    const std::string next = folder.path + "/" + name;
+    auto opened = open_folder(folder.fd, name, next);
+    if (!opened && opened.error().os_errno() == ENOENT) {
+      return folder;
+    }
+    MAYFLY_TRY_ASSIGN(folder.fd, std::move(opened));
+    MAYFLY_TRY(check_owner(folder.fd, next));
+    folder.path = next;
+    folder.missing.erase(0, std::min(folder.missing.size(), name.size() + 1));
+  }
+  return folder;
+}
+
+Result<void> remove_contents(const UniqueFd& folder, const std::string& path) {
+  Remover remover(folder, path);
+  do {
+    MAYFLY_TRY(remover.empty(folder, 0));
+  } while (remover.has_moved());
+  return {};
+}
+
+}  // namespace mayfly::jail

@@ -1,0 +1,34 @@
+// Directories that nobody but root and the caller can have tampered with.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace mayfly::jail {
+
+// Opens the directory `name` in `parent`, in that directory and no other: no symbolic link, no other file
+// system's mount in between. `path` names it in errors. ENOENT is kNotFound, a link or a file
+// kInvalidArgument.
+Result<UniqueFd> open_folder(const UniqueFd& parent, const std::string& name, const std::string& path);
+
+// Refuses a directory that somebody else could change: its owner must be root or this process's user, and
+// nobody else may write to it, unless it is sticky (/tmp), where others cannot touch what they do not own.
+Result<void> check_owner(const UniqueFd& folder, const std::string& path);
+
+struct SafeFolder {
+  UniqueFd fd;          // the last one that is there
+  std::string path;     // its path
+  std::string missing;  // the rest, "a/b", or empty
+};
+// Follows the absolute `path`, which has neither "." nor "..", as far as it is there: each directory on the
+// way is opened by open_folder() and passes check_owner().
+Result<SafeFolder> follow(const std::string& path);
+
+// Empties the directory and everything below it, whatever may have been prepared there: nothing outside it is
+// touched, links are removed and not followed, mounts are not entered but refused. `path` names it in errors.
+Result<void> remove_contents(const UniqueFd& folder, const std::string& path);
+
+}  // namespace mayfly::jail
