@@ -170,9 +170,9 @@ Error with_what_is_left(const Error& error, const std::vector<Error>& left) {
 Result<void> become_monitor(const Plan& plan, Prepared& prepared, const StartTimes& start, Undo& undo) {
   MAYFLY_TRY(leave_groups_later(plan, undo));
   MAYFLY_TRY(write_pid(prepared.tree.pid_file, ::getpid()));
-  UndoThread undo_thread(undo);
+  MAYFLY_TRY_ASSIGN(const auto undo_thread, UndoThread::start(undo));
   const auto entered = enter(plan, prepared, start, 0);
-  return tl::make_unexpected(with_what_is_left(entered.error(), undo_thread.run()));
+  return tl::make_unexpected(with_what_is_left(entered.error(), undo_thread->run()));
 }
 
 // A child becomes the monitor; this process waits until it has, or says why not.

@@ -167,10 +167,18 @@ Result<UniqueFd> make_file(const TreePlan& plan, const UniqueFd& folder, const s
   return file;
 }
 
+// A file of its own, also in the page cache: jails share no memory by way of the monitor. A file system that can
+// lends it the blocks.
 Result<void> copy(const UniqueFd& from, const UniqueFd& to, const std::string& what) {
   constexpr std::size_t kChunk = std::size_t{1} << 30U;
+  bool is_plain = false;
   for (;;) {
-    const ssize_t count = ::sendfile(to.get(), from.get(), nullptr, kChunk);
+    const ssize_t count = is_plain ? ::sendfile(to.get(), from.get(), nullptr, kChunk)
+                                   : ::copy_file_range(from.get(), nullptr, to.get(), nullptr, kChunk, 0);
+    if (count < 0 && !is_plain && errno != EINTR) {
+      is_plain = true;  // between file systems, or not of this one; what is copied already counts
+      continue;
+    }
     if (count < 0 && errno != EINTR) {
       return fail_errno(errno, "copy " + what);
     }

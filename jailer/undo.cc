@@ -16,13 +16,24 @@ std::vector<Error> Undo::run() {
   return left;
 }
 
-UndoThread::UndoThread(Undo& undo)
-    : undo_(undo), thread_([this] {
-        order_.wait(Order::kWait);
-        if (order_.load() == Order::kUndo) {
-          left_ = undo_.run();
-        }
-      }) {}
+Result<std::unique_ptr<UndoThread>> UndoThread::start(Undo& undo) {
+  std::unique_ptr<UndoThread> self(new UndoThread(undo));
+  pthread_t thread{};
+  if (const int error = ::pthread_create(&thread, nullptr, &UndoThread::main, self.get()); error != 0) {
+    return fail_errno(error, "make the thread that can take everything back");
+  }
+  self->thread_ = thread;
+  return self;
+}
+
+void* UndoThread::main(void* self) {
+  auto& own = *static_cast<UndoThread*>(self);
+  own.order_.wait(Order::kWait);
+  if (own.order_.load() == Order::kUndo) {
+    own.left_ = own.undo_.run();
+  }
+  return nullptr;
+}
 
 UndoThread::~UndoThread() {
   give(Order::kEnd);
@@ -34,10 +45,11 @@ std::vector<Error> UndoThread::run() {
 }
 
 void UndoThread::give(Order order) {
-  if (thread_.joinable()) {
+  if (thread_) {
     order_.store(order);
     order_.notify_one();
-    thread_.join();
+    ::pthread_join(*thread_, nullptr);
+    thread_.reset();
   }
 }
 

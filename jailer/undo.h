@@ -1,10 +1,13 @@
 // What to do when a jail cannot be completed: everything that was made goes again, the last first.
 #pragma once
 
+#include <pthread.h>
+
 #include <atomic>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/result.h"
@@ -29,9 +32,9 @@ class Undo {
 // is left of it beside the program that the process becomes, as there would be of a process.
 class UndoThread {
  public:
-  // Borrows `undo`, which is this thread's from now on. Call before privileges are dropped and namespaces
+  // Borrows `undo`, which is the thread's from now on. Call before privileges are dropped and namespaces
   // entered.
-  explicit UndoThread(Undo& undo);
+  static Result<std::unique_ptr<UndoThread>> start(Undo& undo);
   ~UndoThread();
   UndoThread(const UndoThread&) = delete;
   UndoThread& operator=(const UndoThread&) = delete;
@@ -41,12 +44,16 @@ class UndoThread {
 
  private:
   enum class Order : int { kWait, kUndo, kEnd };
+
+  explicit UndoThread(Undo& undo) : undo_(undo) {}
+  static void* main(void* self);
   void give(Order order);
 
   Undo& undo_;
   std::vector<Error> left_;
   std::atomic<Order> order_ = Order::kWait;
-  std::thread thread_;
+  // Not a std::thread, which throws where none can be made.
+  std::optional<pthread_t> thread_;
 };
 
 }  // namespace mayfly::jail

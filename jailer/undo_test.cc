@@ -48,9 +48,10 @@ TEST(UndoThread, it_keeps_what_the_other_thread_gives_up) {
     return fail(ErrorCode::kIo, "stuck");
   });
   const int before = ::prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
-  UndoThread thread(undo);
+  const auto thread = UndoThread::start(undo);
+  ASSERT_TRUE(thread);
   ASSERT_EQ(::prctl(PR_SET_TIMERSLACK, before + 1, 0, 0, 0), 0);
-  const auto left = thread.run();
+  const auto left = (*thread)->run();
   ::prctl(PR_SET_TIMERSLACK, before, 0, 0, 0);
   ASSERT_EQ(left.size(), 1U);
   EXPECT_EQ(seen, before);
@@ -63,7 +64,7 @@ TEST(UndoThread, it_ends_without_an_order) {
     is_undone = true;
     return {};
   });
-  { const UndoThread thread(undo); }
+  EXPECT_TRUE(UndoThread::start(undo));
   EXPECT_FALSE(is_undone);
 }
 
