@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Start-up beside the floor under every monitor: time to a guest's first output, whole life, memory, binary size.
 
-  start.py [NAME=BINARY ...] [--runs N] [--check]
+  start.py [NAME=BINARY ...] [--runs N] [--jailed] [--check]
 
 Without arguments it measures mayfly, the binary that MAYFLY_PROGRAM names; each further BINARY must take the dialect's
 --no-api and --config-file. The guests are bare metal: what is timed is the monitor. The floor is bench/kvm_floor.c, the
@@ -17,6 +17,9 @@ drifts: compare the ratios, not the times.
 What devices add is measured apart: the first monitor without any, and with a disk (a file in memory) and a network
 interface (a tap, in a network namespace of this benchmark's own) that its guest does not use; 5 starts a run of each,
 in turns and, where the host allows that, at real-time priority. The figure is the difference of the medians.
+
+With --jailed, as root, so is what a jail adds: the first monitor, stripped, bare and started by the jailer that
+MAYFLY_JAILER names, with the folder of its jails in /var/tmp. The second figure is that of a jail with two cgroups.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import json
 import os
 import re
 import select
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,6 +49,9 @@ OUTPUT_LIMIT = 1.5  # times the floor
 PRIVATE_LIMIT_KIB = 1024
 BINARY_LIMIT_KIB = 3584
 DEVICES_LIMIT_MS = 0.5  # to the first output
+JAIL_LIMIT_MS = 3.0  # likewise
+JAIL_USER = "64000"
+JAIL_GROUPS = ("--cgroup", "pids.max=100", "--cgroup", "memory.limit_in_bytes=1G")
 TAP = "tap0"
 DISK_MIB = 64
 STARTS_A_RUN = 5
@@ -167,6 +174,38 @@ def measure_devices(binary, folder, pairs):
     return [statistics.median(taken[True]) - statistics.median(taken[False]) for taken in (times, cpu)]
 
 
+def jail_command(jailer, program, base, number, *options):
+    return [jailer, "--id", f"bench{number}", "--exec-file", program, "--uid", JAIL_USER, "--gid", JAIL_USER,
+            "--chroot-base-dir", base, *options, "--", "--no-api", "--config-file", "/spin.json"]
+
+
+def measure_jail(binary, folder, pairs, *options):
+    """What a jail adds to the time until a guest's first output, and to the CPU time, in ms; as measure_devices()."""
+    jailer = os.environ["MAYFLY_JAILER"]
+    program = folder / "mayfly"
+    subprocess.run(["strip", "--strip-all", "-o", program, binary], check=True)
+    bare = [program, *configuration(folder, "spin")]
+    times, cpu = {False: [], True: []}, {False: [], True: []}
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as base, priority.real_time():
+        for pair in range(pairs + 1):
+            root = Path(base) / "mayfly" / f"bench{pair}" / "root"
+            root.mkdir(parents=True)
+            shutil.copy(folder / "spin.elf", root)
+            # There is no /dev/null in a jail.
+            (root / "spin.json").write_text(
+                (folder / "spin.json").read_text().replace(str(folder), "").replace("/dev/null", "/log"))
+            jailed = jail_command(jailer, program, base, pair, *options)
+            for is_jailed in (False, True) if pair % 2 else (True, False):
+                begin, process = start(jailed if is_jailed else bare)
+                took, used = await_output(begin, process), cpu_ms(process.pid)
+                end(process)
+                if pair:
+                    times[is_jailed].append(took)
+                    cpu[is_jailed].append(used)
+            subprocess.run([jailer, "--cleanup", *jailed[1:5], "--chroot-base-dir", base], check=True)
+    return [statistics.median(taken[True]) - statistics.median(taken[False]) for taken in (times, cpu)]
+
+
 def parse(parser):
     """The options, and the monitors that they or the environment name: {name: binary}. Adds the arguments for these."""
     parser.add_argument("monitors", nargs="*", metavar="NAME=BINARY")
@@ -187,8 +226,11 @@ def main():
     parser.add_argument("--check", action="store_true",
                         help=f"exit with 1 where the first monitor is over a limit: output {OUTPUT_LIMIT} x floor, "
                              f"{PRIVATE_LIMIT_KIB} KiB private memory, {BINARY_LIMIT_KIB} KiB of program, "
-                             f"{DEVICES_LIMIT_MS} ms added by a disk and a network interface")
+                             f"{DEVICES_LIMIT_MS} ms added by a disk and a network interface, {JAIL_LIMIT_MS} ms by a jail")
+    parser.add_argument("--jailed", action="store_true", help="measure what a jail adds, too; takes root")
     options, monitors = parse(parser)
+    if options.jailed and (os.geteuid() != 0 or not os.environ.get("MAYFLY_JAILER")):
+        parser.error("--jailed takes root, and MAYFLY_JAILER to name the jailer")
     first = next(iter(monitors))
 
     figures = {}
@@ -200,6 +242,8 @@ def main():
             measure_floor(folder, counted)
             for monitor, binary in monitors.items():
                 measure(monitor, binary, folder, counted)
+        jail = measure_jail(monitors[first], folder, STARTS_A_RUN * options.runs) if options.jailed else None
+        grouped = measure_jail(monitors[first], folder, options.runs, *JAIL_GROUPS) if options.jailed else None
         try:
             added = measure_devices(monitors[first], folder, STARTS_A_RUN * options.runs)
         except OSError as problem:
@@ -216,7 +260,9 @@ def main():
         print(f"{'binary KiB':20}  {monitor} {stripped_size(binary) / 1024:8.0f}")
     if added:
         print(f"{'devices add ms':20}  {first} {added[0]:8.2f}  (cpu {added[1]:.2f})")
-    return check(figures, first, monitors[first], added) if options.check else 0
+    if options.jailed:
+        print(f"{'a jail adds ms':20}  {first} {jail[0]:8.2f}  (cpu {jail[1]:.2f}; with two cgroups {grouped[0]:.2f})")
+    return check(figures, first, monitors[first], added, jail) if options.check else 0
 
 
 def stripped_size(binary):
@@ -227,7 +273,7 @@ def stripped_size(binary):
         return os.path.getsize(stripped)
 
 
-def check(figures, name, binary, added):
+def check(figures, name, binary, added, jail):
     """1 where the monitor is over a limit, or one was not measured, with a line for each."""
     median = lambda figure, of: statistics.median(figures[figure][of])
     return report_over((
@@ -235,6 +281,7 @@ def check(figures, name, binary, added):
         (median("memory private KiB", name) > PRIVATE_LIMIT_KIB, f"memory: more than {PRIVATE_LIMIT_KIB} KiB private"),
         (stripped_size(binary) > BINARY_LIMIT_KIB << 10, f"program: more than {BINARY_LIMIT_KIB} KiB"),
         (added is None, "devices: not measured"),
+        (jail is not None and jail[0] > JAIL_LIMIT_MS, f"jail: adds more than {JAIL_LIMIT_MS} ms"),
         (added is not None and added[0] > DEVICES_LIMIT_MS, f"devices: add more than {DEVICES_LIMIT_MS} ms"),
     ))
 

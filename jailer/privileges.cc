@@ -30,11 +30,10 @@ bool is_empty(const CapabilityData& data) {
 
 Result<void> empty_bounding_set() {
   for (unsigned long capability = 0; capability < kMaxCapabilities; ++capability) {
-    const int has = ::prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
-    if (has < 0) {
-      break;  // EINVAL: there is none of that number
-    }
-    if (has == 1 && ::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0) {
+    if (::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0) {
+      if (errno == EINVAL && capability > 0) {
+        break;  // there is none of that number
+      }
       return fail_errno(errno, "take capability " + std::to_string(capability) + " out of the bounding set");
     }
   }

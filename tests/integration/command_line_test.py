@@ -156,8 +156,20 @@ class Installation(unittest.TestCase):
             output("cmake", "--install", BUILD, "--prefix", folder)
             self.assertIn("mayfly", output(os.path.join(folder, "bin/mayfly"), "--version"))
             for name in ("man/man1/mayfly.1", "bash-completion/completions/mayfly", "zsh/site-functions/_mayfly",
-                         "fish/vendor_completions.d/mayfly.fish"):
+                         "fish/vendor_completions.d/mayfly.fish", "man/man8/jailer.8"):
                 self.assertGreater(os.path.getsize(os.path.join(folder, "share", name)), 1000, name)
+            self.assertIn("jailer", output(os.path.join(folder, "bin/jailer"), "--version"))
+
+
+class Jailer(unittest.TestCase):
+    def test_the_manual_page_has_every_flag_of_the_help(self):
+        flags = set(re.findall(r"^  (--[a-z-]+)", output(os.path.join(BUILD, "jailer/jailer"), "--help"), re.M))
+        self.assertGreater(len(flags), 15)
+        with open(os.path.join(os.path.dirname(__file__), "../../jailer/jailer.8"), encoding="utf-8") as file:
+            page = file.read()
+        options = page[page.index(".SH OPTIONS"):page.index(".SH FILES")].replace("\\-", "-")
+        described = {one or other for one, other in re.findall(r"^\\fB(--[a-z-]+)|, \\fB(--[a-z-]+)", options, re.M)}
+        self.assertEqual(described, flags)
 
 
 def main():

@@ -48,8 +48,8 @@ bench_main() {
   ensure_guest_packages kernel
   # One counts instructions in emulation, also on a host that could do without; the other has QEMU as its peer.
   if [[ "$name" == boot || "$name" == peers ]]; then ensure_packages emulator; fi
-  build_preset release mayfly mayfly_device_load
+  build_preset release mayfly mayfly_device_load jailer
   step "bench $name"
-  MAYFLY_PROGRAM="$RELEASE_PROGRAM" MAYFLY_DEVICE_LOAD="$ROOT/build/release/bench/mayfly_device_load" \
+  MAYFLY_PROGRAM="$RELEASE_PROGRAM" MAYFLY_JAILER="$ROOT/build/release/jailer/jailer" MAYFLY_DEVICE_LOAD="$ROOT/build/release/bench/mayfly_device_load" \
     "$ROOT/bench/$program" "$@"
 }

@@ -17,8 +17,8 @@ readonly PACKAGES_emulator="qemu-system-x86"
 # Building the small guest kernel from Debian's source package.
 readonly PACKAGES_kernel="gcc make flex bison bc libelf-dev libssl-dev xz-utils"
 # The ACPI compiler that checks our tables; what a network without root is tested with, and the interfaces' tool; what
-# reads the API's description, and the client that its page shows.
-readonly PACKAGES_test="acpica-tools passt iproute2 python3-yaml curl"
+# reads the API's description, and the client that its page shows; what has the jailer's system calls fail.
+readonly PACKAGES_test="acpica-tools passt iproute2 python3-yaml curl strace"
 # What the devices are measured beside, and what counts their system calls; taps to measure with.
 readonly PACKAGES_bench="fio strace iproute2"
 readonly PACKAGES_style="clang-format clang-tidy clang shellcheck"
