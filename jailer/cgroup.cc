@@ -114,8 +114,20 @@ Result<void> write_value(const std::string& path, std::string_view value) {
   return {};
 }
 
+// As it was given.
+std::string flag_of(const CgroupSetting& setting) {
+  return "--cgroup " + shown(setting.file + "=" + setting.value);
+}
+
+std::string lacks(const CgroupSetting& setting) {
+  return flag_of(setting)
+      .append(": this host has no controller ")
+      .append(setting.controller())
+      .append(" of cgroup version ");
+}
+
 Result<void> set_value(const std::string& group, const CgroupSetting& setting) {
-  const std::string flag = "--cgroup " + shown(setting.file + "=" + setting.value);
+  const std::string flag = flag_of(setting);
   const std::string path = group + "/" + setting.file;
   if (auto written = write_value(path, setting.value); !written) {
     return tl::make_unexpected(written.error().within(flag));
@@ -162,8 +174,12 @@ Result<void> hand_down(const std::string& parent, const std::vector<CgroupSettin
       continue;
     }
     if (auto written = write_value(parent + "/cgroup.subtree_control", "+" + controller); !written) {
-      std::string why = "--cgroup " + shown(setting.file + "=" + setting.value) + ": " + parent +
-                        " does not hand the controller " + controller + " down";
+      std::string why = flag_of(setting);
+      why.append(": ")
+          .append(parent)
+          .append(" does not hand the controller ")
+          .append(controller)
+          .append(" down");
       if (written.error().os_errno() == EBUSY) {
         why += ", and cannot while it has processes of its own";
       }
@@ -272,20 +288,22 @@ Result<std::vector<CgroupPlan>> plan_cgroups(const Options& options,
     const auto found = std::ranges::find_if(hierarchies, [&](const CgroupHierarchy& one) {
       return of_version(one) && (is_v2 || has(one.controllers, controller));
     });
-    const std::string flag = "--cgroup " + shown(setting.file + "=" + setting.value);
     if (found == hierarchies.end()) {
-      return fail(ErrorCode::kUnsupported,
-                  flag + ": this host has no controller " + controller + " of cgroup version " +
-                      (is_v2 ? "2, which is not mounted" : "1 (--cgroup-version 2 means the other)"));
+      return fail(
+          ErrorCode::kUnsupported,
+          lacks(setting) + (is_v2 ? "2, which is not mounted" : "1 (--cgroup-version 2 means the other)"));
     }
     if (is_v2) {
       MAYFLY_TRY_ASSIGN(const std::string text,
                         read_file(found->path + "/cgroup.controllers", kRole, kMaxFile));
       const auto offered = split(trimmed(text), ' ');
       if (std::ranges::find(offered, controller) == offered.end()) {
-        return fail(ErrorCode::kUnsupported, flag + ": this host has no controller " + controller +
-                                                 " of cgroup version 2; " + found->path + " offers " +
-                                                 (offered.empty() ? "none" : shown(trimmed(text))));
+        std::string why = lacks(setting);
+        why.append("2; ")
+            .append(found->path)
+            .append(" offers ")
+            .append(offered.empty() ? "none" : shown(trimmed(text)));
+        return fail(ErrorCode::kUnsupported, std::move(why));
       }
     }
     auto plan =

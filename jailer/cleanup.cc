@@ -76,8 +76,8 @@ Result<std::vector<std::string>> processes_in(const UniqueFd& root, const std::s
     const std::string name = &entry->d_name[0];
     struct stat own {};
     if (std::ranges::all_of(name, [](char c) { return c >= '0' && c <= '9'; }) &&
-        ::stat((proc + "/" + name + "/root").c_str(), &own) == 0 && own.st_dev == meant.st_dev &&
-        own.st_ino == meant.st_ino) {
+        ::stat(std::string(proc).append("/").append(name).append("/root").c_str(), &own) == 0 &&
+        own.st_dev == meant.st_dev && own.st_ino == meant.st_ino) {
       found.push_back(name);
     }
   }

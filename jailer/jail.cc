@@ -104,6 +104,7 @@ void reset_signals() {
 
 Result<void> execute(const std::vector<std::string>& arguments, const std::string& file) {
   std::vector<char*> words;
+  words.reserve(arguments.size() + 1);
   for (const std::string& argument : arguments) {
     words.push_back(const_cast<char*>(argument.c_str()));  // SAFETY: execve() does not write to them
   }

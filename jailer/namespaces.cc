@@ -108,7 +108,7 @@ Result<void> change_root(const std::string& path, const UniqueFd& root, bool is_
     const std::string outside = "/dev/" + device;
     const std::string inside = "dev/" + device;
     if (::mount(outside.c_str(), inside.c_str(), nullptr, MS_BIND, nullptr) != 0) {
-      return fail_errno(errno, doing + "mount " + outside);
+      return fail_errno(errno, std::string(doing).append("mount ").append(outside));
     }
   }
   // pivot_root(2): the old root directory comes to lie on the new one, and is taken away from there.

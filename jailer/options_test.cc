@@ -20,7 +20,7 @@ tl::expected<Options, Stop> parse(std::initializer_list<const char*> arguments) 
 }
 
 // With what is needed always.
-tl::expected<Options, Stop> parse_more(std::vector<std::string> more) {
+tl::expected<Options, Stop> parse_more(const std::vector<std::string>& more) {
   std::vector<const char*> words = {"--id",  "vm1",  "--exec-file", "/usr/bin/mayfly",
                                     "--uid", "1000", "--gid",       "100"};
   for (const std::string& word : more) {

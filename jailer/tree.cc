@@ -167,8 +167,8 @@ Result<UniqueFd> make_file(const TreePlan& plan, const UniqueFd& folder, const s
   return file;
 }
 
-// A file of its own, also in the page cache: jails share no memory by way of the monitor. A file system that can
-// lends it the blocks.
+// A file of its own, also in the page cache: jails share no memory by way of the monitor. A file system that
+// can lends it the blocks.
 Result<void> copy(const UniqueFd& from, const UniqueFd& to, const std::string& what) {
   constexpr std::size_t kChunk = std::size_t{1} << 30U;
   bool is_plain = false;

@@ -696,10 +696,14 @@ class Refusals(JailCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"a jail takes root to make; --rootless makes a weaker one", done.stderr)
 
-    def test_root_in_the_jail_is_warned_of(self):
-        result = self.run_jailer(uid=0)
-        self.assertEqual(result.code, 0)
-        self.assertIn("warning", result.err)
+    def test_root_in_the_jail_is_warned_of_and_has_no_capabilities_either(self):
+        process = self.start(own=("do", "wait"), uid=0, gid=0)
+        self.assertEqual(process.stdout.readline(), b"waiting\n")
+        status = text_of(f"/proc/{process.pid}/status")
+        for which in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+            self.assertIn(f"Cap{which}:\t{'0' * 16}\n", status)
+        process.kill()
+        self.assertIn(b"warning", process.stderr.read())
 
 
 class Limits(JailCase):
