@@ -362,7 +362,13 @@ Result<void> join_cgroup(const UniqueFd& members, const CgroupPlan& plan) {
   if (::write(members.get(), "0", 1) == 1) {
     return {};
   }
-  return fail_errno(errno, "join cgroup " + plan.hierarchy.path + "/" + plan.group);
+  const int error = errno;
+  std::string doing = "join cgroup " + plan.hierarchy.path + "/" + plan.group;
+  if (error ==
+      EOPNOTSUPP) {  // cgroup v2, "Threads": of controllers that a parent with processes may hand down
+    doing += ", whose parent has processes of its own";
+  }
+  return fail_errno(error, doing);
 }
 
 std::optional<UniqueFd> open_own_cgroup(const CgroupHierarchy& hierarchy, std::string_view own_cgroups) {
