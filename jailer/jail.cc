@@ -1,6 +1,7 @@
 #include "jail.h"
 
 #include <sched.h>
+#include <sys/personality.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -90,8 +91,9 @@ Result<void> detach(const UniqueFd& null) {
   return {};
 }
 
-// A program inherits which signals are ignored and blocked.
-void reset_signals() {
+// A program inherits which signals are ignored and blocked, and whether its addresses are random.
+void reset_inheritance() {
+  ::personality(PER_LINUX);
   struct sigaction plain {};
   plain.sa_handler = SIG_DFL;
   for (int number = 1; number < NSIG; ++number) {
@@ -138,6 +140,7 @@ Result<void> enter(const Plan& plan, Prepared& prepared, const StartTimes& start
   if (options.core_scheduling) {
     MAYFLY_TRY(claim_cores());
   }
+  MAYFLY_TRY(leave_keyring());
   MAYFLY_TRY(empty_bounding_set());
   MAYFLY_TRY(become(options.uid, options.gid, options.rootless));
   MAYFLY_TRY(drop_capabilities());
@@ -152,7 +155,7 @@ Result<void> enter(const Plan& plan, Prepared& prepared, const StartTimes& start
   if (prepared.null) {
     MAYFLY_TRY(detach(*prepared.null));
   }
-  reset_signals();
+  reset_inheritance();
   return execute(arguments, monitor);
 }
 
@@ -301,7 +304,7 @@ std::string describe(const Plan& plan) {
   if (options.core_scheduling) {
     lines.emplace_back("keep other work off the sibling threads of its cores");
   }
-  lines.emplace_back("empty the bounding set of capabilities");
+  lines.emplace_back("leave the caller's keyring, and empty the bounding set of capabilities");
   lines.push_back("become user " + std::to_string(options.uid) + ", group " + std::to_string(options.gid));
   lines.emplace_back("drop all capabilities, and forbid new privileges");
   lines.push_back(plan.landlock > 0 ? "confine it by Landlock, version " + std::to_string(plan.landlock) +

@@ -1,6 +1,7 @@
 #include "privileges.h"
 
 #include <linux/capability.h>
+#include <linux/keyctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -27,6 +28,13 @@ bool is_empty(const CapabilityData& data) {
 }
 
 }  // namespace
+
+Result<void> leave_keyring() {
+  if (::syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) < 0 && errno != ENOSYS) {
+    return fail_errno(errno, "leave the caller's keyring");
+  }
+  return {};
+}
 
 Result<void> empty_bounding_set() {
   for (unsigned long capability = 0; capability < kMaxCapabilities; ++capability) {

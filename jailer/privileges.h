@@ -10,6 +10,8 @@ namespace mayfly::jail {
 // All of it concerns the calling thread only, not its process as the C library's functions would: another
 // thread keeps what it has (see UndoThread). Each step is read back.
 
+// Leaves the caller's session keyring, whose keys a process may use whoever it becomes (keyrings(7)).
+Result<void> leave_keyring();
 // Empties the bounding and the ambient set of capabilities: nothing that is executed can gain one.
 Result<void> empty_bounding_set();
 // Becomes user and group, without supplementary groups unless `keep_groups` (a user namespace of an ordinary

@@ -9,6 +9,7 @@ in the monitor's place. What is on the host of everybody (cgroups, network names
 
 import argparse
 import contextlib
+import ctypes
 import errno
 import fcntl
 import glob
@@ -39,6 +40,7 @@ def text_of(path):
 
 
 UID, GID = 54321, 54322
+ADDR_NO_RANDOMIZE = 0x0040000
 DEVICES = {"kvm", "net/tun", "urandom"} | ({"userfaultfd"} if "userfaultfd" in text_of("/proc/misc") else set())
 
 JAILER = ""
@@ -48,6 +50,17 @@ PROBE = ""
 def identity(path):
     entry = os.stat(path)
     return entry.st_dev, entry.st_ino
+
+
+def add_session_key(name):
+    """A key in a session keyring of this process's own, which its children inherit (add_key(2), keyctl(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    add_key, keyctl, join, session = 248, 250, 1, -3
+    if libc.syscall(keyctl, join, None) < 0:
+        if ctypes.get_errno() != errno.ENOSYS:
+            raise OSError(ctypes.get_errno(), "no keyring of its own")
+    elif libc.syscall(add_key, b"user", name, b"secret", 6, session) < 0:
+        raise OSError(ctypes.get_errno(), "no key")
 
 
 def hierarchies():
@@ -156,10 +169,13 @@ class JailCase(Case):
         process.stdout.close()
         process.stderr.close()
 
+    def cleanup_command(self, *options, jail_id=None):
+        return [JAILER, "--cleanup", "--id", jail_id or self.unique, "--exec-file", self.monitor, "--chroot-base-dir",
+                self.base, *options]
+
     def cleanup(self, *options, jail_id=None):
-        done = subprocess.run([JAILER, "--cleanup", "--id", jail_id or self.unique, "--exec-file", self.monitor,
-                               "--chroot-base-dir", self.base, *options], stdin=subprocess.DEVNULL, capture_output=True,
-                              timeout=HANG, check=False)
+        done = subprocess.run(self.cleanup_command(*options, jail_id=jail_id), stdin=subprocess.DEVNULL,
+                              capture_output=True, timeout=HANG, check=False)
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode(errors="replace"))
 
     def groups(self):
@@ -438,8 +454,9 @@ class Walls(JailCase):
             # A program in the jail that is not the monitor, which it could execute but for Landlock.
             self.prepare(**{"other-program": PROBE})
             os.chmod(os.path.join(self.root(), "other-program"), 0o755)
+            add_session_key(b"jailer-test")
             found = self.results(own=("do", "escape", name))
-        self.assertEqual(len(found), 35, found)
+        self.assertEqual(len(found), 36, found)
         self.assertEqual({key: value for key, value in found.items() if not value.startswith("E")}, {}, found)
 
     def test_a_user_namespace_leads_to_nothing_of_the_hosts(self):
@@ -463,8 +480,8 @@ class Walls(JailCase):
         self.addCleanup(os.close, folder)
         process = subprocess.Popen(
             self.arguments(own=("do", "wait")), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            close_fds=False, restore_signals=False,
-            preexec_fn=lambda: (signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+            close_fds=False, restore_signals=False,  # and as under setarch --addr-no-randomize: see personality(2)
+            preexec_fn=lambda: (ctypes.CDLL(None).personality(ADDR_NO_RANDOMIZE), signal.signal(signal.SIGUSR1, signal.SIG_IGN),
                                 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])))
         self.addCleanup(self.stop, process)
         self.assertEqual(process.stdout.readline(), b"waiting\n")
@@ -472,6 +489,7 @@ class Walls(JailCase):
         status = text_of(f"/proc/{process.pid}/status")
         for field in ("SigBlk", "SigIgn", "SigCgt"):
             self.assertIn(f"{field}:\t{'0' * 16}\n", status)
+        self.assertEqual(text_of(f"/proc/{process.pid}/personality"), "00000000\n")
 
     def test_a_directory_as_a_standard_file_is_refused(self):
         folder = os.open("/", os.O_RDONLY)
@@ -689,6 +707,20 @@ class Refusals(JailCase):
             self.skipTest("this host has core scheduling")
         self.refused(result, "--core-scheduling: this host's kernel cannot do it", "CONFIG_SCHED_CORE")
         self.nothing_left()
+
+    def test_core_scheduling_is_asked_for_the_whole_process_where_the_host_has_it(self):
+        """The kernel's answer is made up: yes, and that there are no siblings to share a core with."""
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        log = self.path("calls")
+        for answer in ("retval=0", "error=ENODEV"):
+            done = subprocess.run(["strace", "-f", "-qq", "-o", log, "-e", "trace=prctl", "-e", f"inject=prctl:{answer}:when=1",
+                                   *self.arguments("--core-scheduling", own=("do", "hello"))],
+                                  stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG)
+            self.assertEqual((done.returncode, done.stdout), (0, b"hello\n"), done.stderr)
+            self.assertRegex(text_of(log).splitlines()[0],
+                             r"prctl\(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, (PR_SCHED_CORE_SCOPE_THREAD_GROUP|PIDTYPE_TGID|0x1)\b")
+            self.expect(self.cleanup(), 0)
 
     def test_without_root_it_says_what_it_takes(self):
         done = subprocess.run(self.arguments(own=("do", "hello")), capture_output=True, user=UID, group=GID, check=False,
@@ -995,6 +1027,8 @@ class Rootless(MicroVm):
         self.assertEqual(process.stdout.readline(), b"spinning\n")
         self.running()
         pid = self.pid_of_file()
+        refused = subprocess.run(self.cleanup_command(), user=UID, group=GID, extra_groups=[], capture_output=True, check=False)
+        self.assertIn(f"process {pid} runs in it", refused.stderr.decode())
         status = text_of(f"/proc/{pid}/status")
         self.assertIn(f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}\n", status)
         self.assertIn(f"CapEff:\t{'0' * 16}\n", status)
@@ -1004,8 +1038,7 @@ class Rootless(MicroVm):
             self.assertEqual({line.split()[4] for line in file}, {"/"} | {f"/dev/{name}" for name in DEVICES})
         process.terminate()
         self.assertEqual(process.wait(HANG), 0)
-        done = subprocess.run([JAILER, "--cleanup", "--id", self.unique, "--exec-file", self.monitor, "--chroot-base-dir",
-                               self.base], user=UID, group=GID, extra_groups=[], capture_output=True, check=False)
+        done = subprocess.run(self.cleanup_command(), user=UID, group=GID, extra_groups=[], capture_output=True, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(os.listdir(self.base), [])
 

@@ -106,6 +106,7 @@ static void escape(const char* abstract) {
   say("raise a limit", syscall(SYS_prlimit64, 0, 7, (unsigned long[]){1UL << 20, 1UL << 20}, NULL));
   say("connect by TCP", connect_tcp());
   say("connect to an abstract socket", connect_abstract(abstract));
+  say("use the caller's key", syscall(SYS_request_key, "user", "jailer-test", NULL, 0));
   say("execute another", execl("/other-program", "other-program", "do", "hello", NULL));
 }
 
