@@ -198,6 +198,7 @@ class Promises(Tree):
 
     def promise(self, held_by):
         self.write("SPECIFICATION.md", f"{self.HEAD}| it works | yes | {held_by} |\n")
+        self.write("docs/threat-model.md", f"| who | what |\n|---|---|\n| all | nothing |\n\n{self.HEAD}| it | is | `ci tsan` |\n")
         self.write("bench/boot.py", "")
         self.write("tools/lib/fuzz.sh", "")
         self.write(".ci/run", "stage tsan tools/devtool test --preset tsan\n")
@@ -215,9 +216,11 @@ class Promises(Tree):
         self.assert_found(self.promise("`ci asan`"), "there is no ci asan")
 
     def test_a_missing_or_empty_specification_is_found(self):
-        self.assert_found(promises.check(self.root, set()), "there is no SPECIFICATION.md")
+        self.assert_found(promises.check(self.root, set()), "there is no SPECIFICATION.md", "there is no docs/threat-model.md")
         self.write("SPECIFICATION.md", self.HEAD)
-        self.assert_found(promises.check(self.root, set()), "promises nothing")
+        self.write("docs/threat-model.md", "| who | what |\n|---|---|\n| all | nothing |\n")
+        self.assert_found(promises.check(self.root, set()), "SPECIFICATION.md: promises nothing",
+                          "docs/threat-model.md: promises nothing")
 
     def test_tests_of_other_builds_are_read_from_cmake(self):
         self.assertEqual(promises.looped_tests("foreach(check size now)\n  add_test(NAME release.${check} COMMAND x"),

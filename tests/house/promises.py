@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Checks that every promise of SPECIFICATION.md names something that holds it and exists.
+"""Checks that every promise of SPECIFICATION.md and docs/threat-model.md names something that holds it and exists.
 
-promises.py ROOT BUILD --ctest CTEST. A promise is a row of a table whose last column says what holds it, in code
+promises.py ROOT BUILD --ctest CTEST. A promise is a row of a table whose last column is "held by", and says so in code
 marks: `test NAME` (a CTest case; a final * stands for any ending), `bench NAME` (a program of bench/),
 `devtool NAME` (a command of tools/devtool; both may have arguments), or `ci STAGE` (a stage of .ci/run).
 """
@@ -32,19 +32,33 @@ def looped_tests(cmake):
     return [(prefix, values.split()) for values, prefix in found]
 
 
+DOCUMENTS = ("SPECIFICATION.md", "docs/threat-model.md")
+
+
 def check(root, tests):
-    specification = root / "SPECIFICATION.md"
-    if not specification.is_file():
-        yield "there is no SPECIFICATION.md"
-        return
-    promises = 0
-    for number, line in enumerate(specification.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.startswith("|") or re.fullmatch(r"\|[\s:|-]+\|", line) or "held by" in line.lower():
+    for document in DOCUMENTS:
+        if not (root / document).is_file():
+            yield f"there is no {document}"
             continue
-        promises += 1
-        yield from check_row(root, tests, f"SPECIFICATION.md:{number}", line.strip("| ").split("|")[-1])
-    if promises == 0:
-        yield "SPECIFICATION.md: promises nothing"
+        promises = list(rows_of((root / document).read_text(encoding="utf-8")))
+        for number, held_by in promises:
+            yield from check_row(root, tests, f"{document}:{number}", held_by)
+        if not promises:
+            yield f"{document}: promises nothing"
+
+
+def rows_of(text):
+    """(line, last column) of each row of the tables whose last column is "held by"."""
+    is_promise = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.startswith("|"):
+            is_promise = False
+            continue
+        last = line.strip("| ").split("|")[-1].strip()
+        if last.lower() == "held by":
+            is_promise = True
+        elif is_promise and not re.fullmatch(r"\|[\s:|-]+\|", line):
+            yield number, last
 
 
 def check_row(root, tests, where, held_by):
