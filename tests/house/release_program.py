@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks a program that ships: release_program.py hardening|size|empty_chroot PROGRAM [--maximum-kib N].
+"""Checks a program that ships: release_program.py hardening|size|empty_chroot PROGRAM [OPTION...].
 
 hardening     a position-independent, fully static ELF file; read-only relocations bound before main; no stack or
               segment that is writable and executable; compiled with stack protection, FORTIFY and indirect-branch
@@ -31,7 +31,7 @@ def output(*command):
     return done.stdout.decode(errors="replace")
 
 
-def hardening(program):
+def hardening(program, fortifies=True):
     header = output("readelf", "--wide", "--file-header", program)
     segments = output("readelf", "--wide", "--segments", program)
     dynamic = output("readelf", "--wide", "--dynamic", program)
@@ -54,10 +54,10 @@ def hardening(program):
             yield f"a segment ({name}) is both writable and executable"
     if re.search(r"\bTEXTREL\b", dynamic):
         yield "text relocations: code is written to at start"
-    yield from own_code(program)
+    yield from own_code(program, fortifies)
 
 
-def own_code(program):
+def own_code(program, fortifies):
     """What the compiler was told shows in our own functions only: Debian's static libc is hardened in any case."""
     calls, main_code = set(), ""
     for function in output("objdump", "--disassemble", "--no-show-raw-insn", program).split("\n\n"):
@@ -72,7 +72,7 @@ def own_code(program):
         yield "no landing pad at main: compiled without -fcf-protection"
     if "__stack_chk_fail" not in calls:
         yield "no stack protector: no function of ours checks its stack"
-    if not any(name.startswith("__") and name.endswith("_chk") for name in calls):
+    if fortifies and not any(name.startswith("__") and name.endswith("_chk") for name in calls):
         yield "no FORTIFY: no function of ours calls a checked variant of a library function"
     # The note that turns CET on for a whole process is the linker's: it drops it where one object, such as one of
     # Debian's static libraries, lacks it. So it is told, not asked for.
@@ -107,11 +107,13 @@ def empty_chroot(program):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    checks = {"hardening": lambda: hardening(options.program), "empty_chroot": lambda: empty_chroot(options.program),
+    checks = {"hardening": lambda: hardening(options.program, not options.nothing_to_fortify), "empty_chroot": lambda: empty_chroot(options.program),
               "size": lambda: size(options.program, options.maximum_kib * 1024)}
     parser.add_argument("check", choices=checks)
     parser.add_argument("program", type=Path)
     parser.add_argument("--maximum-kib", type=int, default=MAXIMUM_KIB)
+    parser.add_argument("--nothing-to-fortify", action="store_true",
+                        help="no function of it gives the C library a buffer whose length is known at run time only")
     options = parser.parse_args()
     house.finish(list(checks[options.check]()), options.check)
 
