@@ -123,12 +123,6 @@ Result<void> enter(const Plan& plan, Prepared& prepared, const StartTimes& start
   if (plan.netns) {
     MAYFLY_TRY(join_netns(*plan.netns, *options.netns));
   }
-  for (const Limit& limit : plan.limits) {
-    MAYFLY_TRY(set_limit(limit));
-  }
-  for (std::size_t index = 0; index < plan.cgroups.size(); ++index) {
-    MAYFLY_TRY(join_cgroup(prepared.cgroup_members[index], plan.cgroups[index]));
-  }
   MAYFLY_TRY(enter_namespaces());
   std::vector<std::string> mounted;
   if (options.rootless) {
@@ -137,6 +131,15 @@ Result<void> enter(const Plan& plan, Prepared& prepared, const StartTimes& start
     }
   }
   MAYFLY_TRY(change_root(plan.tree.root(), prepared.tree.root, options.rootless, mounted));
+  // Before the process has limits, which would be the copy's as well.
+  MAYFLY_TRY(prepared.tree.monitor->finish());
+  for (const Limit& limit : plan.limits) {
+    MAYFLY_TRY(set_limit(limit));
+  }
+  for (std::size_t index = 0; index < plan.cgroups.size(); ++index) {
+    MAYFLY_TRY(join_cgroup(prepared.cgroup_members[index], plan.cgroups[index]));
+  }
+  MAYFLY_TRY(enter_cgroup_namespace());
   if (options.core_scheduling) {
     MAYFLY_TRY(claim_cores());
   }
@@ -293,14 +296,15 @@ std::string describe(const Plan& plan) {
   if (options.netns) {
     lines.push_back("join the network namespace " + *options.netns);
   }
+  lines.emplace_back("enter mount, IPC and UTS namespaces");
+  lines.push_back("make " + plan.tree.root() + " the root directory, and take away every other mount");
   for (const Limit& limit : plan.limits) {
     lines.push_back(std::string("limit ") + limit.name + " to " + std::to_string(limit.value));
   }
   for (const CgroupPlan& cgroup : plan.cgroups) {
     lines.push_back("join the cgroup " + cgroup.hierarchy.path + "/" + cgroup.group);
   }
-  lines.emplace_back("enter mount, IPC, UTS and cgroup namespaces");
-  lines.push_back("make " + plan.tree.root() + " the root directory, and take away every other mount");
+  lines.emplace_back("enter a cgroup namespace");
   if (options.core_scheduling) {
     lines.emplace_back("keep other work off the sibling threads of its cores");
   }
@@ -355,6 +359,10 @@ Result<void> run_jail(Plan plan, const StartTimes& start) {
   ::umask(0);
   auto prepared = prepare(plan, undo);
   Result<void> entered = prepared.map([](const Prepared&) {});
+  if (entered && (is_forked(plan.options) || plan.options.rootless)) {
+    entered = prepared->tree.monitor
+                  ->finish();  // neither another process nor a user namespace takes a thread along
+  }
   if (entered && plan.options.rootless) {
     entered = enter_user_namespace(plan.options.uid, plan.options.gid);
   }

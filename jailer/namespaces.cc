@@ -77,8 +77,15 @@ Result<void> enter_user_namespace(uid_t user, gid_t group) {
 }
 
 Result<void> enter_namespaces() {
-  if (::unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP) != 0) {
-    return fail_errno(errno, "make mount, IPC, UTS and cgroup namespaces");
+  if (::unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS) != 0) {
+    return fail_errno(errno, "make mount, IPC and UTS namespaces");
+  }
+  return {};
+}
+
+Result<void> enter_cgroup_namespace() {
+  if (::unshare(CLONE_NEWCGROUP) != 0) {
+    return fail_errno(errno, "make a cgroup namespace");
   }
   return {};
 }

@@ -19,8 +19,10 @@ Result<void> join_netns(const UniqueFd& netns, const std::string& path);
 // none outside. The process must have one thread.
 Result<void> enter_user_namespace(uid_t user, gid_t group);
 
-// Enters new mount, IPC, UTS and cgroup namespaces. Concerns the calling thread only.
+// Enters new mount, IPC and UTS namespaces. Concerns the calling thread only, as what follows does.
 Result<void> enter_namespaces();
+// Enters a cgroup namespace whose root is the group that the thread is in.
+Result<void> enter_cgroup_namespace();
 
 // Makes `path`, an absolute path of the directory `root`, the root directory of the mount namespace, from
 // which everything else is gone afterwards. Device nodes and programs work in it; with `is_rootless` as far

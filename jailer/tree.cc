@@ -2,7 +2,6 @@
 
 #include <elf.h>
 #include <sys/file.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -167,31 +166,11 @@ Result<UniqueFd> make_file(const TreePlan& plan, const UniqueFd& folder, const s
   return file;
 }
 
-// A file of its own, also in the page cache: jails share no memory by way of the monitor. A file system that
-// can lends it the blocks.
-Result<void> copy(const UniqueFd& from, const UniqueFd& to, const std::string& what) {
-  constexpr std::size_t kChunk = std::size_t{1} << 30U;
-  bool is_plain = false;
-  for (;;) {
-    const ssize_t count = is_plain ? ::sendfile(to.get(), from.get(), nullptr, kChunk)
-                                   : ::copy_file_range(from.get(), nullptr, to.get(), nullptr, kChunk, 0);
-    if (count < 0 && !is_plain && errno != EINTR) {
-      is_plain = true;  // between file systems, or not of this one; what is copied already counts
-      continue;
-    }
-    if (count < 0 && errno != EINTR) {
-      return fail_errno(errno, "copy " + what);
-    }
-    if (count == 0) {
-      return {};
-    }
-  }
-}
-
-Result<void> copy_monitor(const TreePlan& plan, const UniqueFd& root, const UniqueFd& monitor, Undo& undo) {
+Result<std::unique_ptr<MonitorCopy>> copy_monitor(const TreePlan& plan, const UniqueFd& root,
+                                                  const UniqueFd& monitor, Undo& undo) {
   const mode_t mode = plan.is_rootless ? kRootlessMonitorMode : kMonitorMode;
-  MAYFLY_TRY_ASSIGN(const UniqueFd file, make_file(plan, root, plan.name, mode, undo));
-  return copy(monitor, file, "the monitor to " + plan.root() + "/" + plan.name);
+  MAYFLY_TRY_ASSIGN(UniqueFd file, make_file(plan, root, plan.name, mode, undo));
+  return MonitorCopy::start(monitor, std::move(file), "the monitor to " + plan.root() + "/" + plan.name);
 }
 
 Result<void> make_device(const TreePlan& plan, const UniqueFd& folder, const std::string& name,
@@ -320,12 +299,15 @@ Result<Tree> make_tree(const TreePlan& plan, const UniqueFd& monitor, Undo& undo
   }
   MAYFLY_TRY(hand_over(root, plan.root(), ::geteuid(), plan.group,
                        plan.is_rootless ? kRootlessMode : kRootMode, plan.is_rootless, undo));
+  MAYFLY_TRY_ASSIGN(auto copy, copy_monitor(plan, root.fd, monitor, undo));
   MAYFLY_TRY(make_devices(plan, dev, undo));
   MAYFLY_TRY_ASSIGN(const Folder run, make_folder(root.fd, "run", plan.root() + "/run", undo));
   MAYFLY_TRY(hand_over(run, plan.root() + "/run", plan.user, plan.group, kRunMode, plan.is_rootless, undo));
-  MAYFLY_TRY(copy_monitor(plan, root.fd, monitor, undo));
   MAYFLY_TRY_ASSIGN(UniqueFd pid_file, make_file(plan, root.fd, plan.name + ".pid", kPidMode, undo));
-  return Tree{.lock = std::move(jail->fd), .root = std::move(root.fd), .pid_file = std::move(pid_file)};
+  return Tree{.lock = std::move(jail->fd),
+              .root = std::move(root.fd),
+              .pid_file = std::move(pid_file),
+              .monitor = std::move(copy)};
 }
 
 Result<void> check_tree(const TreePlan& plan) {

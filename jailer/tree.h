@@ -3,12 +3,14 @@
 
 #include <sys/types.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "devices.h"
+#include "monitor_copy.h"
 #include "options.h"
 #include "undo.h"
 
@@ -36,11 +38,13 @@ Result<UniqueFd> open_monitor(const Options& options);
 struct Tree {
   UniqueFd lock;  // on BASE/NAME/ID: one jailer at a time
   UniqueFd root;
-  UniqueFd pid_file;  // empty yet
+  UniqueFd pid_file;                     // empty yet
+  std::unique_ptr<MonitorCopy> monitor;  // under way
 };
 
-// Makes everything, with the modes of the room's README; `undo` gets the way back. BASE/NAME/ID/root may be
-// there already, with files for the microVM in it: whatever the jail itself is made of must not be.
+// Makes everything, with the modes of the room's README; `undo` gets the way back. `monitor` is borrowed
+// until the copy is finished. BASE/NAME/ID/root may be there already, with files for the microVM in it:
+// whatever the jail itself is made of must not be.
 Result<Tree> make_tree(const TreePlan& plan, const UniqueFd& monitor, Undo& undo);
 
 // The folder of a jail that is there already, for a dry run: refuses what make_tree() would refuse in it.

@@ -49,7 +49,12 @@ class TreeTest : public ::testing::Test {
   Result<Tree> make() {
     auto monitor = open_monitor(options_);
     EXPECT_TRUE(monitor) << monitor.error().message();
-    return make_tree(plan_, *monitor, undo_);
+    monitor_ = std::move(*monitor);
+    auto tree = make_tree(plan_, monitor_, undo_);
+    if (tree) {
+      EXPECT_TRUE(tree->monitor->finish());
+    }
+    return tree;
   }
   mode_t mode(const std::string& name) const {
     struct stat found {};
@@ -64,6 +69,7 @@ class TreeTest : public ::testing::Test {
   testing::TempDir dir_;
   Options options_;
   TreePlan plan_;
+  UniqueFd monitor_;
   Undo undo_;
 };
 

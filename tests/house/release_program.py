@@ -107,7 +107,8 @@ def empty_chroot(program):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    checks = {"hardening": lambda: hardening(options.program, not options.nothing_to_fortify), "empty_chroot": lambda: empty_chroot(options.program),
+    checks = {"hardening": lambda: hardening(options.program, not options.nothing_to_fortify),
+              "empty_chroot": lambda: empty_chroot(options.program),
               "size": lambda: size(options.program, options.maximum_kib * 1024)}
     parser.add_argument("check", choices=checks)
     parser.add_argument("program", type=Path)
