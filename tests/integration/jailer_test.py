@@ -26,7 +26,7 @@ import threading
 import time
 
 import bare_guests
-from bare_guests import HANG, Case, Connection, Result, guest, main, program
+from bare_guests import HANG, Case, Connection, Result, guest, main, output_of, program
 
 
 
@@ -379,6 +379,11 @@ class Inside(MicroVm):
         for thread in self.threads():
             status = self.status(thread)
             self.assertEqual({key: status[key] for key in self.STATUS}, self.STATUS, thread)
+
+    def test_system_call_filters_of_every_thread(self):
+        if "as there are none" in output_of(program(), "--help"):
+            self.skipTest("this monitor has no system call filters")
+        self.assertEqual({tuple(self.status(thread)["Seccomp"]) for thread in self.threads()}, {("2",)})
 
     def test_namespaces(self):
         for name in os.listdir("/proc/self/ns"):
