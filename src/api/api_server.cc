@@ -1,5 +1,6 @@
 #include "api/api_server.h"
 
+#include <future>
 #include <system_error>
 #include <utility>
 
@@ -13,9 +14,17 @@ Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& confi
   MAYFLY_TRY_ASSIGN(auto http,
                     HttpServer::create(std::move(listener), config.limits, "Mayfly API", std::move(handler)));
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(http)));
+  std::promise<Result<void>> confined;
   try {
-    server->thread_ = std::thread([http_server = server->server_.get()]() noexcept {
+    server->thread_ = std::thread([http_server = server->server_.get(), &confined,
+                                   confine = config.confine]() noexcept {
       set_thread_name("mayfly_api");
+      auto done = confine ? confine() : Result<void>();
+      const bool serves = done.has_value();
+      confined.set_value(std::move(done));
+      if (!serves) {
+        return;
+      }
       if (const auto ended = http_server->run(); !ended) {
         LOG_ERROR("API: %s", ended.error().message().c_str());
       }
@@ -23,6 +32,7 @@ Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& confi
   } catch (const std::system_error& error) {
     return fail_errno(error.code().value(), "start the API's thread");
   }
+  MAYFLY_TRY(confined.get_future().get());
   return server;
 }
 

@@ -79,9 +79,8 @@ std::string BootTrace::text() const {
 
 Result<void> BootTrace::write() const {
   const std::string all = text();
-  // Neither works on a FIFO or a terminal, which is as well: what was written there is gone.
-  [[maybe_unused]] const bool emptied =
-      ::lseek(file_.get(), 0, SEEK_SET) == 0 && ::ftruncate(file_.get(), 0) == 0;
+  // Does not work on a FIFO or a terminal, which is as well: what was written there is gone.
+  [[maybe_unused]] const bool emptied = ::ftruncate(file_.get(), 0) == 0;
   for (std::string_view rest = all; !rest.empty();) {
     const ssize_t count = ::write(file_.get(), rest.data(), rest.size());
     if (count < 0 && errno == EINTR) {

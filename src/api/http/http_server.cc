@@ -15,6 +15,7 @@
 #include "api/http/event_log.h"
 #include "api/http/http_codec.h"
 #include "api/http/request_framing.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "event/event_loop.h"
 
@@ -428,8 +429,8 @@ void HttpServer::Impl::send(Connection& connection, std::string_view bytes) {
 
 bool HttpServer::Impl::flush(Connection& connection) {
   while (connection.has_output()) {
-    const ssize_t count = ::send(connection.fd.get(), connection.output.data() + connection.sent,
-                                 connection.output.size() - connection.sent, MSG_NOSIGNAL);
+    const ssize_t count =
+        send_at_once(connection.fd.get(), std::string_view(connection.output).substr(connection.sent));
     if (count < 0) {
       if (errno == EINTR) {
         continue;

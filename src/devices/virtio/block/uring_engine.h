@@ -44,7 +44,7 @@ class UringEngine final : public IoEngine {
 
   io_uring ring_{};
   bool has_ring_ = false;
-  bool registered_ = false;      // the file is the ring's number 0
+  bool registered_ = false;      // the file is the ring's number 0, and its only one
   bool transfers_wait_ = false;  // file_io::cannot_try()
   int fd_;
   std::vector<IoOperation> under_way_;  // by token: what is still to do
