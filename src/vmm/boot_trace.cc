@@ -13,6 +13,8 @@
 namespace mayfly {
 namespace {
 
+constexpr std::size_t kUsual = 64;
+
 double microseconds(BootTrace::Clock::duration duration) {
   return std::chrono::duration<double, std::micro>(duration).count();
 }
@@ -28,6 +30,8 @@ Result<std::unique_ptr<BootTrace>> BootTrace::create(const std::string& path, Cl
 
 BootTrace::BootTrace(UniqueFd file, const std::string& path, Clock::time_point start)
     : file_(std::move(file)), path_(path), start_(start) {
+  // For all that a start records: vCPUs' threads, which do as well, had better need no memory.
+  events_.reserve(kUsual);
   mark("process start");
   events_.back().begin = start;
 }

@@ -6,7 +6,7 @@ namespace mayfly {
 namespace {
 
 constexpr auto kBuiltIn = std::to_array<char>({
-#include "built_in.inc"
+#include <mayfly_policy/built_in.inc>
 });
 
 }  // namespace

@@ -176,7 +176,9 @@ std::optional<IoResult> UringEngine::conclude(std::uint32_t token, int outcome) 
       operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kWrite;
   if (outcome < 0) {
     // Where another way is left it is a synchronous one: rare, and bounded by the limits of a request.
-    if (!file_io::is_unsupported(-outcome) && !try_again(-outcome)) {
+    // But not on a vCPU's thread, which may make none of its calls: there the driver stops the queue meanwhile.
+    const bool has_another_way = file_io::is_unsupported(-outcome) || try_again(-outcome);
+    if (!has_another_way || std::this_thread::get_id() != maker_) {
       return IoResult{-outcome};
     }
     return file_io::perform(fd_, operation);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "base/result.h"
@@ -47,6 +48,7 @@ class UringEngine final : public IoEngine {
   bool registered_ = false;      // the file is the ring's number 0, and its only one
   bool transfers_wait_ = false;  // file_io::cannot_try()
   int fd_;
+  const std::thread::id maker_ = std::this_thread::get_id();
   std::vector<IoOperation> under_way_;  // by token: what is still to do
   std::uint32_t in_flight_ = 0;         // operations without a result
   std::uint32_t not_handed_over_ = 0;   // of these, those that the kernel does not know yet
