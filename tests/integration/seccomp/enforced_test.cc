@@ -130,10 +130,16 @@ const std::vector<Call>& calls_that_no_rule_names(const Policy& policy) {
   static std::vector<Call> calls;
   calls.clear();
   for (int number = 0; number < kNumbers; ++number) {
+    // uretprobe and uprobe, which no filter sees (Linux 6.15): they are for code that the kernel itself has put there,
+    // and a SIGILL to everybody else.
+    if (number == 335 || number == 336) {
+      continue;
+    }
     if (std::ranges::none_of(policy.rules, [number](const Rule& rule) { return rule.number == number; })) {
       calls.push_back({number, {}});
     }
   }
+  calls.push_back({-1, {}});
   return calls;
 }
 
@@ -342,7 +348,7 @@ TEST_P(Enforced, an_abort_ends_the_process_by_sigabrt) {
 }
 
 TEST_P(Enforced, a_call_of_another_architecture_ends_the_process_without_a_word) {
-  for (const int number : {kX32 | SYS_getpid, kX32 | SYS_write, -1}) {
+  for (const int number : {kX32 | SYS_getpid, kX32 | SYS_write}) {
     const Words words = last_words(GetParam(), [number] { ::syscall(number); });
     EXPECT_TRUE(WIFSIGNALED(words.status) && WTERMSIG(words.status) == SIGSYS) << words.status;
   }
