@@ -698,7 +698,7 @@ class Choice(FilterCase):
         for arguments, code, why in (
                 ([], 153, "POLICY"), (["--names", own[0]], 153, "--names"), (["--nonsense"], 153, "nonsense"),
                 (own[:2], 152, "no policy for thread vcpu"), ([*own, own[0]], 152, "two policies for thread monitor"),
-                ([self.path("none")], 152, "ENOENT"), ([self.write("p.json", "{")], 152, "p.json: no JSON")):
+                ([self.path("none")], 152, "ENOENT"), ([self.write("p.json", "{")], 152, "p.json")):
             done = compiled(*arguments)
             self.assertEqual((done.returncode, done.stdout), (code, ""), done.stderr)
             self.assertIn(why, done.stderr)

@@ -11,7 +11,7 @@
 #include <tuple>
 #include <utility>
 
-#include "base/text.h"
+#include "json/parse_json.h"
 #include "seccomp/compiler/constants.h"
 
 namespace mayfly::seccomp {
@@ -20,34 +20,11 @@ namespace {
 using nlohmann::json;
 
 constexpr unsigned kMaxArgument = 5;
-constexpr int kMaxDepth = 8;
+constexpr int kMaxLevels = 8;
 
 auto wrong(const std::string& what) {
   return fail(ErrorCode::kInvalidArgument, what);
 }
-
-// Sees the parser's events for what the parser lets pass: keys that are given twice, depth without end.
-class Strictness {
- public:
-  bool operator()(int depth, json::parse_event_t event, const json& parsed) {
-    if (event == json::parse_event_t::object_start) {
-      keys_.emplace_back();
-    } else if (event == json::parse_event_t::object_end) {
-      keys_.pop_back();
-    } else if (event == json::parse_event_t::key && !keys_.back().insert(parsed.get<std::string>()).second) {
-      fault_ = "key " + parsed.dump() + " is given twice";
-    }
-    if (depth > kMaxDepth) {
-      fault_ = "it is nested too deeply";
-    }
-    return true;
-  }
-  const std::string& fault() const { return fault_; }
-
- private:
-  std::vector<std::set<std::string>> keys_;
-  std::string fault_;
-};
 
 Result<void> check_keys(const json& object, std::initializer_list<std::string_view> required,
                         std::initializer_list<std::string_view> optional) {
@@ -203,17 +180,9 @@ Result<Policy> parse_document(const json& document) {
 }  // namespace
 
 Result<Policy> parse_policy(std::string_view text, std::string_view name) {
-  const auto within = [name](const Error& error) { return error.within(std::string(name)); };
-  try {
-    Strictness strictness;
-    const json document = json::parse(text, std::ref(strictness));
-    if (!strictness.fault().empty()) {
-      return wrong(std::string(name) + ": " + strictness.fault());
-    }
-    return parse_document(document).map_error(within);
-  } catch (const json::exception& error) {
-    return wrong(std::string(name) + ": no JSON: " + error.what());
-  }
+  MAYFLY_TRY_ASSIGN(const json document, parse_json(text, name, kMaxLevels));
+  return parse_document(document).map_error(
+      [name](const Error& error) { return error.within(std::string(name)); });
 }
 
 }  // namespace mayfly::seccomp
