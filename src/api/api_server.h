@@ -14,12 +14,16 @@ namespace mayfly::api {
 struct ApiServerConfig {
   std::string socket_path;
   HttpLimits limits{};
+  // Called on the server's thread before it serves anybody: what it takes away is missing from then on. Where
+  // it fails so does the start. May be empty.
+  std::function<Result<void>()> confine{};
 };
 
 class ApiServer {
  public:
   // Makes the socket and starts the thread, named <program>_api. `handler` is called on it alone, until the
-  // end of stop(). Errors: those of UnixListener::bind(); kExhausted where the host has no thread left.
+  // end of stop(). Errors: those of UnixListener::bind() and of `confine`; kExhausted where the host has no thread
+  // left.
   static Result<std::unique_ptr<ApiServer>> start(const ApiServerConfig& config, HttpHandler handler);
   ApiServer(const ApiServer&) = delete;
   ApiServer& operator=(const ApiServer&) = delete;

@@ -48,6 +48,7 @@ constexpr std::array<int, 11> kEndingSignals{SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM,
                                              SIGIO,   SIGPWR,  SIGTERM, SIGSTKFLT, SIGINT};
 
 std::atomic<void (*)()> g_hook{nullptr};
+std::atomic<std::string_view (*)(int)> g_syscall_names{nullptr};
 // The process's own id: a handler cannot ask the kernel, the filter may forbid it.
 std::atomic<pid_t> g_own_id{0};
 // The thread that is ending the process, once there is one. pthread_t is an address with glibc, never null.
@@ -81,7 +82,13 @@ void describe(TextBuffer& text, const FatalSignal& signal, const siginfo_t& info
     text.append_hex(reinterpret_cast<std::uintptr_t>(info.si_addr));
   } else if (signal.detail == Detail::kSyscall) {
     text.append(": forbidden system call ");
-    text.append_decimal(static_cast<std::uint64_t>(info.si_syscall));
+    const auto names = g_syscall_names.load();
+    const std::string_view name = names != nullptr ? names(info.si_syscall) : std::string_view();
+    text.append(name);
+    text.append(name.empty() ? "" : " (");
+    // The number is unsigned to the kernel.
+    text.append_decimal(static_cast<std::uint32_t>(info.si_syscall));
+    text.append(name.empty() ? "" : ")");
   }
   text.append("; exit code ");
   text.append_decimal(static_cast<std::uint64_t>(signal.code));
@@ -240,13 +247,20 @@ CrashStack::Use::Use(const CrashStack& stack) noexcept {
   MAYFLY_CHECK(::sigaltstack(&own, &before_) == 0, "a thread can change the stack of its signal handlers");
 }
 
-// What was there before comes back (a sanitizer's runtime has one of its own and takes it down itself).
+// What was there before comes back: a sanitizer's runtime has one of its own and takes it down itself. Others
+// have none, and what is left of the thread needs no system call for it.
 CrashStack::Use::~Use() {
-  MAYFLY_CHECK(::sigaltstack(&before_, nullptr) == 0, "a thread leaves the stack of its signal handlers");
+  if ((before_.ss_flags & SS_DISABLE) == 0) {
+    MAYFLY_CHECK(::sigaltstack(&before_, nullptr) == 0, "a thread leaves the stack of its signal handlers");
+  }
 }
 
 void set_crash_hook(void (*hook)()) {
   g_hook.store(hook);
+}
+
+void set_syscall_names(std::string_view (*name)(int number)) {
+  g_syscall_names.store(name);
 }
 
 }  // namespace mayfly

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <csignal>
+#include <string_view>
 #include <utility>
 
 #include "base/result.h"
@@ -37,7 +38,8 @@ class CrashStack {
   CrashStack& operator=(const CrashStack&) = delete;
   ~CrashStack();
 
-  // From its making to its end, handlers of the calling thread run on `stack` (borrowed).
+  // From its making to the thread's end, handlers of the calling thread run on `stack` (borrowed, to the
+  // thread's end); where the thread had a stack for them before, to the end of this.
   class Use {
    public:
     explicit Use(const CrashStack& stack) noexcept;
@@ -58,5 +60,9 @@ class CrashStack {
 // What to restore before the process ends by a signal (the terminal's mode); null: nothing. `hook` must be
 // async-signal-safe. Thread-safe. An ordinary end of the process does not call it.
 void set_crash_hook(void (*hook)());
+
+// Who knows the names of system calls, for the line about a forbidden one; null: nobody, and it has the
+// number alone. `name` must be async-signal-safe; an empty name is none. Thread-safe.
+void set_syscall_names(std::string_view (*name)(int number));
 
 }  // namespace mayfly

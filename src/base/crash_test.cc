@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <functional>
 #include <thread>
+#include <vector>
 
 #include "base/exit_code.h"
 #include "base/log.h"
@@ -317,8 +318,14 @@ TEST(Crash, an_overflow_of_another_threads_stack_is_told_where_it_has_a_crash_st
 TEST(Crash, a_crash_stack_that_is_left_gives_the_thread_back_what_it_had) {
   auto stack = CrashStack::create();
   ASSERT_TRUE(stack.has_value());
+  std::vector<char> former(std::size_t{1} << 16);
   stack_t before{};
   ASSERT_EQ(::sigaltstack(nullptr, &before), 0);
+  const stack_t at_first = before;
+  before = {};
+  before.ss_sp = former.data();
+  before.ss_size = former.size();
+  ASSERT_EQ(::sigaltstack(&before, nullptr), 0);
   {
     const CrashStack::Use use(*stack);
     stack_t during{};
@@ -330,6 +337,7 @@ TEST(Crash, a_crash_stack_that_is_left_gives_the_thread_back_what_it_had) {
   ASSERT_EQ(::sigaltstack(nullptr, &after), 0);
   EXPECT_EQ(after.ss_sp, before.ss_sp);
   EXPECT_EQ(after.ss_flags, before.ss_flags);
+  ASSERT_EQ(::sigaltstack(&at_first, nullptr), 0);
 }
 
 TEST(Crash, a_fault_on_another_thread_ends_the_process_as_well) {

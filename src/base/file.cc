@@ -1,12 +1,22 @@
 #include "base/file.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 
 namespace mayfly {
+
+ssize_t send_at_once(int socket, std::string_view bytes) {
+  // SAFETY: the kernel only reads what is sent; iovec has no const.
+  iovec whole{.iov_base = const_cast<char*>(bytes.data()), .iov_len = bytes.size()};
+  msghdr message{};
+  message.msg_iov = &whole;
+  message.msg_iovlen = 1;
+  return ::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
 
 Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec destination,
                             std::string_view role) {

@@ -1,6 +1,7 @@
 // Reading and writing files whole.
 #pragma once
 
+#include <sys/types.h>
 #include <sys/uio.h>
 
 #include <cstddef>
@@ -18,6 +19,10 @@ namespace mayfly {
 // guest RAM. The file's own offset is neither used nor moved. `role` names the file in errors.
 Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec destination,
                             std::string_view role);
+
+// send(2) to a socket of what it takes at once, without SIGPIPE, by the call that also gathers pieces: one
+// system call fewer that a filter has to allow. Async-signal-safe.
+ssize_t send_at_once(int socket, std::string_view bytes);
 
 // The contents of `path`, a file or FIFO of at most `limit` bytes; more is kOutOfRange. `role` names the file
 // in errors.

@@ -2,12 +2,13 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cerrno>
+
+#include "base/file.h"
 
 namespace mayfly {
 namespace {
@@ -23,7 +24,7 @@ bool has_room(int fd) {
 // Where write() takes all of `text` or nothing once there is room, or never waits: in one piece.
 ssize_t write_shared_whole(int fd, const struct stat& status, std::string_view text) {
   if (S_ISSOCK(status.st_mode)) {
-    return ::send(fd, text.data(), text.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    return send_at_once(fd, text);
   }
   // A pipe with room takes PIPE_BUF bytes at least: pipe(7).
   return has_room(fd) ? ::write(fd, text.data(), text.size()) : -1;

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -94,6 +95,15 @@ std::string_view processor_extension(const HostFacts& facts) {
       kExtensions.begin(), kExtensions.end(),
       [&facts](const Extension& extension) { return has_word(facts.cpu_flags, extension.flag); });
   return found != kExtensions.end() ? found->name : std::string_view();
+}
+
+bool lacks_hardware_modules(const std::string& modules) {
+  const auto is_there = [&modules](std::string_view module) {
+    return ::access((modules + "/").append(module).c_str(), F_OK) == 0;
+  };
+  return std::none_of(kExtensions.begin(), kExtensions.end(),
+                      [&](const Extension& extension) { return is_there(extension.module); }) &&
+         is_there("kvm");
 }
 
 HostKind classify_host(const HostFacts& facts) {

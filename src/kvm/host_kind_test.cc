@@ -51,6 +51,20 @@ TEST(HostKind, what_the_host_hides_is_said_to_be_unknown) {
   EXPECT_EQ(classify_host(read), HostKind::kUnknown);
 }
 
+TEST(HostKind, modules_of_hardware_are_missed_where_kvm_is_there_without_them) {
+  const auto folder = std::filesystem::path(testing::TempDir()) / "mayfly_host_kind_modules";
+  std::filesystem::remove_all(folder);
+  EXPECT_FALSE(lacks_hardware_modules(folder));  // nothing is known
+  std::filesystem::create_directories(folder / "kvm");
+  EXPECT_TRUE(lacks_hardware_modules(folder));
+  for (const char* module : {"kvm_amd", "kvm_intel"}) {
+    std::filesystem::create_directory(folder / module);
+    EXPECT_FALSE(lacks_hardware_modules(folder)) << module;
+    std::filesystem::remove(folder / module);
+  }
+  std::filesystem::remove_all(folder);
+}
+
 TEST(HostFacts, are_read_from_the_first_processor_and_the_modules_folder) {
   const auto folder = std::filesystem::path(testing::TempDir()) / "mayfly_host_kind_test";
   std::filesystem::remove_all(folder);

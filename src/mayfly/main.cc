@@ -1,4 +1,5 @@
 // mayfly: one process, one microVM.
+#include <malloc.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@
 #include "mayfly/processes.h"
 #include "mayfly/program_text.h"
 #include "mayfly/shell.h"
+#include "seccomp/policy/syscall_names.h"
 #include "vmm/boot_trace.h"
 
 namespace mayfly {
@@ -83,6 +85,10 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
     return refuse(installed.error());
   }
   set_crash_hook(restore_terminal);
+  set_syscall_names(syscall_name);
+  // One for all threads: another would come with calls of its own, which no filter has to allow then, and costs
+  // memory. Nothing that is done often allocates.
+  ::mallopt(M_ARENA_MAX, 1);
   const auto plan = make_plan(options, this_process());
   if (!plan) {
     return refuse(plan.error());

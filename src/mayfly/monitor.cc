@@ -28,6 +28,7 @@
 #include "event/event_loop.h"
 #include "event/signal_watch.h"
 #include "kvm/host_kind.h"
+#include "mayfly/confinement.h"
 #include "mayfly/version.h"
 #include "vmm/micro_vm.h"
 
@@ -167,7 +168,7 @@ class AfterStart {
     AfterStart after;
     MAYFLY_TRY_ASSIGN(after.release_, loop.make_timer(release_startup_pages));
     MAYFLY_TRY_ASSIGN(after.silence_, loop.make_timer([&serial] {
-      if (serial.write_count.load() == 0 && classify_host(read_host_facts()) == HostKind::kNoHardware) {
+      if (serial.write_count.load() == 0) {
         LOG_WARN(
             "the guest has printed nothing yet: this host's KVM works without hardware virtualization, and "
             "Linux may not boot on it; see 'mayfly doctor'");
@@ -178,7 +179,8 @@ class AfterStart {
 
   Result<void> arm() {
     MAYFLY_TRY(release_->start(kStartIsOver));
-    return silence_->start(kSilence);
+    // Looked at now: the filter of a microVM that runs allows no look around on the host.
+    return lacks_hardware_modules() ? silence_->start(kSilence) : Result<void>();
   }
 
  private:
@@ -199,8 +201,9 @@ class Api {
   Api& operator=(const Api&) = delete;
   ~Api() { stop(); }
 
-  OrFailure<void> start(const std::string& socket, std::size_t max_body_bytes) {
-    api::ApiServerConfig config{.socket_path = socket};
+  OrFailure<void> start(const std::string& socket, std::size_t max_body_bytes,
+                        std::function<Result<void>()> confine) {
+    api::ApiServerConfig config{.socket_path = socket, .confine = std::move(confine)};
     config.limits.max_body_bytes = max_body_bytes;
     MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
                                  return router_.handle(request);
@@ -234,6 +237,7 @@ class Api {
 }  // namespace
 
 OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
+  MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
 
   FirstOutcome outcome;
@@ -279,6 +283,8 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
                 return after_start.arm();
               },
               .start_failed = [&terminal] { terminal.reset(); },
+              .confine_vcpu = confinement(filters, FilteredThread::kVcpu),
+              .confine_owner = confinement(filters, FilteredThread::kMonitor),
               .boot_timer = options.boot_timer,
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
               .on_event = options.api_socket ? [&api](const MicroVmEvent& event) { api->publish(event); }
@@ -312,7 +318,8 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 
   if (options.api_socket) {
     api.emplace(options, plan, *loop, vm);
-    MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes));
+    MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes,
+                          confinement(filters, FilteredThread::kApi)));
     LOG_INFO("control API at %s%s", options.api_socket->c_str(), plan.vm ? "" : ": waiting for calls");
   }
   if (plan.vm) {

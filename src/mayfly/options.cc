@@ -142,7 +142,6 @@ struct LaterFlag {
   const char* feature;
 };
 constexpr std::array kLaterFlags = {
-    LaterFlag{"--seccomp-filter", true, "seccomp filtering"},
     LaterFlag{"--snapshot-version", false, "snapshots"},
     LaterFlag{"--describe-snapshot", true, "snapshots"},
 };
@@ -251,6 +250,21 @@ void add_log_options(CLI::App& app, const Named& named, LogOptions& log, const c
   }
 }
 
+void add_seccomp_options(CLI::App& app, const Named& named, Options& options) {
+  constexpr const char* kGroup = "System call filters";
+  if (named("--no-seccomp")) {
+    app.add_flag("--no-seccomp", options.no_seccomp,
+                 "Run without system call filters: whoever breaks out of the guest may make any call")
+        ->group(kGroup);
+  }
+  if (named("--seccomp-filter")) {
+    app.add_option("--seccomp-filter", options.seccomp_filter,
+                   "Use the filters in this file, which mayfly-seccomp has compiled, not the built-in ones")
+        ->type_name("FILE")
+        ->group(kGroup);
+  }
+}
+
 void add_common_options(CLI::App& app, const Named& named, Options& options, const char* level) {
   if (named("--id")) {
     app.add_option("--id", options.id,
@@ -269,6 +283,7 @@ void add_common_options(CLI::App& app, const Named& named, Options& options, con
            "Write a timeline of the start to this file, to be opened in Perfetto (Chrome trace format)")
         ->type_name("FILE");
   }
+  add_seccomp_options(app, named, options);
   add_log_options(app, named, options.log, level);
 }
 
@@ -616,10 +631,6 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
                    "Log how long the guest takes from its start until it writes the byte 123 to address "
                    "0xc0000000");
     }
-    if (named("--no-seccomp")) {
-      app.add_flag_callback(
-          "--no-seccomp", [] {}, "Run without seccomp filters: changes nothing yet, as there are none");
-    }
     add_common_options(app, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
     add_time(app, named, "--start-time-us", options.process_start.monotonic_us,
              "When the caller started this process (monotonic, us)");
@@ -731,6 +742,9 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
                        ? "--config-file needs --api-sock PATH to serve the control API, or --no-api"
                        : "nothing to run: say 'mayfly run', --api-sock PATH, or --no-api --config-file FILE",
                    "mayfly");
+  }
+  if (options.no_seccomp && options.seccomp_filter) {
+    return refused("--no-seccomp and --seccomp-filter contradict each other", "mayfly");
   }
   if (options.shell.json && options.shell.quiet) {
     return refused("--json and --quiet contradict each other", "mayfly ps");

@@ -70,6 +70,8 @@ struct Options {
   std::optional<std::string> metrics_path;
   std::optional<std::string> boot_trace;
   bool boot_timer = false;
+  bool no_seccomp = false;                    // no system call filters
+  std::optional<std::string> seccomp_filter;  // a file with others than the built-in ones
   ProcessStart process_start;
   LogOptions log;
   RunOptions run;

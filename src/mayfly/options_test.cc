@@ -307,16 +307,29 @@ TEST(Options, subcommands_for_running_microvms_refuse_what_they_have_no_use_for)
 }
 
 TEST(Options, flags_of_the_dialect_that_are_not_built_yet_are_refused_as_that) {
-  for (const char* flag : {"--seccomp-filter", "--describe-snapshot"}) {
-    expect_refused({flag, "x"}, flag);
-    expect_refused({flag, "x"}, "not supported yet");
-  }
+  expect_refused({"--describe-snapshot", "x"}, "--describe-snapshot");
+  expect_refused({"--describe-snapshot", "x"}, "not supported yet");
   expect_refused({"--snapshot-version", "--no-api", "--config-file", "/c"}, "--snapshot-version");
   expect_refused({"--snapshot-version"}, "not supported yet");
 }
 
-TEST(Options, the_boot_timer_is_on_where_it_is_asked_for_and_no_seccomp_changes_nothing) {
-  EXPECT_FALSE(parsed({"--no-api", "--config-file", "/c", "--no-seccomp"}).boot_timer);
+TEST(Options, filters_are_those_of_the_program_or_of_a_file_or_none) {
+  for (const Arguments& start : {Arguments{"run"}, Arguments{"--no-api", "--config-file", "/c"}}) {
+    const auto with = [&start](Arguments more) {
+      more.insert(more.begin(), start.begin(), start.end());
+      return more;
+    };
+    EXPECT_FALSE(parsed(with({})).no_seccomp);
+    EXPECT_EQ(parsed(with({})).seccomp_filter, std::nullopt);
+    EXPECT_TRUE(parsed(with({"--no-seccomp"})).no_seccomp);
+    EXPECT_EQ(parsed(with({"--seccomp-filter", "/f"})).seccomp_filter, "/f");
+    expect_refused(with({"--seccomp-filter", "/f", "--no-seccomp"}), "contradict");
+    expect_refused(with({"--no-seccomp=x"}), "--no-seccomp");
+  }
+}
+
+TEST(Options, the_boot_timer_is_on_where_it_is_asked_for) {
+  EXPECT_FALSE(parsed({"--no-api", "--config-file", "/c"}).boot_timer);
   EXPECT_TRUE(parsed({"--no-api", "--config-file", "/c", "--boot-timer"}).boot_timer);
   expect_refused({"--boot-timer=x", "--no-api", "--config-file", "/c"}, "--boot-timer");
   expect_refused({"run", "--boot-timer"}, "--boot-timer");
@@ -349,6 +362,7 @@ TEST(Options, help_names_every_flag_and_every_exit_status_and_nothing_that_is_no
                            "--boot-trace",
                            "--boot-timer",
                            "--no-seccomp",
+                           "--seccomp-filter",
                            "--log-path",
                            "--level",
                            "--module",

@@ -13,6 +13,8 @@
 namespace mayfly {
 namespace {
 
+constexpr std::size_t kUsual = 64;
+
 double microseconds(BootTrace::Clock::duration duration) {
   return std::chrono::duration<double, std::micro>(duration).count();
 }
@@ -22,12 +24,14 @@ double microseconds(BootTrace::Clock::duration duration) {
 Result<std::unique_ptr<BootTrace>> BootTrace::create(const std::string& path, Clock::time_point start) {
   // For reading as well, so that a FIFO needs no reader to be there (fifo(7)).
   MAYFLY_TRY_ASSIGN(UniqueFd file,
-                    open_file(path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY, "boot trace", 0600));
+                    open_file(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY, "boot trace", 0600));
   return std::unique_ptr<BootTrace>(new BootTrace(std::move(file), path, start));
 }
 
 BootTrace::BootTrace(UniqueFd file, const std::string& path, Clock::time_point start)
     : file_(std::move(file)), path_(path), start_(start) {
+  // For all that a start records: vCPUs' threads, which do as well, had better need no memory.
+  events_.reserve(kUsual);
   mark("process start");
   events_.back().begin = start;
 }
@@ -79,9 +83,8 @@ std::string BootTrace::text() const {
 
 Result<void> BootTrace::write() const {
   const std::string all = text();
-  // Neither works on a FIFO or a terminal, which is as well: what was written there is gone.
-  [[maybe_unused]] const bool emptied =
-      ::lseek(file_.get(), 0, SEEK_SET) == 0 && ::ftruncate(file_.get(), 0) == 0;
+  // Does not work on a FIFO or a terminal, which is as well: what was written there is gone.
+  [[maybe_unused]] const bool emptied = ::ftruncate(file_.get(), 0) == 0;
   for (std::string_view rest = all; !rest.empty();) {
     const ssize_t count = ::write(file_.get(), rest.data(), rest.size());
     if (count < 0 && errno == EINTR) {

@@ -126,6 +126,7 @@ Machine::Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine ser
       registrar_(surroundings.registrar),
       trace_(surroundings.trace),
       ending_(std::move(surroundings.on_outcome)),
+      confine_vcpu_(std::move(surroundings.confine_vcpu)),
       power_line_(ending_),
       serial_line_(std::move(serial_line)),
       traced_console_(trace_ == nullptr ? nullptr
@@ -206,10 +207,17 @@ tl::expected<void, BuildError> Machine::create_cpus(const SetUpVcpu& set_up, std
 
 Result<void> Machine::start_threads() {
   for (const auto& cpu : cpus_) {
-    MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(*cpu, cpu->vcpu().id(), [this](Outcome outcome) {
-                        ending_.report(std::move(outcome));
-                      }));
+    const auto report = [this](Outcome outcome) { ending_.report(std::move(outcome)); };
+    MAYFLY_TRY_ASSIGN(auto thread,
+                      VcpuThread::start(*cpu, cpu->vcpu().id(), report, confine_vcpu_));
     threads_.push_back(std::move(thread));
+  }
+  return {};
+}
+
+Result<void> Machine::wait_confined() {
+  for (const auto& thread : threads_) {
+    MAYFLY_TRY(thread->wait_confined());
   }
   return {};
 }

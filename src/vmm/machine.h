@@ -46,6 +46,8 @@ struct MachineSurroundings {
   // The guest wrote its boot mark: called at most once, on a vCPU's thread, which it must not hold up. Empty:
   // nobody asks, and only a trace makes the mark's register part of the machine.
   std::function<void()> on_boot_mark{};
+  // Called on each vCPU's thread before it runs the guest: VcpuThread::start().
+  std::function<Result<void>()> confine_vcpu{};
 };
 
 // What a machine is made of besides its configuration. Borrowed: the files until it is built, the devices for
@@ -78,6 +80,8 @@ class Machine {
   Serial16550& serial() { return serial_; }
   const I8042& i8042() const { return i8042_; }
 
+  // Waits until each vCPU's thread is confined, and says why one is not.
+  Result<void> wait_confined();
   // The first instruction. Error kBusy unless the state is kNotStarted.
   Result<void> start();
   // No guest instruction runs when this comes back, and every vCPU's registers are whole. Idempotent. Errors:
@@ -137,6 +141,7 @@ class Machine {
   EventRegistrar& registrar_;
   BootTrace* trace_;
   Ending ending_;
+  std::function<Result<void>()> confine_vcpu_;
   PowerLine power_line_;
   EventLine serial_line_;
   std::unique_ptr<TracedConsole> traced_console_;

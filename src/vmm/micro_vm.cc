@@ -395,6 +395,12 @@ tl::expected<void, BuildError> MicroVm::start() {
   return started;
 }
 
+// The vCPUs first: once the owner is confined there is no way back to a start that can be tried again.
+Result<void> MicroVm::confine() {
+  MAYFLY_TRY(machine_->wait_confined());
+  return around_.confine_owner ? around_.confine_owner() : Result<void>();
+}
+
 tl::expected<void, BuildError> MicroVm::start_machine() {
   auto on_boot_mark = this->on_boot_mark();
   MAYFLY_TRY(open_console());
@@ -410,7 +416,8 @@ tl::expected<void, BuildError> MicroVm::start_machine() {
                                .serial_metrics = around_.serial_metrics,
                                .trace = around_.trace,
                                .on_outcome = around_.on_outcome,
-                               .on_boot_mark = std::move(on_boot_mark)});
+                               .on_boot_mark = std::move(on_boot_mark),
+                               .confine_vcpu = around_.confine_vcpu});
   const auto undo = [this](BuildError error) {
     console_->stop_input();
     machine_.reset();
@@ -429,6 +436,9 @@ tl::expected<void, BuildError> MicroVm::start_machine() {
   }
   if (auto wired = console_->start_input(machine_->serial()); !wired) {
     return undo(std::move(wired.error()));
+  }
+  if (auto confined = confine(); !confined) {
+    return undo(std::move(confined.error()));
   }
   if (auto started = machine_->start(); !started) {
     return undo(std::move(started.error()));

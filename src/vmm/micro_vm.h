@@ -43,6 +43,11 @@ struct MicroVmSurroundings {
   std::function<Result<void>()> before_start{};
   // Called where the start fails after that. May be empty.
   std::function<void()> start_failed{};
+  // Called on each vCPU's thread before it parks for the first time, and on the owner's when nothing can fail
+  // any more and nothing of the guest has run yet: what they take away is missing from then on. Where one
+  // fails so does the start. May be empty.
+  std::function<Result<void>()> confine_vcpu{};
+  std::function<Result<void>()> confine_owner{};
   // Logs how long the guest took from start() to its boot mark, in the dialect's words.
   bool boot_timer = false;
   std::size_t mmds_size_limit = Mmds::kDefaultSizeLimit;  // bytes
@@ -155,6 +160,7 @@ class MicroVm {
   Result<void> open_console();
   std::function<void()> on_boot_mark();
   tl::expected<void, BuildError> start_machine();
+  Result<void> confine();
 
   // Events of the guest's and its devices' come from the moment at which vCPUs run, which is before start()
   // knows that all is well: they wait until it has said so.

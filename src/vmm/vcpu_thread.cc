@@ -39,12 +39,15 @@ Result<void> install_vcpu_kick_handler() {
   return {};
 }
 
-VcpuThread::VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome)
-    : cpu_(cpu), index_(index), on_outcome_(std::move(on_outcome)) {}
+VcpuThread::VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome,
+                       std::function<Result<void>()> confine)
+    : cpu_(cpu), index_(index), on_outcome_(std::move(on_outcome)), confine_(std::move(confine)) {}
 
 Result<std::unique_ptr<VcpuThread>> VcpuThread::start(GuestCpu& cpu, std::uint32_t index,
-                                                      std::function<void(Outcome)> on_outcome) {
-  std::unique_ptr<VcpuThread> vcpu(new VcpuThread(cpu, index, std::move(on_outcome)));
+                                                      std::function<void(Outcome)> on_outcome,
+                                                      std::function<Result<void>()> confine) {
+  std::unique_ptr<VcpuThread> vcpu(
+      new VcpuThread(cpu, index, std::move(on_outcome), std::move(confine)));
   MAYFLY_TRY_ASSIGN(CrashStack crash_stack, CrashStack::create());
   vcpu->crash_stack_.emplace(std::move(crash_stack));
   cpu.want_exit(true);
@@ -61,6 +64,14 @@ VcpuThread::~VcpuThread() {
     request_stop();
     MAYFLY_CHECK(wait_stopped(std::chrono::steady_clock::now() + kStopLimit), "a vCPU thread does not stop");
   }
+}
+
+Result<void> VcpuThread::wait_confined() {
+  const MutexLock lock(mutex_);
+  while (!confined_) {
+    changed_.wait(mutex_);
+  }
+  return *confined_;
 }
 
 void VcpuThread::command(Command command) {
@@ -114,7 +125,13 @@ bool VcpuThread::wait_stopped(std::chrono::steady_clock::time_point deadline) {
 void VcpuThread::main() noexcept {
   const CrashStack::Use crash_stack(*crash_stack_);
   set_thread_name("mayfly_vcpu " + std::to_string(index_));
-  bool ended = false;
+  auto confined = confine_ ? confine_() : Result<void>();
+  bool ended = !confined;
+  {
+    const MutexLock lock(mutex_);
+    confined_ = std::move(confined);
+    changed_.notify_all();
+  }
   while (park(ended)) {
     ended = !run_until_told();
   }

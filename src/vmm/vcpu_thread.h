@@ -26,13 +26,19 @@ class VcpuThread {
  public:
   // Starts the thread, named "mayfly_vcpu <index>", parked. `cpu` is borrowed and must outlive this.
   // `on_outcome` is called at most once, on the vCPU's thread, when the guest or KVM ends it; the thread then
-  // waits to be stopped.
+  // waits to be stopped. `confine` is called once on the thread, before it parks for the first time: what it
+  // takes away is missing from then on. Where it fails the guest is never run; see wait_confined(). May be
+  // empty.
   static Result<std::unique_ptr<VcpuThread>> start(GuestCpu& cpu, std::uint32_t index,
-                                                   std::function<void(Outcome)> on_outcome);
+                                                   std::function<void(Outcome)> on_outcome,
+                                                   std::function<Result<void>()> confine = {});
   VcpuThread(const VcpuThread&) = delete;
   VcpuThread& operator=(const VcpuThread&) = delete;
   // Stops the thread. One that does not come out of the kernel is a broken invariant: aborts.
   ~VcpuThread();
+
+  // Waits until the thread has parked for the first time. The error of `confine`, where it has one.
+  Result<void> wait_confined();
 
   // These three never block; the owner's thread calls them.
   void resume();
@@ -47,7 +53,8 @@ class VcpuThread {
  private:
   enum class Command : std::uint8_t { kPark, kRun, kStop };
 
-  VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome);
+  VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome,
+             std::function<Result<void>()> confine);
   void main() noexcept;
   void command(Command command);
   bool park(bool ended) noexcept;
@@ -56,14 +63,16 @@ class VcpuThread {
   GuestCpu& cpu_;
   const std::uint32_t index_;
   const std::function<void(Outcome)> on_outcome_;
+  const std::function<Result<void>()> confine_;
   std::optional<CrashStack> crash_stack_;
 
   // Under it the vCPU completes its last access, which takes the locks of devices: before all of theirs.
   Mutex mutex_;
-  CondVar changed_;                                // command_, parked_ or finished_
+  CondVar changed_;                                // command_, parked_, finished_ or confined_
   std::atomic<Command> command_ = Command::kPark;  // written with mutex_ held; read without after each exit
   bool parked_ MAYFLY_GUARDED_BY(mutex_) = false;
   bool finished_ MAYFLY_GUARDED_BY(mutex_) = false;
+  std::optional<Result<void>> confined_ MAYFLY_GUARDED_BY(mutex_);  // once it is known
 
   std::thread thread_;  // last: everything above is there before it starts
 };

@@ -17,6 +17,7 @@ import house
 ORDER = (
     ("src/base",),
     ("src/memory", "src/event", "src/json", "src/seccomp"),
+    ("src/seccomp/compiler", "src/seccomp/policy"),
     ("src/kvm", "src/boot", "src/devices/bus", "src/rate_limiter"),
     ("src/devices/power",),  # how a device says that the guest wants to end, as well as the device that does
     ("src/devices/virtio/queue",),
@@ -35,8 +36,11 @@ BASE_ONLY = ("jailer",)
 
 # Headers from outside the project that only the named folders may include.
 CONFINED = (
-    (r"(linux|asm)/kvm\.h", ("src/kvm", "src/snapshot", "src/vmm"), "KVM's own types"),
-    (r"nlohmann/.*", ("src/json", "src/api", "src/mmds"), "JSON"),  # what the host writes for a guest is JSON by nature
+    (r"(linux|asm)/kvm\.h", ("src/kvm", "src/snapshot", "src/vmm", "src/seccomp/compiler"),
+     "KVM's own types"),
+    (r"seccomp\.h", ("src/seccomp/compiler",), "libseccomp"),
+    (r"nlohmann/.*", ("src/json", "src/api", "src/mmds", "src/seccomp/compiler"),
+     "JSON"),  # what the host writes for a guest is JSON by nature; the compiler is a program of its own
     (r"(httplib\.h|llhttp\.h|picohttpparser\.h|http_parser\.h|boost/beast.*)", ("src/api/http",), "HTTP"),
     (r"CLI/.*", ("src/mayfly", "jailer"), "the command line's parser"),
     (r"(shared_)?mutex|condition_variable", ("src/base/mutex.h",), "locks that clang does not check (base/mutex.h has some)"),

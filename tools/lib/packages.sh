@@ -5,7 +5,7 @@
 # What compiling the project and its unit tests takes, and python3 for the project's own checks. GCC optimises at link
 # time by way of make: without it on one core only, and with a warning.
 readonly PACKAGES_build="g++ cmake ninja-build make ccache python3 libexpected-dev libcli11-dev nlohmann-json3-dev
-  liburing-dev libgtest-dev libgmock-dev libbenchmark-dev"
+  liburing-dev libseccomp-dev libgtest-dev libgmock-dev libbenchmark-dev"
 # What a Linux guest is made of: a kernel's payload to unpack, an initramfs to pack.
 readonly PACKAGES_guest="busybox-static cpio xz-utils lz4 zstd"
 # An image of a root file system for it.

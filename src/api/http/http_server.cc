@@ -15,6 +15,7 @@
 #include "api/http/event_log.h"
 #include "api/http/http_codec.h"
 #include "api/http/request_framing.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "event/event_loop.h"
 
@@ -94,7 +95,7 @@ class HttpServer::Impl {
         events_(kMaxEventBytes, kEventsKept) {}
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
-  ~Impl() { say_goodbye(); }
+  ~Impl() { close(); }
 
   Result<void> start() {
     MAYFLY_TRY_ASSIGN(loop_, EventLoop::create());
@@ -110,6 +111,12 @@ class HttpServer::Impl {
     return result;
   }
   void stop() { loop_->stop(); }
+  void close() {
+    if (!std::exchange(is_closed_, true)) {
+      say_goodbye();
+      connections_.clear();
+    }
+  }
 
   void publish(std::string_view name, std::string_view data) {
     switch (events_.add(name, data)) {
@@ -182,6 +189,7 @@ class HttpServer::Impl {
   std::optional<Time> armed_;         // when the timer fires
   Connections connections_;
   Id next_id_ = 1;
+  bool is_closed_ = false;
   std::array<char, kReadChunk> chunk_{};
 };
 
@@ -428,8 +436,8 @@ void HttpServer::Impl::send(Connection& connection, std::string_view bytes) {
 
 bool HttpServer::Impl::flush(Connection& connection) {
   while (connection.has_output()) {
-    const ssize_t count = ::send(connection.fd.get(), connection.output.data() + connection.sent,
-                                 connection.output.size() - connection.sent, MSG_NOSIGNAL);
+    const ssize_t count =
+        send_at_once(connection.fd.get(), std::string_view(connection.output).substr(connection.sent));
     if (count < 0) {
       if (errno == EINTR) {
         continue;
@@ -614,8 +622,7 @@ void HttpServer::Impl::say_goodbye() {
   const std::string goodbye = codec_.refuse({503, "This server is ending."});
   const auto tell = [&goodbye](int fd) {
     // A client that is gone, or that has not read what was sent before, goes without.
-    [[maybe_unused]] const ssize_t sent =
-        ::send(fd, goodbye.data(), goodbye.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    [[maybe_unused]] const ssize_t sent = send_at_once(fd, goodbye);
   };
   for (auto& [id, connection] : connections_) {
     // Also where nothing is said: a socket that is closed before all is read makes its client's next call an
@@ -675,6 +682,9 @@ Result<void> HttpServer::run() {
 }
 void HttpServer::stop() noexcept {
   impl_->stop();
+}
+void HttpServer::close() noexcept {
+  impl_->close();
 }
 void HttpServer::publish(std::string_view name, std::string_view data) {
   impl_->publish(name, data);

@@ -78,10 +78,14 @@ class HttpServer {
                                                     const Clock& clock = kSystemClock);
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
-  // Removes the socket's file and closes all connections. Clients whose request was not answered, and those
-  // that wait to be accepted, get a 503 before, as far as their sockets take it at once. Not while run()
-  // runs.
+  // Closes, where nobody did.
   ~HttpServer();
+
+  // Removes the socket's file and closes all connections. Clients whose request was not answered, and those
+  // that wait to be accepted, get a 503 before, as far as their sockets take it at once. After run(), on its
+  // thread, which may be the only one that is allowed to; run() and publish() must not be called afterwards.
+  // Idempotent.
+  void close() noexcept;
 
   // Serves until stop(). The answer to the request under way, and events published before stop(), are written
   // as far as the clients' sockets take them at once. Can be called again then; connections stay open

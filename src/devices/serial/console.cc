@@ -45,7 +45,7 @@ bool EscapeFilter::feed(std::span<const std::uint8_t> bytes, std::vector<std::ui
 }
 
 Console::Console(EventRegistrar& registrar, ConsoleConfig config, SerialMetrics& metrics)
-    : registrar_(registrar), config_(std::move(config)), metrics_(metrics) {}
+    : registrar_(registrar), config_(std::move(config)), metrics_(metrics), own_group_(::getpgrp()) {}
 
 Result<std::unique_ptr<Console>> Console::create(EventRegistrar& registrar, ConsoleConfig config,
                                                  SerialMetrics& metrics) {
@@ -275,7 +275,7 @@ bool Console::may_drop() {
 
 bool Console::read_input(std::size_t limit) {
   if (input_.is_terminal()) {
-    if (!in_foreground(input_.fd())) {
+    if (!in_foreground(input_.fd(), own_group_)) {
       in_background_ = true;
       watch_input(false);
       const MutexLock guard(lock_);

@@ -1,6 +1,8 @@
 // What the guest's serial port is wired to: descriptors of the host, mostly standard output and input.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -144,6 +146,7 @@ class Console final : public SerialBackend {
   EventRegistrar& registrar_;
   ConsoleConfig config_;
   SerialMetrics& metrics_;
+  const pid_t own_group_;
 
   // The loop's thread only.
   HostStream input_;

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -11,7 +10,10 @@
 #include <cerrno>
 #include <climits>
 #include <string>
+#include <string_view>
 #include <utility>
+
+#include "base/file.h"
 
 namespace mayfly {
 namespace {
@@ -71,11 +73,8 @@ Result<HostStream> HostStream::open(int fd, Direction direction, const char* des
 }
 
 ssize_t HostStream::read(std::span<std::uint8_t> data) {
-  if (access_ == Access::kSocket) {
-    return repeat_interrupted([&] { return ::recv(fd_.get(), data.data(), data.size(), MSG_DONTWAIT); });
-  }
   // A read waits only where there is nothing at all.
-  if (access_ == Access::kPolled && ready(POLLIN, data.size()) == 0) {
+  if ((access_ == Access::kPolled || access_ == Access::kSocket) && ready(POLLIN, data.size()) == 0) {
     return -EAGAIN;
   }
   return repeat_interrupted([&] { return ::read(fd_.get(), data.data(), data.size()); });
@@ -83,8 +82,9 @@ ssize_t HostStream::read(std::span<std::uint8_t> data) {
 
 ssize_t HostStream::write(std::span<const std::uint8_t> data) {
   if (access_ == Access::kSocket) {
-    return repeat_interrupted(
-        [&] { return ::send(fd_.get(), data.data(), data.size(), MSG_DONTWAIT | MSG_NOSIGNAL); });
+    // SAFETY: bytes are read as characters.
+    const std::string_view bytes(reinterpret_cast<const char*>(data.data()), data.size());
+    return repeat_interrupted([&] { return send_at_once(fd_.get(), bytes); });
   }
   std::size_t size = data.size();
   if (access_ == Access::kPolled) {

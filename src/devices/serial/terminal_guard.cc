@@ -20,6 +20,7 @@ struct Terminal {
   std::atomic<int> fd{-1};
   std::atomic<bool> raw{false};
   bool captured = false;
+  pid_t own_group = 0;
   termios original{};
   termios raw_modes{};
 };
@@ -36,9 +37,9 @@ bool same_modes(const termios& a, const termios& b) noexcept {
 
 }  // namespace
 
-bool in_foreground(int fd) noexcept {
+bool in_foreground(int fd, pid_t own_group) noexcept {
   const pid_t foreground = ::tcgetpgrp(fd);
-  return foreground < 0 || foreground == ::getpgrp();
+  return foreground < 0 || foreground == own_group;
 }
 
 void ignore_signal_unless_handled(int signal) noexcept {
@@ -58,7 +59,7 @@ void restore_terminal() noexcept {
   const int fd = state.fd.load();
   termios now{};
   // Another foreground process (the shell, after `bg`) has its own modes set.
-  if (in_foreground(fd) || (::tcgetattr(fd, &now) == 0 && same_modes(now, state.raw_modes))) {
+  if (in_foreground(fd, state.own_group) || (::tcgetattr(fd, &now) == 0 && same_modes(now, state.raw_modes))) {
     // Not TCSADRAIN: a terminal stopped by Ctrl-S would keep the process from ending.
     static_cast<void>(::tcsetattr(fd, TCSANOW, &state.original));
   }
@@ -83,6 +84,7 @@ Result<std::unique_ptr<TerminalGuard>> TerminalGuard::enter(int fd) {
   static const int registered = std::atexit(&restore_terminal);
   static_cast<void>(registered);
   state.captured = false;
+  state.own_group = ::getpgrp();
   state.fd.store(own.release());
   set_crash_hook([] { restore_terminal(); });
   std::unique_ptr<TerminalGuard> guard(new TerminalGuard());
@@ -93,7 +95,7 @@ Result<std::unique_ptr<TerminalGuard>> TerminalGuard::enter(int fd) {
 Result<void> TerminalGuard::refresh() {
   Terminal& state = terminal();
   const int fd = state.fd.load();
-  if (!in_foreground(fd)) {
+  if (!in_foreground(fd, state.own_group)) {
     return {};
   }
   if (!state.captured) {

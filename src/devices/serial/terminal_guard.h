@@ -1,6 +1,8 @@
 // The person's terminal: raw while the guest runs, as it was afterwards.
 #pragma once
 
+#include <sys/types.h>
+
 #include <memory>
 
 #include "base/result.h"
@@ -41,9 +43,10 @@ class TerminalGuard {
 // times.
 void restore_terminal() noexcept;
 
-// Whether the process is in the foreground of the terminal `fd`, or that is not its controlling terminal
-// (then the question does not arise).
-bool in_foreground(int fd) noexcept;
+// Whether the process, of the process group `own_group`, is in the foreground of the terminal `fd`, or that is
+// not its controlling terminal (then the question does not arise). The group is asked for beforehand: it stays
+// what it is once a program runs (setpgid(2)).
+bool in_foreground(int fd, pid_t own_group) noexcept;
 
 // Ignores `signal` where it has its default action.
 void ignore_signal_unless_handled(int signal) noexcept;

@@ -60,19 +60,13 @@ std::span<iovec> advance(std::span<iovec> buffers, std::size_t bytes) {
 
 IoResult read_all(int fd, std::span<iovec> buffers, std::uint64_t offset) {
   return transfer_all(buffers, offset, [fd](std::span<iovec> to, off_t at) {
-    // A single buffer, which most requests have, is cheaper without the detour over an array.
-    return to.size() == 1 ? ::pread(fd, to[0].iov_base, to[0].iov_len, at)
-                          : ::preadv(fd, to.data(), static_cast<int>(to.size()), at);
+    return ::preadv2(fd, to.data(), static_cast<int>(to.size()), at, 0);
   });
 }
 
 IoResult write_all(int fd, std::span<iovec> buffers, std::uint64_t offset, bool durable) {
   return transfer_all(buffers, offset, [fd, durable](std::span<iovec> from, off_t at) {
-    if (durable) {
-      return ::pwritev2(fd, from.data(), static_cast<int>(from.size()), at, RWF_DSYNC);
-    }
-    return from.size() == 1 ? ::pwrite(fd, from[0].iov_base, from[0].iov_len, at)
-                            : ::pwritev(fd, from.data(), static_cast<int>(from.size()), at);
+    return ::pwritev2(fd, from.data(), static_cast<int>(from.size()), at, durable ? RWF_DSYNC : 0);
   });
 }
 

@@ -18,6 +18,31 @@ constexpr int kAttempts = 16;
 // What a completion carries that is no operation's.
 constexpr std::uint64_t kCancellation = UINT64_MAX;
 
+constexpr std::array kOperations = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ,
+                                    IORING_OP_WRITE, IORING_OP_FSYNC,  IORING_OP_FALLOCATE};
+
+// From now on the ring does what a drive needs, with the file that is registered, and nothing else: what a ring
+// does passes no filter of system calls (Linux 5.10).
+int confine(io_uring& ring) {
+  std::array<io_uring_restriction, kOperations.size() + 4> restrictions{};
+  auto next = restrictions.begin();
+  for (const auto operation : kOperations) {
+    next->opcode = IORING_RESTRICTION_SQE_OP;
+    (next++)->sqe_op = operation;
+  }
+  next->opcode = IORING_RESTRICTION_SQE_OP;
+  (next++)->sqe_op = IORING_OP_ASYNC_CANCEL;
+  next->opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+  (next++)->sqe_flags = IOSQE_FIXED_FILE;
+  next->opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+  (next++)->sqe_flags = IOSQE_FIXED_FILE | IOSQE_ASYNC;
+  next->opcode = IORING_RESTRICTION_REGISTER_OP;
+  (next++)->register_op = IORING_REGISTER_FILES_UPDATE;
+  const int failed = io_uring_register_restrictions(&ring, restrictions.data(),
+                                                    static_cast<unsigned>(restrictions.size()));
+  return failed < 0 ? failed : io_uring_enable_rings(&ring);
+}
+
 bool try_again(int os_errno) {
   return os_errno == EAGAIN || os_errno == EINTR;
 }
@@ -27,7 +52,7 @@ bool try_again(int os_errno) {
 Result<std::unique_ptr<UringEngine>> UringEngine::create(int fd, unsigned depth) {
   std::unique_ptr<UringEngine> engine(new UringEngine(fd, depth));
   io_uring_params parameters{};
-  parameters.flags = IORING_SETUP_CLAMP;
+  parameters.flags = IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED;
   if (const int failed = io_uring_queue_init_params(depth, &engine->ring_, &parameters); failed < 0) {
     return fail_errno(-failed, "set up an io_uring");
   }
@@ -42,8 +67,6 @@ Result<std::unique_ptr<UringEngine>> UringEngine::create(int fd, unsigned depth)
   }
   const std::unique_ptr<io_uring_probe, void (*)(io_uring_probe*)> probe(
       io_uring_get_probe_ring(&engine->ring_), io_uring_free_probe);
-  constexpr std::array kOperations = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ,
-                                      IORING_OP_WRITE, IORING_OP_FSYNC,  IORING_OP_FALLOCATE};
   for (const int operation : kOperations) {
     if (probe == nullptr || io_uring_opcode_supported(probe.get(), operation) == 0) {
       return fail(ErrorCode::kUnsupported,
@@ -54,6 +77,9 @@ Result<std::unique_ptr<UringEngine>> UringEngine::create(int fd, unsigned depth)
     return fail_errno(-failed, "register the image with an io_uring");
   }
   engine->registered_ = true;
+  if (const int failed = confine(engine->ring_); failed < 0) {
+    return fail_errno(-failed, "confine an io_uring to its drive");
+  }
   engine->transfers_wait_ = file_io::cannot_try(fd);
   return engine;
 }
@@ -71,6 +97,9 @@ UringEngine::~UringEngine() {
 
 std::optional<IoResult> UringEngine::submit(std::uint32_t token, const IoOperation& operation) {
   under_way_.at(token) = operation;
+  if (!registered_) {
+    return file_io::perform(fd_, under_way_.at(token));
+  }
   ++in_flight_;
   prepare(token);
   return std::nullopt;
@@ -81,42 +110,40 @@ void UringEngine::prepare(std::uint32_t token) {
   const IoOperation& operation = under_way_[token];
   io_uring_sqe* const sqe = io_uring_get_sqe(&ring_);
   MAYFLY_CHECK(sqe != nullptr, "more operations than tokens");
-  const int file = registered_ ? 0 : fd_;
+  constexpr int kFile = 0;  // among those that are registered
   const auto offset = operation.offset;
   const auto buffers = operation.buffers;
   switch (operation.kind) {
     case IoOperation::Kind::kRead:
       if (buffers.size() == 1) {
-        io_uring_prep_read(sqe, file, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len), offset);
+        io_uring_prep_read(sqe, kFile, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len), offset);
       } else {
-        io_uring_prep_readv(sqe, file, buffers.data(), static_cast<unsigned>(buffers.size()), offset);
+        io_uring_prep_readv(sqe, kFile, buffers.data(), static_cast<unsigned>(buffers.size()), offset);
       }
       break;
     case IoOperation::Kind::kWrite:
       if (buffers.size() == 1) {
-        io_uring_prep_write(sqe, file, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len),
+        io_uring_prep_write(sqe, kFile, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len),
                             offset);
       } else {
-        io_uring_prep_writev(sqe, file, buffers.data(), static_cast<unsigned>(buffers.size()), offset);
+        io_uring_prep_writev(sqe, kFile, buffers.data(), static_cast<unsigned>(buffers.size()), offset);
       }
       sqe->rw_flags = operation.durable ? RWF_DSYNC : 0;
       break;
     case IoOperation::Kind::kFlush:
-      io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
+      io_uring_prep_fsync(sqe, kFile, IORING_FSYNC_DATASYNC);
       break;
     case IoOperation::Kind::kDiscard:
     case IoOperation::Kind::kZeroAndFree:
-      io_uring_prep_fallocate(sqe, file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+      io_uring_prep_fallocate(sqe, kFile, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                               static_cast<off_t>(offset), static_cast<off_t>(operation.length));
       break;
     case IoOperation::Kind::kZero:
-      io_uring_prep_fallocate(sqe, file, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+      io_uring_prep_fallocate(sqe, kFile, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
                               static_cast<off_t>(offset), static_cast<off_t>(operation.length));
       break;
   }
-  if (registered_) {
-    sqe->flags |= IOSQE_FIXED_FILE;
-  }
+  sqe->flags |= IOSQE_FIXED_FILE;
   if (transfers_wait_ &&
       (operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kWrite)) {
     // The kernel would try whether it has to wait, be told that this file cannot say, and only then hand the
@@ -149,7 +176,9 @@ std::optional<IoResult> UringEngine::conclude(std::uint32_t token, int outcome) 
       operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kWrite;
   if (outcome < 0) {
     // Where another way is left it is a synchronous one: rare, and bounded by the limits of a request.
-    if (!file_io::is_unsupported(-outcome) && !try_again(-outcome)) {
+    // But not on a vCPU's thread, which may make none of its calls: there the driver stops the queue meanwhile.
+    const bool has_another_way = file_io::is_unsupported(-outcome) || try_again(-outcome);
+    if (!has_another_way || std::this_thread::get_id() != maker_) {
       return IoResult{-outcome};
     }
     return file_io::perform(fd_, operation);
@@ -234,6 +263,7 @@ void UringEngine::cancel() {
   kick();
   if (io_uring_sqe* const sqe = io_uring_get_sqe(&ring_); sqe != nullptr) {
     io_uring_prep_cancel64(sqe, 0, IORING_ASYNC_CANCEL_ANY);
+    sqe->flags |= IOSQE_FIXED_FILE;  // means nothing here, but the ring takes no entry without
     io_uring_sqe_set_data64(sqe, kCancellation);
     ++not_handed_over_;
     kick();
@@ -241,7 +271,7 @@ void UringEngine::cancel() {
 }
 
 void UringEngine::set_file(int fd) {
-  // A ring that cannot take the file up names it in each operation instead.
+  // Where the ring cannot take the file up, operations are done synchronously.
   registered_ = registered_ && io_uring_register_files_update(&ring_, 0, &fd, 1) == 1;
   transfers_wait_ = file_io::cannot_try(fd);
   fd_ = fd;

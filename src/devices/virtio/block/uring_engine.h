@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "base/result.h"
@@ -44,9 +45,10 @@ class UringEngine final : public IoEngine {
 
   io_uring ring_{};
   bool has_ring_ = false;
-  bool registered_ = false;      // the file is the ring's number 0
+  bool registered_ = false;      // the file is the ring's number 0, and its only one
   bool transfers_wait_ = false;  // file_io::cannot_try()
   int fd_;
+  const std::thread::id maker_ = std::this_thread::get_id();
   std::vector<IoOperation> under_way_;  // by token: what is still to do
   std::uint32_t in_flight_ = 0;         // operations without a result
   std::uint32_t not_handed_over_ = 0;   // of these, those that the kernel does not know yet

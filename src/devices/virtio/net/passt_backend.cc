@@ -1,6 +1,8 @@
 #include "devices/virtio/net/passt_backend.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +11,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/log.h"
 
 namespace mayfly {
@@ -34,7 +37,9 @@ bool would_block(int os_errno) {
 }  // namespace
 
 PasstBackend::PasstBackend(UniqueFd socket, std::unique_ptr<PasstProcess> process)
-    : process_(std::move(process)), port_(std::move(socket), process_.get()) {}
+    : process_(std::move(process)), port_(std::move(socket), process_.get()) {
+  ::fcntl(port_.fd(), F_SETFL, O_NONBLOCK);  // cannot fail for a socket; the other end has a mode of its own
+}
 
 PasstBackend::Port::Port(UniqueFd socket, PasstProcess* process)
     : socket_(std::move(socket)),
@@ -52,8 +57,9 @@ NetPort::Status PasstBackend::Port::closed(const char* why) {
 
 NetPort::Status PasstBackend::Port::flush() {
   while (unsent()) {
-    const ssize_t sent =
-        ::send(socket_.get(), &out_[out_start_], out_end_ - out_start_, MSG_DONTWAIT | MSG_NOSIGNAL);
+    // SAFETY: bytes are read as characters.
+    const auto* const unsent = reinterpret_cast<const char*>(&out_[out_start_]);
+    const ssize_t sent = send_at_once(socket_.get(), {unsent, out_end_ - out_start_});
     if (sent < 0) {
       return would_block(errno) ? Status::kWouldBlock : closed("it takes no more frames");
     }
@@ -118,7 +124,7 @@ NetPort::Status PasstBackend::Port::fill() {
     in_end_ -= in_start_;
     in_start_ = 0;
   }
-  const ssize_t size = ::recv(socket_.get(), &in_[in_end_], kInput - in_end_, MSG_DONTWAIT);
+  const ssize_t size = ::read(socket_.get(), &in_[in_end_], kInput - in_end_);
   if (size > 0) {
     in_end_ += static_cast<std::size_t>(size);
     return Status::kDone;

@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -175,8 +176,16 @@ Result<PasstProcess::Started> PasstProcess::start(const Options& options) {
     become(program.c_str(), pointers.data(),
            {null.get(), output.writer.get(), messages.writer.get(), theirs.get()}, parent);
   }
-  Started started{std::unique_ptr<PasstProcess>(new PasstProcess(pid, std::move(messages.reader))),
-                  std::move(ours)};
+  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process) {
+    const int error = errno;
+    ::kill(pid, SIGKILL);
+    reap(pid);
+    return fail_errno(error, "get hold of " + program);
+  }
+  Started started{
+      std::unique_ptr<PasstProcess>(new PasstProcess(pid, std::move(process), std::move(messages.reader))),
+      std::move(ours)};
   output.writer.reset();
   messages.writer.reset();
   const Start readiness = wait_until_ready(output.reader.get());
@@ -192,7 +201,7 @@ Result<PasstProcess::Started> PasstProcess::start(const Options& options) {
 }
 
 PasstProcess::~PasstProcess() {
-  ::kill(pid_, SIGKILL);  // it keeps nothing that could be lost
+  ::syscall(SYS_pidfd_send_signal, process_.get(), SIGKILL, nullptr, 0);  // it keeps nothing to be lost
   reap(pid_);
 }
 

@@ -49,9 +49,11 @@ class PasstProcess {
   std::string last_words() { return last_line(messages_.get()); }
 
  private:
-  PasstProcess(pid_t pid, UniqueFd messages) : pid_(pid), messages_(std::move(messages)) {}
+  PasstProcess(pid_t pid, UniqueFd process, UniqueFd messages)
+      : pid_(pid), process_(std::move(process)), messages_(std::move(messages)) {}
 
   pid_t pid_;
+  UniqueFd process_;  // pidfd_open(2): a signal through it can reach nobody else
   UniqueFd messages_;
 };
 

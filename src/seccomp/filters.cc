@@ -1,0 +1,105 @@
+#include "seccomp/filters.h"
+
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "seccomp/format.h"
+
+namespace mayfly {
+namespace {
+
+constexpr std::uint16_t kCompareEqual = BPF_JMP | BPF_JEQ | BPF_K;
+
+// Takes a file apart from its beginning.
+class Reader {
+ public:
+  explicit Reader(std::string_view rest) : rest_(rest) {}
+
+  bool take(void* to, std::size_t size) {
+    if (rest_.size() < size) {
+      return false;
+    }
+    std::memcpy(to, rest_.data(), size);
+    rest_.remove_prefix(size);
+    return true;
+  }
+  bool take(std::uint32_t& value) { return take(&value, sizeof(value)); }
+  bool at_end() const { return rest_.empty(); }
+
+ private:
+  std::string_view rest_;
+};
+
+}  // namespace
+
+const char* name_of(FilteredThread thread) {
+  switch (thread) {
+    case FilteredThread::kMonitor:
+      return "monitor";
+    case FilteredThread::kApi:
+      return "api";
+    case FilteredThread::kVcpu:
+      return "vcpu";
+  }
+  return "unknown";
+}
+
+Result<Filters> Filters::parse(std::string_view file) {
+  const auto wrong = [](const char* what) { return fail(ErrorCode::kInvalidArgument, what); };
+  if (!file.starts_with(seccomp_format::kMagic)) {
+    return wrong("no filters that mayfly-seccomp has compiled");
+  }
+  Reader reader(file.substr(seccomp_format::kMagic.size()));
+  std::uint32_t version = 0;
+  std::uint32_t architecture = 0;
+  if (!reader.take(version) || version != seccomp_format::kVersion) {
+    return wrong("filters for another version of Mayfly: compile them with its own mayfly-seccomp");
+  }
+  if (!reader.take(architecture) || architecture != seccomp_format::kArchitecture) {
+    return wrong("filters for another processor");
+  }
+  const auto own_process = static_cast<std::uint32_t>(::getpid());
+  Filters filters;
+  for (auto& program : filters.programs_) {
+    std::uint32_t count = 0;
+    if (!reader.take(count) || count == 0 || count > BPF_MAXINSNS) {
+      return wrong("damaged: a filter of no length that there can be");
+    }
+    program.resize(count);
+    if (!reader.take(program.data(), program.size() * sizeof(sock_filter))) {
+      return wrong("damaged: it ends within a filter");
+    }
+    for (sock_filter& instruction : program) {
+      if (instruction.code == kCompareEqual && instruction.k == seccomp_format::kOwnProcess) {
+        instruction.k = own_process;
+      }
+    }
+  }
+  if (!reader.at_end()) {
+    return wrong("damaged: there is more behind the last filter");
+  }
+  return filters;
+}
+
+Result<void> Filters::confine(FilteredThread thread) const {
+  const auto& program = programs_.at(static_cast<std::size_t>(thread));
+  // Without it only root may load a filter: a program with more rights must not be confined by one with less.
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+    return fail_errno(errno, "give up new privileges");
+  }
+  // SAFETY: the kernel copies the program and does not write to it; its type has no const.
+  auto* const instructions = const_cast<sock_filter*>(program.data());
+  sock_fprog filter{.len = static_cast<unsigned short>(program.size()), .filter = instructions};
+  if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) != 0) {
+    return fail_errno(errno, std::string("load the seccomp filter of thread ") + name_of(thread));
+  }
+  return {};
+}
+
+}  // namespace mayfly

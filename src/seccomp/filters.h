@@ -1,0 +1,50 @@
+// System call filters: which system calls a thread may make from now on, and with which arguments.
+//
+//   MAYFLY_TRY_ASSIGN(const Filters filters, Filters::parse(file));
+//   MAYFLY_TRY(filters.confine(FilteredThread::kVcpu));  // the calling thread, for good
+#pragma once
+
+#include <linux/filter.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace mayfly {
+
+// The threads of a microVM, each with a filter of its own.
+enum class FilteredThread : std::uint8_t { kMonitor, kApi, kVcpu };
+inline constexpr std::size_t kFilteredThreads = 3;
+
+// "monitor", "api", "vcpu": as policies name them.
+const char* name_of(FilteredThread thread);
+
+// A filter for each thread. Once made it is not changed: any thread may use it.
+class Filters {
+ public:
+  // The longest file of compiled filters, in bytes: three of the kernel's longest programs.
+  static constexpr std::size_t kMaxFile = 128 << 10;
+
+  // A file as mayfly-seccomp writes it. Who may name it could as well run the monitor without filters: it is
+  // checked to be a whole one of this format and for this processor, and the kernel checks that its programs
+  // end. A filter that speaks of the monitor's own process means the calling one.
+  // Errors: kInvalidArgument.
+  static Result<Filters> parse(std::string_view file);
+
+  // From now on the calling thread, and each that it starts, makes no system call but those that the filter
+  // allows: any other raises SIGSYS in it, and one of another architecture's ends the process. Cannot be
+  // undone; filters that are loaded later only take away more. No program that the thread executes can gain
+  // rights (PR_SET_NO_NEW_PRIVS). Allocates nothing. Errors: of the host's, which may have no seccomp.
+  Result<void> confine(FilteredThread thread) const;
+
+ private:
+  Filters() = default;
+
+  std::array<std::vector<sock_filter>, kFilteredThreads> programs_;
+};
+
+}  // namespace mayfly
