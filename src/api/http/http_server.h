@@ -82,8 +82,8 @@ class HttpServer {
   ~HttpServer();
 
   // Removes the socket's file and closes all connections. Clients whose request was not answered, and those
-  // that wait to be accepted, get a 503 before, as far as their sockets take it at once. After run() and on its
-  // thread, the only one that may be allowed to; nothing is served or published any more. Idempotent.
+  // that wait to be accepted, get a 503 before, as far as their sockets take it at once. After run() and on
+  // its thread, the only one that may be allowed to; nothing is served or published any more. Idempotent.
   void close() noexcept;
 
   // Serves until stop(). The answer to the request under way, and events published before stop(), are written
