@@ -42,20 +42,20 @@ Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& confi
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(http)));
   Answer confined;
   try {
-    server->thread_ = std::thread([http_server = server->server_.get(), &confined,
-                                   confine = config.confine]() noexcept {
-      set_thread_name("mayfly_api");
-      auto done = confine ? confine() : Result<void>();
-      const bool serves = done.has_value();
-      confined.give(std::move(done));
-      if (!serves) {
-        return;
-      }
-      if (const auto ended = http_server->run(); !ended) {
-        LOG_ERROR("API: %s", ended.error().message().c_str());
-      }
-      http_server->close();
-    });
+    server->thread_ =
+        std::thread([http_server = server->server_.get(), &confined, confine = config.confine]() noexcept {
+          set_thread_name("mayfly_api");
+          auto done = confine ? confine() : Result<void>();
+          const bool serves = done.has_value();
+          confined.give(std::move(done));
+          if (!serves) {
+            return;
+          }
+          if (const auto ended = http_server->run(); !ended) {
+            LOG_ERROR("API: %s", ended.error().message().c_str());
+          }
+          http_server->close();
+        });
   } catch (const std::system_error& error) {
     return fail_errno(error.code().value(), "start the API's thread");
   }

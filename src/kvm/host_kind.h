@@ -36,8 +36,9 @@ std::string_view processor_extension(const HostFacts& facts);
 // alone (the processor could, but another KVM is loaded): both must be there.
 HostKind classify_host(const HostFacts& facts);
 
-// Whether the modules that work with the processor's extensions are missing while KVM is there: on a host that has
-// made a VM, this is kNoHardware. Only two or three files are looked for, which takes a few microseconds.
+// Whether the modules that work with the processor's extensions are missing while KVM is there: on a host
+// that has made a VM, this is kNoHardware. Only two or three files are looked for, which takes a few
+// microseconds.
 bool lacks_hardware_modules(const std::string& modules = "/sys/module");
 
 // How many bits of physical address the processor has. Asking it may trap, which takes some microseconds.

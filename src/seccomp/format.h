@@ -1,6 +1,6 @@
-// The file of compiled filters, which mayfly-seccomp writes and Filters::parse() reads, in the byte order of the
-// processor that it is for: the magic, the version, the processor (AUDIT_ARCH_ of linux/audit.h), then for each
-// thread in the order of FilteredThread how many instructions its program has, and these.
+// The file of compiled filters, which mayfly-seccomp writes and Filters::parse() reads, in the byte order of
+// the processor that it is for: the magic, the version, the processor (AUDIT_ARCH_ of linux/audit.h), then
+// for each thread in the order of FilteredThread how many instructions its program has, and these.
 #pragma once
 
 #include <linux/audit.h>

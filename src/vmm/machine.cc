@@ -208,8 +208,7 @@ tl::expected<void, BuildError> Machine::create_cpus(const SetUpVcpu& set_up, std
 Result<void> Machine::start_threads() {
   for (const auto& cpu : cpus_) {
     const auto report = [this](Outcome outcome) { ending_.report(std::move(outcome)); };
-    MAYFLY_TRY_ASSIGN(auto thread,
-                      VcpuThread::start(*cpu, cpu->vcpu().id(), report, confine_vcpu_));
+    MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(*cpu, cpu->vcpu().id(), report, confine_vcpu_));
     threads_.push_back(std::move(thread));
   }
   return {};

@@ -46,8 +46,7 @@ VcpuThread::VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Ou
 Result<std::unique_ptr<VcpuThread>> VcpuThread::start(GuestCpu& cpu, std::uint32_t index,
                                                       std::function<void(Outcome)> on_outcome,
                                                       std::function<Result<void>()> confine) {
-  std::unique_ptr<VcpuThread> vcpu(
-      new VcpuThread(cpu, index, std::move(on_outcome), std::move(confine)));
+  std::unique_ptr<VcpuThread> vcpu(new VcpuThread(cpu, index, std::move(on_outcome), std::move(confine)));
   MAYFLY_TRY_ASSIGN(CrashStack crash_stack, CrashStack::create());
   vcpu->crash_stack_.emplace(std::move(crash_stack));
   cpu.want_exit(true);

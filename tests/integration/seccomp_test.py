@@ -206,7 +206,7 @@ def drive(letters, **fields):
     def scenario(case, filters):
         vm = Vm(case, filters, "devices", drives=[disk(case, discard=True, **fields)])
         vm.tell("b")
-        for _ in range(letters.count("x") * 40 or 1):
+        for _ in range(letters.count("x") * 400 or 1):
             vm.tell(letters)
         vm.write(b"q")
         return vm, 0

@@ -97,7 +97,8 @@ style_tidy() {
   # A build folder of its own: clang-tidy has to see the flags that clang gets, not GCC's.
   step "configuring for clang-tidy"
   mkdir -p -- "$ROOT/build/log"
-  (cd "$ROOT" && cmake --preset dev -B build/style -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++) >"$log" 2>&1 ||
+  (cd "$ROOT" && cmake --preset dev -B build/style -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ &&
+    cmake --build build/style --target mayfly_generated) >"$log" 2>&1 ||
     { tail -n 40 -- "$log" >&2; return 1; }
   step "clang-tidy"
   decides clang-tidy || counts=0

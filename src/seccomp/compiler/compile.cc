@@ -37,7 +37,8 @@ Result<void> checked(int result, const std::string& doing) {
 Result<void> allow(scmp_filter_ctx context, const Rule& rule) {
   std::vector<scmp_arg_cmp> tests;
   for (const ArgumentTest& test : rule.arguments) {
-    tests.push_back({.arg = test.index, .op = SCMP_CMP_MASKED_EQ, .datum_a = test.mask, .datum_b = test.value});
+    tests.push_back(
+        {.arg = test.index, .op = SCMP_CMP_MASKED_EQ, .datum_a = test.mask, .datum_b = test.value});
   }
   return checked(::seccomp_rule_add_exact_array(context, SCMP_ACT_ALLOW, rule.number,
                                                 static_cast<unsigned>(tests.size()), tests.data()),
@@ -70,8 +71,9 @@ Result<std::string> to_program(const Policy& policy) {
     return fail_errno(errno, "look at the filter");
   }
   std::string program(static_cast<std::size_t>(status.st_size), '\0');
-  MAYFLY_TRY_ASSIGN(const std::size_t size,
-                    read_at(memory, 0, {.iov_base = program.data(), .iov_len = program.size()}, "the filter"));
+  MAYFLY_TRY_ASSIGN(
+      const std::size_t size,
+      read_at(memory, 0, {.iov_base = program.data(), .iov_len = program.size()}, "the filter"));
   program.resize(size);
   return program;
 }

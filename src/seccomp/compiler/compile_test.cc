@@ -33,7 +33,8 @@ std::vector<Policy> with_monitor(std::vector<Rule> rules) {
           policy(FilteredThread::kVcpu)};
 }
 
-// The exit code of a child that is confined and does this, or the number of the signal that ended it, negative.
+// The exit code of a child that is confined and does this, or the number of the signal that ended it,
+// negative.
 int confined(const std::vector<Policy>& policies, const std::function<int()>& body) {
   const auto file = compile(policies);
   EXPECT_TRUE(file.has_value()) << file.error().message();
@@ -69,10 +70,12 @@ TEST(Compile, arguments_are_compared_under_their_mask_in_all_their_bits) {
     GTEST_SKIP() << "an instrumented program makes system calls of its own";
   }
   constexpr std::uint64_t kAll = std::numeric_limits<std::uint64_t>::max();
-  const auto policies = with_monitor({{SYS_getppid, {{.index = 5, .mask = kAll, .value = 0x1'0000'0002}}},
-                                      {SYS_getppid, {{.index = 0, .mask = 4, .value = 0}, {.index = 1, .mask = UINT32_MAX, .value = 7}}}});
+  const auto policies = with_monitor(
+      {{SYS_getppid, {{.index = 5, .mask = kAll, .value = 0x1'0000'0002}}},
+       {SYS_getppid, {{.index = 0, .mask = 4, .value = 0}, {.index = 1, .mask = UINT32_MAX, .value = 7}}}});
   const auto call = [&policies](std::uint64_t first, std::uint64_t second, std::uint64_t last) {
-    return confined(policies, [=] { return ::syscall(SYS_getppid, first, second, 0, 0, 0, last) > 0 ? 0 : 1; });
+    return confined(policies,
+                    [=] { return ::syscall(SYS_getppid, first, second, 0, 0, 0, last) > 0 ? 0 : 1; });
   };
   EXPECT_EQ(call(4, 0, 0x1'0000'0002), 0);
   EXPECT_EQ(call(4, 0, 2), -SIGSYS);

@@ -30,11 +30,13 @@ constexpr const char* kHelp =
     "      --names        Write the names of the system calls, as a string in C++; takes no POLICY\n"
     "  -h, --help         This text\n"
     "\n"
-    "Each POLICY is a JSON file that says what one thread may do; there must be one for each thread: monitor,\n"
+    "Each POLICY is a JSON file that says what one thread may do; there must be one for each thread: "
+    "monitor,\n"
     "api and vcpu. Mayfly's own are a good beginning (resources/seccomp in its source); docs/seccomp.md has\n"
     "the format. The filters are for this processor's architecture and this version of Mayfly.\n"
     "\n"
-    "Exit status: 0 done, 1 the output cannot be written, 152 a policy is wrong, 153 the arguments cannot be\n"
+    "Exit status: 0 done, 1 the output cannot be written, 152 a policy is wrong, 153 the arguments cannot "
+    "be\n"
     "used.\n";
 
 struct Arguments {
@@ -151,7 +153,8 @@ std::optional<Arguments> parse(int argument_count, char** words) {
   };
   Arguments arguments;
   // NOLINTNEXTLINE(concurrency-mt-unsafe): the program has one thread
-  for (int found = 0; (found = ::getopt_long(argument_count, words, "o:h", kOptions.data(), nullptr)) != -1;) {
+  for (int found = 0;
+       (found = ::getopt_long(argument_count, words, "o:h", kOptions.data(), nullptr)) != -1;) {
     switch (found) {
       case 'o':
         arguments.output = optarg;

@@ -80,12 +80,12 @@ Result<ArgumentTest> parse_argument(const json& value, std::string_view call) {
   test.mask = bits;
   if (value.contains("mask")) {
     MAYFLY_TRY_ASSIGN(test.mask, parse_value(value["mask"]).map_error([](const Error& error) {
-                        return error.within("\"mask\"");
-                      }));
+      return error.within("\"mask\"");
+    }));
   }
   MAYFLY_TRY_ASSIGN(test.value, parse_value(value["equals"]).map_error([](const Error& error) {
-                      return error.within("\"equals\"");
-                    }));
+    return error.within("\"equals\"");
+  }));
   if ((test.mask & ~bits) != 0 || (test.value & ~test.mask) != 0) {
     return wrong("\"equals\" has bits that the argument or its \"mask\" does not have: it can never hold");
   }
@@ -139,9 +139,10 @@ std::optional<FilteredThread> parse_thread(const json& value) {
 // Whether the two say the same of a call.
 bool same(const Rule& one, const Rule& other) {
   return one.number == other.number &&
-         std::ranges::equal(one.arguments, other.arguments, {},
-                            [](const ArgumentTest& a) { return std::tie(a.index, a.mask, a.value); },
-                            [](const ArgumentTest& b) { return std::tie(b.index, b.mask, b.value); });
+         std::ranges::equal(
+             one.arguments, other.arguments, {},
+             [](const ArgumentTest& a) { return std::tie(a.index, a.mask, a.value); },
+             [](const ArgumentTest& b) { return std::tie(b.index, b.mask, b.value); });
 }
 
 Result<void> check_against_others(const Rule& rule, const std::vector<Rule>& others) {

@@ -75,17 +75,19 @@ TEST(Policy, what_is_wrong_is_refused_with_the_rule_that_it_is_in) {
   EXPECT_THAT(argument(R"("index": 1, "equals": 1}, {"index": 1, "equals": 2)"), HasSubstr("tested twice"));
   const std::string read = R"({"call": "read", "reason": "r"})";
   EXPECT_THAT(refusal(with_rules(read + "," + read)), HasSubstr("rule 2: it is given twice"));
-  EXPECT_THAT(refusal(with_rules(R"({"call": "ioctl", "arguments": [{"index": 1, "equals": 1}], "reason": "r"},
+  EXPECT_THAT(
+      refusal(with_rules(R"({"call": "ioctl", "arguments": [{"index": 1, "equals": 1}], "reason": "r"},
                                     {"call": "ioctl", "reason": "r"})")),
-              HasSubstr("any arguments"));
+      HasSubstr("any arguments"));
   EXPECT_THAT(refusal(with_rules("")), HasSubstr("\"rules\""));
   EXPECT_THAT(refusal(with_rules("3")), HasSubstr("must be an object"));
 }
 
 TEST(Policy, a_text_that_is_no_policy_is_refused) {
-  for (const char* text : {"", "{", "[]", "null", R"({"thread": "vcpu"})", R"({"thread": "gpu", "rules": [1]})",
-                           R"({"thread": "vcpu", "rules": {}, "more": 1})",
-                           R"({"thread": "vcpu", "thread": "api", "rules": [{"call": "read", "reason": "r"}]})"}) {
+  for (const char* text :
+       {"", "{", "[]", "null", R"({"thread": "vcpu"})", R"({"thread": "gpu", "rules": [1]})",
+        R"({"thread": "vcpu", "rules": {}, "more": 1})",
+        R"({"thread": "vcpu", "thread": "api", "rules": [{"call": "read", "reason": "r"}]})"}) {
     EXPECT_THAT(refusal(parse_policy(text, "p.json")), StartsWith("p.json: ")) << text;
   }
   EXPECT_THAT(refusal(parse_policy(std::string(100'000, '['), "p.json")), StartsWith("p.json: "));

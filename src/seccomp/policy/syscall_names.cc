@@ -3,8 +3,8 @@
 namespace mayfly {
 namespace {
 
-// By number, each followed by a line's end; numbers between that no call has are empty lines. One text instead of
-// an array of pointers, each of which the program's start would have to relocate.
+// By number, each followed by a line's end; numbers between that no call has are empty lines. One text
+// instead of an array of pointers, each of which the program's start would have to relocate.
 constexpr std::string_view kNames =
 #include <mayfly_policy/syscall_names.inc>
     ;

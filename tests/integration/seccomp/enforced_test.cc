@@ -1,5 +1,5 @@
-// The policy that ships, tried out in a process of its own for each thread: every system call that no rule names, every
-// one whose arguments no rule allows, and what a thread does when it crashes.
+// The policy that ships, tried out in a process of its own for each thread: every system call that no rule
+// names, every one whose arguments no rule allows, and what a thread does when it crashes.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -81,9 +81,9 @@ bool allows(const Policy& policy, const Call& call) {
 
 volatile sig_atomic_t g_refused = 0;
 
-// In a child process that is confined as `thread`: makes each call that the policy does not allow, and ends with how
-// many of them the kernel let through, or with 255 where it could not begin. Calls that the filter stops have no
-// effect; the handler lets the child go on behind them.
+// In a child process that is confined as `thread`: makes each call that the policy does not allow, and ends
+// with how many of them the kernel let through, or with 255 where it could not begin. Calls that the filter
+// stops have no effect; the handler lets the child go on behind them.
 int let_through(FilteredThread thread, const std::vector<Call>& (*calls)(const Policy&), std::string& which) {
   std::array<int, 2> ends{};
   EXPECT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
@@ -130,8 +130,8 @@ const std::vector<Call>& calls_that_no_rule_names(const Policy& policy) {
   static std::vector<Call> calls;
   calls.clear();
   for (int number = 0; number < kNumbers; ++number) {
-    // uretprobe and uprobe, which no filter sees (Linux 6.15): they are for code that the kernel itself has put there,
-    // and a SIGILL to everybody else.
+    // uretprobe and uprobe, which no filter sees (Linux 6.15): they are for code that the kernel itself has
+    // put there, and a SIGILL to everybody else.
     if (number == 335 || number == 336) {
       continue;
     }
@@ -143,17 +143,19 @@ const std::vector<Call>& calls_that_no_rule_names(const Policy& policy) {
   return calls;
 }
 
-// Of each rule's arguments one after the other is another: each value that any rule of the project's asks for, and those
-// around it.
+// Of each rule's arguments one after the other is another: each value that any rule of the project's asks
+// for, and those around it.
 const std::vector<Call>& arguments_that_no_rule_allows(const Policy& policy) {
   static std::vector<Call> calls;
   calls.clear();
-  std::vector<std::uint64_t> values = {0, 1, 2, 4, 8, 0x10, 0x7fff'ffff, 0x8000'0000, 0xffff'ffff, 1ULL << 32};
+  std::vector<std::uint64_t> values = {0,    1,           2,           4,           8,
+                                       0x10, 0x7fff'ffff, 0x8000'0000, 0xffff'ffff, 1ULL << 32};
   for (const auto thread : {FilteredThread::kMonitor, FilteredThread::kApi, FilteredThread::kVcpu}) {
     for (const Rule& rule : policy_of(thread).rules) {
       for (const auto& test : rule.arguments) {
-        for (const std::uint64_t value : {wanted(test) - 1, wanted(test), wanted(test) + 1, wanted(test) | 4,
-                                          wanted(test) ^ 0x8000'0000, wanted(test) | std::uint64_t{1} << 40}) {
+        for (const std::uint64_t value :
+             {wanted(test) - 1, wanted(test), wanted(test) + 1, wanted(test) | 4, wanted(test) ^ 0x8000'0000,
+              wanted(test) | std::uint64_t{1} << 40}) {
           values.push_back(value);
         }
       }
@@ -277,7 +279,8 @@ TEST_P(Enforced, every_call_that_no_rule_names_is_stopped) {
 }
 
 TEST_P(Enforced, every_argument_that_no_rule_allows_is_stopped) {
-  if (std::ranges::all_of(policy_of(GetParam()).rules, [](const Rule& rule) { return rule.arguments.empty(); })) {
+  if (std::ranges::all_of(policy_of(GetParam()).rules,
+                          [](const Rule& rule) { return rule.arguments.empty(); })) {
     FAIL() << "no rule has an argument";
   }
   expect_none(arguments_that_no_rule_allows);
@@ -302,7 +305,8 @@ Words last_words(FilteredThread thread, const std::function<void()>& body) {
     ::setrlimit(RLIMIT_CORE, &no_core);
     set_thread_name("mayfly_test");
     const bool ready =
-        configure_log({.path = dir.file("log"), .level = {}, .show_level = {}, .show_origin = {}, .module = {}})
+        configure_log(
+            {.path = dir.file("log"), .level = {}, .show_level = {}, .show_origin = {}, .module = {}})
             .has_value() &&
         metrics().open({.path = dir.file("metrics"), .instance_id = {}, .properties = {}}).has_value() &&
         install_crash_handlers().has_value();
@@ -327,8 +331,9 @@ bool exited_with(const Words& words, ExitCode code) {
 TEST_P(Enforced, a_forbidden_call_ends_the_process_with_its_code_its_line_and_its_metric) {
   const Words words = last_words(GetParam(), [] { ::syscall(SYS_socket, AF_INET, SOCK_STREAM, 0); });
   EXPECT_TRUE(exited_with(words, ExitCode::kForbiddenSyscall)) << words.status;
-  EXPECT_THAT(words.log, ElementsAre(EndsWith(":mayfly_test] ended by SIGSYS: forbidden system call socket (" +
-                                              std::to_string(SYS_socket) + "); exit code 148")));
+  EXPECT_THAT(words.log,
+              ElementsAre(EndsWith(":mayfly_test] ended by SIGSYS: forbidden system call socket (" +
+                                   std::to_string(SYS_socket) + "); exit code 148")));
   EXPECT_THAT(words.metrics, ElementsAre(HasSubstr("\"num_faults\":1")));
 }
 
@@ -365,7 +370,8 @@ TEST_P(Enforced, sigsys_cannot_be_blocked_away) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, Enforced,
-                         ::testing::Values(FilteredThread::kMonitor, FilteredThread::kApi, FilteredThread::kVcpu),
+                         ::testing::Values(FilteredThread::kMonitor, FilteredThread::kApi,
+                                           FilteredThread::kVcpu),
                          [](const auto& thread) { return std::string(name_of(thread.param)); });
 
 }  // namespace

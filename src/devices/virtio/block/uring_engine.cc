@@ -21,8 +21,8 @@ constexpr std::uint64_t kCancellation = UINT64_MAX;
 constexpr std::array kOperations = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_READ,
                                     IORING_OP_WRITE, IORING_OP_FSYNC,  IORING_OP_FALLOCATE};
 
-// From now on the ring does what a drive needs, with the file that is registered, and nothing else: what a ring
-// does passes no filter of system calls (Linux 5.10).
+// From now on the ring does what a drive needs, with the file that is registered, and nothing else: what a
+// ring does passes no filter of system calls (Linux 5.10).
 int confine(io_uring& ring) {
   std::array<io_uring_restriction, kOperations.size() + 4> restrictions{};
   auto next = restrictions.begin();
@@ -38,8 +38,8 @@ int confine(io_uring& ring) {
   (next++)->sqe_flags = IOSQE_FIXED_FILE | IOSQE_ASYNC;
   next->opcode = IORING_RESTRICTION_REGISTER_OP;
   (next++)->register_op = IORING_REGISTER_FILES_UPDATE;
-  const int failed = io_uring_register_restrictions(&ring, restrictions.data(),
-                                                    static_cast<unsigned>(restrictions.size()));
+  const int failed =
+      io_uring_register_restrictions(&ring, restrictions.data(), static_cast<unsigned>(restrictions.size()));
   return failed < 0 ? failed : io_uring_enable_rings(&ring);
 }
 
@@ -116,7 +116,8 @@ void UringEngine::prepare(std::uint32_t token) {
   switch (operation.kind) {
     case IoOperation::Kind::kRead:
       if (buffers.size() == 1) {
-        io_uring_prep_read(sqe, kFile, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len), offset);
+        io_uring_prep_read(sqe, kFile, buffers[0].iov_base, static_cast<unsigned>(buffers[0].iov_len),
+                           offset);
       } else {
         io_uring_prep_readv(sqe, kFile, buffers.data(), static_cast<unsigned>(buffers.size()), offset);
       }
@@ -176,7 +177,8 @@ std::optional<IoResult> UringEngine::conclude(std::uint32_t token, int outcome) 
       operation.kind == IoOperation::Kind::kRead || operation.kind == IoOperation::Kind::kWrite;
   if (outcome < 0) {
     // Where another way is left it is a synchronous one: rare, and bounded by the limits of a request.
-    // But not on a vCPU's thread, which may make none of its calls: there the driver stops the queue meanwhile.
+    // But not on a vCPU's thread, which may make none of its calls: there the driver stops the queue
+    // meanwhile.
     const bool has_another_way = file_io::is_unsupported(-outcome) || try_again(-outcome);
     if (!has_another_way || std::this_thread::get_id() != maker_) {
       return IoResult{-outcome};
