@@ -318,8 +318,8 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 
   if (options.api_socket) {
     api.emplace(options, plan, *loop, vm);
-    MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes,
-                          confinement(filters, FilteredThread::kApi)));
+    MAYFLY_TRY(
+        api->start(*options.api_socket, options.max_body_bytes, confinement(filters, FilteredThread::kApi)));
     LOG_INFO("control API at %s%s", options.api_socket->c_str(), plan.vm ? "" : ": waiting for calls");
   }
   if (plan.vm) {
