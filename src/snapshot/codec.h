@@ -170,7 +170,7 @@ void code_enum(Codec& codec, T& value) {
   using Enum = std::remove_const_t<T>;
   static_assert(std::is_same_v<std::underlying_type_t<Enum>, std::uint8_t>);
   [[maybe_unused]] const std::uint8_t read =
-      choice(codec, static_cast<std::uint8_t>(value), static_cast<std::uint8_t>(LastOf<Enum>::value),
+      choice(codec, static_cast<std::uint8_t>(value), static_cast<std::uint8_t>(LastOf<Enum>::kValue),
              "which of several things");
   if constexpr (Codec::kReads) {
     value = static_cast<Enum>(read);

@@ -3,6 +3,8 @@
 
 #include <linux/kvm.h>
 
+#include "devices/virtio/queue/virt_queue.h"
+#include "rate_limiter/rate_limiter.h"
 #include "snapshot/arch.h"
 #include "snapshot/codec.h"
 #include "snapshot/micro_vm_state.h"
@@ -11,27 +13,27 @@ namespace mayfly::snapshot_detail {
 
 template <>
 struct LastOf<SavedPages> {
-  static constexpr auto value = SavedPages::k2M;
+  static constexpr auto kValue = SavedPages::k2M;
 };
 template <>
 struct LastOf<BootProtocolChoice> {
-  static constexpr auto value = BootProtocolChoice::kLinux64;
+  static constexpr auto kValue = BootProtocolChoice::kLinux64;
 };
 template <>
 struct LastOf<BlockCacheType> {
-  static constexpr auto value = BlockCacheType::kWriteback;
+  static constexpr auto kValue = BlockCacheType::kWriteback;
 };
 template <>
 struct LastOf<BlockEngineType> {
-  static constexpr auto value = BlockEngineType::kAsync;
+  static constexpr auto kValue = BlockEngineType::kAsync;
 };
 template <>
 struct LastOf<PortForward::Protocol> {
-  static constexpr auto value = PortForward::Protocol::kUdp;
+  static constexpr auto kValue = PortForward::Protocol::kUdp;
 };
 template <>
 struct LastOf<MmdsVersion> {
-  static constexpr auto value = MmdsVersion::kV2;
+  static constexpr auto kValue = MmdsVersion::kV2;
 };
 
 template <typename Codec>

@@ -80,7 +80,7 @@ void fields(Codec& codec, Coded<Codec, x86_64::PlatformState>& value) {
 
 template <>
 struct LastOf<x86_64::CpuidRegister> {
-  static constexpr auto value = x86_64::CpuidRegister::kEdx;
+  static constexpr auto kValue = x86_64::CpuidRegister::kEdx;
 };
 
 template <typename Codec, typename Word>
