@@ -46,6 +46,12 @@ void seal(std::vector<std::byte>& bytes) {
   put(bytes, kHeader - 8, crc64(std::span(bytes).first(kHeader - 8)), 8);
 }
 
+// The same of the first section's.
+void seal_first_section(std::vector<std::byte>& bytes) {
+  const std::span<const std::byte> section = std::span(bytes).subspan(kHeader, 32 + 4);
+  put(bytes, kHeader + 24, crc64(section.subspan(32), crc64(section.first(24))), 8);
+}
+
 TEST(Container, what_was_written_is_read) {
   const auto bytes = sample();
   const auto read = read_container(bytes);
@@ -169,13 +175,12 @@ TEST(Container, names_and_flags_that_none_has_are_refused) {
   }
   auto bytes = sample();
   put(bytes, kHeader + 14, 2, 2);  // flags
-  const std::span<const std::byte> section = std::span(bytes).subspan(kHeader, 32 + 4);
-  put(bytes, kHeader + 24, crc64(section.subspan(32), crc64(section.first(24))), 8);
+  seal_first_section(bytes);
   EXPECT_THAT(error_of(bytes).message(), HasSubstr("that none can have"));
   bytes = sample();
   put(bytes, kHeader + 3, 0, 1);  // "mac", and something behind the padding
-  put(bytes, kHeader + 24, crc64(section.subspan(32), crc64(std::span(bytes).subspan(kHeader, 24))), 8);
-  EXPECT_FALSE(read_container(bytes).has_value());
+  seal_first_section(bytes);
+  EXPECT_THAT(error_of(bytes).message(), HasSubstr("that none can have"));
 }
 
 TEST(Container, more_than_a_state_can_be_is_not_looked_at) {
