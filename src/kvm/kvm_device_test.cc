@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <csignal>
@@ -521,6 +522,32 @@ TEST_F(KvmDevice, an_interrupt_that_was_pending_reaches_the_restored_guest) {
   ASSERT_TRUE(x86_64::restore_vcpu(successor, state));
   ASSERT_TRUE(x86_64::restore_platform(other, platform));
   EXPECT_EQ(run_to<PortWrite>(successor).port, 0x99);
+}
+
+TEST_F(KvmDevice, a_deadline_that_has_run_out_is_saved_as_one_that_runs_out_now) {
+  const auto saving = x86_64::vcpu_saving(*kvm_).value();
+  const Vm vm = make_vm();
+  const Vcpu vcpu = make_vcpu(vm, {0xf4});
+  const auto cpuid = give_cpuid(*kvm_, vcpu);
+  const auto value_of = [](const x86_64::VcpuState& state, std::uint32_t index) {
+    const auto found = std::find_if(state.msrs.begin(), state.msrs.end(),
+                                    [index](const kvm_msr_entry& entry) { return entry.index == index; });
+    return found != state.msrs.end() ? std::optional<std::uint64_t>(found->data) : std::nullopt;
+  };
+  const auto one_shot = x86_64::save_vcpu(vcpu, saving, cpuid).value();
+  if (!value_of(one_shot, 0x6e0)) {
+    GTEST_SKIP() << "this KVM has no TSC deadline";
+  }
+  EXPECT_EQ(value_of(one_shot, 0x6e0), 0U) << "the timer is in another mode";
+
+  // The timer's vector: 0x40020, TSC deadline. No deadline is set.
+  auto local = x86_64::get_lapic(vcpu).value();
+  const std::uint32_t entry = 2U << 17 | 0x20;
+  std::memcpy(&local.regs[0x320], &entry, sizeof entry);
+  ASSERT_TRUE(x86_64::set_lapic(vcpu, local));
+  const auto expired = x86_64::save_vcpu(vcpu, saving, cpuid).value();
+  EXPECT_NE(value_of(expired, 0x10), 0U);
+  EXPECT_EQ(value_of(expired, 0x6e0), value_of(expired, 0x10));
 }
 
 TEST_F(KvmDevice, every_vcpu_of_several_is_saved_as_what_it_is) {
