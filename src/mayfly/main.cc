@@ -7,11 +7,13 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "base/crash.h"
 #include "base/exit_code.h"
+#include "base/file.h"
 #include "base/line_sink.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -28,6 +30,8 @@
 #include "mayfly/program_text.h"
 #include "mayfly/shell.h"
 #include "seccomp/policy/syscall_names.h"
+#include "snapshot/container.h"
+#include "snapshot/describe.h"
 #include "vmm/boot_trace.h"
 
 namespace mayfly {
@@ -86,8 +90,8 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   }
   set_crash_hook(restore_terminal);
   set_syscall_names(syscall_name);
-  // One for all threads: another would come with calls of its own, which no filter has to allow then, and costs
-  // memory. Nothing that is done often allocates.
+  // One for all threads: another would come with calls of its own, which no filter has to allow then, and
+  // costs memory. Nothing that is done often allocates.
   ::mallopt(M_ARENA_MAX, 1);
   const auto plan = make_plan(options, this_process());
   if (!plan) {
@@ -138,6 +142,16 @@ int print(const std::string& text) {
   return static_cast<int>(told ? ExitCode::kOk : ExitCode::kError);
 }
 
+int describe_snapshot_file(const std::string& path) {
+  constexpr const char* kFlag = "--describe-snapshot";
+  const auto file = read_file(path, "snapshot", kMaxSnapshotState).map_error(blame_flag(kFlag));
+  if (!file) {
+    return refuse(file.error());
+  }
+  const auto text = describe_snapshot(std::as_bytes(std::span(*file)));
+  return text ? print(*text) : refuse(blame_flag(kFlag)(text.error().within("snapshot " + path)));
+}
+
 int manage(const Options& options) {
   const auto answer =
       run_shell_command(options, this_users_processes(), [](const std::string& text) { tell(text); });
@@ -165,6 +179,8 @@ int main_of(int argument_count, char** arguments) {
       return run(*options, start);
     case Subcommand::kDoctor:
       return examine_host();
+    case Subcommand::kDescribeSnapshot:
+      return describe_snapshot_file(*options->describe_snapshot);
     case Subcommand::kCompletion:
       return print(completion_script(options->shell.shell, describe_program()));
     default:

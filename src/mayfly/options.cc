@@ -18,6 +18,7 @@
 #include "mayfly/program_text.h"
 #include "mayfly/suggestion.h"
 #include "mayfly/version.h"
+#include "snapshot/describe.h"
 #include "vmm/config.h"
 
 namespace mayfly {
@@ -133,17 +134,6 @@ constexpr std::array kShellCommands = {
                  "Print a microVM's configuration, as --config-file takes it (JSON)", kNameFooter},
     ShellCommand{"completion", Subcommand::kCompletion, "Print the completion script for a shell",
                  kCompletionFooter},
-};
-
-// Flags of the dialect that belong to what is not built yet: refused by name rather than as a typing error.
-struct LaterFlag {
-  const char* name;
-  bool takes_value;
-  const char* feature;
-};
-constexpr std::array kLaterFlags = {
-    LaterFlag{"--snapshot-version", false, "snapshots"},
-    LaterFlag{"--describe-snapshot", true, "snapshots"},
 };
 
 // To make all options would take CLI11 longer than the whole rest of the start up to KVM, so only those are
@@ -512,23 +502,6 @@ void add_time(CLI::App& app, const Named& named, const char* name, std::optional
   }
 }
 
-// Hidden, also from the help.
-void add_later_flags(CLI::App& app, const Named& named) {
-  for (const LaterFlag& flag : kLaterFlags) {
-    if (!named(flag.name)) {
-      continue;
-    }
-    const auto refuse = [&flag]() -> void {
-      throw CLI::ValidationError(std::string(flag.name), std::string(flag.feature) + " is not supported yet");
-    };
-    if (flag.takes_value) {
-      app.add_option_function<std::string>(flag.name, [refuse](const std::string&) { refuse(); })->group("");
-    } else {
-      app.add_flag_callback(flag.name, refuse)->group("");
-    }
-  }
-}
-
 // The error of CLI11 for a person: which argument, and what to do.
 std::string in_our_words(const CLI::Error& error, const CLI::App& app) {
   std::string said = error.what();
@@ -631,6 +604,16 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
                    "Log how long the guest takes from its start until it writes the byte 123 to address "
                    "0xc0000000");
     }
+    if (named("--snapshot-version")) {
+      app.add_flag_callback(
+          "--snapshot-version", [] { throw CLI::Success(snapshot_version_text(), 0); },
+          "Print the version of the format in which snapshots are written");
+    }
+    if (named("--describe-snapshot")) {
+      app.add_option("--describe-snapshot", options.describe_snapshot,
+                     "Print what the state file of a snapshot holds, beginning with its format's version")
+          ->type_name("FILE");
+    }
     add_common_options(app, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Info)");
     add_time(app, named, "--start-time-us", options.process_start.monotonic_us,
              "When the caller started this process (monotonic, us)");
@@ -638,7 +621,6 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
              "CPU time of the process at that time (us)");
     add_time(app, named, "--parent-cpu-time-us", options.process_start.parent_cpu_us,
              "CPU time that the caller spent on it (us)");
-    add_later_flags(app, named);
   }
   if (is_offered("run")) {
     CLI::App* made = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
@@ -724,6 +706,13 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
 
   options.subcommand = program.meant();
+  if (options.subcommand == Subcommand::kMonitor && options.describe_snapshot) {
+    options.subcommand = Subcommand::kDescribeSnapshot;
+    return options;
+  }
+  if (options.describe_snapshot) {
+    return refused("--describe-snapshot does not go with a subcommand", "mayfly");
+  }
   const bool is_monitor = options.subcommand == Subcommand::kMonitor;
   if (!is_monitor && (options.no_api || options.config_file)) {
     return refused("--no-api and --config-file do not go with a subcommand", "mayfly");

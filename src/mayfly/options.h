@@ -25,6 +25,7 @@ enum class Subcommand : std::uint8_t {
   kMetrics,
   kConfig,
   kCompletion,
+  kDescribeSnapshot,  // no subcommand, but --describe-snapshot
 };
 
 struct LogOptions {
@@ -67,6 +68,7 @@ struct Options {
   std::optional<std::string> metadata;         // a file
   std::optional<std::size_t> mmds_size_limit;  // bytes; absent: max_body_bytes
   bool no_api = false;
+  std::optional<std::string> describe_snapshot;  // a file
   std::optional<std::string> metrics_path;
   std::optional<std::string> boot_trace;
   bool boot_timer = false;

@@ -306,11 +306,20 @@ TEST(Options, subcommands_for_running_microvms_refuse_what_they_have_no_use_for)
   EXPECT_EQ(parse({"stop"}).error().hint, "Try 'mayfly stop --help'.\n");
 }
 
-TEST(Options, flags_of_the_dialect_that_are_not_built_yet_are_refused_as_that) {
-  expect_refused({"--describe-snapshot", "x"}, "--describe-snapshot");
-  expect_refused({"--describe-snapshot", "x"}, "not supported yet");
-  expect_refused({"--snapshot-version", "--no-api", "--config-file", "/c"}, "--snapshot-version");
-  expect_refused({"--snapshot-version"}, "not supported yet");
+TEST(Options, the_version_of_snapshots_is_text_for_stdout_whatever_else_is_said) {
+  for (const auto& stop : {parse({"--snapshot-version"}), parse({"--snapshot-version", "--no-api"})}) {
+    ASSERT_FALSE(stop.has_value());
+    EXPECT_EQ(stop.error().exit_code, 0);
+    EXPECT_EQ(stop.error().text, "v1.0.0\n");
+  }
+}
+
+TEST(Options, a_snapshot_is_described_without_a_microvm) {
+  const Options options = parsed({"--describe-snapshot", "/s/state"});
+  EXPECT_EQ(options.subcommand, Subcommand::kDescribeSnapshot);
+  EXPECT_EQ(options.describe_snapshot, "/s/state");
+  expect_refused({"--describe-snapshot"}, "--describe-snapshot");
+  expect_refused({"--describe-snapshot", "/s", "ps"}, "does not go with a subcommand");
 }
 
 TEST(Options, filters_are_those_of_the_program_or_of_a_file_or_none) {

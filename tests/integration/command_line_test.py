@@ -47,6 +47,24 @@ class Help(unittest.TestCase):
                 self.assertIn(f"Usage: mayfly {name}", help_of(name))
 
 
+class Snapshots(unittest.TestCase):
+    STATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../fuzz/corpus/snapshot")
+
+    def test_a_state_is_described_from_the_version_of_its_format_on(self):
+        text = output(MAYFLY, "--describe-snapshot", os.path.join(self.STATES, "two_vcpus"))
+        self.assertEqual(text.splitlines()[0], output(MAYFLY, "--snapshot-version").strip())
+        self.assertRegex(text, r"(?m)^vCPUs +2$")
+
+    def test_what_cannot_be_described_is_said_and_why(self):
+        for path, why in ((os.path.join(self.STATES, "text"), "it is no snapshot of a microVM's state"),
+                          ("/nonexistent", "No such file or directory"), ("/dev/zero", "")):
+            with self.subTest(path=path):
+                ended = subprocess.run([MAYFLY, "--describe-snapshot", path], capture_output=True, text=True, timeout=60)
+                self.assertEqual((ended.returncode, ended.stdout), (153, ""))
+                self.assertIn("--describe-snapshot: ", ended.stderr)
+                self.assertIn(why, ended.stderr)
+
+
 class ManPage(unittest.TestCase):
     def setUp(self):
         with open(man_page(), encoding="ascii") as file:
