@@ -3,12 +3,9 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -19,7 +16,6 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -31,6 +27,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "support/poor_host.h"
 #include "support/temp_dir.h"
 
 namespace mayfly {
@@ -59,32 +56,14 @@ Result<void> replace(const std::string& path, std::string text) {
   return file.commit();
 }
 
-// Makes `call` fail with `error` for this thread and those that it starts, where the bits `mask` of its
-// argument number `argument` are all set.
-void refuse(std::uint32_t call, std::uint32_t argument, std::uint32_t mask, std::uint32_t error) {
-  std::array<sock_filter, 7> program = {{
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 4),
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-               static_cast<std::uint32_t>(offsetof(seccomp_data, args)) + argument * 8),
-      BPF_STMT(BPF_ALU | BPF_AND | BPF_K, mask),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, mask, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  }};
-  const sock_fprog loaded = {static_cast<unsigned short>(program.size()), program.data()};
-  ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-  ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &loaded), 0);
-}
-
 // Hosts on which the file is unnamed until the end, and those on which it cannot be.
 enum class Host : std::uint8_t { kWhole, kNoUnnamedFiles, kNoNamesForThem };
 
 void become(Host host) {
   if (host == Host::kNoUnnamedFiles) {
-    refuse(SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, EOPNOTSUPP);
+    testing::refuse_call(SYS_openat, 2, O_TMPFILE & ~O_DIRECTORY, EOPNOTSUPP);
   } else if (host == Host::kNoNamesForThem) {
-    refuse(SYS_linkat, 4, 0, ENOENT);
+    testing::refuse_call(SYS_linkat, 4, 0, ENOENT);
   }
 }
 
@@ -364,7 +343,7 @@ TEST(AtomicFile, a_failing_sync_leaves_the_former_file) {
   std::thread([&dir] {
     auto file = AtomicFile::create(dir.file("note"), "note").value();
     ASSERT_TRUE(put(file, "new"));
-    refuse(SYS_fsync, 0, 0, EIO);
+    testing::refuse_call(SYS_fsync, 0, 0, EIO);
     const auto done = file.commit();
     ASSERT_FALSE(done);
     EXPECT_EQ(done.error().message(),
@@ -379,7 +358,7 @@ TEST(AtomicFile, a_directory_that_cannot_be_synced_is_told_with_the_new_file_in_
     auto file = AtomicFile::create(dir.file("note"), "note").value();
     ASSERT_TRUE(put(file, "new"));
     ASSERT_TRUE(file.sync());
-    refuse(SYS_fsync, 0, 0, EIO);
+    testing::refuse_call(SYS_fsync, 0, 0, EIO);
     const auto done = file.publish();
     ASSERT_FALSE(done);
     EXPECT_THAT(done.error().message(), HasSubstr("it stands under its name"));
