@@ -171,7 +171,8 @@ Result<void> AtomicFile::publish() {
     partial_ = false;
   }
   if (::fsync(directory) != 0) {
-    return failed(errno, "it stands under its name, but may not after a loss of power: write the directory of");
+    return failed(errno,
+                  "it stands under its name, but may not after a loss of power: write the directory of");
   }
   return {};
 }

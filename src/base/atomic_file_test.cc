@@ -35,7 +35,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 std::vector<std::string> names_in(const std::string& directory) {
   std::vector<std::string> names;
@@ -299,8 +298,8 @@ TEST(AtomicFile, a_file_over_the_limit_leaves_the_former_one) {
               const rlimit limit = {5000, 5000};
               ::setrlimit(RLIMIT_FSIZE, &limit);
               const auto done = replace(dir.file("note"), generation(3));
-              return !done && done.error().message() ==
-                                  "write note " + dir.file("note") + ": File too large (EFBIG)";
+              return !done &&
+                     done.error().message() == "write note " + dir.file("note") + ": File too large (EFBIG)";
             }),
             0);
   EXPECT_EQ(testing::read_file(dir.file("note")), "former");

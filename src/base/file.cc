@@ -46,8 +46,8 @@ Result<void> write_at(const UniqueFd& file, std::uint64_t offset, iovec source, 
   std::size_t written = 0;
   // As in read_at(). A file system that is full takes what still fits and fails at the next call.
   while (written < source.iov_len) {
-    const ssize_t count = ::pwrite(file.get(), start + written, source.iov_len - written,
-                                   static_cast<off_t>(offset + written));
+    const ssize_t count =
+        ::pwrite(file.get(), start + written, source.iov_len - written, static_cast<off_t>(offset + written));
     if (count < 0 && errno == EINTR) {
       continue;
     }

@@ -288,8 +288,8 @@ class GuestMemory {
   std::vector<MemoryRegion> regions_;  // ascending
 };
 
-// Whether `file` can be one of `size` bytes of guest RAM, a regular file of just that size; else kInvalidImage
-// with `name` and what it is instead.
+// Whether `file` can be one of `size` bytes of guest RAM, a regular file of just that size; else
+// kInvalidImage with `name` and what it is instead.
 Result<void> check_memory_file(const UniqueFd& file, std::uint64_t size, std::string_view name);
 
 static_assert(std::endian::native == std::endian::little, "guest integers are little-endian and not swapped");

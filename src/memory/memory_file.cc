@@ -156,9 +156,8 @@ Result<void> check_pages(const GuestMemory& memory, const PageSet& pages) {
 }
 
 // Calls `visit(region, extent)` for each run of pages in the set.
-Result<void> for_each_dirty(
-    const GuestMemory& memory, const PageSet& dirty,
-    const std::function<Result<void>(const MemoryRegion&, const Extent&)>& visit) {
+Result<void> for_each_dirty(const GuestMemory& memory, const PageSet& dirty,
+                            const std::function<Result<void>(const MemoryRegion&, const Extent&)>& visit) {
   for (std::size_t index = 0; index < dirty.size(); ++index) {
     const MemoryRegion& region = memory.regions()[index];
     const auto& words = dirty[index];

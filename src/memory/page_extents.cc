@@ -1,6 +1,7 @@
 #include "memory/page_extents.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,7 +9,6 @@
 #include <bit>
 #include <cerrno>
 #include <cstddef>
-#include <optional>
 #include <string>
 
 #include "base/check.h"
@@ -19,30 +19,110 @@ namespace {
 
 using Visit = std::function<Result<void>(const Extent&)>;
 
-// Of the page map at a time: 16 MiB of RAM.
-constexpr std::size_t kEntries = 4096;
+using VisitRun = std::function<Result<void>(std::uint64_t, std::uint64_t)>;
 
-// Calls `visit(offset, size, wanted)` for runs of pages of `region` that are all alike.
-Result<void> for_each_run(const MemoryRegion& region, const PageMap& pages, bool (*wanted)(std::uint64_t),
-                          const std::function<Result<void>(std::uint64_t, std::uint64_t, bool)>& visit) {
+// Documentation/admin-guide/mm/pagemap.rst. The headers of Debian 12 do not have the call yet.
+constexpr std::uint64_t kEntryPresent = 1ULL << 63;
+constexpr std::uint64_t kEntrySwapped = 1ULL << 62;
+constexpr std::uint64_t kEntryFileOrShared = 1ULL << 61;
+constexpr std::uint64_t kIsFile = 1U << 2;
+constexpr std::uint64_t kIsPresent = 1U << 3;
+constexpr std::uint64_t kIsSwapped = 1U << 4;
+constexpr std::uint64_t kIsZeroPage = 1U << 5;
+
+struct ScanRequest {
+  std::uint64_t size = sizeof(ScanRequest);
+  std::uint64_t flags = 0;
+  std::uint64_t start = 0;
+  std::uint64_t end = 0;
+  std::uint64_t walk_end = 0;
+  std::uint64_t runs = 0;
+  std::uint64_t run_count = 0;
+  std::uint64_t max_pages = 0;
+  std::uint64_t inverted = 0;  // of these, what is not set counts as set
+  std::uint64_t all_of = 0;
+  std::uint64_t any_of = 0;
+  std::uint64_t told = 0;
+};
+struct ScannedRun {
+  std::uint64_t start;
+  std::uint64_t end;
+  std::uint64_t categories;
+};
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanRequest);
+
+// Entries read, and runs told, at a time.
+constexpr std::size_t kEntries = 4096;
+constexpr std::size_t kRuns = 256;
+
+std::uint64_t address_of(const void* host) {
+  // SAFETY: for the kernel's tables; nothing is accessed through the number.
+  return reinterpret_cast<std::uintptr_t>(host);
+}
+
+// False where this kernel cannot.
+Result<bool> scan(const UniqueFd& map, std::uint64_t host, std::uint64_t size, PageMap::Kind kind,
+                  const VisitRun& visit) {
+  std::array<ScannedRun, kRuns> runs;
+  ScanRequest request;
+  request.start = host;
+  request.end = host + size;
+  // SAFETY: the kernel writes there, `run_count` entries at most.
+  request.runs = reinterpret_cast<std::uintptr_t>(runs.data());
+  request.run_count = runs.size();
+  request.inverted = kind == PageMap::Kind::kPrivate ? kIsFile : kIsZeroPage;
+  request.all_of = request.inverted;
+  request.any_of = kIsPresent | kIsSwapped;
+  while (request.start < request.end) {
+    const int count = ::ioctl(map.get(), kPagemapScan, &request);
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0 && request.start == host) {
+      return false;
+    }
+    if (count < 0) {
+      return fail_errno(errno, "scan page map");
+    }
+    for (const ScannedRun& run : std::span(runs).first(static_cast<std::size_t>(count))) {
+      MAYFLY_TRY(visit(run.start - host, run.end - run.start));
+    }
+    MAYFLY_CHECK(request.walk_end > request.start, "the scan of the page map goes on");
+    request.start = request.walk_end;
+  }
+  return true;
+}
+
+Result<void> read_entries(const UniqueFd& map, std::uint64_t host, std::uint64_t size, PageMap::Kind kind,
+                          const VisitRun& visit) {
+  const auto wanted = [kind](std::uint64_t entry) {
+    return (entry & (kEntryPresent | kEntrySwapped)) != 0 &&
+           (kind == PageMap::Kind::kThere || (entry & kEntryFileOrShared) == 0);
+  };
   std::array<std::uint64_t, kEntries> entries;
-  std::uint64_t begin = 0;
-  std::optional<bool> kind;
-  const std::uint64_t size = region.range.size();
   for (std::uint64_t offset = 0; offset < size;) {
     const std::uint64_t count = std::min<std::uint64_t>(kEntries, (size - offset) / kGuestPage);
-    MAYFLY_TRY(
-        pages.read(static_cast<const std::byte*>(region.host) + offset, std::span(entries).first(count)));
-    for (std::uint64_t index = 0; index < count; ++index, offset += kGuestPage) {
-      const bool now = wanted(entries[index]);
-      if (kind && *kind != now) {
-        MAYFLY_TRY(visit(begin, offset - begin, *kind));
-        begin = offset;
-      }
-      kind = now;
+    const std::size_t bytes = count * sizeof(std::uint64_t);
+    MAYFLY_TRY_ASSIGN(const std::size_t got,
+                      read_at(map, (host + offset) / kGuestPage * sizeof(std::uint64_t),
+                              {entries.data(), bytes}, "page map"));
+    if (got != bytes) {
+      return fail(ErrorCode::kInternal, "read page map: it ends early");
     }
+    for (std::uint64_t page = 0; page < count;) {
+      const std::uint64_t first = page;
+      while (page < count && wanted(entries[page])) {
+        ++page;
+      }
+      if (page > first) {
+        MAYFLY_TRY(visit(offset + first * kGuestPage, (page - first) * kGuestPage));
+      } else {
+        ++page;
+      }
+    }
+    offset += count * kGuestPage;
   }
-  return visit(begin, size - begin, kind.value_or(false));
+  return {};
 }
 
 Result<void> visit_file(const GuestMemory& memory, const MemoryRegion& region, std::uint64_t offset,
@@ -89,15 +169,10 @@ Result<PageMap> PageMap::open() {
   return PageMap(std::move(fd));
 }
 
-Result<void> PageMap::read(const void* host, std::span<std::uint64_t> entries) const {
-  // SAFETY: the address is the index of the entry, and nothing is read through it.
-  const std::uint64_t offset = reinterpret_cast<std::uintptr_t>(host) / kGuestPage * sizeof(std::uint64_t);
-  MAYFLY_TRY_ASSIGN(const std::size_t count,
-                    read_at(fd_, offset, {entries.data(), entries.size_bytes()}, "page map"));
-  if (count != entries.size_bytes()) {
-    return fail(ErrorCode::kInternal, "read page map: it ends early");
-  }
-  return {};
+Result<void> PageMap::for_each_run(const void* host, std::uint64_t size, Kind kind,
+                                   const VisitRun& visit) const {
+  MAYFLY_TRY_ASSIGN(const bool scanned, scan(fd_, address_of(host), size, kind, visit));
+  return scanned ? Result<void>() : read_entries(fd_, address_of(host), size, kind, visit);
 }
 
 Result<void> for_each_data(const UniqueFd& file, std::uint64_t begin, std::uint64_t end,
@@ -141,34 +216,39 @@ Result<void> for_each_extent(const GuestMemory& memory, const MemoryRegion& regi
     return visit({0, size, false});
   }
   if (memory.backing() != Backing::kPrivateFile) {
-    return for_each_run(region, *pages, PageMap::is_there,
-                        [&](std::uint64_t offset, std::uint64_t length, bool there) {
-                          return there ? visit({offset, length, false}) : Result<void>();
-                        });
+    return pages->for_each_run(region.host, size, PageMap::Kind::kThere,
+                               [&](std::uint64_t offset, std::uint64_t length) {
+                                 return visit({offset, length, false});
+                               });
   }
-  return for_each_run(region, *pages, PageMap::is_private,
-                      [&](std::uint64_t offset, std::uint64_t length, bool own) {
-                        return own ? visit({offset, length, false})
-                                   : visit_file(memory, region, offset, length, true, visit);
-                      });
+  std::uint64_t at = 0;  // before it, all is told
+  const auto visit_private = [&](std::uint64_t offset, std::uint64_t length) -> Result<void> {
+    MAYFLY_TRY(visit_file(memory, region, at, offset - at, true, visit));
+    at = offset + length;
+    return visit({offset, length, false});
+  };
+  MAYFLY_TRY(pages->for_each_run(region.host, size, PageMap::Kind::kPrivate, visit_private));
+  return visit_file(memory, region, at, size - at, true, visit);
 }
 
 Result<PageSet> find_written_pages(const GuestMemory& memory, const PageMap& pages) {
   if (memory.backing() != Backing::kPrivateFile) {
-    return fail(ErrorCode::kUnsupported,
-                "guest memory: which pages were written without a log is known of private files alone, not of " +
-                    std::string(to_string(memory.backing())));
+    return fail(
+        ErrorCode::kUnsupported,
+        "guest memory: which pages were written without a log is known of private files alone, not of " +
+            std::string(to_string(memory.backing())));
   }
   PageSet written = no_pages(memory);
   for (std::size_t index = 0; index < written.size(); ++index) {
-    MAYFLY_TRY(for_each_run(memory.regions()[index], pages, PageMap::is_private,
-                            [&](std::uint64_t offset, std::uint64_t length, bool own) {
-                              for (std::uint64_t page = offset / kGuestPage;
-                                   own && page < (offset + length) / kGuestPage; ++page) {
-                                written[index][page / 64] |= 1ULL << (page % 64);
-                              }
-                              return Result<void>();
-                            }));
+    const MemoryRegion& region = memory.regions()[index];
+    MAYFLY_TRY(pages.for_each_run(region.host, region.range.size(), PageMap::Kind::kPrivate,
+                                  [&](std::uint64_t offset, std::uint64_t length) {
+                                    const std::uint64_t end = (offset + length) / kGuestPage;
+                                    for (std::uint64_t page = offset / kGuestPage; page < end; ++page) {
+                                      written[index][page / 64] |= 1ULL << (page % 64);
+                                    }
+                                    return Result<void>();
+                                  }));
   }
   return written;
 }

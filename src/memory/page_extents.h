@@ -26,25 +26,24 @@ std::uint64_t count_pages(const PageSet& pages);
 // The pages of `more` as well. Both are of the same memory.
 void add_pages(PageSet& pages, const PageSet& more);
 
-// This process's page tables as /proc/self/pagemap shows them. To be opened before a jail takes /proc away;
-// reading needs no privilege. Thread-safe.
+// This process's page tables, as /proc/self/pagemap shows them. To be opened before a jail takes /proc away;
+// looking needs no privilege. Thread-safe.
 class PageMap {
  public:
+  enum class Kind : std::uint8_t {
+    kThere,    // mapped, in memory or in swap, and not known to be the kernel's page of zeros
+    kPrivate,  // as above, and nobody else's: private memory that was written
+  };
+
   static Result<PageMap> open();
 
-  // One entry a page from `host` (at a page's start) on (Documentation/admin-guide/mm/pagemap.rst).
-  Result<void> read(const void* host, std::span<std::uint64_t> entries) const;
-
-  // The process has a page of its own or a mapped one there, in memory or in swap.
-  static bool is_there(std::uint64_t entry) { return (entry & (kPresent | kSwapped)) != 0; }
-  // The process has a page there that is nobody else's: private memory that was written.
-  static bool is_private(std::uint64_t entry) { return is_there(entry) && (entry & kFileOrShared) == 0; }
+  // Calls `visit(offset, size)`, in bytes from `host` on, for runs of pages of that kind in the `size` bytes
+  // there, ascending; its error ends the walk. By PAGEMAP_SCAN, which skips what is not there in one step, or
+  // before Linux 6.7 page by page.
+  Result<void> for_each_run(const void* host, std::uint64_t size, Kind kind,
+                            const std::function<Result<void>(std::uint64_t, std::uint64_t)>& visit) const;
 
  private:
-  static constexpr std::uint64_t kPresent = 1ULL << 63;
-  static constexpr std::uint64_t kSwapped = 1ULL << 62;
-  static constexpr std::uint64_t kFileOrShared = 1ULL << 61;
-
   explicit PageMap(UniqueFd fd) : fd_(std::move(fd)) {}
 
   UniqueFd fd_;

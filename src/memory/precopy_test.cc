@@ -54,7 +54,8 @@ void expect_same(const GuestMemory& memory, const UniqueFd& file) {
     Bytes ram(region.range.size());
     Bytes saved(region.range.size());
     ASSERT_TRUE(memory.read(region.range.base(), ram));
-    ASSERT_EQ(read_at(file, region.backing_offset, {saved.data(), saved.size()}, "file").value(), saved.size());
+    ASSERT_EQ(read_at(file, region.backing_offset, {saved.data(), saved.size()}, "file").value(),
+              saved.size());
     ASSERT_EQ(ram, saved);
   }
 }
@@ -68,26 +69,26 @@ class FakeLog final : public DirtyPageSource {
     words(region)[page / 64].fetch_or(1ULL << (page % 64));
   }
   Result<std::vector<std::uint64_t>> take_dirty_pages(std::size_t region) override {
-    if (before_take_ && region == 0) {
-      before_take_();
+    if (before_take && region == 0) {
+      before_take();
     }
     std::vector<std::uint64_t> taken;
     for (auto& word : words(region)) {
       taken.push_back(word.exchange(0));
     }
-    ++takes_;
-    if (fails_) {
+    if (fails) {
       return fail(ErrorCode::kIo, "read the dirty log: it is broken");
     }
     return taken;
   }
 
-  std::function<void()> before_take_;
-  int takes_ = 0;
-  bool fails_ = false;
+  std::function<void()> before_take;
+  bool fails = false;
 
  private:
-  std::vector<std::atomic<std::uint64_t>>& words(std::size_t region) { return region == 0 ? first_ : second_; }
+  std::vector<std::atomic<std::uint64_t>>& words(std::size_t region) {
+    return region == 0 ? first_ : second_;
+  }
 
   std::vector<std::atomic<std::uint64_t>> first_;
   std::vector<std::atomic<std::uint64_t>> second_;
@@ -102,7 +103,7 @@ class Precopy : public ::testing::Test {
   }
   // `counts[n]` pages become dirty before round n.
   void dirty_in_rounds(std::vector<std::uint64_t> counts) {
-    log_.before_take_ = [this, counts = std::move(counts), round = std::size_t{0}]() mutable {
+    log_.before_take = [this, counts = std::move(counts), round = std::size_t{0}]() mutable {
       for (std::uint64_t page = 0; round < counts.size() && page < counts[round]; ++page) {
         write(page % 2, page / 2, static_cast<std::uint8_t>(round + 1));
       }
@@ -137,7 +138,7 @@ TEST_F(Precopy, a_guest_that_writes_ever_on_gets_its_rounds_and_no_more) {
   EXPECT_THAT(outcome->rounds, ElementsAre(50, 60, 70));
   EXPECT_FALSE(outcome->converged);
   EXPECT_EQ(count_pages(outcome->remaining), 80U);
-  log_.before_take_ = nullptr;
+  log_.before_take = nullptr;
   const auto last = finish_precopy(memory_, log_, *outcome, named(file_), {});
   ASSERT_TRUE(last);
   EXPECT_EQ(last->written, 80 * kPage);
@@ -164,7 +165,7 @@ TEST_F(Precopy, no_rounds_leave_all_for_the_pause) {
 TEST_F(Precopy, pages_that_became_zeros_do_not_keep_what_an_earlier_round_wrote) {
   write(0, 3, 7);
   ASSERT_TRUE(write_full(memory_, named(file_), {}));
-  log_.before_take_ = [this, round = 0]() mutable {
+  log_.before_take = [this, round = 0]() mutable {
     if (round++ == 0) {
       write(0, 3, 0);
       write(1, 5, 9);
@@ -186,9 +187,11 @@ TEST_F(Precopy, errors_of_log_and_file_are_handed_on) {
     ASSERT_FALSE(outcome);
     EXPECT_EQ(outcome.error().message(), "write memory file /m: Input/output error (EIO)");
   });
-  log_.fails_ = true;
-  EXPECT_EQ(precopy(memory_, log_, named(file_), {}, {}).error().message(), "read the dirty log: it is broken");
-  EXPECT_FALSE(finish_precopy(memory_, log_, {.remaining = no_pages(memory_), .rounds = {}}, named(file_), {}));
+  log_.fails = true;
+  EXPECT_EQ(precopy(memory_, log_, named(file_), {}, {}).error().message(),
+            "read the dirty log: it is broken");
+  EXPECT_FALSE(
+      finish_precopy(memory_, log_, {.remaining = no_pages(memory_), .rounds = {}}, named(file_), {}));
 }
 
 TEST_F(Precopy, a_log_of_other_memory_is_refused) {

@@ -48,8 +48,9 @@ Result<Userfault> Userfault::open() {
   if (::ioctl(fd.get(), UFFDIO_API, &api) != 0) {
     const int why = errno;
     if (why == EINVAL) {
-      return fail(ErrorCode::kUnsupported, "userfaultfd: this kernel tells no removed pages, or knows no "
-                                           "faults in shared memory");
+      return fail(ErrorCode::kUnsupported,
+                  "userfaultfd: this kernel tells no removed pages, or knows no "
+                  "faults in shared memory");
     }
     return fail_errno(why, "set up a userfaultfd");
   }
@@ -77,14 +78,15 @@ Result<void> Userfault::watch(const GuestMemory& memory) const {
 }
 
 std::string describe_regions(const GuestMemory& memory) {
-  const std::string page = memory.backing() == Backing::kHugetlb2M ? "2097152" : "4096";
+  const std::string page_size = memory.backing() == Backing::kHugetlb2M ? "2097152" : "4096";
   std::string text = "[";
   for (const MemoryRegion& region : memory.regions()) {
     text += text.size() > 1 ? "," : "";
     text += R"({"base_host_virt_addr":)" + std::to_string(address_of(region));
     text += R"(,"size":)" + std::to_string(region.range.size());
     text += R"(,"offset":)" + std::to_string(region.backing_offset);
-    text += R"(,"page_size":)" + page + R"(,"page_size_kib":)" + page + "}";
+    text += R"(,"page_size":)" + page_size;
+    text += R"(,"page_size_kib":)" + page_size + "}";
   }
   return text + "]";
 }

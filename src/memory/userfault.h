@@ -17,7 +17,8 @@
 namespace mayfly {
 
 // Owns the descriptor, which must live as long as the guest: were the handler's the last one, its death would
-// make every missing page read as zeros, unseen. So a guest whose handler dies stands still at its next fault.
+// make every missing page read as zeros, unseen. So a guest whose handler dies stands still at its next
+// fault.
 class Userfault {
  public:
   // Through /dev/userfaultfd, or by the system call, which wants CAP_SYS_PTRACE or the sysctl

@@ -273,7 +273,8 @@ TEST(Userfault, a_host_that_has_none_says_what_is_missing) {
   testing::where_refused(SYS_ioctl, EINVAL, [] {
     const auto old = Userfault::open();
     ASSERT_FALSE(old);
-    EXPECT_TRUE(old.error().code() == ErrorCode::kUnsupported || old.error().code() == ErrorCode::kPermission);
+    EXPECT_TRUE(old.error().code() == ErrorCode::kUnsupported ||
+                old.error().code() == ErrorCode::kPermission);
   });
 }
 
