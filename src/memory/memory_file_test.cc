@@ -332,6 +332,18 @@ TEST(MemoryFile, huge_pages_are_written_and_read_again) {
   EXPECT_EQ(bytes_of(*loaded), guest.model());
 }
 
+TEST(MemoryFile, a_page_with_one_byte_anywhere_is_no_page_of_zeros) {
+  Guest guest(GuestMemory::create(two_ranges(kPage * kPage, kPage), Backing::kAnonymous).value(), 1);
+  for (std::uint64_t page = 0; page < kPage; ++page) {
+    guest.write(0, page * kPage + page, Bytes(1, std::byte{1}));
+  }
+  const UniqueFd file = empty_file();
+  const auto written = write_full(guest.memory(), named(file), {});
+  ASSERT_TRUE(written);
+  EXPECT_EQ(written->written, kPage * kPage);
+  EXPECT_EQ(written->zero, kPage);
+}
+
 TEST(MemoryFile, bits_behind_a_regions_end_mean_nothing) {
   Guest guest(GuestMemory::create(two_ranges(3 * kPage, 65 * kPage), Backing::kAnonymous).value(), 1);
   guest.run(20);
