@@ -347,11 +347,12 @@ TEST(MemoryFile, a_page_with_one_byte_anywhere_is_no_page_of_zeros) {
 TEST(MemoryFile, bits_behind_a_regions_end_mean_nothing) {
   Guest guest(GuestMemory::create(two_ranges(3 * kPage, 65 * kPage), Backing::kAnonymous).value(), 1);
   guest.run(20);
-  PageSet pages = {{~0ULL}, {~0ULL, ~0ULL}};
-  const UniqueFd diff = empty_file();
-  ASSERT_TRUE(write_diff(guest.memory(), pages, named(diff), {}));
-  EXPECT_EQ(bytes_of(diff, guest.memory().size()), guest.model());
-  EXPECT_EQ(bytes_on_disk(diff), guest.memory().size());
+  for (const PageSet& pages : {PageSet{{~0ULL}, {~0ULL, ~0ULL}}, PageSet{{0x1f}, {~0ULL, 0x7}}}) {
+    const UniqueFd diff = empty_file();
+    ASSERT_TRUE(write_diff(guest.memory(), pages, named(diff), {}));
+    EXPECT_EQ(bytes_of(diff, guest.memory().size()), guest.model());
+    EXPECT_EQ(bytes_on_disk(diff), guest.memory().size());
+  }
 }
 
 TEST(MemoryFile, a_page_that_became_zeros_is_in_the_diff) {
@@ -612,6 +613,21 @@ TEST(CutFile, is_noticed_by_who_writes_the_guests_memory) {
     EXPECT_EQ(written.error().code(), ErrorCode::kInvalidImage);
     EXPECT_THAT(written.error().message(), HasSubstr("guest memory's own file: "));
   }
+}
+
+TEST(CutFile, is_noticed_by_who_copies_it) {
+  Guest guest(GuestMemory::create(two_ranges(), Backing::kAnonymous).value(), 5);
+  guest.write(0, 0, Bytes(kPage, std::byte{1}));
+  guest.write(1, 0, Bytes(kPage, std::byte{1}));
+  const UniqueFd from = empty_file();
+  ASSERT_TRUE(write_full(guest.memory(), named(from), {}));
+  const UniqueFd to = empty_file();
+  const auto cut = [&from](std::uint64_t done, std::uint64_t /*total*/) {
+    return done > 0 || ::ftruncate(from.get(), 100 * kPage) == 0;
+  };
+  const auto copied = copy_memory_file(named(from), named(to), {.proceed = cut});
+  ASSERT_FALSE(copied);
+  EXPECT_EQ(copied.error().code(), ErrorCode::kInvalidImage);
 }
 
 TEST(CutFile, an_access_ends_the_process_and_a_system_call_fails) {
