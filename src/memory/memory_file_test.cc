@@ -236,10 +236,12 @@ TEST_P(EveryBacking, a_kernel_without_the_scan_serves_as_well) {
 // More runs of pages than the kernel tells, and entries than are read, in one call.
 TEST_P(EveryBacking, memory_of_a_thousand_pieces_is_written_whole) {
   const auto ranges = two_ranges(9000 * kPage, 5000 * kPage);
-  if (GetParam() == Backing::kPrivateFile) {
-    GTEST_SKIP() << "the same as anonymous memory";
-  }
-  Guest guest(GuestMemory::create(ranges, GetParam()).value(), 1);
+  UniqueFd zeros = empty_file();
+  ASSERT_EQ(::ftruncate(zeros.get(), 14'000 * kPage), 0);
+  Guest guest(GetParam() == Backing::kPrivateFile
+                  ? GuestMemory::map_file(ranges, std::move(zeros), "memory file").value()
+                  : GuestMemory::create(ranges, GetParam()).value(),
+              1);
   for (std::uint64_t page = 0; page < 9000; page += 3) {
     guest.write(0, page * kPage + 17, Bytes(1, std::byte{5}));
   }
