@@ -25,10 +25,14 @@ using VisitRun = std::function<Result<void>(std::uint64_t, std::uint64_t)>;
 constexpr std::uint64_t kEntryPresent = 1ULL << 63;
 constexpr std::uint64_t kEntrySwapped = 1ULL << 62;
 constexpr std::uint64_t kEntryFileOrShared = 1ULL << 61;
+constexpr std::uint64_t kIsWritten = 1U << 1;
 constexpr std::uint64_t kIsFile = 1U << 2;
 constexpr std::uint64_t kIsPresent = 1U << 3;
 constexpr std::uint64_t kIsSwapped = 1U << 4;
 constexpr std::uint64_t kIsZeroPage = 1U << 5;
+
+constexpr std::uint64_t kProtectMatching = 1U << 0;
+constexpr std::uint64_t kCheckAsynchronous = 1U << 1;
 
 struct ScanRequest {
   std::uint64_t size = sizeof(ScanRequest);
@@ -60,19 +64,15 @@ std::uint64_t address_of(const void* host) {
   return reinterpret_cast<std::uintptr_t>(host);
 }
 
-// False where this kernel cannot.
-Result<bool> scan(const UniqueFd& map, std::uint64_t host, std::uint64_t size, PageMap::Kind kind,
+// Tells what `request` is about in the `size` bytes at `host`. False where this kernel cannot.
+Result<bool> scan(const UniqueFd& map, std::uint64_t host, std::uint64_t size, ScanRequest request,
                   const VisitRun& visit) {
   std::array<ScannedRun, kRuns> runs;
-  ScanRequest request;
   request.start = host;
   request.end = host + size;
   // SAFETY: the kernel writes there, `run_count` entries at most.
   request.runs = reinterpret_cast<std::uintptr_t>(runs.data());
   request.run_count = runs.size();
-  request.inverted = kind == PageMap::Kind::kPrivate ? kIsFile : kIsZeroPage;
-  request.all_of = request.inverted;
-  request.any_of = kIsPresent | kIsSwapped;
   while (request.start < request.end) {
     const int count = ::ioctl(map.get(), kPagemapScan, &request);
     if (count < 0 && errno == EINTR) {
@@ -171,8 +171,24 @@ Result<PageMap> PageMap::open() {
 
 Result<void> PageMap::for_each_run(const void* host, std::uint64_t size, Kind kind,
                                    const VisitRun& visit) const {
-  MAYFLY_TRY_ASSIGN(const bool scanned, scan(fd_, address_of(host), size, kind, visit));
+  ScanRequest request;
+  request.inverted = kind == Kind::kPrivate ? kIsFile : kIsZeroPage;
+  request.all_of = request.inverted;
+  request.any_of = kIsPresent | kIsSwapped;
+  MAYFLY_TRY_ASSIGN(const bool scanned, scan(fd_, address_of(host), size, request, visit));
   return scanned ? Result<void>() : read_entries(fd_, address_of(host), size, kind, visit);
+}
+
+Result<void> PageMap::take_written(const void* host, std::uint64_t size, const VisitRun& visit) const {
+  ScanRequest request;
+  request.flags = kProtectMatching | kCheckAsynchronous;
+  // A page that is not there is not protected, which would take page tables for all of RAM: when it is
+  // written, it is there and unprotected. Neither are those that are only read: of the file, or of zeros.
+  request.inverted = kIsFile | kIsZeroPage;
+  request.all_of = request.inverted | kIsWritten;
+  request.any_of = kIsPresent | kIsSwapped;
+  MAYFLY_TRY_ASSIGN(const bool scanned, scan(fd_, address_of(host), size, request, visit));
+  return scanned ? Result<void>() : fail(ErrorCode::kUnsupported, "page map: it tells no written pages");
 }
 
 Result<void> for_each_data(const UniqueFd& file, std::uint64_t begin, std::uint64_t end,

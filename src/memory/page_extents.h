@@ -43,6 +43,11 @@ class PageMap {
   Result<void> for_each_run(const void* host, std::uint64_t size, Kind kind,
                             const std::function<Result<void>(std::uint64_t, std::uint64_t)>& visit) const;
 
+  // The same of private pages that were written since the last call and are, in the same step, protected
+  // against going unseen the next time: for WriteTracker, which has registered the memory.
+  Result<void> take_written(const void* host, std::uint64_t size,
+                            const std::function<Result<void>(std::uint64_t, std::uint64_t)>& visit) const;
+
  private:
   explicit PageMap(UniqueFd fd) : fd_(std::move(fd)) {}
 

@@ -14,7 +14,7 @@
 
 namespace mayfly {
 
-// A dirty log.
+// A dirty log: WriteTracker's, or KVM's with what the monitor itself wrote added.
 class DirtyPageSource {
  public:
   virtual ~DirtyPageSource() = default;
