@@ -41,6 +41,24 @@ Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec de
   return filled;
 }
 
+Result<void> write_at(const UniqueFd& file, std::uint64_t offset, iovec source, std::string_view role) {
+  const auto* const start = static_cast<const std::byte*>(source.iov_base);
+  std::size_t written = 0;
+  // As in read_at(). A file system that is full takes what still fits and fails at the next call.
+  while (written < source.iov_len) {
+    const ssize_t count =
+        ::pwrite(file.get(), start + written, source.iov_len - written, static_cast<off_t>(offset + written));
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count <= 0) {
+      return fail_errno(count < 0 ? errno : EIO, std::string("write ").append(role));
+    }
+    written += static_cast<std::size_t>(count);
+  }
+  return {};
+}
+
 Result<std::string> read_file(const std::string& path, std::string_view role, std::size_t limit) {
   MAYFLY_TRY_ASSIGN(const UniqueFd fd, open_file(path, O_RDONLY | O_NOCTTY, role));
   std::string text;

@@ -24,6 +24,11 @@ Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec de
 // system call fewer that a filter has to allow. Async-signal-safe.
 ssize_t send_at_once(int socket, std::string_view bytes);
 
+// Writes all of `source` to `file` from `offset` bytes on. Only the kernel reads `source`, so that it may be
+// guest RAM. The file's own offset is neither used nor moved. `role` names the file in errors; one of a file
+// system that is full is kExhausted. After an error any part may have been written.
+Result<void> write_at(const UniqueFd& file, std::uint64_t offset, iovec source, std::string_view role);
+
 // The contents of `path`, a file or FIFO of at most `limit` bytes; more is kOutOfRange. `role` names the file
 // in errors.
 Result<std::string> read_file(const std::string& path, std::string_view role, std::size_t limit);

@@ -74,5 +74,20 @@ TEST(ReadAt, errors_name_the_role) {
   EXPECT_EQ(read_at(UniqueFd(), 0, {buffer.data(), 4}, "nothing").error().os_errno(), EBADF);
 }
 
+TEST(WriteAt, puts_the_bytes_where_they_are_wanted_and_names_what_fails) {
+  const testing::TempDir dir;
+  const UniqueFd file = open_file(dir.file("note"), O_RDWR | O_CREAT, "note").value();
+  std::string text = "abc";
+  ASSERT_TRUE(write_at(file, 5, {text.data(), 3}, "note"));
+  ASSERT_TRUE(write_at(file, 1, {text.data(), 1}, "note"));
+  ASSERT_TRUE(write_at(file, 100, {text.data(), 0}, "note"));
+  EXPECT_EQ(testing::read_file(dir.file("note")), std::string("\0a\0\0\0abc", 8));
+  const UniqueFd full = open_file("/dev/full", O_WRONLY, "note").value();
+  const auto written = write_at(full, 0, {text.data(), 3}, "note x");
+  ASSERT_FALSE(written);
+  EXPECT_EQ(written.error().code(), ErrorCode::kExhausted);
+  EXPECT_EQ(written.error().message(), "write note x: No space left on device (ENOSPC)");
+}
+
 }  // namespace
 }  // namespace mayfly

@@ -24,4 +24,8 @@ void copy_from_guest(void* to, const volatile void* guest, std::size_t size) noe
 void copy_to_guest(volatile void* guest, const void* from, std::size_t size) noexcept;
 void fill_guest(volatile void* guest, std::byte value, std::size_t size) noexcept;
 
+// Whether all `size` bytes of guest RAM are 0, each looked at once, and none behind the first 64 in which one
+// is not. A multiple of 64 bytes.
+bool is_zero_in_guest(const volatile void* guest, std::size_t size) noexcept;
+
 }  // namespace mayfly

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -118,6 +119,21 @@ Result<void> check_file_range(std::uint64_t offset, std::uint64_t length, std::s
 
 }  // namespace
 
+Result<void> check_memory_file(const UniqueFd& file, std::uint64_t size, std::string_view name) {
+  struct stat stat {};
+  if (::fstat(file.get(), &stat) != 0) {
+    return fail_errno(errno, std::string("look at ").append(name));
+  }
+  if (!S_ISREG(stat.st_mode)) {
+    return fail(ErrorCode::kInvalidImage, std::string(name) + ": not a regular file");
+  }
+  if (static_cast<std::uint64_t>(stat.st_size) != size) {
+    return fail(ErrorCode::kInvalidImage, std::string(name) + ": has " + std::to_string(stat.st_size) +
+                                              " bytes where the guest's memory has " + std::to_string(size));
+  }
+  return {};
+}
+
 std::string_view to_string(Backing backing) {
   switch (backing) {
     case Backing::kAnonymous:
@@ -128,6 +144,8 @@ std::string_view to_string(Backing backing) {
       return "memfd";
     case Backing::kHugetlb2M:
       return "2 MiB huge pages";
+    case Backing::kPrivateFile:
+      return "private memory file";
   }
   return "unknown";
 }
@@ -158,17 +176,37 @@ GuestMemory::Reservation::~Reservation() {
 }
 
 Result<GuestMemory> GuestMemory::create(std::span<const GuestRange> ranges, Backing backing) {
+  if (backing == Backing::kPrivateFile) {
+    return fail(ErrorCode::kInvalidArgument, "guest memory: a private file to map is missing");
+  }
   MAYFLY_TRY_ASSIGN(const std::uint64_t total, check_ranges(ranges, backing));
   GuestMemory memory(backing);
   if (is_shared(backing)) {
     MAYFLY_TRY(memory.open_backing(total));
   }
-  std::uint64_t offset = 0;
-  for (const GuestRange& range : ranges) {
-    MAYFLY_TRY(memory.map_range(range, offset, total));
-    offset += range.size();
+  MAYFLY_TRY(memory.map_ranges(ranges, total));
+  return memory;
+}
+
+Result<GuestMemory> GuestMemory::map_file(std::span<const GuestRange> ranges, UniqueFd file,
+                                          std::string_view name) {
+  MAYFLY_TRY_ASSIGN(const std::uint64_t total, check_ranges(ranges, Backing::kPrivateFile));
+  MAYFLY_TRY(check_memory_file(file, total, name));
+  GuestMemory memory(Backing::kPrivateFile);
+  memory.backing_fd_ = std::move(file);
+  if (const auto mapped = memory.map_ranges(ranges, total); !mapped) {
+    return tl::make_unexpected(mapped.error().within(name));
   }
   return memory;
+}
+
+Result<void> GuestMemory::map_ranges(std::span<const GuestRange> ranges, std::uint64_t total) {
+  std::uint64_t offset = 0;
+  for (const GuestRange& range : ranges) {
+    MAYFLY_TRY(map_range(range, offset, total));
+    offset += range.size();
+  }
+  return {};
 }
 
 Result<void> GuestMemory::open_backing(std::uint64_t size) {
@@ -225,8 +263,9 @@ Result<void> GuestMemory::map_range(const GuestRange& range, std::uint64_t backi
   host += (range.base().value() - reinterpret_cast<std::uintptr_t>(host)) % kHugePage;
   // MAP_NORESERVE: a guest's RAM is not charged before it is touched. Not for huge pages: their reservation
   // is what keeps a fault from failing.
-  const int kind = is_shared(backing_) ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-  const int flags = kind | MAP_FIXED | (huge ? 0 : MAP_NORESERVE);
+  const bool shared = is_shared(backing_);
+  const int kind = shared ? MAP_SHARED : MAP_PRIVATE;
+  const int flags = kind | (backing_fd_ ? 0 : MAP_ANONYMOUS) | MAP_FIXED | (huge ? 0 : MAP_NORESERVE);
   if (::mmap(host, range.size(), PROT_READ | PROT_WRITE, flags, backing_fd_.get(),
              static_cast<off_t>(backing_offset)) == MAP_FAILED) {
     const int why = errno;
@@ -234,7 +273,7 @@ Result<void> GuestMemory::map_range(const GuestRange& range, std::uint64_t backi
                       doing + (huge ? huge_page_advice(total) : "limited by vm.overcommit_memory") + ")");
   }
   MAYFLY_TRY(advise(host, range.size(), backing_));
-  regions_.push_back({range, host, backing_fd_.get(), backing_offset});
+  regions_.push_back({range, host, shared ? backing_fd_.get() : -1, backing_offset});
   return {};
 }
 

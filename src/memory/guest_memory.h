@@ -63,9 +63,13 @@ enum class Backing : std::uint8_t {
   // error there and not a SIGBUS later (a hugetlb cgroup limit or a cpuset that has no such pages can still
   // bring that about).
   kHugetlb2M,
+  // A memory file mapped private: pages come from the host's page cache when they are touched, and all
+  // microVMs of one file share them; those that are written become this one's own. Made by map_file() alone.
+  kPrivateFile,
 };
 
-// The name of a backing, for messages: "anonymous", "transparent huge pages", "memfd", "2 MiB huge pages".
+// The name of a backing, for messages: "anonymous", "transparent huge pages", "memfd", "2 MiB huge pages",
+// "private memory file".
 std::string_view to_string(Backing backing);
 
 // A type that load_acquire() and store_release() move in one access.
@@ -155,7 +159,7 @@ inline std::uint64_t total_size(std::span<const GuestSlice> slices) {
 struct MemoryRegion {
   GuestRange range;
   void* host;                    // start of the mapping in this process, congruent to the base modulo 2 MiB
-  int backing_fd;                // -1 for anonymous memory; borrowed from the GuestMemory
+  int backing_fd;                // of a memfd, else -1; borrowed from the GuestMemory
   std::uint64_t backing_offset;  // where the range lies in it: bytes of RAM before this range
 };
 
@@ -169,6 +173,19 @@ class GuestMemory {
   // much, kUnsupported where the host has no such huge pages; each says which and what to do about it.
   static Result<GuestMemory> create(std::span<const GuestRange> ranges, Backing backing);
 
+  // The same with RAM whose bytes are those of a memory file (memory_file.h): it holds the ranges one behind
+  // the other, and nothing else. `name` names it in errors: kInvalidImage for what is no regular file or has
+  // another size, before anything is mapped.
+  //
+  // The file belongs to the guest from now on: whoever changes it changes RAM that the guest has not written
+  // yet, and whoever cuts it short takes even what it has written (mmap(2)). There is no way to keep an owner
+  // of a file from that, and copying it would give away what mapping is for, so: AtomicFile replaces a file
+  // and never touches the former one; where others may write the file, load it into another backing.
+  // What becomes of a file cut short: an access of ours ends the process by SIGBUS, told in the last line of
+  // log and by its exit code; a vCPU's ends in an error of KVM_RUN; a system call's in EFAULT.
+  static Result<GuestMemory> map_file(std::span<const GuestRange> ranges, UniqueFd file,
+                                      std::string_view name);
+
   GuestMemory(GuestMemory&&) noexcept = default;
   GuestMemory& operator=(GuestMemory&&) noexcept = default;
   GuestMemory(const GuestMemory&) = delete;
@@ -177,6 +194,8 @@ class GuestMemory {
 
   std::span<const MemoryRegion> regions() const { return regions_; }
   Backing backing() const { return backing_; }
+  // The memfd or the memory file; no descriptor for anonymous memory.
+  const UniqueFd& backing_file() const { return backing_fd_; }
   std::uint64_t size() const;                    // bytes of RAM in all ranges together
   bool contains(const GuestRange& range) const;  // whole, and within one range
 
@@ -256,6 +275,7 @@ class GuestMemory {
   explicit GuestMemory(Backing backing) : backing_(backing) {}
 
   Result<void> open_backing(std::uint64_t size);
+  Result<void> map_ranges(std::span<const GuestRange> ranges, std::uint64_t total);
   Result<void> map_range(const GuestRange& range, std::uint64_t backing_offset, std::uint64_t total);
 
   // Where the bytes [address, address + length) lie in this process. `length` must not be 0.
@@ -267,6 +287,10 @@ class GuestMemory {
   std::vector<Reservation> reservations_;
   std::vector<MemoryRegion> regions_;  // ascending
 };
+
+// Whether `file` can be one of `size` bytes of guest RAM, a regular file of just that size; else
+// kInvalidImage with `name` and what it is instead.
+Result<void> check_memory_file(const UniqueFd& file, std::uint64_t size, std::string_view name);
 
 static_assert(std::endian::native == std::endian::little, "guest integers are little-endian and not swapped");
 
