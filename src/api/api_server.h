@@ -22,8 +22,8 @@ struct ApiServerConfig {
 class ApiServer {
  public:
   // Makes the socket and starts the thread, named <program>_api. `handler` is called on it alone, until the
-  // end of stop(). Errors: those of UnixListener::bind() and of `confine`; kExhausted where the host has no thread
-  // left.
+  // end of stop(). Errors: those of UnixListener::bind() and of `confine`; kExhausted where the host has no
+  // thread left.
   static Result<std::unique_ptr<ApiServer>> start(const ApiServerConfig& config, HttpHandler handler);
   ApiServer(const ApiServer&) = delete;
   ApiServer& operator=(const ApiServer&) = delete;

@@ -1,5 +1,5 @@
-/* Runs a program to which the kernel offers no functions of its own (vdso(7)): its clocks are system calls, as they are
- * on hosts whose clocks can be read in no other way.
+/* Runs a program to which the kernel offers no functions of its own (vdso(7)): its clocks are system calls,
+ * as they are on hosts whose clocks can be read in no other way.
  *
  *   without_vdso PROGRAM ARGUMENT...      ends with the program's exit code
  */
@@ -18,7 +18,8 @@ static long peek(pid_t program, unsigned long address) {
   return ptrace(PTRACE_PEEKDATA, program, address, NULL);
 }
 
-/* At its first instruction the stack holds the number of arguments, these, the environment and the auxiliary vector. */
+/* At its first instruction the stack holds the number of arguments, these, the environment and the auxiliary
+ * vector. */
 static int hide(pid_t program) {
   struct user_regs_struct registers;
   if (ptrace(PTRACE_GETREGS, program, NULL, &registers) != 0) {
@@ -40,7 +41,7 @@ static int hide(pid_t program) {
   return 0;
 }
 
-int main(int count, char **arguments) {
+int main(int count, char** arguments) {
   if (count < 2) {
     fprintf(stderr, "without_vdso needs a program\n");
     return FAILED;

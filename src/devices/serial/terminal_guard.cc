@@ -59,7 +59,8 @@ void restore_terminal() noexcept {
   const int fd = state.fd.load();
   termios now{};
   // Another foreground process (the shell, after `bg`) has its own modes set.
-  if (in_foreground(fd, state.own_group) || (::tcgetattr(fd, &now) == 0 && same_modes(now, state.raw_modes))) {
+  if (in_foreground(fd, state.own_group) ||
+      (::tcgetattr(fd, &now) == 0 && same_modes(now, state.raw_modes))) {
     // Not TCSADRAIN: a terminal stopped by Ctrl-S would keep the process from ending.
     static_cast<void>(::tcsetattr(fd, TCSANOW, &state.original));
   }

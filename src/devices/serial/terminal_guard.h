@@ -43,9 +43,9 @@ class TerminalGuard {
 // times.
 void restore_terminal() noexcept;
 
-// Whether the process, of the process group `own_group`, is in the foreground of the terminal `fd`, or that is
-// not its controlling terminal (then the question does not arise). The group is asked for beforehand: it stays
-// what it is once a program runs (setpgid(2)).
+// Whether the process, of the process group `own_group`, is in the foreground of the terminal `fd`, or that
+// is not its controlling terminal (then the question does not arise). The group is asked for beforehand: it
+// stays what it is once a program runs (setpgid(2)).
 bool in_foreground(int fd, pid_t own_group) noexcept;
 
 // Ignores `signal` where it has its default action.

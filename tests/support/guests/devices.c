@@ -1,4 +1,5 @@
-/* Drives virtio devices over MMIO, as it is told by letters on the serial port; answers each with the letter, or with
+/* Drives virtio devices over MMIO, as it is told by letters on the serial port; answers each with the letter,
+ * or with
  * '!' where the device did not do as it should. The first device is a disk, the second a network interface.
  *
  *   b  resets the disk and sets it up        n  the same with the network interface
@@ -13,7 +14,8 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long u64;
 
-/* The boot's own tables map the first gigabyte: this one maps the one from 3 GiB on, where the devices lie. */
+/* The boot's own tables map the first gigabyte: this one maps the one from 3 GiB on, where the devices lie.
+ */
 __asm__(
     ".global _start\n"
     "_start:\n"
@@ -101,22 +103,26 @@ static struct {
 static u8 status;
 static u8 frame[12 + 1514];
 static u8 control[4];
-static u8 *const memory = (u8 *)0x2000000; /* 32 MiB: more than is asked for at once */
+static u8* const memory = (u8*)0x2000000; /* 32 MiB: more than is asked for at once */
 
-static void out8(u16 port, u8 value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }
+static void out8(u16 port, u8 value) {
+  __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
+}
 static u8 in8(u16 port) {
   u8 value;
   __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
   return value;
 }
-static volatile u32 *reg(u32 device, u32 offset) { return (volatile u32 *)(u64)(device + offset); }
+static volatile u32* reg(u32 device, u32 offset) {
+  return (volatile u32*)(u64)(device + offset);
+}
 
 static u32 offered(u32 device, u32 word) {
   *reg(device, kDeviceFeaturesSelect) = word;
   return *reg(device, kDeviceFeatures);
 }
 
-static void set_up_queue(u32 device, u32 index, struct queue *queue) {
+static void set_up_queue(u32 device, u32 index, struct queue* queue) {
   *reg(device, kQueueSelect) = index;
   *reg(device, kQueueSize) = kEntries;
   *reg(device, kQueueDesc) = (u32)(u64)queue->descriptors;
@@ -128,7 +134,7 @@ static void set_up_queue(u32 device, u32 index, struct queue *queue) {
   *reg(device, kQueueReady) = 1;
 }
 
-static u32 set_up(u32 device, u32 wanted, struct queue *queues, u32 count) {
+static u32 set_up(u32 device, u32 wanted, struct queue* queues, u32 count) {
   *reg(device, kStatus) = 0;
   *reg(device, kStatus) = 1;
   *reg(device, kStatus) = 1 | 2;
@@ -150,24 +156,24 @@ static u32 set_up(u32 device, u32 wanted, struct queue *queues, u32 count) {
   return (*reg(device, kStatus) & 0x40) == 0; /* DEVICE_NEEDS_RESET */
 }
 
-static void offer(struct queue *queue, u16 head) {
+static void offer(struct queue* queue, u16 head) {
   queue->available.ring[queue->available.index % kEntries] = head;
   __asm__ volatile("" : : : "memory");
   queue->available.index++;
 }
 
-static void wait_used(struct queue *queue, u16 until) {
+static void wait_used(struct queue* queue, u16 until) {
   while (queue->used.index != until) {
     __asm__ volatile("pause" : : : "memory");
   }
 }
 
-static void describe(struct queue *queue, u16 index, const void *at, u32 length, u16 flags) {
+static void describe(struct queue* queue, u16 index, const void* at, u32 length, u16 flags) {
   queue->descriptors[index] = (struct descriptor){(u64)at, length, flags, (u16)(index + 1)};
 }
 
 /* One request; its data lies in up to two pieces. */
-static u32 request(u32 type, void *data, u32 length, u16 direction) {
+static u32 request(u32 type, void* data, u32 length, u16 direction) {
   header.type = type;
   header.sector = 0;
   status = 0xff;
@@ -203,36 +209,37 @@ static u32 reset_while_it_reads(void) {
   return set_up(DISK, DISK_FEATURES, &disk, 1);
 }
 
-static u32 sum_of(const u8 *bytes, u32 count, u32 sum) {
+static u32 sum_of(const u8* bytes, u32 count, u32 sum) {
   for (u32 index = 0; index < count; ++index) {
     sum += index % 2 == 0 ? (u32)bytes[index] << 8 : bytes[index];
   }
   return sum;
 }
-static void put_checksum(u8 *at, u32 sum) {
+static void put_checksum(u8* at, u32 sum) {
   sum = (sum & 0xffff) + (sum >> 16);
   sum = ~((sum & 0xffff) + (sum >> 16));
   at[0] = (u8)(sum >> 8);
   at[1] = (u8)sum;
 }
 
-/* A frame whose first bytes are the device's own header, all zero. Ethernet, IPv4, and TCP's SYN to port 80. */
+/* A frame whose first bytes are the device's own header, all zero. Ethernet, IPv4, and TCP's SYN to port 80.
+ */
 static void make_frame(void) {
-  static const u8 text[] = {6,    0,    0,    0,    0,   1,    6,    0,    0, 0, 0, 2, 8, 0, /* Ethernet */
-                            0x45, 0,    0,    40,   0,   0,    0x40, 0,    64, 6, 0, 0,      /* IPv4 */
-                            169,  254,  0,    2,    169, 254,  169,  254,                    /* from, to */
-                            0x30, 0x39, 0,    80,   0,   0,    0,    1,    0, 0, 0, 0,       /* ports, numbers */
-                            0x50, 2,    0x20, 0,    0,   0,    0,    0};                     /* SYN */
+  static const u8 text[] = {6,    0,    0,    0,  0,   1,   6,    0,   0,  0, 0, 2, 8, 0, /* Ethernet */
+                            0x45, 0,    0,    40, 0,   0,   0x40, 0,   64, 6, 0, 0,       /* IPv4 */
+                            169,  254,  0,    2,  169, 254, 169,  254,                    /* from, to */
+                            0x30, 0x39, 0,    80, 0,   0,   0,    1,   0,  0, 0, 0,       /* ports, numbers */
+                            0x50, 2,    0x20, 0,  0,   0,   0,    0};                     /* SYN */
   for (u32 index = 0; index < sizeof(text); ++index) {
     frame[12 + index] = text[index];
   }
-  u8 *const ip = frame + 12 + 14;
+  u8* const ip = frame + 12 + 14;
   put_checksum(ip + 10, sum_of(ip, 20, 0));
   put_checksum(ip + 20 + 16, sum_of(ip + 20, 20, sum_of(ip + 12, 8, 6 + 20)));
 }
 
 static u32 send(u32 length) {
-  struct queue *const queue = &network[1];
+  struct queue* const queue = &network[1];
   describe(queue, 0, frame, 12 + length, 0);
   const u16 until = (u16)(queue->used.index + 1);
   offer(queue, 0);
@@ -242,7 +249,7 @@ static u32 send(u32 length) {
 }
 
 static u32 use_two_pairs(void) {
-  struct queue *const queue = &network[4];
+  struct queue* const queue = &network[4];
   control[0] = 4; /* VIRTIO_NET_CTRL_MQ, VQ_PAIRS_SET */
   control[1] = 0;
   control[2] = 2;
@@ -289,7 +296,7 @@ static u32 act(u8 letter) {
     case 'x':
       return reset_while_it_reads();
     case 'e':
-      return !set_up(DISK, DISK_FEATURES, (struct queue *)0xf0000000, 1);
+      return !set_up(DISK, DISK_FEATURES, (struct queue*)0xf0000000, 1);
     case 'n':
       return set_up_network();
     case 't':

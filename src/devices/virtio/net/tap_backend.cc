@@ -181,7 +181,8 @@ NetPort::Status TapBackend::Port::send(const NetHeader& header, ChainReader fram
   pieces_.clear();
   pieces_.push_back({&copy, sizeof(copy)});
   frame.take(frame.remaining(), pieces_);
-  // At no offset these are writev() and readv(), and one call each for a filter to allow, with those of files.
+  // At no offset these are writev() and readv(), and one call each for a filter to allow, with those of
+  // files.
   if (::pwritev2(fd_.get(), pieces_.data(), static_cast<int>(pieces_.size()), -1, 0) < 0) {
     return status_of(errno);
   }
