@@ -20,6 +20,7 @@
 #include "landlock.h"
 #include "namespaces.h"
 #include "privileges.h"
+#include "terminal_filter.h"
 #include "undo.h"
 
 namespace mayfly::jail {
@@ -152,6 +153,7 @@ Result<void> enter(const Plan& plan, Prepared& prepared, const StartTimes& start
   if (plan.landlock > 0) {
     MAYFLY_TRY(confine(plan.landlock, "/", monitor));
   }
+  MAYFLY_TRY(leave_terminals_alone());
   ::umask(kMonitorUmask);
   const auto arguments = monitor_arguments(options, start, parent_cpu_us);
   // Last, so that a failure of the above is still told where it can be read.
@@ -314,6 +316,7 @@ std::string describe(const Plan& plan) {
   lines.push_back(plan.landlock > 0 ? "confine it by Landlock, version " + std::to_string(plan.landlock) +
                                           ": to the jail's files, without TCP"
                                     : "leave Landlock out: this host has none");
+  lines.emplace_back("refuse it to type into a terminal, by a filter of system calls");
   if (options.daemonize) {
     lines.emplace_back("make a session, with /dev/null as standard files");
   }

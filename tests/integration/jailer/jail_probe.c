@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -123,6 +124,23 @@ static void user_namespace(void) {
   say("mount in a namespace", unshare(CLONE_NEWNS) != 0 ? -1 : mount("none", "/run", "tmpfs", 0, NULL));
 }
 
+// Each line of a terminal's may be another's command.
+static void terminal(void) {
+  const unsigned long upper = 1UL << 32;
+  say("type", ioctl(0, TIOCSTI, "x"));
+  say("type, by an upper half", syscall(SYS_ioctl, 0, TIOCSTI | upper, "x"));
+  say("select and paste", ioctl(0, TIOCLINUX, "\3"));
+  say("ask for the size", ioctl(0, TIOCGWINSZ, &(struct winsize){0}));
+  const pid_t child = fork();
+  if (child == 0) {
+    syscall(0x40000000 | 514, 0, TIOCSTI, "x");  // ioctl() of x32
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  say("type, by x32: killed by", WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+}
+
 static void* wait_for_ever(void* nothing) {
   pause();
   return nothing;
@@ -165,6 +183,8 @@ int main(int count, char** arguments) {
     escape(argument);
   } else if (strcmp(what, "user-namespace") == 0) {
     user_namespace();
+  } else if (strcmp(what, "terminal") == 0) {
+    terminal();
   } else if (strcmp(what, "wait") == 0) {
     puts("waiting");
     fflush(stdout);
