@@ -264,6 +264,11 @@ Result<Plan> make_plan(Options options) {
     MAYFLY_TRY_ASSIGN(const std::string mounts,
                       read_file("/proc/self/mountinfo", "the mounts", kMaxProcFile));
     MAYFLY_TRY_ASSIGN(cgroups, plan_cgroups(options, cgroup_hierarchies(mounts)));
+    for (const CgroupPlan& cgroup : cgroups) {
+      if (!cgroup.is_joined_only) {
+        tree.cgroups.push_back(cgroup.hierarchy.path + "/" + cgroup.group);
+      }
+    }
   }
   auto limits = jail_limits(options);
   return Plan{.options = std::move(options),

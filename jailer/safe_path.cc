@@ -40,12 +40,15 @@ constexpr unsigned kMaxDepth = 32;
 
 class Remover {
  public:
-  Remover(const UniqueFd& top, const std::string& path) : top_(top), path_(path) {}
+  Remover(const UniqueFd& top, const std::string& path, std::string_view kept)
+      : top_(top), path_(path), kept_(kept) {}
 
   Result<void> empty(const UniqueFd& folder, unsigned depth) {
     MAYFLY_TRY_ASSIGN(const std::vector<std::string> names, entries(folder));
     for (const std::string& name : names) {
-      MAYFLY_TRY(remove(folder, name, depth));
+      if (depth > 0 || name != kept_) {
+        MAYFLY_TRY(remove(folder, name, depth));
+      }
     }
     return {};
   }
@@ -120,6 +123,7 @@ class Remover {
 
   const UniqueFd& top_;
   const std::string& path_;
+  const std::string_view kept_;
   unsigned count_ = 0;
   bool moved_ = false;
 };
@@ -163,8 +167,8 @@ Result<SafeFolder> follow(const std::string& path) {
   return folder;
 }
 
-Result<void> remove_contents(const UniqueFd& folder, const std::string& path) {
-  Remover remover(folder, path);
+Result<void> remove_contents(const UniqueFd& folder, const std::string& path, std::string_view kept) {
+  Remover remover(folder, path, kept);
   do {
     MAYFLY_TRY(remover.empty(folder, 0));
   } while (remover.has_moved());

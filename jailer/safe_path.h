@@ -28,7 +28,8 @@ struct SafeFolder {
 Result<SafeFolder> follow(const std::string& path);
 
 // Empties the directory and everything below it, whatever may have been prepared there: nothing outside it is
-// touched, links are removed and not followed, mounts are not entered but refused. `path` names it in errors.
-Result<void> remove_contents(const UniqueFd& folder, const std::string& path);
+// touched, links are removed and not followed, mounts are not entered but refused. What is named `kept` in
+// the directory itself stays. `path` names it in errors.
+Result<void> remove_contents(const UniqueFd& folder, const std::string& path, std::string_view kept = {});
 
 }  // namespace mayfly::jail

@@ -43,16 +43,11 @@ constexpr sock_filter answer(std::uint32_t action) {
 std::vector<sock_filter> terminal_filter() {
   // The kernel looks at the lower half of a command only: a filter that compared all of it could be evaded.
   return {
-      load(offsetof(seccomp_data, arch)),
-      jump(BPF_JEQ, kArchitecture, 0, 7),
-      load(offsetof(seccomp_data, nr)),
-      jump(BPF_JGE, kX32, 5, 0),
-      jump(BPF_JEQ, SYS_ioctl, 0, 3),
-      load(offsetof(seccomp_data, args[1])),
-      jump(BPF_JEQ, TIOCSTI, 3, 0),
-      jump(BPF_JEQ, TIOCLINUX, 2, 0),
-      answer(SECCOMP_RET_ALLOW),
-      answer(SECCOMP_RET_KILL_PROCESS),
+      load(offsetof(seccomp_data, arch)), jump(BPF_JEQ, kArchitecture, 0, 7),
+      load(offsetof(seccomp_data, nr)),   jump(BPF_JGE, kX32, 5, 0),
+      jump(BPF_JEQ, SYS_ioctl, 0, 3),     load(offsetof(seccomp_data, args[1])),
+      jump(BPF_JEQ, TIOCSTI, 3, 0),       jump(BPF_JEQ, TIOCLINUX, 2, 0),
+      answer(SECCOMP_RET_ALLOW),          answer(SECCOMP_RET_KILL_PROCESS),
       answer(kPermissionError),
   };
 }

@@ -9,8 +9,8 @@
 
 namespace mayfly::jail {
 
-// ioctl() with TIOCSTI and TIOCLINUX fails with EPERM; a call of another architecture or ABI ends the process; all
-// else is as it was.
+// ioctl() with TIOCSTI and TIOCLINUX fails with EPERM; a call of another architecture or ABI ends the
+// process; all else is as it was.
 std::vector<sock_filter> terminal_filter();
 
 // From now on, and behind execve(), for the calling thread only. It must have no-new-privs.

@@ -40,7 +40,9 @@ def text_of(path):
     return bytes_of(path).decode(errors="replace")
 
 
-UID, GID = 54321, 54322
+# Users of this process's own: a jail that shares its user with another cannot be removed while that runs.
+UID = 200_000 + 2 * os.getpid()
+GID = UID + 1
 ADDR_NO_RANDOMIZE = 0x0040000
 DEVICES = {"kvm", "net/tun", "urandom"} | ({"userfaultfd"} if "userfaultfd" in text_of("/proc/misc") else set())
 
@@ -690,10 +692,7 @@ class Refusals(JailCase):
         os.rmdir(self.base)
         self.nothing_left()
 
-    def test_a_folder_that_changes_while_the_jail_is_made(self):
-        """Somebody of the jail's user swaps what lies in its folder for links, all the time."""
-        self.prepare()
-        os.chown(self.root(), UID, GID)
+    def swap(self):
         swapper = os.fork()
         if swapper == 0:
             os.setgid(GID)
@@ -706,17 +705,22 @@ class Refusals(JailCase):
                         os.rename(f"{self.root()}/{name}", f"{self.root()}/swapped")
                     with contextlib.suppress(OSError):
                         os.unlink(f"{self.root()}/swapped")
-        self.addCleanup(os.waitpid, swapper, 0)
-        self.addCleanup(os.kill, swapper, signal.SIGKILL)
+        return swapper
+
+    def test_a_folder_that_changes_while_the_jail_is_made(self):
+        """Somebody of the jail's user swaps what lies in its folder for links, all the time."""
+        self.prepare()
+        os.chown(self.root(), UID, GID)
         before = os.lstat("/etc")
         for _ in range(100):
+            swapper = self.swap()
             result = self.run_jailer()
             self.assertIn(result.code, (0, 1), str(result))
-            os.kill(swapper, signal.SIGSTOP)  # what is made while it is removed may be left
+            os.kill(swapper, signal.SIGKILL)  # what is made while it is removed may be left
+            os.waitpid(swapper, 0)
             self.expect(self.cleanup(), 0)
             self.prepare()
             os.chown(self.root(), UID, GID)
-            os.kill(swapper, signal.SIGCONT)
         after = os.lstat("/etc")
         self.assertEqual((before.st_mode, before.st_uid, before.st_gid, before.st_mtime_ns),
                          (after.st_mode, after.st_uid, after.st_gid, after.st_mtime_ns))
@@ -920,13 +924,57 @@ class Leftovers(JailCase):
             subprocess.run(["umount", mounted], check=True)
         self.expect(self.cleanup(), 0)
 
+    def end_all_of_the_user(self):
+        """As a process of the user: none of its own can escape that, and nobody else is met."""
+        killer = "import os, signal, sys; os.setresuid(*[int(sys.argv[1])] * 3); os.kill(-1, signal.SIGKILL)"
+        subprocess.run([sys.executable, "-c", killer, str(UID)], check=False)
+
+    def test_cleanup_refuses_a_jail_whose_processes_hide(self):
+        """A process without its first thread, one with another root directory, and one that is always another."""
+        self.addCleanup(self.end_all_of_the_user)
+        for what, first in (("dead-leader", b"thread: 0\n"), ("elsewhere", b"unshare user: 0\n"), ("chain", b"forking\n")):
+            with self.subTest(what=what):
+                process = self.start(own=("do", what))
+                self.assertEqual(process.stdout.readline(), first)
+                if what == "elsewhere":
+                    self.assertEqual(process.stdout.readline(), b"chroot: 0\n")
+                for _ in range(10 if what == "chain" else 1):
+                    self.refused(self.cleanup(), "process")
+                    self.assertTrue(os.path.exists(os.path.join(self.root(), self.name())))
+                self.end_all_of_the_user()
+                process.wait()
+                self.expect(self.cleanup(), 0)
+
+    def test_a_lock_of_another_users_holds_nobody_up(self):
+        os.makedirs(self.jail(), 0o755)
+        locker = subprocess.Popen(["setpriv", "--reuid", str(UID), "--regid", str(GID), "--clear-groups", "flock", "--exclusive",
+                                   self.jail(), "sh", "-c", "echo locked; read end"], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE)
+        self.assertEqual(locker.stdout.readline(), b"locked\n")
+        try:
+            self.expect(self.run_jailer(uid=UID + 2), 0)
+            record = os.stat(os.path.join(self.jail(), ".jail"))
+            self.assertEqual((stat.S_IMODE(record.st_mode), record.st_uid), (0o600, 0))
+            self.expect(self.cleanup(), 0)
+        finally:
+            locker.stdin.close()
+            locker.stdout.close()
+            locker.wait()
+
+    def test_cleanup_knows_the_jails_cgroups_without_being_told(self):
+        self.needs("pids")
+        self.expect(self.run_jailer("--parent-cgroup", self.parent, "--cgroup", "pids.max=9"), 0)
+        self.assertEqual(len(self.groups()), 2)
+        self.expect(self.cleanup(), 0)
+        self.assertEqual(self.groups(), [f"{hierarchies()['pids']}/{self.parent}/"])
+
     def test_cleanup_waits_for_no_one_and_refuses_links(self):
         os.makedirs(os.path.dirname(self.jail()))
         os.symlink("/etc", self.jail())
         self.refused(self.cleanup(), "is a symbolic link")
         os.unlink(self.jail())
         os.makedirs(self.root())
-        lock = os.open(self.jail(), os.O_RDONLY)
+        lock = os.open(os.path.join(self.jail(), ".jail"), os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         self.refused(self.cleanup(), "another jailer is at work")
         os.close(lock)

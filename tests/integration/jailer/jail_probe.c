@@ -21,6 +21,7 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char** environ;
@@ -124,6 +125,42 @@ static void user_namespace(void) {
   say("mount in a namespace", unshare(CLONE_NEWNS) != 0 ? -1 : mount("none", "/run", "tmpfs", 0, NULL));
 }
 
+// The process's first thread ends, another goes on.
+static void* spin_on(void* nothing) {
+  for (int tens = 0; tens < 3000; ++tens) {
+    usleep(10000);
+  }
+  _exit(0);
+  return nothing;
+}
+
+static void dead_leader(void) {
+  pthread_t thread;
+  say("thread", pthread_create(&thread, NULL, spin_on, NULL));
+  syscall(SYS_exit, 0);
+}
+
+// In a user namespace it may change its root directory.
+static void elsewhere(void) {
+  say("unshare user", unshare(CLONE_NEWUSER));
+  say("chroot", chroot("/run"));
+  pause();
+}
+
+// One process after the other, none for longer than a moment.
+static void chain(void) {
+  signal(SIGCHLD, SIG_IGN);
+  puts("forking");
+  fflush(stdout);
+  const time_t end = time(NULL) + 30;
+  while (time(NULL) < end && access("/run/stop", F_OK) != 0) {
+    if (fork() > 0) {
+      _exit(0);
+    }
+    usleep(200);
+  }
+}
+
 // Each line of a terminal's may be another's command.
 static void terminal(void) {
   const unsigned long upper = 1UL << 32;
@@ -183,6 +220,12 @@ int main(int count, char** arguments) {
     escape(argument);
   } else if (strcmp(what, "user-namespace") == 0) {
     user_namespace();
+  } else if (strcmp(what, "dead-leader") == 0) {
+    dead_leader();
+  } else if (strcmp(what, "elsewhere") == 0) {
+    elsewhere();
+  } else if (strcmp(what, "chain") == 0) {
+    chain();
   } else if (strcmp(what, "terminal") == 0) {
     terminal();
   } else if (strcmp(what, "wait") == 0) {
