@@ -184,6 +184,24 @@ Result<void> become_monitor(const Plan& plan, Prepared& prepared, const StartTim
   return tl::make_unexpected(with_what_is_left(entered.error(), undo_thread->run()));
 }
 
+// Whether the process has come to execute the jail's copy of the monitor.
+bool is_monitor(pid_t process, const UniqueFd& root, const std::string& name) {
+  struct stat meant {};
+  struct stat found {};
+  return ::fstatat(root.get(), name.c_str(), &meant, AT_SYMLINK_NOFOLLOW) == 0 &&
+         ::stat(("/proc/" + std::to_string(process) + "/exe").c_str(), &found) == 0 &&
+         meant.st_dev == found.st_dev && meant.st_ino == found.st_ino;
+}
+
+Result<void> wait_for(pid_t process, int& status) {
+  while (::waitpid(process, &status, 0) != process) {
+    if (errno != EINTR) {
+      return fail_errno(errno, "wait for the monitor's process");
+    }
+  }
+  return {};
+}
+
 // A child becomes the monitor; this process waits until it has, or says why not.
 Result<void> start_monitor(const Plan& plan, Prepared& prepared, const StartTimes& start) {
   std::array<int, 2> ends{};
@@ -219,21 +237,21 @@ Result<void> start_monitor(const Plan& plan, Prepared& prepared, const StartTime
     }
   }
   int status = 0;
-  const bool is_lost = written && problem.empty() &&
-                       ::waitpid(static_cast<pid_t>(child), &status, WNOHANG) == child && WIFSIGNALED(status);
-  if (written && problem.empty() && !is_lost) {
+  if (!written || !problem.empty()) {
+    ::kill(static_cast<pid_t>(child), SIGKILL);
+    static_cast<void>(wait_for(static_cast<pid_t>(child), status));
+    return written ? fail(ErrorCode::kIo, problem) : written;
+  }
+  if (is_monitor(static_cast<pid_t>(child), prepared.tree.root, plan.options.exec_name)) {
     return {};
   }
-  if (!is_lost) {
-    ::kill(static_cast<pid_t>(child), SIGKILL);
-    ::waitpid(static_cast<pid_t>(child), &status, 0);
+  // Its end of the pipe is closed, so it has ended, or is about to.
+  MAYFLY_TRY(wait_for(static_cast<pid_t>(child), status));
+  if (WIFSIGNALED(status)) {
+    return fail(ErrorCode::kIo,
+                "the monitor's process was killed by signal " + std::to_string(WTERMSIG(status)));
   }
-  if (!written) {
-    return written;
-  }
-  return fail(
-      ErrorCode::kIo,
-      is_lost ? "the monitor's process was killed by signal " + std::to_string(WTERMSIG(status)) : problem);
+  return {};  // without a word it ends as the monitor only, if a short-lived one
 }
 
 }  // namespace

@@ -266,6 +266,12 @@ Checked check_together(const Options& options, const std::set<std::string, std::
       return fail(ErrorCode::kInvalidArgument, "--cleanup takes no arguments for a monitor (behind --)");
     }
   }
+  if (options.uid == 0 && options.action != Action::kCleanup && !options.rootless) {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "--uid 0: must not be root, who without any capability still owns the host's files; give each "
+        "microVM a user of its own");
+  }
   if (options.rootless && options.netns) {
     return fail(ErrorCode::kInvalidArgument,
                 "--rootless and --netns do not go together: to join a network namespace takes root");

@@ -752,14 +752,23 @@ class Refusals(JailCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"a jail takes root to make; --rootless makes a weaker one", done.stderr)
 
-    def test_root_in_the_jail_is_warned_of_and_has_no_capabilities_either(self):
-        process = self.start(own=("do", "wait"), uid=0, gid=0)
-        self.assertEqual(process.stdout.readline(), b"waiting\n")
-        status = text_of(f"/proc/{process.pid}/status")
-        for which in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
-            self.assertIn(f"Cap{which}:\t{'0' * 16}\n", status)
-        process.kill()
-        self.assertIn(b"warning", process.stderr.read())
+    def test_root_in_the_jail_is_refused_and_its_group_warned_of(self):
+        self.refuses(texts=["--uid 0: must not be root"], code=153, uid=0)
+        result = self.run_jailer(gid=0)
+        self.assertEqual((result.code, result.out), (0, "hello\n"), str(result))
+        self.assertIn("warning: --gid should not be 0", result.err)
+
+    def test_a_jailer_that_works_cannot_be_traced(self):
+        """Its files in /proc are not even its own user's, from the first step on."""
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        log = self.path("calls")
+        subprocess.run(["strace", "-qq", "-o", log, *self.arguments(own=("do", "hello"))], stdin=subprocess.DEVNULL,
+                       capture_output=True, check=True)
+        calls = [line.split("(")[0] + "(" + line.split("(")[1].split(",")[0] for line in text_of(log).splitlines() if "(" in line]
+        self.assertIn("prctl(PR_SET_DUMPABLE", calls)
+        self.assertLess(calls.index("prctl(PR_SET_DUMPABLE"), min(index for index, call in enumerate(calls)
+                                                                if call.startswith(("mkdirat", "clone", "mknodat"))))
 
 
 class Limits(JailCase):
@@ -788,6 +797,18 @@ class Limits(JailCase):
         self.assertEqual(result.code, -signal.SIGKILL, str(result))
         self.assertLess(result.out.count("MiB"), 25)
         self.expect(self.cleanup("--parent-cgroup", self.parent), 0)
+
+    def test_a_monitor_that_is_killed_before_it_runs_is_a_failure(self):
+        """By its own limit of memory; also where the caller would not know of children that end."""
+        self.needs("memory")
+        options = ("--parent-cgroup", self.parent, "--cgroup", "memory.limit_in_bytes=4096")
+        for number in range(20):
+            for fork in ("--daemonize", "--new-pid-ns"):
+                with self.subTest(number=number, fork=fork):
+                    result = self.run_jailer(*options, fork, own=("do", "wait"), restore_signals=False,
+                                             preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+                    self.refused(result, "killed by signal 9")
+                    self.assertFalse(os.path.exists(self.base))
 
     def test_processes(self):
         self.needs("pids")
