@@ -192,6 +192,37 @@ Result<void> check_idle(const UniqueFd* root, std::optional<uid_t> user, const T
   return user ? check_user(*user, tree.path()) : Result<void>();
 }
 
+// Refuses a folder without a record that is no jail's by what it holds: named by mistake, it must not be
+// emptied.
+Result<void> check_shape(const UniqueFd& jail, const TreePlan& tree) {
+  MAYFLY_TRY_ASSIGN(const auto names, names_in(jail, tree.path()));
+  const auto is_there = [](const UniqueFd& folder, const std::string& name) {
+    struct stat found {};
+    return ::fstatat(folder.get(), name.c_str(), &found, AT_SYMLINK_NOFOLLOW) == 0;
+  };
+  for (const std::string& name : names) {
+    if (name == kRecordName && is_there(jail, name)) {
+      return {};
+    }
+  }
+  for (const std::string& name : names) {
+    if (name != "root" && !name.starts_with(kMovedPrefix)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  tree.path() + ": holds " + shown(name) + ", so it is no jail's, and is not removed");
+    }
+  }
+  const auto root = open_own_folder(jail, "root", tree.root());
+  if (!root) {
+    return root.error().os_errno() == ENOENT ? Result<void>() : tl::make_unexpected(root.error());
+  }
+  MAYFLY_TRY_ASSIGN(const auto inside, names_in(*root, tree.root()));
+  if (!inside.empty() && !is_there(*root, "dev") && !is_there(*root, tree.name + ".pid")) {
+    return fail(ErrorCode::kInvalidArgument, tree.root() + ": holds neither dev nor " + tree.name +
+                                                 ".pid, so no jail was made there, and it is not removed");
+  }
+  return {};
+}
+
 // The user of a jail that has no record of it.
 std::optional<uid_t> user_of(const UniqueFd* root) {
   struct stat run {};
@@ -249,13 +280,14 @@ Result<void> clean_up(const Options& options) {
     return tl::make_unexpected(jail.error());
   }
   MAYFLY_TRY(check_owner(*jail, tree.path()));
+  MAYFLY_TRY(check_shape(*jail, tree));
   MAYFLY_TRY_ASSIGN(const auto file, lock_record(*jail, tree.path()));
   if (!file) {
     return fail(ErrorCode::kBusy, tree.path() + ": another jailer is at work on this --id");
   }
   MAYFLY_TRY_ASSIGN(const Record record, read_record(*file, tree.path()));
   MAYFLY_TRY_ASSIGN(const auto groups, groups_of(options, record));
-  const auto root = open_folder(*jail, "root", tree.root());
+  const auto root = open_own_folder(*jail, "root", tree.root());
   if (!root && root.error().os_errno() != ENOENT) {
     return tl::make_unexpected(root.error());
   }

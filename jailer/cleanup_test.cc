@@ -68,6 +68,31 @@ TEST_F(Cleanup, a_folder_goes_with_all_in_it_and_again_without_complaint) {
   }
 }
 
+TEST_F(Cleanup, a_folder_that_is_no_jails_is_refused_and_kept) {
+  const std::string jail = "base/no-such-monitor/vm1-of-a-unit-test";
+  fs::create_directories(dir_.file(jail + "/info/more"));
+  auto cleaned = clean_up(options());
+  ASSERT_FALSE(cleaned);
+  EXPECT_THAT(cleaned.error().message(), HasSubstr("holds \"info\", so it is no jail's"));
+  EXPECT_TRUE(fs::exists(dir_.file(jail + "/info/more")));
+  EXPECT_FALSE(fs::exists(dir_.file(jail + "/.jail")));
+  fs::rename(dir_.file(jail + "/info"), dir_.file(jail + "/root"));
+  cleaned = clean_up(options());
+  ASSERT_FALSE(cleaned);
+  EXPECT_THAT(cleaned.error().message(), HasSubstr("holds neither dev nor no-such-monitor.pid"));
+  EXPECT_TRUE(fs::exists(dir_.file(jail + "/root/more")));
+}
+
+TEST_F(Cleanup, a_jail_that_was_removed_in_part_goes) {
+  const std::string jail = "base/no-such-monitor/vm1-of-a-unit-test";
+  fs::create_directories(dir_.file(jail + "/root/log"));
+  fs::create_directories(dir_.file(jail + "/.removed-1/deep"));
+  std::ofstream(dir_.file(jail + "/.jail")) << "jail 1\n";
+  const auto cleaned = clean_up(options());
+  ASSERT_TRUE(cleaned) << cleaned.error().message();
+  EXPECT_FALSE(fs::exists(dir_.file("base/no-such-monitor")));
+}
+
 TEST_F(Cleanup, the_folders_of_other_jails_stay) {
   fs::create_directories(dir_.file("base/no-such-monitor/vm1-of-a-unit-test/root"));
   fs::create_directories(dir_.file("base/no-such-monitor/vm2/root"));

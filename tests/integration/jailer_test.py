@@ -718,7 +718,10 @@ class Refusals(JailCase):
             self.assertIn(result.code, (0, 1), str(result))
             os.kill(swapper, signal.SIGKILL)  # what is made while it is removed may be left
             os.waitpid(swapper, 0)
-            self.expect(self.cleanup(), 0)
+            cleaned = self.cleanup()
+            if cleaned.code != 0:
+                self.refused(cleaned, "so no jail was made there")
+                shutil.rmtree(self.jail())
             self.prepare()
             os.chown(self.root(), UID, GID)
         after = os.lstat("/etc")
@@ -1127,6 +1130,18 @@ class Rootless(MicroVm):
             self.assertEqual({line.split()[4] for line in file}, {"/"} | {f"/dev/{name}" for name in DEVICES})
         process.terminate()
         self.assertEqual(process.wait(HANG), 0)
+        done = subprocess.run(self.cleanup_command(), user=UID, group=GID, extra_groups=[], capture_output=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(os.listdir(self.base), [])
+
+    def test_a_rootless_cleanup_opens_what_is_closed(self):
+        closed = os.path.join(self.root(), "closed", "more")
+        os.makedirs(os.path.join(self.root(), "dev"))
+        os.makedirs(closed)
+        for folder, _, _ in os.walk(self.base):
+            os.chown(folder, UID, GID)
+        for folder in (closed, os.path.dirname(closed), self.root()):
+            os.chmod(folder, 0)
         done = subprocess.run(self.cleanup_command(), user=UID, group=GID, extra_groups=[], capture_output=True, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(os.listdir(self.base), [])
