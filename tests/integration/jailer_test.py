@@ -834,6 +834,12 @@ class Limits(JailCase):
         self.assertEqual(process.stdout.readline(), b"waiting\n", process.stderr)
         self.assertEqual(os.sched_getaffinity(process.pid), {0})
 
+    def test_values_that_the_kernel_spells_in_its_own_way(self):
+        self.needs("memory", "cpuset", "pids")
+        for setting in ("memory.limit_in_bytes=-1", "memory.limit_in_bytes=1T", "cpuset.cpus=0-3:1/4", "pids.max=+5"):
+            self.expect(self.grouped(setting, own=("do", "hello")), 0, out="hello\n")
+            self.expect(self.cleanup(), 0)
+
     def test_a_value_that_the_kernel_refuses_or_changes(self):
         self.needs("pids", "cpu")
         for setting, text in (("pids.max=many", "write \"many\""), ("pids.none=1", "No such file"),
