@@ -61,11 +61,12 @@ bool has(const std::vector<std::string>& names, std::string_view name) {
   return std::ranges::find(names, name) != names.end();
 }
 
-// "64M" in bytes, or a plain number; "-1" and others are not.
+// "64M" in bytes, or a plain number, with a plus sign or without; "-1" and others are not.
 std::optional<std::uint64_t> amount_of(std::string_view text) {
   std::uint64_t factor = 1;
+  text.remove_prefix(text.starts_with('+') ? 1 : 0);
   if (!text.empty()) {
-    const std::size_t unit = std::string_view("kKmMgG").find(text.back());
+    const std::size_t unit = std::string_view("kKmMgGtTpPeE").find(text.back());
     if (unit != std::string_view::npos) {
       factor = std::uint64_t{1} << (10U * (unit / 2 + 1));
       text.remove_suffix(1);
@@ -96,14 +97,40 @@ std::optional<std::set<unsigned>> list_of(std::string_view text) {
   return members;
 }
 
-// Version 1 lets a thread move by itself. A whole process is moved under a lock that waits for every
-// processor of the host first: milliseconds for each group.
-const char* members_file(const CgroupHierarchy& hierarchy) {
-  return hierarchy.version == CgroupVersion::k1 ? "/tasks" : "/cgroup.procs";
+// What amount_of() and list_of() are for, whether or not they can say how much it is.
+bool is_number_or_list(std::string_view word) {
+  return !word.empty() && word.find_first_not_of("0123456789,-+kKmMgGtTpPeE") == std::string_view::npos &&
+         word.find_first_of("0123456789") != std::string_view::npos;
 }
 
 std::uint64_t page_size() {
   return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+// One word of a value. The kernel took it: of a format that is not known here that has to do.
+bool word_reads_as(std::string_view written, std::string_view read) {
+  constexpr std::uint64_t kUnlimited = std::uint64_t{1} << 62U;  // and above, as the kernel may round it
+  const auto amount = [](std::string_view word) {
+    return word == "max" || word == "-1" ? std::optional(UINT64_MAX) : amount_of(word);
+  };
+  const auto meant = amount(written);
+  const auto found = amount(read);
+  if (written == read || !(meant || is_number_or_list(written))) {
+    return true;
+  }
+  if (meant && found) {
+    return *meant == *found || *meant - *meant % page_size() == *found ||
+           (*meant >= kUnlimited && *found >= kUnlimited);
+  }
+  const auto meant_list = list_of(written);
+  const auto found_list = list_of(read);
+  return meant_list && found_list ? *meant_list == *found_list : !is_number_or_list(read);
+}
+
+// Version 1 lets a thread move by itself. A whole process is moved under a lock that waits for every
+// processor of the host first: milliseconds for each group.
+const char* members_file(const CgroupHierarchy& hierarchy) {
+  return hierarchy.version == CgroupVersion::k1 ? "/tasks" : "/cgroup.procs";
 }
 
 Result<void> write_value(const std::string& path, std::string_view value) {
@@ -318,23 +345,30 @@ Result<std::vector<CgroupPlan>> plan_cgroups(const Options& options,
 }
 
 bool reads_as(std::string_view written, std::string_view read) {
-  written = trimmed(written);
-  read = trimmed(read);
-  if (written == read || (read.starts_with(written) && read.substr(written.size()).starts_with(' '))) {
-    return true;
+  const auto meant = split(trimmed(written), ' ');
+  const auto lines = split(trimmed(read), '\n');
+  if (meant.empty() || lines.empty()) {
+    return meant.empty() || !is_number_or_list(meant.front());
   }
-  const auto lines = split(read, '\n');
-  if (lines.size() > 1 &&
-      std::ranges::any_of(lines, [&](std::string_view one) { return reads_as(written, one); })) {
-    return true;
+  std::string_view line = lines.front();
+  constexpr std::string_view kDefault = "default ";  // io.weight, before those of single devices
+  if (meant.size() == 1 && line.starts_with(kDefault)) {
+    line.remove_prefix(kDefault.size());
+  } else if (lines.size() > 1) {
+    const auto own = std::ranges::find_if(
+        lines, [&](std::string_view one) { return split(one, ' ').front() == meant.front(); });
+    if (meant.size() == 1 || own == lines.end()) {
+      return true;
+    }
+    line = *own;
   }
-  const auto meant = amount_of(written);
-  const auto found = amount_of(read);
-  if (meant && found) {
-    return *meant == *found || *meant - *meant % page_size() == *found;
+  const auto found = split(line, ' ');
+  for (std::size_t at = 0; at < std::min(meant.size(), found.size()); ++at) {
+    if (!word_reads_as(meant[at], found[at])) {
+      return false;
+    }
   }
-  const auto meant_list = list_of(written);
-  return meant_list && !meant_list->empty() && meant_list == list_of(read);
+  return true;
 }
 
 Result<UniqueFd> make_cgroup(const CgroupPlan& plan, Undo& undo) {

@@ -42,7 +42,8 @@ Result<std::vector<CgroupPlan>> plan_cgroups(const Options& options,
 
 // Whether what a file reads as is what was written to it: the same but for white space, or the same number or
 // list of CPUs in the kernel's spelling ("64M" as "67108864", rounded to pages; "0,1" as "0-1"; "50000" as
-// "50000 100000"; one line of several).
+// "50000 100000"; "-1" as what is unlimited; one line of several). Of a format that is not known here the
+// kernel's word is taken, which did not refuse it.
 bool reads_as(std::string_view written, std::string_view read);
 
 // Makes the group and sets its values, each of which is read back; `undo` gets the way back. A group of the

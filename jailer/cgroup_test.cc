@@ -47,6 +47,21 @@ TEST(ReadsAs, the_kernels_spelling_of_a_value_is_the_value) {
   EXPECT_TRUE(reads_as("max", "max\n"));
   EXPECT_TRUE(reads_as("-1", "-1\n"));
   EXPECT_TRUE(reads_as("8:0 1048576", "7:0 5\n8:0 1048576\n"));
+  EXPECT_TRUE(reads_as("-1", "9223372036854771712\n"));
+  EXPECT_TRUE(reads_as("8E", "9223372036854771712\n"));
+  EXPECT_TRUE(reads_as("1T", "1099511627776\n"));
+  EXPECT_TRUE(reads_as("2p", "2251799813685248\n"));
+  EXPECT_TRUE(reads_as("+5", "5\n"));
+  EXPECT_TRUE(reads_as("max", "max 100000\n"));
+  EXPECT_TRUE(reads_as("200", "default 200\n"));
+  EXPECT_TRUE(reads_as("200", "default 200\n8:0 100\n"));
+}
+
+TEST(ReadsAs, of_a_format_that_is_not_known_the_kernels_word_is_taken) {
+  EXPECT_TRUE(reads_as("0-3:2/4", "0-1\n"));
+  EXPECT_TRUE(reads_as("8:0 rbps=1048576", "8:0 rbps=1048576 wbps=max riops=max wiops=max\n"));
+  EXPECT_TRUE(reads_as("8:0 rbps=max", ""));
+  EXPECT_TRUE(reads_as("root", "root invalid\n"));
 }
 
 TEST(ReadsAs, another_value_is_not) {
@@ -56,6 +71,12 @@ TEST(ReadsAs, another_value_is_not) {
   EXPECT_FALSE(reads_as("0-1", "0\n"));
   EXPECT_FALSE(reads_as("0-1", "\n"));
   EXPECT_FALSE(reads_as("max", "4096\n"));
+  EXPECT_FALSE(reads_as("4096", "max\n"));
+  EXPECT_FALSE(reads_as("-1", "4096\n"));
+  EXPECT_FALSE(reads_as("200", "default 100\n"));
+  EXPECT_FALSE(reads_as("50000 100000", "50000 90000\n"));
+  EXPECT_FALSE(reads_as("8:0 5", "7:0 5\n8:0 6\n"));
+  EXPECT_FALSE(reads_as("+5", "6\n"));
   EXPECT_FALSE(reads_as("99999999999999999999G", "0"));
   EXPECT_FALSE(reads_as("0-4294967295", "0-3"));
 }

@@ -10,7 +10,7 @@
 
 namespace mayfly::jail {
 
-// The processes whose root directory is this one; of those that this user may look at.
+// The processes of which a thread has this root directory; of those that this user may look at.
 Result<std::vector<std::string>> processes_in(const UniqueFd& root, const std::string& proc);
 
 // Removes the jail's folder with everything in it, and its cgroups. What is not there is fine, so that it can

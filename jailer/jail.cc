@@ -20,6 +20,7 @@
 #include "landlock.h"
 #include "namespaces.h"
 #include "privileges.h"
+#include "terminal_filter.h"
 #include "undo.h"
 
 namespace mayfly::jail {
@@ -152,6 +153,7 @@ Result<void> enter(const Plan& plan, Prepared& prepared, const StartTimes& start
   if (plan.landlock > 0) {
     MAYFLY_TRY(confine(plan.landlock, "/", monitor));
   }
+  MAYFLY_TRY(leave_terminals_alone());
   ::umask(kMonitorUmask);
   const auto arguments = monitor_arguments(options, start, parent_cpu_us);
   // Last, so that a failure of the above is still told where it can be read.
@@ -180,6 +182,24 @@ Result<void> become_monitor(const Plan& plan, Prepared& prepared, const StartTim
   MAYFLY_TRY_ASSIGN(const auto undo_thread, UndoThread::start(undo));
   const auto entered = enter(plan, prepared, start, 0);
   return tl::make_unexpected(with_what_is_left(entered.error(), undo_thread->run()));
+}
+
+// Whether the process has come to execute the jail's copy of the monitor.
+bool is_monitor(pid_t process, const UniqueFd& root, const std::string& name) {
+  struct stat meant {};
+  struct stat found {};
+  return ::fstatat(root.get(), name.c_str(), &meant, AT_SYMLINK_NOFOLLOW) == 0 &&
+         ::stat(("/proc/" + std::to_string(process) + "/exe").c_str(), &found) == 0 &&
+         meant.st_dev == found.st_dev && meant.st_ino == found.st_ino;
+}
+
+Result<void> wait_for(pid_t process, int& status) {
+  while (::waitpid(process, &status, 0) != process) {
+    if (errno != EINTR) {
+      return fail_errno(errno, "wait for the monitor's process");
+    }
+  }
+  return {};
 }
 
 // A child becomes the monitor; this process waits until it has, or says why not.
@@ -217,21 +237,21 @@ Result<void> start_monitor(const Plan& plan, Prepared& prepared, const StartTime
     }
   }
   int status = 0;
-  const bool is_lost = written && problem.empty() &&
-                       ::waitpid(static_cast<pid_t>(child), &status, WNOHANG) == child && WIFSIGNALED(status);
-  if (written && problem.empty() && !is_lost) {
+  if (!written || !problem.empty()) {
+    ::kill(static_cast<pid_t>(child), SIGKILL);
+    static_cast<void>(wait_for(static_cast<pid_t>(child), status));
+    return written ? fail(ErrorCode::kIo, problem) : written;
+  }
+  if (is_monitor(static_cast<pid_t>(child), prepared.tree.root, plan.options.exec_name)) {
     return {};
   }
-  if (!is_lost) {
-    ::kill(static_cast<pid_t>(child), SIGKILL);
-    ::waitpid(static_cast<pid_t>(child), &status, 0);
+  // Its end of the pipe is closed, so it has ended, or is about to.
+  MAYFLY_TRY(wait_for(static_cast<pid_t>(child), status));
+  if (WIFSIGNALED(status)) {
+    return fail(ErrorCode::kIo,
+                "the monitor's process was killed by signal " + std::to_string(WTERMSIG(status)));
   }
-  if (!written) {
-    return written;
-  }
-  return fail(
-      ErrorCode::kIo,
-      is_lost ? "the monitor's process was killed by signal " + std::to_string(WTERMSIG(status)) : problem);
+  return {};  // without a word it ends as the monitor only, if a short-lived one
 }
 
 }  // namespace
@@ -262,6 +282,11 @@ Result<Plan> make_plan(Options options) {
     MAYFLY_TRY_ASSIGN(const std::string mounts,
                       read_file("/proc/self/mountinfo", "the mounts", kMaxProcFile));
     MAYFLY_TRY_ASSIGN(cgroups, plan_cgroups(options, cgroup_hierarchies(mounts)));
+    for (const CgroupPlan& cgroup : cgroups) {
+      if (!cgroup.is_joined_only) {
+        tree.cgroups.push_back(cgroup.hierarchy.path + "/" + cgroup.group);
+      }
+    }
   }
   auto limits = jail_limits(options);
   return Plan{.options = std::move(options),
@@ -314,6 +339,7 @@ std::string describe(const Plan& plan) {
   lines.push_back(plan.landlock > 0 ? "confine it by Landlock, version " + std::to_string(plan.landlock) +
                                           ": to the jail's files, without TCP"
                                     : "leave Landlock out: this host has none");
+  lines.emplace_back("refuse it to type into a terminal, by a filter of system calls");
   if (options.daemonize) {
     lines.emplace_back("make a session, with /dev/null as standard files");
   }

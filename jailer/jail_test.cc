@@ -64,7 +64,7 @@ TEST(Describe, what_would_be_done_is_told_in_its_order) {
         "make the cgroup /cg/pids/mayfly/vm1", "set /cg/pids/mayfly/vm1/pids.max to 9", "PID namespace",
         "join the network namespace /run/netns/a", "the root directory", "limit no-file to 2048",
         "join the cgroup", "sibling threads", "bounding set", "become user 1000, group 100",
-        "drop all capabilities", "Landlock, version 4", "execute"}) {
+        "drop all capabilities", "Landlock, version 4", "terminal", "execute"}) {
     const std::size_t found = text.find(line, at);
     ASSERT_NE(found, std::string::npos) << line << " does not follow in\n" << text;
     at = found;

@@ -1,5 +1,6 @@
 // jailer: a microVM's monitor in a jail of its own.
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -65,11 +66,13 @@ int run(Options options, const StartTimes& start) {
     const auto cleaned = clean_up(options);
     return cleaned ? 0 : end(ExitCode::kError, cleaned.error().message());
   }
-  if (!options.rootless && (options.uid == 0 || options.gid == 0)) {
-    tell(
-        "warning: a monitor that is root, if without capabilities, is a weaker jail: --uid and --gid should "
-        "not "
-        "be 0");
+  if (!options.rootless) {
+    // Nobody may trace this process or read its memory, whoever it becomes. A user namespace takes its files
+    // in /proc, which would be root's.
+    ::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    if (options.gid == 0) {
+      tell("warning: --gid should not be 0, root's group");
+    }
   }
   const bool is_dry = options.action == Action::kDryRun;
   auto plan = make_plan(std::move(options));
@@ -90,6 +93,7 @@ int main_of(std::span<const char* const> arguments) {
     return static_cast<int>(ExitCode::kError);  // there is nobody to tell
   }
   ::signal(SIGPIPE, SIG_IGN);  // a refusal that nobody reads is one all the same
+  ::signal(SIGCHLD, SIG_DFL);  // where it is ignored, no child's status is kept
   if (const auto closed = close_descriptors(); !closed) {
     return end(ExitCode::kError, closed.error().message());
   }

@@ -84,9 +84,11 @@ Checked take_exec_file(Options& options, std::string_view flag, std::string_view
 
 // All bits set means "leave it as it is" to the kernel.
 Checked take_user(std::uint32_t& user, std::string_view flag, std::string_view value) {
-  const auto number = parse_integer<std::uint32_t>(value);
+  const bool is_decimal = std::ranges::all_of(value, [](char c) { return c >= '0' && c <= '9'; }) &&
+                          (value.size() == 1 || !value.starts_with('0'));
+  const auto number = is_decimal ? parse_integer<std::uint32_t>(value) : std::nullopt;
   if (!number || *number == std::numeric_limits<std::uint32_t>::max()) {
-    return refuse(flag, value, "must be a number from 0 to 4294967294");
+    return refuse(flag, value, "must be a decimal number from 0 to 4294967294");
   }
   user = *number;
   return {};
@@ -266,6 +268,12 @@ Checked check_together(const Options& options, const std::set<std::string, std::
       return fail(ErrorCode::kInvalidArgument, "--cleanup takes no arguments for a monitor (behind --)");
     }
   }
+  if (options.uid == 0 && options.action != Action::kCleanup && !options.rootless) {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "--uid 0: must not be root, who without any capability still owns the host's files; give each "
+        "microVM a user of its own");
+  }
   if (options.rootless && options.netns) {
     return fail(ErrorCode::kInvalidArgument,
                 "--rootless and --netns do not go together: to join a network namespace takes root");
@@ -359,6 +367,10 @@ tl::expected<Options, Stop> parse_options(std::span<const char* const> arguments
       }
       value = arguments.front();
       arguments = arguments.subspan(1);
+      if (value.starts_with("--")) {
+        return refused(std::string(name) + " needs a value, and " + shown(value) + " looks like a flag; " +
+                       std::string(name) + "=" + flag->value + " takes any");
+      }
     }
     if (name == "--resource-limit" && !limits.insert(std::string(value.substr(0, value.find('=')))).second) {
       return refused("--resource-limit " + shown(value) + ": this limit is given more than once");

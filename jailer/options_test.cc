@@ -148,10 +148,26 @@ TEST(Options, a_refusal_of_a_megabyte_is_short) {
 }
 
 TEST(Options, users_are_numbers_that_mean_somebody) {
-  for (const char* const user : {"", "root", "-1", "4294967295", "4294967296", "1 ", "+1"}) {
+  for (const char* const user :
+       {"", "root", "-1", "4294967295", "4294967296", "1 ", "+1", "0x10", "010", "00"}) {
     EXPECT_THAT(refusal(parse({"--uid", user})), HasSubstr("0 to 4294967294"));
     EXPECT_THAT(refusal(parse({"--gid", user})), HasSubstr("0 to 4294967294"));
   }
+}
+
+TEST(Options, root_is_no_user_of_a_jails) {
+  EXPECT_THAT(refusal(parse({"--id", "a", "--exec-file", "m", "--uid", "0", "--gid", "1"})),
+              HasSubstr("--uid 0: must not be root"));
+  EXPECT_TRUE(parse({"--id", "a", "--exec-file", "m", "--uid", "0", "--gid", "0", "--rootless"}));
+  EXPECT_TRUE(parse({"--id", "a", "--exec-file", "m", "--cleanup"}));
+}
+
+TEST(Options, a_flag_is_not_swallowed_as_a_value) {
+  EXPECT_THAT(refusal(parse({"--parent-cgroup", "--new-pid-ns"})),
+              HasSubstr("--parent-cgroup needs a value, and \"--new-pid-ns\" looks like a flag; "
+                        "--parent-cgroup=PATH takes any"));
+  EXPECT_THAT(refusal(parse({"--netns", "--"})), HasSubstr("needs a value"));
+  EXPECT_THAT(refusal(parse({"--parent-cgroup=--x"})), HasSubstr("--id is missing"));
 }
 
 TEST(Options, the_monitors_name_is_a_folders_and_no_part_of_the_jail) {

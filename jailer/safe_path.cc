@@ -35,23 +35,38 @@ Result<UniqueFd> open_beneath(const UniqueFd& parent, const std::string& name, c
   return fail_errno(errno, "open directory " + path);
 }
 
+// An ordinary user's own directories may be closed to him, by what ran as him.
+Result<UniqueFd> open_closed(const UniqueFd& parent, const std::string& name, const std::string& path,
+                             std::uint64_t resolve) {
+  if (::geteuid() != 0 && ::fchmodat(parent.get(), name.c_str(), S_IRWXU, AT_SYMLINK_NOFOLLOW) != 0 &&
+      errno == ENOENT) {
+    return fail_errno(ENOENT, "open directory " + path);
+  }
+  return open_beneath(parent, name, path, resolve);
+}
+
 // Deeper folders are moved up and emptied there, so that what was prepared cannot use up our descriptors.
 constexpr unsigned kMaxDepth = 32;
 
 class Remover {
  public:
-  Remover(const UniqueFd& top, const std::string& path) : top_(top), path_(path) {}
+  Remover(const UniqueFd& top, const std::string& path, std::string_view kept)
+      : top_(top), path_(path), kept_(kept) {}
 
+  // In batches, as it may hold millions; and until none are left, as what was deep below is moved to the top.
   Result<void> empty(const UniqueFd& folder, unsigned depth) {
-    MAYFLY_TRY_ASSIGN(const std::vector<std::string> names, entries(folder));
-    for (const std::string& name : names) {
-      MAYFLY_TRY(remove(folder, name, depth));
+    for (bool is_more = true; is_more;) {
+      MAYFLY_TRY_ASSIGN(const std::vector<std::string> names, names_in(folder, path_));
+      is_more = false;
+      for (const std::string& name : names) {
+        if (depth > 0 || name != kept_) {
+          MAYFLY_TRY(remove(folder, name, depth));
+          is_more = true;
+        }
+      }
     }
     return {};
   }
-
-  // Folders were moved to the top during the last pass.
-  bool has_moved() { return std::exchange(moved_, false); }
 
  private:
   Result<void> remove(const UniqueFd& folder, const std::string& name, unsigned depth) {
@@ -70,17 +85,16 @@ class Remover {
     if (depth >= kMaxDepth) {
       std::string above;
       do {  // past names that are there already
-        above = ".removed-" + std::to_string(++count_);
+        above = kMovedPrefix + std::to_string(++count_);
         errno = 0;
       } while (::renameat2(folder.get(), name.c_str(), top_.get(), above.c_str(), RENAME_NOREPLACE) != 0 &&
                errno == EEXIST);
       if (errno != 0) {
         return fail_errno(errno, "move " + name + " in " + path_);
       }
-      moved_ = true;
       return {};
     }
-    MAYFLY_TRY_ASSIGN(const UniqueFd below, open_beneath(folder, name, path_ + ": " + name, RESOLVE_NO_XDEV));
+    MAYFLY_TRY_ASSIGN(const UniqueFd below, open_closed(folder, name, path_ + ": " + name, RESOLVE_NO_XDEV));
     MAYFLY_TRY(empty(below, depth + 1));
     if (::unlinkat(folder.get(), name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
       return fail_errno(errno, "remove " + name + " in " + path_);
@@ -88,46 +102,50 @@ class Remover {
     return {};
   }
 
-  // All names first: a directory that changes while it is read may skip some.
-  Result<std::vector<std::string>> entries(const UniqueFd& folder) const {
-    const int copy = ::openat(folder.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (copy < 0) {
-      return fail_errno(errno, "read " + path_);
-    }
-    const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(copy), ::closedir);
-    if (!stream) {
-      const int error = errno;
-      ::close(copy);
-      return fail_errno(error, "read " + path_);
-    }
-    std::vector<std::string> names;
-    for (;;) {
-      errno = 0;
-      const dirent* const entry = ::readdir(stream.get());
-      if (entry == nullptr) {
-        break;
-      }
-      std::string name = &entry->d_name[0];
-      if (name != "." && name != "..") {
-        names.push_back(std::move(name));
-      }
-    }
-    if (errno != 0) {
-      return fail_errno(errno, "read " + path_);
-    }
-    return names;
-  }
-
   const UniqueFd& top_;
   const std::string& path_;
+  const std::string_view kept_;
   unsigned count_ = 0;
-  bool moved_ = false;
 };
 
 }  // namespace
 
 Result<UniqueFd> open_folder(const UniqueFd& parent, const std::string& name, const std::string& path) {
   return open_beneath(parent, name, path, 0);
+}
+
+Result<UniqueFd> open_own_folder(const UniqueFd& parent, const std::string& name, const std::string& path) {
+  return open_closed(parent, name, path, 0);
+}
+
+Result<std::vector<std::string>> names_in(const UniqueFd& folder, const std::string& path) {
+  constexpr std::size_t kMaxNames = 1024;
+  const int copy = ::openat(folder.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (copy < 0) {
+    return fail_errno(errno, "read " + path);
+  }
+  const std::unique_ptr<DIR, int (*)(DIR*)> stream(::fdopendir(copy), ::closedir);
+  if (!stream) {
+    const int error = errno;
+    ::close(copy);
+    return fail_errno(error, "read " + path);
+  }
+  std::vector<std::string> names;
+  while (names.size() < kMaxNames) {
+    errno = 0;
+    const dirent* const entry = ::readdir(stream.get());
+    if (entry == nullptr) {
+      if (errno != 0) {
+        return fail_errno(errno, "read " + path);
+      }
+      break;
+    }
+    std::string name = &entry->d_name[0];
+    if (name != "." && name != "..") {
+      names.push_back(std::move(name));
+    }
+  }
+  return names;
 }
 
 Result<void> check_owner(const UniqueFd& folder, const std::string& path) {
@@ -163,12 +181,9 @@ Result<SafeFolder> follow(const std::string& path) {
   return folder;
 }
 
-Result<void> remove_contents(const UniqueFd& folder, const std::string& path) {
-  Remover remover(folder, path);
-  do {
-    MAYFLY_TRY(remover.empty(folder, 0));
-  } while (remover.has_moved());
-  return {};
+Result<void> remove_contents(const UniqueFd& folder, const std::string& path, std::string_view kept) {
+  Remover remover(folder, path, kept);
+  return remover.empty(folder, 0);
 }
 
 }  // namespace mayfly::jail

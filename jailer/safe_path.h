@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -13,6 +14,9 @@ namespace mayfly::jail {
 // system's mount in between. `path` names it in errors. ENOENT is kNotFound, a link or a file
 // kInvalidArgument.
 Result<UniqueFd> open_folder(const UniqueFd& parent, const std::string& name, const std::string& path);
+
+// The same of a directory that is about to be removed: one of an ordinary user's is opened to him first.
+Result<UniqueFd> open_own_folder(const UniqueFd& parent, const std::string& name, const std::string& path);
 
 // Refuses a directory that somebody else could change: its owner must be root or this process's user, and
 // nobody else may write to it, unless it is sticky (/tmp), where others cannot touch what they do not own.
@@ -27,8 +31,15 @@ struct SafeFolder {
 // way is opened by open_folder() and passes check_owner().
 Result<SafeFolder> follow(const std::string& path);
 
+// The names in a directory, of which there may be more than these: some thousand at most.
+Result<std::vector<std::string>> names_in(const UniqueFd& folder, const std::string& path);
+
+// What begins so in a directory that was not emptied to its end was deep below it.
+inline constexpr const char* kMovedPrefix = ".removed-";
+
 // Empties the directory and everything below it, whatever may have been prepared there: nothing outside it is
-// touched, links are removed and not followed, mounts are not entered but refused. `path` names it in errors.
-Result<void> remove_contents(const UniqueFd& folder, const std::string& path);
+// touched, links are removed and not followed, mounts are not entered but refused. What is named `kept` in
+// the directory itself stays. `path` names it in errors.
+Result<void> remove_contents(const UniqueFd& folder, const std::string& path, std::string_view kept = {});
 
 }  // namespace mayfly::jail

@@ -1,7 +1,6 @@
 #include "tree.h"
 
 #include <elf.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -205,8 +204,13 @@ Result<void> make_devices(const TreePlan& plan, const Folder& dev, Undo& undo) {
   return {};
 }
 
+struct LockedFolder {
+  Folder folder;
+  RecordFile record;
+};
+
 // The folder that a second jailer or a clean-up would use as well; nothing where it was taken away meanwhile.
-Result<std::optional<Folder>> make_locked(const TreePlan& plan, const UniqueFd& base, Undo& undo) {
+Result<std::optional<LockedFolder>> make_locked(const TreePlan& plan, const UniqueFd& base, Undo& undo) {
   MAYFLY_TRY_ASSIGN(const Folder name, make_folder(base, plan.name, plan.name_path(), undo));
   MAYFLY_TRY(check_owner(name.fd, plan.name_path()));
   auto jail = make_folder(name.fd, plan.id, plan.path(), undo);
@@ -217,12 +221,28 @@ Result<std::optional<Folder>> make_locked(const TreePlan& plan, const UniqueFd& 
     return tl::make_unexpected(jail.error());
   }
   MAYFLY_TRY(check_owner(jail->fd, plan.path()));
-  MAYFLY_TRY(lock_folder(jail->fd, plan.path()));
-  struct stat now {};
-  if (::fstat(jail->fd.get(), &now) != 0) {
-    return fail_errno(errno, "look at " + plan.path());
+  MAYFLY_TRY_ASSIGN(SharedFd holder, duplicate(jail->fd));
+  MAYFLY_TRY_ASSIGN(auto record, lock_record(jail->fd, plan.path()));
+  if (!record) {
+    return std::nullopt;
   }
-  return now.st_nlink == 0 ? std::nullopt : std::optional(std::move(*jail));
+  if (record->is_new) {
+    remove_later(undo, std::move(holder), kRecordName, 0);
+  }
+  return LockedFolder{.folder = std::move(*jail), .record = std::move(*record)};
+}
+
+// Before anything is made that it speaks of.
+Result<void> record_jail(const TreePlan& plan, const LockedFolder& jail, Undo& undo) {
+  if (!jail.record.is_new) {  // of a clean-up that did not come to its end
+    MAYFLY_TRY_ASSIGN(SharedFd holder, duplicate(jail.folder.fd));
+    remove_later(undo, std::move(holder), kRecordName, 0);
+  }
+  Record record{.user = std::nullopt, .cgroups = plan.cgroups};
+  if (!plan.is_rootless) {
+    record.user = plan.user;
+  }
+  return write_record(jail.record, record, plan.path());
 }
 
 bool is_static_program(const UniqueFd& file) {
@@ -283,16 +303,17 @@ Result<UniqueFd> open_monitor(const Options& options) {
 Result<Tree> make_tree(const TreePlan& plan, const UniqueFd& monitor, Undo& undo) {
   MAYFLY_TRY_ASSIGN(const UniqueFd base, make_base(plan.base, undo));
   constexpr int kTries = 10;
-  std::optional<Folder> jail;
+  std::optional<LockedFolder> jail;
   for (int tries = 0; !jail; ++tries) {
     if (tries == kTries) {
       return fail(ErrorCode::kBusy, plan.path() + ": is being removed again and again");
     }
     MAYFLY_TRY_ASSIGN(jail, make_locked(plan, base, undo));
   }
-  MAYFLY_TRY_ASSIGN(Folder root, make_folder(jail->fd, "root", plan.root(), undo));
+  MAYFLY_TRY_ASSIGN(Folder root, make_folder(jail->folder.fd, "root", plan.root(), undo));
   // Before anything is changed there: it may be a jail that runs.
   MAYFLY_TRY(check_root(plan, root.fd));
+  MAYFLY_TRY(record_jail(plan, *jail, undo));
   MAYFLY_TRY_ASSIGN(const Folder dev, make_folder(root.fd, "dev", plan.root() + "/dev", undo));
   if (!dev.is_new) {
     return is_used(plan, "dev");
@@ -304,7 +325,7 @@ Result<Tree> make_tree(const TreePlan& plan, const UniqueFd& monitor, Undo& undo
   MAYFLY_TRY_ASSIGN(const Folder run, make_folder(root.fd, "run", plan.root() + "/run", undo));
   MAYFLY_TRY(hand_over(run, plan.root() + "/run", plan.user, plan.group, kRunMode, plan.is_rootless, undo));
   MAYFLY_TRY_ASSIGN(UniqueFd pid_file, make_file(plan, root.fd, plan.name + ".pid", kPidMode, undo));
-  return Tree{.lock = std::move(jail->fd),
+  return Tree{.record = std::move(jail->record),
               .root = std::move(root.fd),
               .pid_file = std::move(pid_file),
               .monitor = std::move(copy)};
@@ -350,16 +371,6 @@ Result<void> write_pid(const UniqueFd& pid_file, pid_t pid) {
     return fail_errno(errno, "write the PID file");
   }
   return {};
-}
-
-Result<void> lock_folder(const UniqueFd& folder, const std::string& path) {
-  if (::flock(folder.get(), LOCK_EX | LOCK_NB) == 0) {
-    return {};
-  }
-  if (errno == EWOULDBLOCK) {
-    return fail(ErrorCode::kBusy, path + ": another jailer is at work on this --id");
-  }
-  return fail_errno(errno, "lock " + path);
 }
 
 }  // namespace mayfly::jail

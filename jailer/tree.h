@@ -12,6 +12,7 @@
 #include "devices.h"
 #include "monitor_copy.h"
 #include "options.h"
+#include "record.h"
 #include "undo.h"
 
 namespace mayfly::jail {
@@ -24,6 +25,7 @@ struct TreePlan {
   gid_t group = 0;
   bool is_rootless = false;
   std::vector<Device> devices;
+  std::vector<std::string> cgroups = {};  // what is to be made for the jail, for the record
 
   std::string name_path() const { return base + "/" + name; }
   std::string path() const { return name_path() + "/" + id; }
@@ -36,7 +38,7 @@ Result<UniqueFd> open_monitor(const Options& options);
 
 // A jail's folder while it is made.
 struct Tree {
-  UniqueFd lock;  // on BASE/NAME/ID: one jailer at a time
+  RecordFile record;  // locked: one jailer at a time
   UniqueFd root;
   UniqueFd pid_file;                     // empty yet
   std::unique_ptr<MonitorCopy> monitor;  // under way
@@ -54,8 +56,5 @@ Result<void> check_tree(const TreePlan& plan);
 std::vector<std::string> describe(const TreePlan& plan, const std::string& exec_file);
 
 Result<void> write_pid(const UniqueFd& pid_file, pid_t pid);
-
-// Takes the lock on a jail's folder, or refuses where another jailer is at work on it.
-Result<void> lock_folder(const UniqueFd& folder, const std::string& path);
 
 }  // namespace mayfly::jail

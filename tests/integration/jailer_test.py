@@ -22,6 +22,7 @@ import socket
 import stat
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -39,7 +40,9 @@ def text_of(path):
     return bytes_of(path).decode(errors="replace")
 
 
-UID, GID = 54321, 54322
+# Users of this process's own: a jail that shares its user with another cannot be removed while that runs.
+UID = 200_000 + 2 * os.getpid()
+GID = UID + 1
 ADDR_NO_RANDOMIZE = 0x0040000
 DEVICES = {"kvm", "net/tun", "urandom"} | ({"userfaultfd"} if "userfaultfd" in text_of("/proc/misc") else set())
 
@@ -381,9 +384,11 @@ class Inside(MicroVm):
             self.assertEqual({key: status[key] for key in self.STATUS}, self.STATUS, thread)
 
     def test_system_call_filters_of_every_thread(self):
-        if "as there are none" in output_of(program(), "--help"):
-            self.skipTest("this monitor has no system call filters")
-        self.assertEqual({tuple(self.status(thread)["Seccomp"]) for thread in self.threads()}, {("2",)})
+        """The jailer's, and those that the monitor has."""
+        least = 1 if "as there are none" in output_of(program(), "--help") else 2
+        for thread in self.threads():
+            self.assertEqual(self.status(thread)["Seccomp"], ["2"])
+            self.assertGreaterEqual(int(self.status(thread)["Seccomp_filters"][0]), least, thread)
 
     def test_namespaces(self):
         for name in os.listdir("/proc/self/ns"):
@@ -467,6 +472,18 @@ class Walls(JailCase):
     def test_a_user_namespace_leads_to_nothing_of_the_hosts(self):
         found = self.results(own=("do", "user-namespace"))
         self.assertEqual({key: value for key, value in found.items() if not value.startswith("E")}, {}, found)
+
+    def test_a_terminal_is_not_typed_into(self):
+        """The jail's standard input is the controlling terminal of its session, as a shell's would be."""
+        master, slave = os.openpty()
+        for end in (master, slave):
+            self.addCleanup(os.close, end)
+        done = subprocess.run(self.arguments(own=("do", "terminal")), stdin=slave, capture_output=True, timeout=HANG,
+                              check=False, preexec_fn=lambda: (os.setsid(), fcntl.ioctl(slave, termios.TIOCSCTTY, 0)))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.decode().splitlines(),
+                         ["type: EPERM", "type, by an upper half: EPERM", "select and paste: EPERM", "ask for the size: 0",
+                          f"type, by x32: killed by: {signal.SIGSYS.value}"])
 
     def test_the_environment_arguments_and_root_directory_are_the_jails(self):
         self.prepare()
@@ -675,10 +692,7 @@ class Refusals(JailCase):
         os.rmdir(self.base)
         self.nothing_left()
 
-    def test_a_folder_that_changes_while_the_jail_is_made(self):
-        """Somebody of the jail's user swaps what lies in its folder for links, all the time."""
-        self.prepare()
-        os.chown(self.root(), UID, GID)
+    def swap(self):
         swapper = os.fork()
         if swapper == 0:
             os.setgid(GID)
@@ -691,17 +705,25 @@ class Refusals(JailCase):
                         os.rename(f"{self.root()}/{name}", f"{self.root()}/swapped")
                     with contextlib.suppress(OSError):
                         os.unlink(f"{self.root()}/swapped")
-        self.addCleanup(os.waitpid, swapper, 0)
-        self.addCleanup(os.kill, swapper, signal.SIGKILL)
+        return swapper
+
+    def test_a_folder_that_changes_while_the_jail_is_made(self):
+        """Somebody of the jail's user swaps what lies in its folder for links, all the time."""
+        self.prepare()
+        os.chown(self.root(), UID, GID)
         before = os.lstat("/etc")
         for _ in range(100):
+            swapper = self.swap()
             result = self.run_jailer()
             self.assertIn(result.code, (0, 1), str(result))
-            os.kill(swapper, signal.SIGSTOP)  # what is made while it is removed may be left
-            self.expect(self.cleanup(), 0)
+            os.kill(swapper, signal.SIGKILL)  # what is made while it is removed may be left
+            os.waitpid(swapper, 0)
+            cleaned = self.cleanup()
+            if cleaned.code != 0:
+                self.refused(cleaned, "so no jail was made there")
+                shutil.rmtree(self.jail())
             self.prepare()
             os.chown(self.root(), UID, GID)
-            os.kill(swapper, signal.SIGCONT)
         after = os.lstat("/etc")
         self.assertEqual((before.st_mode, before.st_uid, before.st_gid, before.st_mtime_ns),
                          (after.st_mode, after.st_uid, after.st_gid, after.st_mtime_ns))
@@ -733,14 +755,23 @@ class Refusals(JailCase):
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"a jail takes root to make; --rootless makes a weaker one", done.stderr)
 
-    def test_root_in_the_jail_is_warned_of_and_has_no_capabilities_either(self):
-        process = self.start(own=("do", "wait"), uid=0, gid=0)
-        self.assertEqual(process.stdout.readline(), b"waiting\n")
-        status = text_of(f"/proc/{process.pid}/status")
-        for which in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
-            self.assertIn(f"Cap{which}:\t{'0' * 16}\n", status)
-        process.kill()
-        self.assertIn(b"warning", process.stderr.read())
+    def test_root_in_the_jail_is_refused_and_its_group_warned_of(self):
+        self.refuses(texts=["--uid 0: must not be root"], code=153, uid=0)
+        result = self.run_jailer(gid=0)
+        self.assertEqual((result.code, result.out), (0, "hello\n"), str(result))
+        self.assertIn("warning: --gid should not be 0", result.err)
+
+    def test_a_jailer_that_works_cannot_be_traced(self):
+        """Its files in /proc are not even its own user's, from the first step on."""
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        log = self.path("calls")
+        subprocess.run(["strace", "-qq", "-o", log, *self.arguments(own=("do", "hello"))], stdin=subprocess.DEVNULL,
+                       capture_output=True, check=True)
+        calls = [line.split("(")[0] + "(" + line.split("(")[1].split(",")[0] for line in text_of(log).splitlines() if "(" in line]
+        self.assertIn("prctl(PR_SET_DUMPABLE", calls)
+        self.assertLess(calls.index("prctl(PR_SET_DUMPABLE"), min(index for index, call in enumerate(calls)
+                                                                if call.startswith(("mkdirat", "clone", "mknodat"))))
 
 
 class Limits(JailCase):
@@ -770,6 +801,18 @@ class Limits(JailCase):
         self.assertLess(result.out.count("MiB"), 25)
         self.expect(self.cleanup("--parent-cgroup", self.parent), 0)
 
+    def test_a_monitor_that_is_killed_before_it_runs_is_a_failure(self):
+        """By its own limit of memory; also where the caller would not know of children that end."""
+        self.needs("memory")
+        options = ("--parent-cgroup", self.parent, "--cgroup", "memory.limit_in_bytes=4096")
+        for number in range(20):
+            for fork in ("--daemonize", "--new-pid-ns"):
+                with self.subTest(number=number, fork=fork):
+                    result = self.run_jailer(*options, fork, own=("do", "wait"), restore_signals=False,
+                                             preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+                    self.refused(result, "killed by signal 9")
+                    self.assertFalse(os.path.exists(self.base))
+
     def test_processes(self):
         self.needs("pids")
         result = self.grouped("pids.max=5", own=("do", "threads", "20"))
@@ -790,6 +833,12 @@ class Limits(JailCase):
         process = self.start("--parent-cgroup", self.parent, "--cgroup", "cpuset.cpus=0", own=("do", "wait"))
         self.assertEqual(process.stdout.readline(), b"waiting\n", process.stderr)
         self.assertEqual(os.sched_getaffinity(process.pid), {0})
+
+    def test_values_that_the_kernel_spells_in_its_own_way(self):
+        self.needs("memory", "cpuset", "pids")
+        for setting in ("memory.limit_in_bytes=-1", "memory.limit_in_bytes=1T", "cpuset.cpus=0-3:1/4", "pids.max=+5"):
+            self.expect(self.grouped(setting, own=("do", "hello")), 0, out="hello\n")
+            self.expect(self.cleanup(), 0)
 
     def test_a_value_that_the_kernel_refuses_or_changes(self):
         self.needs("pids", "cpu")
@@ -905,13 +954,57 @@ class Leftovers(JailCase):
             subprocess.run(["umount", mounted], check=True)
         self.expect(self.cleanup(), 0)
 
+    def end_all_of_the_user(self):
+        """As a process of the user: none of its own can escape that, and nobody else is met."""
+        killer = "import os, signal, sys; os.setresuid(*[int(sys.argv[1])] * 3); os.kill(-1, signal.SIGKILL)"
+        subprocess.run([sys.executable, "-c", killer, str(UID)], check=False)
+
+    def test_cleanup_refuses_a_jail_whose_processes_hide(self):
+        """A process without its first thread, one with another root directory, and one that is always another."""
+        self.addCleanup(self.end_all_of_the_user)
+        for what, first in (("dead-leader", b"thread: 0\n"), ("elsewhere", b"unshare user: 0\n"), ("chain", b"forking\n")):
+            with self.subTest(what=what):
+                process = self.start(own=("do", what))
+                self.assertEqual(process.stdout.readline(), first)
+                if what == "elsewhere":
+                    self.assertEqual(process.stdout.readline(), b"chroot: 0\n")
+                for _ in range(10 if what == "chain" else 1):
+                    self.refused(self.cleanup(), "process")
+                    self.assertTrue(os.path.exists(os.path.join(self.root(), self.name())))
+                self.end_all_of_the_user()
+                process.wait()
+                self.expect(self.cleanup(), 0)
+
+    def test_a_lock_of_another_users_holds_nobody_up(self):
+        os.makedirs(self.jail(), 0o755)
+        locker = subprocess.Popen(["setpriv", "--reuid", str(UID), "--regid", str(GID), "--clear-groups", "flock", "--exclusive",
+                                   self.jail(), "sh", "-c", "echo locked; read end"], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE)
+        self.assertEqual(locker.stdout.readline(), b"locked\n")
+        try:
+            self.expect(self.run_jailer(uid=UID + 2), 0)
+            record = os.stat(os.path.join(self.jail(), ".jail"))
+            self.assertEqual((stat.S_IMODE(record.st_mode), record.st_uid), (0o600, 0))
+            self.expect(self.cleanup(), 0)
+        finally:
+            locker.stdin.close()
+            locker.stdout.close()
+            locker.wait()
+
+    def test_cleanup_knows_the_jails_cgroups_without_being_told(self):
+        self.needs("pids")
+        self.expect(self.run_jailer("--parent-cgroup", self.parent, "--cgroup", "pids.max=9"), 0)
+        self.assertEqual(len(self.groups()), 2)
+        self.expect(self.cleanup(), 0)
+        self.assertEqual(self.groups(), [f"{hierarchies()['pids']}/{self.parent}/"])
+
     def test_cleanup_waits_for_no_one_and_refuses_links(self):
         os.makedirs(os.path.dirname(self.jail()))
         os.symlink("/etc", self.jail())
         self.refused(self.cleanup(), "is a symbolic link")
         os.unlink(self.jail())
         os.makedirs(self.root())
-        lock = os.open(self.jail(), os.O_RDONLY)
+        lock = os.open(os.path.join(self.jail(), ".jail"), os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
         self.refused(self.cleanup(), "another jailer is at work")
         os.close(lock)
@@ -1043,6 +1136,18 @@ class Rootless(MicroVm):
             self.assertEqual({line.split()[4] for line in file}, {"/"} | {f"/dev/{name}" for name in DEVICES})
         process.terminate()
         self.assertEqual(process.wait(HANG), 0)
+        done = subprocess.run(self.cleanup_command(), user=UID, group=GID, extra_groups=[], capture_output=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(os.listdir(self.base), [])
+
+    def test_a_rootless_cleanup_opens_what_is_closed(self):
+        closed = os.path.join(self.root(), "closed", "more")
+        os.makedirs(os.path.join(self.root(), "dev"))
+        os.makedirs(closed)
+        for folder, _, _ in os.walk(self.base):
+            os.chown(folder, UID, GID)
+        for folder in (closed, os.path.dirname(closed), self.root()):
+            os.chmod(folder, 0)
         done = subprocess.run(self.cleanup_command(), user=UID, group=GID, extra_groups=[], capture_output=True, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(os.listdir(self.base), [])

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -20,6 +21,7 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 extern char** environ;
@@ -123,6 +125,59 @@ static void user_namespace(void) {
   say("mount in a namespace", unshare(CLONE_NEWNS) != 0 ? -1 : mount("none", "/run", "tmpfs", 0, NULL));
 }
 
+// The process's first thread ends, another goes on.
+static void* spin_on(void* nothing) {
+  for (int tens = 0; tens < 3000; ++tens) {
+    usleep(10000);
+  }
+  _exit(0);
+  return nothing;
+}
+
+static void dead_leader(void) {
+  pthread_t thread;
+  say("thread", pthread_create(&thread, NULL, spin_on, NULL));
+  syscall(SYS_exit, 0);
+}
+
+// In a user namespace it may change its root directory.
+static void elsewhere(void) {
+  say("unshare user", unshare(CLONE_NEWUSER));
+  say("chroot", chroot("/run"));
+  pause();
+}
+
+// One process after the other, none for longer than a moment.
+static void chain(void) {
+  signal(SIGCHLD, SIG_IGN);
+  puts("forking");
+  fflush(stdout);
+  const time_t end = time(NULL) + 30;
+  while (time(NULL) < end && access("/run/stop", F_OK) != 0) {
+    if (fork() > 0) {
+      _exit(0);
+    }
+    usleep(200);
+  }
+}
+
+// Each line of a terminal's may be another's command.
+static void terminal(void) {
+  const unsigned long upper = 1UL << 32;
+  say("type", ioctl(0, TIOCSTI, "x"));
+  say("type, by an upper half", syscall(SYS_ioctl, 0, TIOCSTI | upper, "x"));
+  say("select and paste", ioctl(0, TIOCLINUX, "\3"));
+  say("ask for the size", ioctl(0, TIOCGWINSZ, &(struct winsize){0}));
+  const pid_t child = fork();
+  if (child == 0) {
+    syscall(0x40000000 | 514, 0, TIOCSTI, "x");  // ioctl() of x32
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  say("type, by x32: killed by", WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+}
+
 static void* wait_for_ever(void* nothing) {
   pause();
   return nothing;
@@ -165,6 +220,14 @@ int main(int count, char** arguments) {
     escape(argument);
   } else if (strcmp(what, "user-namespace") == 0) {
     user_namespace();
+  } else if (strcmp(what, "dead-leader") == 0) {
+    dead_leader();
+  } else if (strcmp(what, "elsewhere") == 0) {
+    elsewhere();
+  } else if (strcmp(what, "chain") == 0) {
+    chain();
+  } else if (strcmp(what, "terminal") == 0) {
+    terminal();
   } else if (strcmp(what, "wait") == 0) {
     puts("waiting");
     fflush(stdout);
