@@ -90,7 +90,12 @@ void MicroVm::Events::tell(MicroVmEvent::Kind kind, std::string detail) {
     return;
   }
   const MutexLock lock(mutex_);
-  sink_({.kind = kind, .time_us = realtime_ns() / 1000, .detail = std::move(detail)});
+  std::uint64_t time_us = realtime_ns() / 1000;
+  if (kind == MicroVmEvent::Kind::kRunning && !held_.empty()) {
+    time_us =
+        std::min(time_us, held_.front().time_us);  // the guest was faster than we are in saying that it runs
+  }
+  sink_({.kind = kind, .time_us = time_us, .detail = std::move(detail)});
   holding_ = kind == MicroVmEvent::Kind::kStarting || kind == MicroVmEvent::Kind::kStartFailed;
   if (kind == MicroVmEvent::Kind::kRunning) {
     std::for_each(held_.begin(), held_.end(), sink_);
