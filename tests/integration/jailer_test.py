@@ -545,8 +545,8 @@ class Refusals(JailCase):
         for options, text in (((), "--id \"../../etc\": must be 1 to 64"),):
             self.refuses(*options, texts=[text], code=153, jail_id="../../etc")
         self.refuses(texts=["--id", "(100000 characters)"], code=153, jail_id="x" * 100_000)
-        self.refuses(texts=["--uid \"-1\": must be a number"], code=153, uid=-1)
-        self.refuses(texts=["--gid \"4294967295\": must be a number"], code=153, gid=2**32 - 1)
+        self.refuses(texts=["--uid \"-1\": must be a decimal number"], code=153, uid=-1)
+        self.refuses(texts=["--gid \"4294967295\": must be a decimal number"], code=153, gid=2**32 - 1)
         self.refuses("--parent-cgroup", "../x", texts=["--parent-cgroup \"../x\"", "without '.' and '..'"], code=153)
         self.refuses("--cgroup", "a/b.c=1", texts=["--cgroup \"a/b.c=1\"", "CONTROLLER.NAME"], code=153)
         self.refuses("--cgroup", "nothing.max=1", texts=["--cgroup \"nothing.max=1\"", "no controller nothing"])
