@@ -741,11 +741,11 @@ class Refusals(JailCase):
             self.skipTest("strace is not installed")
         log = self.path("calls")
         for answer in ("retval=0", "error=ENODEV"):
-            done = subprocess.run(["strace", "-f", "-qq", "-o", log, "-e", "trace=prctl", "-e", f"inject=prctl:{answer}:when=1",
+            done = subprocess.run(["strace", "-f", "-qq", "-o", log, "-e", "trace=prctl", "-e", f"inject=prctl:{answer}:when=2",
                                    *self.arguments("--core-scheduling", own=("do", "hello"))],
                                   stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG)
             self.assertEqual((done.returncode, done.stdout), (0, b"hello\n"), done.stderr)
-            self.assertRegex(text_of(log).splitlines()[0],
+            self.assertRegex(text_of(log).splitlines()[1],
                              r"prctl\(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, (PR_SCHED_CORE_SCOPE_THREAD_GROUP|PIDTYPE_TGID|0x1)\b")
             self.expect(self.cleanup(), 0)
 
