@@ -92,6 +92,20 @@ Result<void> detach(const UniqueFd& null) {
   return {};
 }
 
+// Whoever starts jails may be kept from the kernel's choice of what to kill for memory; a guest is not.
+Result<void> reset_oom_score() {
+  constexpr const char* kPath = "/proc/self/oom_score_adj";
+  MAYFLY_TRY_ASSIGN(const std::string own, read_file(kPath, "the order of killing for memory", kMaxProcFile));
+  if (!own.starts_with('-')) {
+    return {};
+  }
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(kPath, O_WRONLY, "the order of killing for memory"));
+  if (::write(file.get(), "0", 1) != 1) {
+    return fail_errno(errno, "set oom_score_adj to 0");
+  }
+  return {};
+}
+
 // A program inherits which signals are ignored and blocked, and whether its addresses are random.
 void reset_inheritance() {
   ::personality(PER_LINUX);
@@ -337,7 +351,7 @@ std::string describe(const Plan& plan) {
   lines.push_back("become user " + std::to_string(options.uid) + ", group " + std::to_string(options.gid));
   lines.emplace_back("drop all capabilities, and forbid new privileges");
   lines.push_back(plan.landlock > 0 ? "confine it by Landlock, version " + std::to_string(plan.landlock) +
-                                          ": to the jail's files, without TCP"
+                                          ": to the jail's files, without connecting or binding by TCP"
                                     : "leave Landlock out: this host has none");
   lines.emplace_back("refuse it to type into a terminal, by a filter of system calls");
   if (options.daemonize) {
@@ -388,6 +402,9 @@ Result<void> run_jail(Plan plan, const StartTimes& start) {
   if (entered && (is_forked(plan.options) || plan.options.rootless)) {
     entered = prepared->tree.monitor
                   ->finish();  // neither another process nor a user namespace takes a thread along
+  }
+  if (entered) {
+    entered = reset_oom_score();
   }
   if (entered && plan.options.rootless) {
     entered = enter_user_namespace(plan.options.uid, plan.options.gid);

@@ -1,13 +1,19 @@
 #include "resource_limits.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <cstdint>
 
 namespace mayfly::jail {
 
 std::vector<Limit> jail_limits(const Options& options) {
+  // core(5): a limit of 0 does not stop a core_pattern that is a program, which would be piped the guest's
+  // memory; of 1 does, and is too short for a file. Where the hard limit is 0 it stays.
+  rlimit core{};
+  const std::uint64_t hard = ::getrlimit(RLIMIT_CORE, &core) == 0 ? core.rlim_max : 0;
   std::vector<Limit> limits = {
       {.resource = RLIMIT_NOFILE, .name = "no-file", .value = options.no_file},
-      {.resource = RLIMIT_CORE, .name = "core", .value = 0},
+      {.resource = RLIMIT_CORE, .name = "core", .value = std::min<std::uint64_t>(hard, 1)},
   };
   if (options.fsize) {
     limits.push_back({.resource = RLIMIT_FSIZE, .name = "fsize", .value = *options.fsize});

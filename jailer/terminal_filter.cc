@@ -23,6 +23,8 @@ constexpr std::uint32_t kArchitecture = AUDIT_ARCH_AARCH64;
 #endif
 // The bit of system calls of x32, which has numbers of its own but AUDIT_ARCH_X86_64's name (seccomp(2)).
 constexpr std::uint32_t kX32 = 0x40000000;
+// No system call, which a tracer makes of one that it takes away.
+constexpr std::uint32_t kNone = 0xffffffff;
 constexpr std::uint32_t kPermissionError = SECCOMP_RET_ERRNO | EPERM;
 static_assert(std::endian::native == std::endian::little, "the lower half of an argument is its first");
 
@@ -43,11 +45,17 @@ constexpr sock_filter answer(std::uint32_t action) {
 std::vector<sock_filter> terminal_filter() {
   // The kernel looks at the lower half of a command only: a filter that compared all of it could be evaded.
   return {
-      load(offsetof(seccomp_data, arch)), jump(BPF_JEQ, kArchitecture, 0, 7),
-      load(offsetof(seccomp_data, nr)),   jump(BPF_JGE, kX32, 5, 0),
-      jump(BPF_JEQ, SYS_ioctl, 0, 3),     load(offsetof(seccomp_data, args[1])),
-      jump(BPF_JEQ, TIOCSTI, 3, 0),       jump(BPF_JEQ, TIOCLINUX, 2, 0),
-      answer(SECCOMP_RET_ALLOW),          answer(SECCOMP_RET_KILL_PROCESS),
+      load(offsetof(seccomp_data, arch)),
+      jump(BPF_JEQ, kArchitecture, 0, 8),
+      load(offsetof(seccomp_data, nr)),
+      jump(BPF_JEQ, kNone, 5, 0),
+      jump(BPF_JGE, kX32, 5, 0),
+      jump(BPF_JEQ, SYS_ioctl, 0, 3),
+      load(offsetof(seccomp_data, args[1])),
+      jump(BPF_JEQ, TIOCSTI, 3, 0),
+      jump(BPF_JEQ, TIOCLINUX, 2, 0),
+      answer(SECCOMP_RET_ALLOW),
+      answer(SECCOMP_RET_KILL_PROCESS),
       answer(kPermissionError),
   };
 }

@@ -60,6 +60,7 @@ TEST(TerminalFilter, other_calls_are_left) {
   EXPECT_EQ(run(call(SYS_ioctl, TCGETS)), SECCOMP_RET_ALLOW);
   EXPECT_EQ(run(call(SYS_ioctl, TIOCSTI + 1)), SECCOMP_RET_ALLOW);
   EXPECT_EQ(run(call(SYS_write, TIOCSTI)), SECCOMP_RET_ALLOW);
+  EXPECT_EQ(run(call(-1, TIOCSTI)), SECCOMP_RET_ALLOW);
 }
 
 TEST(TerminalFilter, another_architectures_calls_end_the_process) {

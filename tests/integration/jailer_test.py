@@ -336,7 +336,7 @@ class Inside(MicroVm):
     STATUS = {"Uid": [str(UID)] * 4, "Gid": [str(GID)] * 4, "Groups": [], "NoNewPrivs": ["1"], "TracerPid": ["0"],
               "Umask": ["0077"], **{f"Cap{which}": ["0" * 16] for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")}}
     OWN_NAMESPACES = {"mnt", "ipc", "uts", "cgroup", "net", "pid", "pid_for_children"}
-    LIMITS = {"Max open files": ("100", "100"), "Max core file size": ("0", "0"), "Max file size": ("1073741824",) * 2}
+    LIMITS = {"Max open files": ("100", "100"), "Max core file size": ("1", "1"), "Max file size": ("1073741824",) * 2}
 
     def setUp(self):
         super().setUp()
@@ -545,8 +545,8 @@ class Refusals(JailCase):
         for options, text in (((), "--id \"../../etc\": must be 1 to 64"),):
             self.refuses(*options, texts=[text], code=153, jail_id="../../etc")
         self.refuses(texts=["--id", "(100000 characters)"], code=153, jail_id="x" * 100_000)
-        self.refuses(texts=["--uid \"-1\": must be a number"], code=153, uid=-1)
-        self.refuses(texts=["--gid \"4294967295\": must be a number"], code=153, gid=2**32 - 1)
+        self.refuses(texts=["--uid \"-1\": must be a decimal number"], code=153, uid=-1)
+        self.refuses(texts=["--gid \"4294967295\": must be a decimal number"], code=153, gid=2**32 - 1)
         self.refuses("--parent-cgroup", "../x", texts=["--parent-cgroup \"../x\"", "without '.' and '..'"], code=153)
         self.refuses("--cgroup", "a/b.c=1", texts=["--cgroup \"a/b.c=1\"", "CONTROLLER.NAME"], code=153)
         self.refuses("--cgroup", "nothing.max=1", texts=["--cgroup \"nothing.max=1\"", "no controller nothing"])
@@ -741,11 +741,11 @@ class Refusals(JailCase):
             self.skipTest("strace is not installed")
         log = self.path("calls")
         for answer in ("retval=0", "error=ENODEV"):
-            done = subprocess.run(["strace", "-f", "-qq", "-o", log, "-e", "trace=prctl", "-e", f"inject=prctl:{answer}:when=1",
+            done = subprocess.run(["strace", "-f", "-qq", "-o", log, "-e", "trace=prctl", "-e", f"inject=prctl:{answer}:when=2",
                                    *self.arguments("--core-scheduling", own=("do", "hello"))],
                                   stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG)
             self.assertEqual((done.returncode, done.stdout), (0, b"hello\n"), done.stderr)
-            self.assertRegex(text_of(log).splitlines()[0],
+            self.assertRegex(text_of(log).splitlines()[1],
                              r"prctl\(PR_SCHED_CORE, PR_SCHED_CORE_CREATE, 0, (PR_SCHED_CORE_SCOPE_THREAD_GROUP|PIDTYPE_TGID|0x1)\b")
             self.expect(self.cleanup(), 0)
 
@@ -784,6 +784,20 @@ class Limits(JailCase):
     def test_the_size_of_files(self):
         result = self.run_jailer("--resource-limit", "fsize=8192", own=("do", "write", "20000"))
         self.assertEqual(result.out, "write: EFBIG\nwritten: 8192\n", str(result))
+
+    def test_what_keeps_the_caller_from_being_killed_for_memory_is_not_the_jails(self):
+        protects = subprocess.run(["sh", "-c", "echo -500 2>/dev/null >/proc/self/oom_score_adj"], capture_output=True,
+                                  check=False).returncode == 0  # takes CAP_SYS_RESOURCE
+        for given, expected in ((("-500", "0"),) if protects else ()) + (("300", "300"),):
+            process = subprocess.Popen(
+                ["sh", "-c", f"echo {given} >/proc/self/oom_score_adj; exec \"$@\"", "sh", *self.arguments(own=("do", "wait"))],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.addCleanup(self.stop, process)
+            self.assertEqual(process.stdout.readline(), b"waiting\n")
+            self.assertEqual(text_of(f"/proc/{process.pid}/oom_score_adj"), expected + "\n")
+            process.kill()
+            process.wait()
+            self.expect(self.cleanup(), 0)
 
     def test_a_limit_above_the_hard_one_is_refused_by_name(self):
         result = self.run_jailer("--resource-limit", f"no-file={1 << 40}")
