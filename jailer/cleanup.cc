@@ -105,12 +105,20 @@ Result<std::vector<std::string>> numbers_in(const std::string& path) {
   return names;
 }
 
-// getpriority(2) answers for all processes of a real user, and each thread of theirs. New ones go to the end
-// of the kernel's list, which it follows: not even a process that does nothing but fork and end escapes it.
-// What runs in a jail cannot become another user, in a user namespace neither.
+// getpriority(2) answers for all processes of a real user, and each thread of theirs; what runs in a jail
+// cannot become another user, in a user namespace neither. The kernel follows its list without a lock, so
+// that one look may miss a process that does nothing but fork and end; many that see none make that unlikely,
+// not impossible.
 bool has_processes(uid_t user) {
-  errno = 0;
-  return ::getpriority(PRIO_USER, user) != -1 || errno != ESRCH;
+  constexpr int kLooks = 100;
+  for (int look = 0; look < kLooks; ++look) {
+    errno = 0;
+    if (::getpriority(PRIO_USER, user) != -1 || errno != ESRCH) {
+      return true;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(20 + look));
+  }
+  return false;
 }
 
 struct Look {

@@ -21,7 +21,6 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 extern char** environ;
@@ -147,20 +146,6 @@ static void elsewhere(void) {
   pause();
 }
 
-// One process after the other, none for longer than a moment.
-static void chain(void) {
-  signal(SIGCHLD, SIG_IGN);
-  puts("forking");
-  fflush(stdout);
-  const time_t end = time(NULL) + 30;
-  while (time(NULL) < end && access("/run/stop", F_OK) != 0) {
-    if (fork() > 0) {
-      _exit(0);
-    }
-    usleep(200);
-  }
-}
-
 // Each line of a terminal's may be another's command.
 static void terminal(void) {
   const unsigned long upper = 1UL << 32;
@@ -224,8 +209,6 @@ int main(int count, char** arguments) {
     dead_leader();
   } else if (strcmp(what, "elsewhere") == 0) {
     elsewhere();
-  } else if (strcmp(what, "chain") == 0) {
-    chain();
   } else if (strcmp(what, "terminal") == 0) {
     terminal();
   } else if (strcmp(what, "wait") == 0) {
