@@ -411,8 +411,12 @@ def clients(case, filters):
 MMDS = {"mmds-config": {"network_interfaces": ["n"]}}
 TERMINAL = {"terminal": True}
 
+# How often a scenario is gone through at most until it misses its rule.
+ATTEMPTS = 8
+
 # Which scenario needs which rule; none where it cannot be brought about at will: whether a vCPU's thread has to ask for
-# memory depends on what others have given back before. What is behind a rule is its call, and the arguments that it asks for.
+# memory depends on what others have given back before, whether the end waits for a thread on who is faster. What is behind
+# a rule is its call, and the arguments that it asks for.
 NEEDED = {
     "monitor": {
         "epoll_wait": console,
@@ -455,7 +459,7 @@ NEEDED = {
         "futex 1=FUTEX_WAIT|FUTEX_PRIVATE_FLAG": pauses,
         "futex 1=FUTEX_WAKE|FUTEX_PRIVATE_FLAG": pauses,
         "futex 1=FUTEX_WAIT_BITSET|FUTEX_PRIVATE_FLAG": pauses,
-        "futex 1=FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME": console,
+        "futex 1=FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME": None,
         "clock_gettime": no_vdso(),
         "tgkill 0=OWN_PROCESS 2=SIGRTMIN": console,
         "tgkill 0=OWN_PROCESS 2=SIGABRT": crash("mayfly", signal.SIGABRT, -signal.SIGABRT),
@@ -607,9 +611,13 @@ class Rules(FilterCase):
             with self.subTest(rule=name):
                 if name == "ioctl 1=BLKGETSIZE64" and block_device() is None:
                     self.skipTest("no block device of this host can be opened")
-                self.setUp()
                 rest = {**policy, "rules": [other for other in policy["rules"] if other is not rule]}
-                code, _, log = self.go_through(NEEDED[thread][name], self.compile({thread: rest}))
+                # Some are needed only as threads happen to meet: one time of several tells.
+                for _ in range(ATTEMPTS):
+                    self.setUp()
+                    code, _, log = self.go_through(NEEDED[thread][name], self.compile({thread: rest}))
+                    if code != 0:
+                        break
                 self.assertEqual(code, OTHER_ENDS.get(f"{thread} {name}", FORBIDDEN), log)
 
     def test_each_of_the_monitor_is_needed(self):
