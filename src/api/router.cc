@@ -124,10 +124,11 @@ struct Router::Action {
   Result<void> (*run)(MicroVm&);
 };
 
-Router::Router(Identity identity, MonitorGate& gate, MicroVm& vm, std::optional<LoggerSection> logger,
-               std::optional<MetricsSection> metrics)
+Router::Router(Identity identity, MonitorGate& gate, WorkerThread& files, MicroVm& vm,
+               std::optional<LoggerSection> logger, std::optional<MetricsSection> metrics)
     : identity_(std::move(identity)),
       gate_(gate),
+      files_(files),
       vm_(vm),
       metadata_(vm.metadata()),
       logger_(std::move(logger)),
@@ -168,8 +169,8 @@ const std::vector<Router::Route>& Router::routes() {
       {"PUT", "/mmds", kAlways, &Router::put_mmds, &put.mmds_count, &put.mmds_fails, kDocument},
       {"PATCH", "/mmds", kAlways, &Router::patch_mmds, &patch.mmds_count, &patch.mmds_fails, kDocument},
       {"PUT", "/mmds/config", kBeforeStart, &Router::put_mmds_config, &put.mmds_count, &put.mmds_fails},
-      {"PUT", "/snapshot/create", kAlways, &Router::refuse_snapshot},
-      {"PUT", "/snapshot/load", kAlways, &Router::refuse_snapshot},
+      {"PUT", "/snapshot/create", kAfterStart, &Router::put_snapshot_create},
+      {"PUT", "/snapshot/load", kBeforeStart, &Router::put_snapshot_load},
       {"GET", "/balloon", kAlways, &Router::refuse_device},
       {"PUT", "/balloon", kAlways, &Router::refuse_device},
       {"PATCH", "/balloon", kAlways, &Router::refuse_device},
@@ -513,8 +514,38 @@ Router::Answer Router::refuse_device(const Call& call) {
   return fail(ErrorCode::kUnsupported, call.path + ": this monitor has no such device, on purpose");
 }
 
-Router::Answer Router::refuse_snapshot(const Call& call) {
-  return fail(ErrorCode::kUnsupported, call.path + ": snapshots are not supported yet");
+Router::Answer Router::put_snapshot_create(const Call& call) {
+  MAYFLY_TRY_ASSIGN(const SnapshotRequest request, read_snapshot_create(call.body, "snapshot"));
+  const std::uint64_t begin_ns = monotonic_ns();
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.check_snapshot(request); }));
+  const auto on_files = [this](const auto& step) {
+    std::optional<decltype(step())> result;
+    files_.run([&] { result.emplace(step()); });
+    return std::move(*result);
+  };
+  MAYFLY_TRY_ASSIGN(SnapshotJob job, on_files([&] { return SnapshotJob::create(request); }));
+  // The monitor's thread waits for the memory to be written: no device brings the guest anything meanwhile.
+  const auto save = [&](MicroVm& vm) -> Result<void> {
+    MAYFLY_TRY_ASSIGN(const CapturedVm captured, vm.capture(request));
+    MAYFLY_TRY(on_files([&] { return job.write(captured); }));
+    return {};
+  };
+  MAYFLY_TRY(with_vm(call, save));
+  MAYFLY_TRY(on_files([&] { return job.commit(); }));
+  auto& latencies = ::mayfly::metrics().latencies_us;
+  (request.kind == SnapshotKind::kDiff ? latencies.diff_create_snapshot : latencies.full_create_snapshot)
+      .set((monotonic_ns() - begin_ns) / 1000);
+  return std::nullopt;
+}
+
+Router::Answer Router::put_snapshot_load(const Call& call) {
+  MAYFLY_TRY_ASSIGN(const LoadRequest request, read_snapshot_load(call.body, "snapshot"));
+  const std::uint64_t begin_ns = monotonic_ns();
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) {
+    return vm.load_snapshot(request).map_error([](const BuildError& error) { return error.error; });
+  }));
+  ::mayfly::metrics().latencies_us.load_snapshot.set((monotonic_ns() - begin_ns) / 1000);
+  return std::nullopt;
 }
 
 }  // namespace mayfly::api

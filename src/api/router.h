@@ -12,6 +12,7 @@
 #include "api/sections.h"
 #include "base/metrics.h"
 #include "base/result.h"
+#include "base/worker_thread.h"
 #include "vmm/micro_vm.h"
 
 namespace mayfly::api {
@@ -33,10 +34,10 @@ enum class When : std::uint8_t { kBeforeStart, kAfterStart, kAlways };
 // changed nothing. One thread at a time calls it; it never throws.
 class Router {
  public:
-  // `gate` and `vm` are borrowed; `vm` is used inside the gate only. The sections are
-  // those of the configuration file, if there was one.
-  Router(Identity identity, MonitorGate& gate, MicroVm& vm, std::optional<LoggerSection> logger,
-         std::optional<MetricsSection> metrics);
+  // `gate`, `files` and `vm` are borrowed; `vm` is used inside the gate only, and `files` is the thread for the
+  // files of snapshots. The sections are those of the configuration file, if there was one.
+  Router(Identity identity, MonitorGate& gate, WorkerThread& files, MicroVm& vm,
+         std::optional<LoggerSection> logger, std::optional<MetricsSection> metrics);
   Router(const Router&) = delete;
   Router& operator=(const Router&) = delete;
   ~Router() = default;
@@ -88,10 +89,12 @@ class Router {
   Answer get_events(const Call& call);
   Answer get_metrics(const Call& call);
   Answer refuse_device(const Call& call);
-  Answer refuse_snapshot(const Call& call);
+  Answer put_snapshot_create(const Call& call);
+  Answer put_snapshot_load(const Call& call);
 
   const Identity identity_;
   MonitorGate& gate_;
+  WorkerThread& files_;
   MicroVm& vm_;
   const std::shared_ptr<Mmds> metadata_;
   std::optional<LoggerSection> logger_;

@@ -77,7 +77,8 @@ class RouterTest : public ::testing::Test {
                .trace = nullptr,
                .console = {},
                .on_outcome = [](const Outcome&) {}}};
-  Router router_{{.instance_id = "vm-7", .monitor_version = "9.8.7"}, gate_, vm_, std::nullopt, std::nullopt};
+  std::unique_ptr<WorkerThread> files_ = WorkerThread::start("files", {}).value();
+  Router router_{{.instance_id = "vm-7", .monitor_version = "9.8.7"}, gate_, *files_, vm_, std::nullopt, std::nullopt};
 };
 
 TEST_F(RouterTest, instance_and_version_are_told_in_the_dialects_words) {

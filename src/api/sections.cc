@@ -13,6 +13,9 @@ namespace {
 using nlohmann::json;
 
 constexpr std::array<std::string_view, 3> kHugePages = {"None", "Transparent", "2M"};
+constexpr std::array<std::string_view, 4> kSnapshotHugePages = {"Snapshot", "None", "Transparent", "2M"};
+constexpr std::array<std::string_view, 2> kMemoryBackends = {"File", "Uffd"};
+constexpr std::array<std::string_view, 2> kSnapshotKinds = {"Full", "Diff"};
 constexpr std::array<std::string_view, 2> kCacheTypes = {"Unsafe", "Writeback"};
 constexpr std::array<std::string_view, 2> kEngines = {"Sync", "Async"};
 constexpr std::array<std::string_view, 2> kMmdsVersions = {"V1", "V2"};
@@ -60,7 +63,7 @@ Result<bool> read_machine_fields(JsonObject& object, const std::string& path, Ma
     }
   }
   if (config.track_dirty_pages) {
-    object.refuse("track_dirty_pages", "snapshots are not supported yet; leave it out or set it to false");
+    object.refuse("track_dirty_pages", "diff snapshots are not supported yet; leave it out or set it to false");
   }
   MAYFLY_TRY(object.finish());
   if (auto valid = config.validate(); !valid) {
@@ -69,9 +72,71 @@ Result<bool> read_machine_fields(JsonObject& object, const std::string& path, Ma
   return any;
 }
 
+// Where the memory of a snapshot comes from: exactly one of the two.
+Result<void> read_memory_source(JsonObject& object, const std::string& path, LoadRequest& request) {
+  const auto file = object.string("mem_file_path");
+  const json* const backend = object.value("mem_backend");
+  if (file.has_value() == (backend != nullptr)) {
+    return fail(ErrorCode::kInvalidArgument,
+                path + ": the memory is given by mem_backend, or by the deprecated mem_file_path: by one of them");
+  }
+  if (file) {
+    request.memory_path = *file;
+    ::mayfly::metrics().deprecated_api.deprecated_http_api_calls.add();
+    return {};
+  }
+  JsonObject source(*backend, path + ".mem_backend");
+  source.require("backend_type");
+  source.require("backend_path");
+  request.memory_from_handler = source.choice("backend_type", kMemoryBackends).value_or(0) == 1;
+  request.memory_path = source.string("backend_path").value_or("");
+  return source.finish();
+}
+
+Result<NetworkOverride> read_network_override(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  NetworkOverride change;
+  object.require("iface_id");
+  object.require("host_dev_name");
+  change.id = object.string("iface_id").value_or("");
+  change.tap = object.string("host_dev_name").value_or("");
+  MAYFLY_TRY(object.finish());
+  return change;
+}
+
+// The elements of a list, each by `Read`.
+template <typename Element, Result<Element> (*Read)(const json&, const std::string&)>
+Result<std::vector<Element>> read_list(const json& value, const std::string& path) {
+  if (!value.is_array()) {
+    return fail(ErrorCode::kInvalidArgument, path + ": must be a list");
+  }
+  std::vector<Element> elements;
+  for (std::size_t index = 0; index < value.size(); ++index) {
+    MAYFLY_TRY_ASSIGN(auto element, Read(value[index], path + "[" + std::to_string(index) + "]"));
+    elements.push_back(std::move(element));
+  }
+  return elements;
+}
+
 // The overlay of a drive: "memory", or the path of its file.
 BlockOverlayConfig overlay_of(std::string place) {
   return place == kMemoryOverlay ? BlockOverlayConfig{} : BlockOverlayConfig{.path = std::move(place)};
+}
+
+Result<DriveOverride> read_drive_override(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  DriveOverride change;
+  object.require("drive_id");
+  change.id = object.string("drive_id").value_or("");
+  change.path = object.string("path_on_host");
+  if (auto place = object.string("overlay")) {
+    change.overlay = overlay_of(std::move(*place));
+  }
+  if (!change.path && !change.overlay) {
+    object.refuse("path_on_host", "is needed, or overlay: nothing is overridden");
+  }
+  MAYFLY_TRY(object.finish());
+  return change;
 }
 
 Result<TokenBucketConfig> read_token_bucket(const json& value, const std::string& path) {
@@ -314,6 +379,43 @@ Result<SerialConfig> read_serial(const json& value, const std::string& path) {
   MAYFLY_TRY(object.read("rate_limiter", read_token_bucket, serial.rate_limiter));
   MAYFLY_TRY(object.finish());
   return serial;
+}
+
+Result<SnapshotRequest> read_snapshot_create(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  SnapshotRequest request;
+  object.require("snapshot_path");
+  object.require("mem_file_path");
+  request.state_path = object.string("snapshot_path").value_or("");
+  request.memory_path = object.string("mem_file_path").value_or("");
+  request.kind = static_cast<SnapshotKind>(object.choice("snapshot_type", kSnapshotKinds).value_or(0));
+  request.live = object.boolean("live").value_or(false);
+  MAYFLY_TRY(object.finish());
+  return request;
+}
+
+Result<LoadRequest> read_snapshot_load(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  LoadRequest request;
+  object.require("snapshot_path");
+  request.state_path = object.string("snapshot_path").value_or("");
+  MAYFLY_TRY(read_memory_source(object, path, request));
+  // The deprecated name first: the other one counts where both are there.
+  request.track_dirty_pages = object.boolean("enable_diff_snapshots").value_or(false);
+  request.track_dirty_pages = object.boolean("track_dirty_pages").value_or(request.track_dirty_pages);
+  request.resume = object.boolean("resume_vm").value_or(false);
+  request.advance_clock = object.boolean("clock_realtime").value_or(false);
+  if (const auto pages = object.choice("huge_pages", kSnapshotHugePages); pages && *pages != 0) {
+    request.huge_pages = static_cast<HugePages>(*pages - 1);
+  }
+  MAYFLY_TRY(object.read("network_overrides", read_list<NetworkOverride, read_network_override>,
+                         request.networks));
+  MAYFLY_TRY(object.read("drive_overrides", read_list<DriveOverride, read_drive_override>, request.drives));
+  if (const json* metadata = object.value("metadata")) {
+    request.metadata = metadata->dump();
+  }
+  MAYFLY_TRY(object.finish());
+  return request;
 }
 
 json to_json(const MachineConfig& machine) {

@@ -15,6 +15,7 @@
 #include "mmds/mmds_config.h"
 #include "vmm/config.h"
 #include "vmm/micro_vm.h"
+#include "vmm/snapshot_job.h"
 
 namespace mayfly::api {
 
@@ -35,6 +36,8 @@ Result<NetworkChanges> read_network_changes(const nlohmann::json& value, const s
 Result<LoggerSection> read_logger(const nlohmann::json& value, const std::string& path);
 Result<MetricsSection> read_metrics(const nlohmann::json& value, const std::string& path);
 Result<MmdsConfig> read_mmds_config(const nlohmann::json& value, const std::string& path);
+Result<SnapshotRequest> read_snapshot_create(const nlohmann::json& value, const std::string& path);
+Result<LoadRequest> read_snapshot_load(const nlohmann::json& value, const std::string& path);
 Result<SerialConfig> read_serial(const nlohmann::json& value, const std::string& path);
 Result<arch::CpuTemplate> read_cpu_config(const nlohmann::json& value, const std::string& path);
 

@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "base/metrics.h"
 #include "base/mutex.h"
+#include "base/worker_thread.h"
 #include "devices/serial/console.h"
 #include "devices/serial/terminal_guard.h"
 #include "event/event_loop.h"
@@ -191,12 +192,9 @@ class AfterStart {
 // The control API while it serves.
 class Api {
  public:
-  // `vm` is used by tasks of the loop only.
+  // All are borrowed; `vm` is used by tasks of the loop only.
   Api(const Options& options, const Plan& plan, EventLoop& loop, MicroVm& vm)
-      : instance_id_(options.id),
-        gate_(loop),
-        router_({.instance_id = options.id, .monitor_version = monitor_version()}, gate_, vm, plan.logger,
-                plan.metrics) {}
+      : instance_id_(options.id), plan_(plan), gate_(loop), vm_(vm) {}
   Api(const Api&) = delete;
   Api& operator=(const Api&) = delete;
   ~Api() { stop(); }
@@ -205,8 +203,11 @@ class Api {
                         std::function<Result<void>()> confine) {
     api::ApiServerConfig config{.socket_path = socket, .confine = std::move(confine)};
     config.limits.max_body_bytes = max_body_bytes;
+    MAYFLY_TRY_ASSIGN(files_, WorkerThread::start("mayfly_snapshot", {}));
+    router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
+                    *files_, vm_, plan_.logger, plan_.metrics);
     MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
-                                 return router_.handle(request);
+                                 return router_->handle(request);
                                }).map_error(blame_flag("--api-sock")));
     return {};
   }
@@ -229,8 +230,11 @@ class Api {
 
  private:
   const std::string instance_id_;
+  const Plan& plan_;
   api::LoopGate gate_;
-  api::Router router_;
+  MicroVm& vm_;
+  std::unique_ptr<WorkerThread> files_;
+  std::optional<api::Router> router_;
   std::unique_ptr<api::ApiServer> server_;
 };
 
@@ -288,7 +292,8 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
               .boot_timer = options.boot_timer,
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
               .on_event = options.api_socket ? [&api](const MicroVmEvent& event) { api->publish(event); }
-                                             : std::function<void(const MicroVmEvent&)>()});
+                                             : std::function<void(const MicroVmEvent&)>(),
+              .snapshots = options.api_socket.has_value()});
   const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
     if (path) {
       vm.note_output(role, *path);

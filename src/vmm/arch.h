@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "kvm/arch.h"
 #include "kvm/kvm.h"
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
@@ -39,11 +40,20 @@ using EnterGuest = std::function<Result<void>(const Vcpu&)>;
 Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const GuestFiles& files,
                               BootTrace* trace);
 
-// Makes a fresh vCPU the processor that the configuration asks for; by its id. Not thread-safe.
-using SetUpVcpu = std::function<tl::expected<void, BuildError>(const Vcpu&)>;
+// What the vCPUs of a machine are. Not thread-safe.
+struct Processor {
+  // Makes a fresh vCPU one of them; by its id.
+  std::function<tl::expected<void, BuildError>(const Vcpu&)> set_up;
+  // All that KVM keeps of a vCPU that stands still (VcpuState).
+  std::function<Result<arch::VcpuState>(const Kvm&, const Vcpu&)> save;
+};
 
-// Chooses the processor that guests of this KVM see. Needs no VM. What a CPU template asks for and this host
-// does not have is the configuration's fault.
-tl::expected<SetUpVcpu, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config);
+// Chooses the processor that guests of this KVM see, as the configuration asks for it. Needs no VM. What a
+// CPU template asks for and this host does not have is the configuration's fault.
+tl::expected<Processor, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config);
+
+// The processor that was saved: its vCPUs go on where they were. `saved` by id, from 0 on. kUnsupported where
+// this host lacks what the guest may be using, naming it.
+Result<Processor> restore_processor(const Kvm& kvm, std::vector<arch::VcpuState> saved);
 
 }  // namespace mayfly

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "vmm/arch.h"
@@ -35,6 +36,24 @@ auto traced(BootTrace* trace, std::string_view name, Step step) {
 Result<GuestMemory> map_memory(const MachineConfig& config) {
   MAYFLY_TRY_ASSIGN(const auto ranges, guest_memory_ranges(config.mem_size_mib << 20));
   return GuestMemory::create(ranges, backing_of(config.huge_pages));
+}
+
+tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace) {
+  const std::span<const CapabilityChange> capabilities =
+      config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
+  MAYFLY_TRY_ASSIGN(Kvm kvm,
+                    traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
+  MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
+               return kvm.check_extension(number);
+             }).map_error(of_cpu_config));
+  for (const std::string& warning : kvm.warnings()) {
+    LOG_WARN("%s", warning.c_str());
+  }
+  if (config.machine.vcpu_count > kvm.max_vcpus()) {
+    return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
+                                             ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
+  }
+  return kvm;
 }
 
 // Null where nobody asks for the mark. `trace` may be null.
@@ -118,11 +137,11 @@ void Machine::TracedConsole::transmit(std::uint8_t byte) {
   }
 }
 
-Machine::Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine serial_line,
+Machine::Machine(GuestMemory memory, VirtioWindows windows, Platform platform, EventLine serial_line,
                  MachineSurroundings surroundings)
     : memory_(std::move(memory)),
       windows_(std::move(windows)),
-      vm_(std::move(vm)),
+      platform_(std::move(platform)),
       registrar_(surroundings.registrar),
       trace_(surroundings.trace),
       ending_(std::move(surroundings.on_outcome)),
@@ -150,20 +169,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
-  const std::span<const CapabilityChange> capabilities =
-      config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
-  MAYFLY_TRY_ASSIGN(const Kvm kvm,
-                    traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
-  MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
-               return kvm.check_extension(number);
-             }).map_error(of_cpu_config));
-  for (const std::string& warning : kvm.warnings()) {
-    LOG_WARN("%s", warning.c_str());
-  }
-  if (config.machine.vcpu_count > kvm.max_vcpus()) {
-    return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
-                                             ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
-  }
+  MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
   GuestLoader loader(trace, memory, config, parts.files);
   auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
   auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config); });
@@ -172,18 +178,67 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                       return loader.take().map_error(fault_of_loading);
                     }));
   MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
-  MAYFLY_TRY_ASSIGN(const SetUpVcpu set_up, std::move(chosen));
+  MAYFLY_TRY_ASSIGN(Processor processor, std::move(chosen));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
-  std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows), std::move(vm),
+  std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
+                                               {std::move(kvm), std::move(vm), std::move(processor)},
                                                std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(
-      traced(trace, "create vCPUs", [&] { return machine->create_cpus(set_up, config.machine.vcpu_count); }));
+      traced(trace, "create vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
   MAYFLY_TRY(enter_guest(machine->cpus_.front()->vcpu()));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;
+}
+
+tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConfig& config,
+                                                                    RestoreParts parts,
+                                                                    MachineSurroundings surroundings) {
+  BootTrace* trace = surroundings.trace;
+  const TracePhase whole(trace, "restore the machine");
+  MAYFLY_CHECK(parts.devices.size() == parts.queues.size(), "every device has queues");
+  if (parts.state.vcpus.size() != config.machine.vcpu_count ||
+      parts.state.transports.size() != parts.devices.size()) {
+    return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
+  }
+  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
+  MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
+  MAYFLY_TRY_ASSIGN(Processor processor, traced(trace, "compare CPUID", [&] {
+                      return restore_processor(kvm, std::move(parts.state.vcpus));
+                    }));
+  MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "create VM", [&] {
+                      return create_platform_vm(kvm, parts.memory, windows.all());
+                    }));
+  MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
+  std::unique_ptr<Machine> machine(new Machine(std::move(parts.memory), std::move(windows),
+                                               {std::move(kvm), std::move(vm), std::move(processor)},
+                                               std::move(serial_line), std::move(surroundings)));
+  MAYFLY_TRY(machine->add_virtio(parts.devices));
+  MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
+  MAYFLY_TRY(
+      traced(trace, "restore vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
+  MAYFLY_TRY(traced(trace, "restore devices", [&] { return machine->restore_devices(parts); }));
+  MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
+  machine->state_ = State::kPaused;
+  return machine;
+}
+
+// After the vCPUs: interrupts that were pending are raised again, at local APICs that are there.
+Result<void> Machine::restore_devices(const RestoreParts& parts) {
+  const MachineState& state = parts.state;
+  MAYFLY_TRY(arch::restore_platform(platform_.vm, state.platform));
+  power_.set_state(state.power);
+  MAYFLY_TRY(serial_.restore(state.serial));
+  for (std::size_t index = 0; index < virtio_.size(); ++index) {
+    MAYFLY_TRY(virtio_[index]->transport().restore(state.transports[index], parts.queues[index]));
+  }
+  kvm_clock_data clock = state.clock;
+  clock.flags &= parts.advance_clock ? std::uint32_t{KVM_CLOCK_REALTIME} : 0;
+  MAYFLY_TRY(platform_.vm.set_clock(clock));
+  note_pause();
+  return {};
 }
 
 Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
@@ -195,13 +250,14 @@ Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
   return {};
 }
 
-tl::expected<void, BuildError> Machine::create_cpus(const SetUpVcpu& set_up, std::uint32_t count) {
+tl::expected<void, BuildError> Machine::create_cpus(std::uint32_t count) {
   const CpuBuses buses{ports_, mmio_, &power_line_};
   for (std::uint32_t index = 0; index < count; ++index) {
-    MAYFLY_TRY_ASSIGN(Vcpu vcpu, vm_.create_vcpu(index));
-    MAYFLY_TRY(set_up(vcpu));
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, platform_.vm.create_vcpu(index));
+    MAYFLY_TRY(platform_.processor.set_up(vcpu));
     cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), buses, trace_));
   }
+  platform_.processor.set_up = {};  // and what it held
   return {};
 }
 
@@ -255,15 +311,38 @@ Result<void> Machine::pause() {
       return fail(ErrorCode::kInternal, "pause: a vCPU does not leave the guest");
     }
   }
+  note_pause();
+  state_ = State::kPaused;
+  return {};
+}
+
+// Without it a paused guest's watchdogs would bark; a guest that does not listen loses nothing.
+void Machine::note_pause() {
   for (const auto& cpu : cpus_) {
-    // Without it a paused guest's watchdogs would bark; a guest that does not listen loses nothing.
     if (auto noted = cpu->vcpu().note_pause(); !noted) {
       metrics().vcpu.kvmclock_ctrl_fails.add();
       LOG_WARN("%s", noted.error().message().c_str());
     }
   }
-  state_ = State::kPaused;
-  return {};
+}
+
+Result<MachineState> Machine::save() {
+  if (state_ != State::kPaused) {
+    return fail(ErrorCode::kBusy, "the microVM is not paused");
+  }
+  MachineState state;
+  for (const auto& slot : virtio_) {
+    state.transports.push_back(slot->transport().state());
+  }
+  state.serial = serial_.save();
+  state.power = power_.state();
+  for (const auto& cpu : cpus_) {
+    MAYFLY_TRY_ASSIGN(auto vcpu, platform_.processor.save(platform_.kvm, cpu->vcpu()));
+    state.vcpus.push_back(std::move(vcpu));
+  }
+  MAYFLY_TRY_ASSIGN(state.platform, arch::save_platform(platform_.vm));
+  MAYFLY_TRY_ASSIGN(state.clock, platform_.vm.clock());
+  return state;
 }
 
 Result<void> Machine::resume() {

@@ -1,4 +1,4 @@
-// The machine: a configuration made into memory, devices and vCPUs, and its life from start to stop.
+// The machine: a configuration or a saved machine made into memory, devices and vCPUs, and its life from start to stop.
 #pragma once
 
 #include <atomic>
@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "devices/power/power.h"
 #include "devices/serial/serial.h"
 #include "event/event_loop.h"
+#include "kvm/arch.h"
 #include "kvm/host_kind.h"
 #include "kvm/kvm.h"
 #include "memory/guest_memory.h"
@@ -57,6 +59,29 @@ struct MachineParts {
   std::span<VirtioDevice* const> devices;
 };
 
+// All that a machine keeps beside its memory and what its devices keep themselves.
+struct MachineState {
+  std::vector<arch::VcpuState> vcpus{};  // by id
+  arch::PlatformState platform{};
+  kvm_clock_data clock{};
+  SerialState serial{};
+  PowerState power{};
+  std::vector<MmioTransportState> transports{};  // of the virtio devices, in the order of their windows
+};
+
+// What a machine is made of that goes on where another was saved.
+struct RestoreParts {
+  GuestMemory memory;
+  // In the order of their windows, each restored to what it said when the machine was saved, and how far the
+  // queues of each had come. Borrowed as in MachineParts.
+  std::span<VirtioDevice* const> devices;
+  std::span<const std::vector<std::optional<VirtQueueState>>> queues;
+  MachineState state;
+  // The guests' clock (kvmclock) has gone on since, as far as the host's wall clock has. Otherwise it goes on
+  // from where it stood.
+  bool advance_clock = false;
+};
+
 // Made by build() with its guest loaded and its vCPUs parked. One thread owns it and calls it; the vCPU
 // threads it starts are its own.
 class Machine {
@@ -71,6 +96,13 @@ class Machine {
   static tl::expected<std::unique_ptr<Machine>, BuildError> build(const VmConfig& config,
                                                                   const MachineParts& parts,
                                                                   MachineSurroundings surroundings);
+
+  // Paused, and its guest not told of anything. `config` is what the machine was built by; parts of it that
+  // say how a guest is loaded mean nothing. Errors as build(), and kUnsupported or kInvalidArgument where the
+  // state does not fit this host or these devices. Never a machine half restored.
+  static tl::expected<std::unique_ptr<Machine>, BuildError> restore(const VmConfig& config,
+                                                                    RestoreParts parts,
+                                                                    MachineSurroundings surroundings);
 
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -90,6 +122,13 @@ class Machine {
   Result<void> pause();
   // Idempotent. Error kBusy before the start and after the end.
   Result<void> resume();
+  // Of a machine that is paused; it can go on afterwards. What the devices keep themselves is to be asked for
+  // first: what they have under way ends by interrupts, which are part of this. Error kBusy in another state;
+  // else of the host's.
+  Result<MachineState> save();
+  // To be read while the machine is paused, or with a dirty log beside.
+  const GuestMemory& memory() const { return memory_; }
+
   // Asks the guest to end in good order, as its firmware would; see the room's README. A guest that is paused
   // hears of it when it is resumed; to ask again does no harm. Errors: kBusy before the start and after the
   // end, and where the guest has nobody who listens: the request is not kept for later.
@@ -125,19 +164,28 @@ class Machine {
     std::atomic_flag sent_;
   };
 
-  Machine(GuestMemory memory, VirtioWindows windows, Vm vm, EventLine serial_line,
+  // What KVM gives a machine.
+  struct Platform {
+    Kvm kvm;
+    Vm vm;
+    Processor processor;
+  };
+
+  Machine(GuestMemory memory, VirtioWindows windows, Platform platform, EventLine serial_line,
           MachineSurroundings surroundings);
   Result<void> add_virtio(std::span<VirtioDevice* const> devices);
   // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
-  tl::expected<void, BuildError> create_cpus(const SetUpVcpu& set_up, std::uint32_t count);
+  tl::expected<void, BuildError> create_cpus(std::uint32_t count);
+  Result<void> restore_devices(const RestoreParts& parts);
   Result<void> start_threads();
+  void note_pause();
 
   // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.
   GuestMemory memory_;
   VirtioWindows windows_;
-  Vm vm_;
+  Platform platform_;
   EventRegistrar& registrar_;
   BootTrace* trace_;
   Ending ending_;

@@ -11,6 +11,7 @@
 #include "base/mutex.h"
 #include "base/same_file.h"
 #include "mmds/mmds_backend.h"
+#include "vmm/saved_config.h"
 
 namespace mayfly {
 namespace {
@@ -144,6 +145,7 @@ Result<void> MicroVm::put_machine_config(const MachineConfig& machine) {
   MAYFLY_TRY(expect_not_started());
   MAYFLY_TRY(machine.validate());
   config_.machine = machine;
+  machine_is_put_ = true;
   return {};
 }
 
@@ -336,18 +338,14 @@ Result<void> MicroVm::put_mmds_config(const MmdsConfig& mmds) {
   return {};
 }
 
-// The root drive comes first: it is the guest's /dev/vda.
 std::vector<VirtioDevice*> MicroVm::devices_in_order() const {
-  std::vector<VirtioDevice*> devices;
-  for (const bool root : {true, false}) {
-    for (std::size_t index = 0; index < drives_.size(); ++index) {
-      if (config_.drives[index].is_root == root) {
-        devices.push_back(drives_[index].get());
-      }
-    }
+  const DeviceSlots slots = device_slots(config_);
+  std::vector<VirtioDevice*> devices(drives_.size() + networks_.size());
+  for (std::size_t index = 0; index < drives_.size(); ++index) {
+    devices.at(slots.drives[index]) = drives_[index].get();
   }
-  for (const auto& network : networks_) {
-    devices.push_back(network.get());
+  for (std::size_t index = 0; index < networks_.size(); ++index) {
+    devices.at(slots.networks[index]) = networks_[index].get();
   }
   return devices;
 }
@@ -406,7 +404,19 @@ Result<void> MicroVm::confine() {
   return around_.confine_owner ? around_.confine_owner() : Result<void>();
 }
 
-tl::expected<void, BuildError> MicroVm::start_machine() {
+void MicroVm::take_down() {
+  if (console_) {
+    console_->stop_input();
+  }
+  machine_.reset();
+  userfault_.reset();
+  console_.reset();
+  if (around_.start_failed) {
+    around_.start_failed();
+  }
+}
+
+tl::expected<void, BuildError> MicroVm::bring_up(const Make& make) {
   auto on_boot_mark = this->on_boot_mark();
   MAYFLY_TRY(open_console());
   const std::vector<VirtioDevice*> devices = devices_in_order();
@@ -415,38 +425,39 @@ tl::expected<void, BuildError> MicroVm::start_machine() {
       events_.tell_of_guest(MicroVmEvent::Kind::kDeviceError, name, why);
     });
   }
-  auto built = Machine::build(config_, {*files_, devices},
-                              {.registrar = around_.registrar,
-                               .console = *console_,
-                               .serial_metrics = around_.serial_metrics,
-                               .trace = around_.trace,
-                               .on_outcome = around_.on_outcome,
-                               .on_boot_mark = std::move(on_boot_mark),
-                               .confine_vcpu = around_.confine_vcpu});
-  const auto undo = [this](BuildError error) {
-    console_->stop_input();
-    machine_.reset();
-    console_.reset();
-    if (around_.start_failed) {
-      around_.start_failed();
+  MAYFLY_TRY_ASSIGN(machine_, make(devices, {.registrar = around_.registrar,
+                                             .console = *console_,
+                                             .serial_metrics = around_.serial_metrics,
+                                             .trace = around_.trace,
+                                             .on_outcome = around_.on_outcome,
+                                             .on_boot_mark = std::move(on_boot_mark),
+                                             .confine_vcpu = around_.confine_vcpu}));
+  if (around_.snapshots) {
+    // Without it all of memory is read for a snapshot, which takes longer and is as good.
+    if (auto pages = PageMap::open()) {
+      page_map_.emplace(std::move(*pages));
+    } else {
+      LOG_DEBUG("%s", pages.error().message().c_str());
     }
-    return tl::make_unexpected(std::move(error));
-  };
-  if (!built) {
-    return undo(std::move(built.error()));
   }
-  machine_ = std::move(*built);
-  if (auto ready = around_.before_start ? around_.before_start() : Result<void>{}; !ready) {
-    return undo(std::move(ready.error()));
+  MAYFLY_TRY(around_.before_start ? around_.before_start() : Result<void>{});
+  MAYFLY_TRY(console_->start_input(machine_->serial()));
+  MAYFLY_TRY(confine());
+  return {};
+}
+
+tl::expected<void, BuildError> MicroVm::start_machine() {
+  auto up = bring_up([this](std::span<VirtioDevice* const> devices, MachineSurroundings surroundings) {
+    return Machine::build(config_, {*files_, devices}, std::move(surroundings));
+  });
+  if (up) {
+    if (auto started = machine_->start(); !started) {
+      up = tl::make_unexpected(BuildError(std::move(started.error())));
+    }
   }
-  if (auto wired = console_->start_input(machine_->serial()); !wired) {
-    return undo(std::move(wired.error()));
-  }
-  if (auto confined = confine(); !confined) {
-    return undo(std::move(confined.error()));
-  }
-  if (auto started = machine_->start(); !started) {
-    return undo(std::move(started.error()));
+  if (!up) {
+    take_down();
+    return up;
   }
   files_.reset();
   LOG_INFO("running: %u vCPUs, %llu MiB of memory", config_.machine.vcpu_count,

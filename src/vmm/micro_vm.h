@@ -19,15 +19,19 @@
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/net/net_device.h"
 #include "event/event_loop.h"
+#include "memory/page_extents.h"
+#include "memory/userfault.h"
 #include "mmds/mmds.h"
 #include "rate_limiter/rate_limiter.h"
 #include "rate_limiter/token_bucket.h"
+#include "snapshot/micro_vm_state.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
 #include "vmm/machine.h"
 #include "vmm/micro_vm_event.h"
 #include "vmm/outcome.h"
+#include "vmm/snapshot_job.h"
 
 namespace mayfly {
 
@@ -55,6 +59,8 @@ struct MicroVmSurroundings {
   // it must not hold up; kEnded is the owner's to tell. May be empty: then the boot mark's register is part
   // of the machine only for boot_timer or a trace.
   std::function<void(const MicroVmEvent&)> on_event{};
+  // Snapshots may be asked for: what they need is opened before the owner is confined.
+  bool snapshots = false;
 };
 
 // Where the serial port's output goes.
@@ -78,11 +84,40 @@ struct NetworkChanges {
   std::optional<RateLimiterConfig> tx_rate_limiter;
 };
 
+// Another tap for an interface of a snapshot's.
+struct NetworkOverride {
+  std::string id;
+  std::string tap;
+};
+
+// Another image for a drive of a snapshot's, of the same size, and another overlay: that of the clone alone.
+struct DriveOverride {
+  std::string id;
+  std::optional<std::string> path;
+  std::optional<BlockOverlayConfig> overlay;
+};
+
+// What a microVM goes on from.
+struct LoadRequest {
+  std::string state_path;
+  // The memory file; or the socket of a process that brings the pages (memory/userfault.h).
+  std::string memory_path;
+  bool memory_from_handler = false;
+  bool track_dirty_pages = false;
+  std::optional<HugePages> huge_pages{};  // absent: as they were
+  // The guest's clock has gone on since; otherwise it goes on from where it stood.
+  bool advance_clock = false;
+  bool resume = false;  // at once; otherwise it is paused
+  std::vector<NetworkOverride> networks{};
+  std::vector<DriveOverride> drives{};
+  std::optional<std::string> metadata{};  // JSON; takes the place of what was put
+};
+
 // One thread owns it and calls it. Every function does what it says or, after an error, has changed nothing;
 // but where a device's place has to be vacated for its successor, which then fails, and nor can the former be
 // had again, it is gone from the configuration, and the error says so.
 //
-// State::kNotStarted takes the put_ functions and start(); the others are for a microVM that was started. In
+// State::kNotStarted takes the put_ functions, start() and load_snapshot(); the others are for a microVM that was started. In
 // another state they are kBusy.
 class MicroVm {
  public:
@@ -120,6 +155,18 @@ class MicroVm {
 
   // Makes the machine and lets it run. kInvalidArgument where there is no boot source.
   tl::expected<void, BuildError> start();
+
+  // Goes on where a snapshot was taken. Nothing but outputs and metadata may have been put before (kBusy). What
+  // does not fit this host, or is no snapshot, or whose disks are not those that it knew, is refused by name,
+  // and all is as it was.
+  tl::expected<void, BuildError> load_snapshot(const LoadRequest& request);
+
+  // What stands against a snapshot. kInvalidArgument where a file of the snapshot would take the place of one
+  // that the microVM uses; kBusy where it runs; kUnsupported where something of it cannot be saved.
+  Result<void> check_snapshot(const SnapshotRequest& request) const;
+  // Takes the state of a microVM that is paused; the memory is to be written before it runs again, or its
+  // owner's thread does anything else. Errors as check_snapshot(), and of the host's.
+  Result<CapturedVm> capture(const SnapshotRequest& request);
 
   // As Machine's. Both are idempotent.
   Result<void> pause();
@@ -159,7 +206,18 @@ class MicroVm {
   std::vector<VirtioDevice*> devices_in_order() const;
   Result<void> open_console();
   std::function<void()> on_boot_mark();
+  using Make = std::function<tl::expected<std::unique_ptr<Machine>, BuildError>(
+      std::span<VirtioDevice* const>, MachineSurroundings)>;
+  // The machine that `make` makes, with all that is around it, and not one instruction of it run. Borrows the
+  // devices for as long as the machine lives.
+  tl::expected<void, BuildError> bring_up(const Make& make);
+  void take_down();
   tl::expected<void, BuildError> start_machine();
+  tl::expected<void, BuildError> load(const LoadRequest& request);
+  Result<void> override_devices(VmConfig& config, const LoadRequest& request) const;
+  Result<void> open_restored(const MicroVmState& state);
+  Result<GuestMemory> load_memory(const LoadRequest& request, const MicroVmState& state);
+  Result<void> check_snapshot_files(const SnapshotRequest& request) const;
   Result<void> confine();
 
   // Events of the guest's and its devices' come from the moment at which vCPUs run, which is before start()
@@ -184,6 +242,7 @@ class MicroVm {
   Events events_;  // before all that tells
   std::shared_ptr<Mmds> mmds_;
   VmConfig config_;
+  bool machine_is_put_ = false;
   std::optional<GuestFiles> files_;
   std::map<std::string, std::string> outputs_;  // paths by role
   UniqueFd serial_output_;                      // not open: the console's own
@@ -192,6 +251,8 @@ class MicroVm {
   std::vector<std::unique_ptr<BlockDevice>> drives_;
   std::vector<std::unique_ptr<NetDevice>> networks_;
   std::unique_ptr<Console> console_;
+  std::optional<PageMap> page_map_;     // where it could be had
+  std::optional<Userfault> userfault_;  // who brings the guest's memory; outlives the machine
   std::unique_ptr<Machine> machine_;
 };
 

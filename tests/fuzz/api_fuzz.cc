@@ -128,7 +128,8 @@ class Session {
                .serial_metrics = serial_metrics_,
                .console = {},
                .on_outcome = [](const Outcome&) {}}};
-  Router router_{{.instance_id = "f", .monitor_version = "0"}, gate_, vm_, std::nullopt, std::nullopt};
+  std::unique_ptr<WorkerThread> files_ = WorkerThread::start("files", {}).value();
+  Router router_{{.instance_id = "f", .monitor_version = "0"}, gate_, *files_, vm_, std::nullopt, std::nullopt};
   HttpCodec codec_{"F"};
 };
 

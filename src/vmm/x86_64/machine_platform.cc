@@ -14,6 +14,7 @@
 #include "kvm/x86_64/cpuid.h"
 #include "kvm/x86_64/io_apic.h"
 #include "kvm/x86_64/msrs.h"
+#include "kvm/x86_64/saved_state.h"
 #include "kvm/x86_64/vcpu_state.h"
 #include "memory/x86_64/ranges.h"
 #include "vmm/arch.h"
@@ -30,6 +31,11 @@ namespace {
 Result<unsigned> memory_address_bits(const MachineConfig& machine) {
   MAYFLY_TRY_ASSIGN(const auto ranges, x86_64::memory_ranges(machine.mem_size_mib << 20));
   return std::max(32U, static_cast<unsigned>(std::bit_width(ranges.back().last().value())));
+}
+
+Result<x86_64::VcpuState> save(const Kvm& kvm, const Vcpu& vcpu, std::span<const kvm_cpuid_entry2> cpuid) {
+  MAYFLY_TRY_ASSIGN(const auto saving, x86_64::vcpu_saving(kvm));
+  return x86_64::save_vcpu(vcpu, saving, cpuid);
 }
 
 }  // namespace
@@ -67,7 +73,7 @@ Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
   return kvm.create_vm(memory.regions(), options);
 }
 
-tl::expected<SetUpVcpu, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config) {
+tl::expected<Processor, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config) {
   MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
   MAYFLY_TRY_ASSIGN(auto cpuid,
                     x86_64::make_guest_cpuid(
@@ -86,8 +92,14 @@ tl::expected<SetUpVcpu, BuildError> choose_processor(const Kvm& kvm, const VmCon
     cpuid = std::move(templated.entries);
     msrs = config.cpu_template->msrs;
   }
-  return [cpuid = std::move(cpuid), msrs = std::move(msrs), has_template = config.cpu_template.has_value()](
-             const Vcpu& vcpu) mutable -> tl::expected<void, BuildError> {
+  Processor processor;
+  processor.save = [cpuid](const Kvm& host, const Vcpu& vcpu) mutable {
+    x86_64::set_vcpu_id(cpuid, vcpu.id());
+    return save(host, vcpu, cpuid);
+  };
+  processor.set_up = [cpuid = std::move(cpuid), msrs = std::move(msrs),
+                      has_template = config.cpu_template.has_value()](
+                         const Vcpu& vcpu) mutable -> tl::expected<void, BuildError> {
     // CPUID before MSRs: from Linux 6.13 on KVM refuses MSRs that the CPUID it knows does not have.
     x86_64::set_vcpu_id(cpuid, vcpu.id());
     if (auto set = x86_64::set_cpuid(vcpu, cpuid); !set) {
@@ -109,11 +121,32 @@ tl::expected<SetUpVcpu, BuildError> choose_processor(const Kvm& kvm, const VmCon
     MAYFLY_TRY(x86_64::connect_local_interrupts(vcpu));
     return {};
   };
+  return processor;
+}
+
+Result<Processor> restore_processor(const Kvm& kvm, std::vector<arch::VcpuState> saved) {
+  MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
+  for (const x86_64::VcpuState& vcpu : saved) {
+    MAYFLY_TRY(x86_64::check_cpuid_fits(vcpu.cpuid, supported));
+  }
+  std::vector<std::vector<kvm_cpuid_entry2>> cpuids;
+  for (const x86_64::VcpuState& vcpu : saved) {
+    cpuids.push_back(vcpu.cpuid);
+  }
+  Processor processor;
+  processor.save = [cpuids = std::move(cpuids)](const Kvm& host, const Vcpu& vcpu) {
+    return save(host, vcpu, cpuids.at(vcpu.id()));
+  };
+  processor.set_up = [saved = std::move(saved)](const Vcpu& vcpu) -> tl::expected<void, BuildError> {
+    MAYFLY_TRY(x86_64::restore_vcpu(vcpu, saved.at(vcpu.id())));
+    return {};
+  };
+  return processor;
 }
 
 Result<void> Machine::connect_devices() {
   namespace layout = x86_64::layout;
-  MAYFLY_TRY(vm_.register_irqfd(serial_line_.event(), layout::kSerialIrq));
+  MAYFLY_TRY(platform_.vm.register_irqfd(serial_line_.event(), layout::kSerialIrq));
   MAYFLY_TRY(ports_.insert(layout::kSerialPort, Serial16550::kRegisterCount, serial_, "serial port"));
   MAYFLY_TRY(ports_.insert(layout::kI8042DataPort, 1, i8042_.data_port(), "i8042 data port"));
   MAYFLY_TRY(ports_.insert(layout::kI8042CommandPort, 1, i8042_.command_port(), "i8042 command port"));
@@ -133,21 +166,21 @@ Result<void> Machine::request_shutdown() {
     return fail(ErrorCode::kBusy, "the microVM is not running");
   }
   // An edge on a line that nobody takes would be lost without a word.
-  MAYFLY_TRY_ASSIGN(const bool taken, x86_64::guest_takes_line(vm_, layout::kShutdownRequestGsi));
+  MAYFLY_TRY_ASSIGN(const bool taken, x86_64::guest_takes_line(platform_.vm, layout::kShutdownRequestGsi));
   if (!taken) {
     return fail(
         ErrorCode::kBusy,
         "the guest does not listen for a request to shut down: its ACPI is not up yet, or it has none");
   }
-  return vm_.pulse_line(layout::kShutdownRequestGsi);
+  return platform_.vm.pulse_line(layout::kShutdownRequestGsi);
 }
 
 Result<void> Machine::connect_virtio(VirtioSlot& slot, std::uint32_t index) {
   const x86_64::VirtioPlace place = x86_64::virtio_place(index);
   MAYFLY_TRY(mmio_.insert(place.base, MmioTransport::kWindow, slot.transport(), slot.device().name()));
-  MAYFLY_TRY(vm_.register_irqfd(slot.line().event(), place.gsi));
+  MAYFLY_TRY(platform_.vm.register_irqfd(slot.line().event(), place.gsi));
   // Without a length: KVM then need not decode the guest's instruction to see what it writes.
-  return vm_.register_doorbell(slot.transport().doorbell(),
+  return platform_.vm.register_doorbell(slot.transport().doorbell(),
                                {.space = Doorbell::Space::kMmio,
                                 .address = place.base + MmioTransport::kQueueNotify,
                                 .length = 0,

@@ -157,6 +157,8 @@ class BlockDevice final : public VirtioDevice {
   // again takes up a size that has changed. After an error (as open(), or kUnsupported for a drive with an
   // overlay, which is of its image's size) nothing has changed.
   Result<void> update_backing(const std::string& path);
+  // As the driver is told of it, in sectors.
+  std::uint64_t capacity() const { return space_.capacity; }
   // As RateLimiter::update(); what was held back goes on by the new limits.
   Result<void> update_rate_limiter(const RateLimiterConfig& changes);
 

@@ -1,0 +1,47 @@
+// A thread that does for others what they may not do themselves, or not while others wait for them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "base/crash.h"
+#include "base/mutex.h"
+#include "base/result.h"
+
+namespace mayfly {
+
+class WorkerThread {
+ public:
+  // `confine` is called on the thread first: what it takes away is missing from then on. May be empty. Errors:
+  // that of `confine`; kExhausted where the host has no thread left.
+  static Result<std::unique_ptr<WorkerThread>> start(const std::string& name,
+                                                     std::function<Result<void>()> confine);
+  WorkerThread(const WorkerThread&) = delete;
+  WorkerThread& operator=(const WorkerThread&) = delete;
+  // Waits for the task under way. Nobody waits in run() any more.
+  ~WorkerThread();
+
+  // Runs `task` there, after those of others, and comes back when it has ended. Any thread but its own.
+  // `task` must not throw.
+  void run(const std::function<void()>& task);
+
+ private:
+  WorkerThread(std::string name, std::function<Result<void>()> confine);
+  void main() noexcept;
+  const std::function<void()>* next() noexcept;
+
+  const std::string name_;
+  const std::function<Result<void>()> confine_;
+  std::optional<CrashStack> crash_stack_;
+  Mutex mutex_;  // a leaf: not held while a task runs
+  CondVar changed_;
+  std::optional<Result<void>> confined_ MAYFLY_GUARDED_BY(mutex_);  // once it is known
+  const std::function<void()>* task_ MAYFLY_GUARDED_BY(mutex_) = nullptr;
+  bool ends_ MAYFLY_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: everything above is there before it starts
+};
+
+}  // namespace mayfly

@@ -1,0 +1,283 @@
+// Snapshots of a microVM: taken of one that is paused, and one that goes on from there.
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mutex.h"
+#include "base/same_file.h"
+#include "memory/memory_file.h"
+#include "snapshot/micro_vm_state.h"
+#include "vmm/micro_vm.h"
+#include "vmm/saved_config.h"
+
+namespace mayfly {
+namespace {
+
+constexpr const char* kStateRole = "the snapshot's state file";
+constexpr const char* kMemoryRole = "the snapshot's memory file";
+
+Backing backing_for(HugePages pages) {
+  switch (pages) {
+    case HugePages::kNone:
+      return Backing::kAnonymous;
+    case HugePages::kTransparent:
+      return Backing::kTransparentHuge;
+    case HugePages::k2M:
+      return Backing::kHugetlb2M;
+  }
+  return Backing::kAnonymous;
+}
+
+// The handler that listens at `path`.
+Result<UniqueFd> connect_to_handler(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(address.sun_path)) {
+    return fail(ErrorCode::kInvalidArgument, "page fault handler " + path + ": a socket's path has 1 to " +
+                                                 std::to_string(sizeof(address.sun_path) - 1) + " bytes");
+  }
+  path.copy(address.sun_path, path.size());
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!socket) {
+    return fail_errno(errno, "make a socket for the page fault handler");
+  }
+  // SAFETY: the sockets interface takes every kind of address by this type.
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return fail_errno(errno, "connect to the page fault handler at " + path);
+  }
+  return socket;
+}
+
+template <typename Config>
+Result<Config*> find_overridden(std::vector<Config>& list, const std::string& id, const char* what) {
+  const auto found = std::ranges::find(list, id, &Config::id);
+  if (found == list.end()) {
+    return fail(ErrorCode::kInvalidArgument, std::string("the snapshot has no ") + what + " \"" + id + "\"");
+  }
+  return &*found;
+}
+
+}  // namespace
+
+Result<void> MicroVm::check_snapshot_files(const SnapshotRequest& request) const {
+  for (const auto& [role, path] :
+       {std::pair(kStateRole, request.state_path), std::pair(kMemoryRole, request.memory_path)}) {
+    MAYFLY_TRY(check_output(role, path));
+    for (const auto& [other_role, other] : outputs_) {
+      if (same_file(path, other)) {
+        return fail(ErrorCode::kInvalidArgument, path + ": is written to by " + other_role);
+      }
+    }
+  }
+  return {};
+}
+
+Result<void> MicroVm::check_snapshot(const SnapshotRequest& request) const {
+  MAYFLY_TRY(expect_started());
+  if (request.kind == SnapshotKind::kDiff || request.live) {
+    return fail(ErrorCode::kUnsupported, "snapshots of type Diff and live ones are not supported yet");
+  }
+  if (state() != State::kPaused) {
+    return fail(ErrorCode::kBusy, "a snapshot is taken of a microVM that is paused: PATCH /vm first");
+  }
+  MAYFLY_TRY(check_snapshot_files(request));
+  for (const BlockDeviceConfig& drive : config_.drives) {
+    if (drive.overlay && !drive.overlay->path) {
+      return fail(ErrorCode::kUnsupported, "drive " + drive.id +
+                                               ": what was written to it is in memory, which a snapshot does "
+                                               "not keep; give its overlay a file");
+    }
+  }
+  return {};
+}
+
+Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
+  MAYFLY_TRY(check_snapshot(request));
+  MAYFLY_TRY_ASSIGN(MicroVmState saved, saved_config(config_));
+  saved.created_ns = realtime_ns();
+  // The devices first: what they have under way ends, in guest memory and by interrupts.
+  for (std::size_t index = 0; index < drives_.size(); ++index) {
+    const MutexLock lock(drives_[index]->mutex());
+    saved.drives[index].state = drives_[index]->state();
+    saved.drives[index].sectors = drives_[index]->capacity();
+  }
+  for (std::size_t index = 0; index < networks_.size(); ++index) {
+    const MutexLock lock(networks_[index]->mutex());
+    saved.networks[index].state = networks_[index]->save();
+  }
+  MAYFLY_TRY_ASSIGN(MachineState machine, machine_->save());
+  for (SavedDrive& drive : saved.drives) {
+    drive.registers = std::move(machine.transports.at(drive.slot));
+  }
+  for (SavedNetwork& network : saved.networks) {
+    network.registers = std::move(machine.transports.at(network.slot));
+  }
+  saved.vcpus = std::move(machine.vcpus);
+  saved.platform = machine.platform;
+  saved.clock = machine.clock;
+  saved.serial = machine.serial;
+  saved.power = machine.power;
+  CapturedVm captured;
+  MAYFLY_TRY_ASSIGN(captured.state, encode(saved));
+  captured.memory = &machine_->memory();
+  captured.options.pages = page_map_ ? &*page_map_ : nullptr;
+  captured.options.served_by_handler = userfault_.has_value();
+  return captured;
+}
+
+tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request) {
+  MAYFLY_TRY(expect_not_started());
+  if (files_ || !drives_.empty() || !networks_.empty() || config_.mmds || machine_is_put_) {
+    return fail(ErrorCode::kBusy,
+                "a snapshot brings its own machine: only its log, metrics, serial port, processor and metadata "
+                "can be put before it is loaded");
+  }
+  const VmConfig before = config_;
+  events_.tell(MicroVmEvent::Kind::kStarting);
+  auto loaded = load(request);
+  if (!loaded) {
+    take_down();
+    drives_.clear();
+    networks_.clear();
+    config_ = before;
+    events_.tell(MicroVmEvent::Kind::kStartFailed, loaded.error().error.message());
+    return loaded;
+  }
+  if (config_.mmds) {
+    mmds_->configure(*config_.mmds);
+  }
+  if (request.metadata) {
+    MAYFLY_TRY(mmds_->put(*request.metadata));  // which load() has seen to be possible
+  }
+  LOG_INFO("restored: %u vCPUs, %llu MiB of memory", config_.machine.vcpu_count,
+           static_cast<unsigned long long>(config_.machine.mem_size_mib));
+  events_.tell(MicroVmEvent::Kind::kRunning);
+  if (request.resume) {
+    MAYFLY_TRY(machine_->resume());
+  } else {
+    events_.tell(MicroVmEvent::Kind::kPaused);
+  }
+  return {};
+}
+
+tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
+  const auto within = [&request](const Error& error) { return error.within("snapshot " + request.state_path); };
+  MAYFLY_TRY_ASSIGN(const std::string bytes, read_file(request.state_path, "snapshot", kMaxSnapshotState));
+  MAYFLY_TRY_ASSIGN(MicroVmState saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
+  MAYFLY_TRY_ASSIGN(config_, config_of(saved).map_error(within));
+  config_.machine.track_dirty_pages = request.track_dirty_pages;
+  config_.machine.huge_pages = request.huge_pages.value_or(config_.machine.huge_pages);
+  MAYFLY_TRY(override_devices(config_, request));
+  MAYFLY_TRY(config_.validate_devices());
+  MAYFLY_TRY(check_inputs(config_));
+  if (request.metadata) {
+    MAYFLY_TRY(Mmds(around_.mmds_size_limit).put(*request.metadata));
+  }
+  MAYFLY_TRY(open_restored(saved));
+  MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory(request, saved));
+
+  std::vector<std::vector<std::optional<VirtQueueState>>> queues(saved.drives.size() + saved.networks.size());
+  MachineState machine{.vcpus = std::move(saved.vcpus),
+                       .platform = saved.platform,
+                       .clock = saved.clock,
+                       .serial = saved.serial,
+                       .power = saved.power,
+                       .transports = std::vector<MmioTransportState>(queues.size())};
+  for (SavedDrive& drive : saved.drives) {
+    machine.transports.at(drive.slot) = std::move(drive.registers);
+    queues.at(drive.slot) = std::move(drive.state.queues);
+  }
+  for (SavedNetwork& network : saved.networks) {
+    machine.transports.at(network.slot) = std::move(network.registers);
+    queues.at(network.slot) = std::move(network.state.queues);
+  }
+  return bring_up([&](std::span<VirtioDevice* const> devices, MachineSurroundings surroundings) {
+    return Machine::restore(config_,
+                            {.memory = std::move(memory),
+                             .devices = devices,
+                             .queues = queues,
+                             .state = std::move(machine),
+                             .advance_clock = request.advance_clock},
+                            std::move(surroundings));
+  });
+}
+
+Result<void> MicroVm::override_devices(VmConfig& config, const LoadRequest& request) const {
+  for (const NetworkOverride& change : request.networks) {
+    MAYFLY_TRY_ASSIGN(NetDeviceConfig * network,
+                      find_overridden(config.networks, change.id, "network interface"));
+    if (!std::holds_alternative<TapConfig>(network->backend)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  "network interface " + change.id + " has no tap that another could take the place of");
+    }
+    network->backend = TapConfig{.name = change.tap};
+  }
+  for (const DriveOverride& change : request.drives) {
+    MAYFLY_TRY_ASSIGN(BlockDeviceConfig * drive, find_overridden(config.drives, change.id, "drive"));
+    drive->path = change.path.value_or(drive->path);
+    if (change.overlay) {
+      drive->overlay = change.overlay;
+    }
+  }
+  return {};
+}
+
+// The devices of config_, as they were.
+Result<void> MicroVm::open_restored(const MicroVmState& state) {
+  for (std::size_t index = 0; index < config_.drives.size(); ++index) {
+    MAYFLY_TRY_ASSIGN(auto device, open(config_.drives[index]));
+    const SavedDrive& saved = state.drives[index];
+    {
+      const MutexLock lock(device->mutex());
+      if (device->capacity() != saved.sectors) {
+        return fail(ErrorCode::kInvalidImage,
+                    "drive " + saved.config.id + ": " + config_.drives[index].path + " has " +
+                        std::to_string(device->capacity()) + " sectors, the guest knows a disk of " +
+                        std::to_string(saved.sectors) + ": it is another");
+      }
+      MAYFLY_TRY(device->restore(saved.state));
+    }
+    drives_.push_back(std::move(device));
+  }
+  for (std::size_t index = 0; index < config_.networks.size(); ++index) {
+    MAYFLY_TRY_ASSIGN(auto device, open(config_.networks[index]));
+    {
+      const MutexLock lock(device->mutex());
+      MAYFLY_TRY(device->restore(state.networks[index].state));
+    }
+    networks_.push_back(std::move(device));
+  }
+  return {};
+}
+
+Result<GuestMemory> MicroVm::load_memory(const LoadRequest& request, const MicroVmState& state) {
+  const TracePhase phase(around_.trace, "load memory");
+  std::vector<GuestRange> ranges;
+  for (const SavedRange& range : state.memory) {
+    const auto checked = GuestRange::make(GuestAddress(range.address), range.size);
+    if (!checked) {
+      return fail(ErrorCode::kInvalidImage, "section memory 0: a range wraps");
+    }
+    ranges.push_back(*checked);
+  }
+  const Backing backing = backing_for(config_.machine.huge_pages);
+  if (!request.memory_from_handler) {
+    constexpr const char* kRole = "snapshot memory file";
+    MAYFLY_TRY_ASSIGN(UniqueFd file, open_file(request.memory_path, O_RDONLY | O_NONBLOCK, kRole));
+    return load_memory_file(ranges, backing, std::move(file), std::string(kRole) + " " + request.memory_path);
+  }
+  MAYFLY_TRY_ASSIGN(const UniqueFd socket, connect_to_handler(request.memory_path));
+  MAYFLY_TRY_ASSIGN(userfault_, Userfault::open());
+  MAYFLY_TRY_ASSIGN(GuestMemory memory, GuestMemory::create(ranges, backing));
+  MAYFLY_TRY(userfault_->watch(memory));
+  MAYFLY_TRY(userfault_->hand_over(socket, memory));
+  return memory;
+}
+
+}  // namespace mayfly

@@ -1,0 +1,36 @@
+#include "vmm/snapshot_job.h"
+
+#include <span>
+#include <utility>
+
+#include "base/file.h"
+#include "base/same_file.h"
+
+namespace mayfly {
+
+Result<SnapshotJob> SnapshotJob::create(const SnapshotRequest& request) {
+  if (request.state_path == request.memory_path || same_file(request.state_path, request.memory_path)) {
+    return fail(ErrorCode::kInvalidArgument,
+                request.memory_path + ": state and memory of a snapshot are two files");
+  }
+  MAYFLY_TRY_ASSIGN(AtomicFile state, AtomicFile::create(request.state_path, "snapshot state file"));
+  MAYFLY_TRY_ASSIGN(AtomicFile memory, AtomicFile::create(request.memory_path, "snapshot memory file"));
+  return SnapshotJob(std::move(state), std::move(memory));
+}
+
+Result<WrittenMemory> SnapshotJob::write(const CapturedVm& captured) {
+  // SAFETY: write_at() only reads it; iovec has no const.
+  const iovec state{.iov_base = const_cast<std::byte*>(captured.state.data()),
+                    .iov_len = captured.state.size()};
+  MAYFLY_TRY(write_at(state_.descriptor(), 0, state, state_.name()));
+  return write_full(*captured.memory, {memory_.descriptor(), memory_.name()}, captured.options);
+}
+
+Result<void> SnapshotJob::commit() {
+  MAYFLY_TRY(state_.sync());
+  MAYFLY_TRY(memory_.sync());
+  MAYFLY_TRY(memory_.publish());
+  return state_.publish();
+}
+
+}  // namespace mayfly
