@@ -261,8 +261,8 @@ TEST_F(RouterTest, what_is_no_call_or_no_proper_one_is_refused_with_its_fault) {
            {"PUT", "/entropy", "{}", "no such device"},
            {"PUT", "/pmem/one", "{}", "no such device"},
            {"PUT", "/hotplug/memory", "{}", "no such device"},
-           {"PUT", "/snapshot/create", "{}", "not supported yet"},
-           {"PUT", "/snapshot/load", "{}", "not supported yet"}}) {
+           {"PUT", "/snapshot/create", "{}", "snapshot_path"},
+           {"PUT", "/snapshot/load", "{}", "mem_backend"}}) {
     expect_refused(send(method, path, body), text);
   }
 }
