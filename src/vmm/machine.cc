@@ -78,31 +78,27 @@ BuildError fault_of_loading(Error error) {
   return host ? BuildError(std::move(error)) : BuildError::of_configuration(std::move(error));
 }
 
-}  // namespace
-
-// Loads the guest on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for
-// grace periods of the host's kernel and so goes first: loading fills the gaps, even on a single processor.
-// All that is passed is borrowed and outlives this.
-class Machine::GuestLoader {
+// Work on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for grace periods of
+// the host's kernel and so goes first: the work fills the gaps, even on a single processor. All that `work`
+// borrows outlives this.
+template <typename Result>
+class Aside {
  public:
-  GuestLoader(BootTrace* trace, GuestMemory& memory, const VmConfig& config, const GuestFiles& files) {
-    const auto load = [this, trace, &memory, &config, &files]() noexcept {
-      enter_guest_ = traced(trace, "load guest", [&] { return load_guest(memory, config, files, trace); });
-    };
+  explicit Aside(std::function<Result()> work) : work_(std::move(work)) {
     try {
-      thread_ = std::thread(load);
+      thread_ = std::thread([this]() noexcept { result_.emplace(work_()); });
     } catch (const std::system_error&) {
-      load();  // no thread to be had: the vCPUs' own will say so
+      result_.emplace(work_());  // no thread to be had: the vCPUs' own will say so
     }
   }
-  ~GuestLoader() { join(); }
-  GuestLoader(const GuestLoader&) = delete;
-  GuestLoader& operator=(const GuestLoader&) = delete;
+  ~Aside() { join(); }
+  Aside(const Aside&) = delete;
+  Aside& operator=(const Aside&) = delete;
 
   // Once.
-  Result<EnterGuest> take() {
+  Result take() {
     join();
-    return std::move(*enter_guest_);
+    return std::move(*result_);
   }
 
  private:
@@ -112,9 +108,12 @@ class Machine::GuestLoader {
     }
   }
 
-  std::optional<Result<EnterGuest>> enter_guest_;
-  std::thread thread_;
+  const std::function<Result()> work_;
+  std::optional<Result> result_;
+  std::thread thread_;  // last: everything above is there before it starts
 };
+
+}  // namespace
 
 void Machine::Ending::power_event(PowerEvent event) noexcept {
   if (event == PowerEvent::kReset) {
@@ -170,7 +169,9 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
   MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
-  GuestLoader loader(trace, memory, config, parts.files);
+  Aside<Result<EnterGuest>> loader([&] {
+    return traced(trace, "load guest", [&] { return load_guest(memory, config, parts.files, trace); });
+  });
   auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
   auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config); });
   // What is wrong with the guest's files is said before what making the VM refuses.
@@ -205,12 +206,13 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   }
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
   MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
-  MAYFLY_TRY_ASSIGN(Processor processor, traced(trace, "compare CPUID", [&] {
-                      return restore_processor(kvm, std::move(parts.state.vcpus));
-                    }));
-  MAYFLY_TRY_ASSIGN(Vm vm, traced(trace, "create VM", [&] {
-                      return create_platform_vm(kvm, parts.memory, windows.all());
-                    }));
+  Aside<Result<Processor>> comparison([&] {
+    return traced(trace, "compare CPUID", [&] { return restore_processor(kvm, std::move(parts.state.vcpus)); });
+  });
+  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, parts.memory, windows.all()); });
+  // That this host is another is said before what making the VM refuses.
+  MAYFLY_TRY_ASSIGN(Processor processor, comparison.take());
+  MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
   std::unique_ptr<Machine> machine(new Machine(std::move(parts.memory), std::move(windows),
                                                {std::move(kvm), std::move(vm), std::move(processor)},

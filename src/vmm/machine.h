@@ -137,8 +137,6 @@ class Machine {
   Result<void> stop();
 
  private:
-  class GuestLoader;
-
   // Where the endings of all vCPUs and devices meet: the first wins.
   class Ending final : public PowerSink {
    public:
