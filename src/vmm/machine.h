@@ -94,6 +94,10 @@ class Machine {
   // hears of it when it is resumed; to ask again does no harm. Errors: kBusy before the start and after the
   // end, and where the guest has nobody who listens: the request is not kept for later.
   Result<void> request_shutdown();
+  // The guest goes on as another than it was, for example as a copy: gives it a new VM generation id and the
+  // interrupt that tells of it, which it takes when it runs. Once the vCPUs have the state that they go on
+  // with: later it would be lost. Error kBusy while the guest runs and after the end.
+  Result<void> notify_generation_change();
   // Ends all vCPU threads. Idempotent. Error kInternal where one does not end in time.
   Result<void> stop();
 

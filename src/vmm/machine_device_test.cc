@@ -212,6 +212,23 @@ TEST_P(MachineDevice, a_guest_is_asked_to_shut_down_once_it_listens) {
   expect_busy(machine->request_shutdown());
 }
 
+TEST_P(MachineDevice, a_guest_that_goes_on_finds_a_new_generation_and_is_told) {
+  const auto machine = build("generation");
+  ASSERT_NE(machine, nullptr);
+  expect_end_ = true;
+  ASSERT_TRUE(machine->notify_generation_change());  // nobody listens yet: the number alone is new
+  ASSERT_TRUE(machine->start());
+  ASSERT_TRUE(paper_.shows("open\n"));
+  expect_busy(machine->notify_generation_change());
+  ASSERT_TRUE(machine->pause());
+  EXPECT_TRUE(machine->notify_generation_change());
+  EXPECT_FALSE(paper_.has("PASS\n"));
+  ASSERT_TRUE(machine->resume());
+  EXPECT_TRUE(paper_.shows("PASS\n"));
+  EXPECT_TRUE(machine->stop());
+  expect_busy(machine->notify_generation_change());
+}
+
 INSTANTIATE_TEST_SUITE_P(VcpuCounts, MachineDevice, ::testing::Values(1U, 2U),
                          [](const auto& test) { return "with_" + std::to_string(test.param) + "_vcpus"; });
 
