@@ -56,6 +56,8 @@ void for_each_section(Visit visit) {
       "network", Times::kAnyNumber, false, [](auto& state) -> auto& { return state.networks; });
   visit(
       "metadata", Times::kAtMostOnce, false, [](auto& state) -> auto& { return state.mmds; });
+  visit(
+      "mark", Times::kAtMostOnce, true, [](auto& state) -> auto& { return state.mark; });
 }
 
 // Of every section, so far.

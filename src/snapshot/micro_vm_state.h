@@ -3,6 +3,7 @@
 
 #include <linux/kvm.h>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -67,6 +68,10 @@ struct SavedNetwork {
   NetDeviceState state{};
 };
 
+// A random number that is in guest memory, too, at a place that no guest uses: so that a state file is not
+// taken for one of another memory file.
+using SnapshotMark = std::array<std::uint8_t, 16>;
+
 struct MicroVmState {
   static constexpr std::uint32_t kMaxVcpus = 32;
   static constexpr std::size_t kMaxDevices = 18;  // drives and network interfaces together
@@ -88,6 +93,7 @@ struct MicroVmState {
   std::vector<SavedDrive> drives{};
   std::vector<SavedNetwork> networks{};
   std::optional<MmdsConfig> mmds{};
+  std::optional<SnapshotMark> mark{};
 
   std::uint64_t memory_size() const;  // bytes of all ranges
 

@@ -26,6 +26,9 @@ namespace mayfly {
 // a size that cannot be had.
 Result<std::vector<GuestRange>> guest_memory_ranges(std::uint64_t size);
 
+// The page of guest RAM that has the VM generation id and the snapshot mark (devices/vmgenid).
+GuestAddress vm_gen_id_page();
+
 // The VM with its memory and interrupt controllers, without vCPUs. `virtio` are the windows of the virtio
 // devices, one behind the other as the guest finds them. Both outlive it.
 Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,

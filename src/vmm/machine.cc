@@ -224,6 +224,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   MAYFLY_TRY(traced(trace, "restore devices", [&] { return machine->restore_devices(parts); }));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   machine->state_ = State::kPaused;
+  // A guest that was saved may go on more than once, and has to know.
+  MAYFLY_TRY(machine->notify_generation_change());
   return machine;
 }
 

@@ -16,6 +16,7 @@
 #include "devices/i8042/i8042.h"
 #include "devices/power/power.h"
 #include "devices/serial/serial.h"
+#include "devices/vmgenid/vmgenid.h"
 #include "event/event_loop.h"
 #include "kvm/arch.h"
 #include "kvm/host_kind.h"
@@ -126,6 +127,8 @@ class Machine {
   // first: what they have under way ends by interrupts, which are part of this. Error kBusy in another state;
   // else of the host's.
   Result<MachineState> save();
+  // Ties the memory file that is written next to its state file.
+  Result<void> mark_snapshot(const RandomId& mark);
   // To be read while the machine is paused, or with a dirty log beside.
   const GuestMemory& memory() const { return memory_; }
 
@@ -133,6 +136,10 @@ class Machine {
   // hears of it when it is resumed; to ask again does no harm. Errors: kBusy before the start and after the
   // end, and where the guest has nobody who listens: the request is not kept for later.
   Result<void> request_shutdown();
+  // The guest goes on as another than it was, for example as a copy: gives it a new VM generation id and the
+  // interrupt that tells of it, which it takes when it runs. Once the vCPUs have the state that they go on
+  // with: later it would be lost. Error kBusy while the guest runs and after the end.
+  Result<void> notify_generation_change();
   // Ends all vCPU threads. Idempotent. Error kInternal where one does not end in time.
   Result<void> stop();
 

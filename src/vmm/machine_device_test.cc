@@ -167,8 +167,10 @@ TEST_P(MachineDevice, what_the_state_does_not_allow_is_refused) {
   ASSERT_NE(machine, nullptr);
   expect_busy(machine->pause());
   expect_busy(machine->resume());
+  EXPECT_TRUE(machine->notify_generation_change());
   ASSERT_TRUE(machine->start());
   expect_busy(machine->start());
+  expect_busy(machine->notify_generation_change());
   ASSERT_TRUE(machine->stop());
   expect_busy(machine->start());
   expect_busy(machine->pause());
@@ -210,6 +212,22 @@ TEST_P(MachineDevice, a_guest_is_asked_to_shut_down_once_it_listens) {
   EXPECT_TRUE(paper_.shows("PASS\n"));
   EXPECT_TRUE(machine->stop());
   expect_busy(machine->request_shutdown());
+}
+
+TEST_P(MachineDevice, a_guest_that_goes_on_finds_a_new_generation_and_is_told) {
+  const auto machine = build("generation");
+  ASSERT_NE(machine, nullptr);
+  expect_end_ = true;
+  ASSERT_TRUE(machine->start());
+  ASSERT_TRUE(paper_.shows("open\n"));
+  expect_busy(machine->notify_generation_change());
+  ASSERT_TRUE(machine->pause());
+  EXPECT_TRUE(machine->notify_generation_change());
+  EXPECT_FALSE(paper_.has("PASS\n"));
+  ASSERT_TRUE(machine->resume());
+  EXPECT_TRUE(paper_.shows("PASS\n"));
+  EXPECT_TRUE(machine->stop());
+  expect_busy(machine->notify_generation_change());
 }
 
 INSTANTIATE_TEST_SUITE_P(VcpuCounts, MachineDevice, ::testing::Values(1U, 2U),

@@ -3,6 +3,7 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -13,6 +14,8 @@
 #include "base/same_file.h"
 #include "memory/memory_file.h"
 #include "snapshot/micro_vm_state.h"
+#include "devices/vmgenid/vmgenid.h"
+#include "vmm/arch.h"
 #include "vmm/micro_vm.h"
 #include "vmm/saved_config.h"
 
@@ -123,6 +126,9 @@ Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
   saved.clock = machine.clock;
   saved.serial = machine.serial;
   saved.power = machine.power;
+  MAYFLY_TRY_ASSIGN(const RandomId mark, make_random_id());
+  MAYFLY_TRY(machine_->mark_snapshot(mark));
+  saved.mark = std::bit_cast<SnapshotMark>(mark);
   CapturedVm captured;
   MAYFLY_TRY_ASSIGN(captured.state, encode(saved));
   captured.memory = &machine_->memory();
@@ -270,7 +276,16 @@ Result<GuestMemory> MicroVm::load_memory(const LoadRequest& request, const Micro
   if (!request.memory_from_handler) {
     constexpr const char* kRole = "snapshot memory file";
     MAYFLY_TRY_ASSIGN(UniqueFd file, open_file(request.memory_path, O_RDONLY | O_NONBLOCK, kRole));
-    return load_memory_file(ranges, backing, std::move(file), std::string(kRole) + " " + request.memory_path);
+    const std::string name = std::string(kRole) + " " + request.memory_path;
+    MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory_file(ranges, backing, std::move(file), name));
+    if (state.mark) {
+      MAYFLY_TRY_ASSIGN(const RandomId mark, read_snapshot_mark(memory, vm_gen_id_page()));
+      if (std::bit_cast<SnapshotMark>(mark) != *state.mark) {
+        return fail(ErrorCode::kInvalidImage,
+                    name + ": is of another snapshot than the state file " + request.state_path);
+      }
+    }
+    return memory;
   }
   MAYFLY_TRY_ASSIGN(const UniqueFd socket, connect_to_handler(request.memory_path));
   MAYFLY_TRY_ASSIGN(userfault_, Userfault::open());

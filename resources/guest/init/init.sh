@@ -26,6 +26,8 @@ run_job() {
             done
             echo "--- clocksource"
             cat /sys/devices/system/clocksource/clocksource0/current_clocksource
+            echo "--- vmgenid"
+            ls /sys/bus/*/drivers/vmgenid 2> /dev/null
             echo "--- dmesg"
             dmesg -r
             echo "--- end"

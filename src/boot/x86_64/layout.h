@@ -23,6 +23,8 @@ inline constexpr std::uint64_t kSystemAreaStart = 0x9fc00;
 inline constexpr std::uint64_t kMpTable = 0x9fc00;  // the last KiB of base memory
 inline constexpr std::uint64_t kMpTableMax = 1024;  // bytes
 inline constexpr std::uint64_t kSystemAreaEnd = 0x100000;
+// One page for the VM generation id, which is not the tables' so that it can be written alone.
+inline constexpr std::uint64_t kVmGenIdPage = 0xdf000;
 inline constexpr std::uint64_t kRsdp = 0xe0000;
 inline constexpr std::uint64_t kHighMemoryStart = 0x100000;  // kernels go from here on
 
@@ -44,7 +46,9 @@ inline constexpr std::uint16_t kI8042DataPort = 0x60;
 inline constexpr std::uint16_t kI8042CommandPort = 0x64;
 // ACPI registers, in I/O space: sleep control, sleep status, reset (one byte each).
 inline constexpr std::uint16_t kPowerPort = 0x600;
-inline constexpr std::uint32_t kShutdownRequestGsi = 5;  // generic event device
+// Interrupts of the generic event device.
+inline constexpr std::uint32_t kVmGenIdGsi = 3;
+inline constexpr std::uint32_t kShutdownRequestGsi = 5;
 inline constexpr std::uint32_t kVirtioFirstGsi = 6;      // legacy pins first, then 16..23
 inline constexpr std::uint32_t kMaxVirtioDevices = 18;   // one line each, up to the I/O APIC's last pin, 23
 inline constexpr std::uint32_t kMaxVcpus = 32;

@@ -13,6 +13,7 @@
 #include "boot/x86_64/mp_table.h"
 #include "boot/x86_64/prepare_boot.h"
 #include "devices/power/power.h"
+#include "devices/vmgenid/vmgenid.h"
 #include "vmm/arch.h"
 #include "vmm/x86_64/cpu_setup.h"
 
@@ -95,14 +96,19 @@ Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const
     const x86_64::VirtioPlace place = x86_64::virtio_place(index);
     virtio.push_back({place.base, layout::kVirtioMmioWindow, place.gsi});
   }
-  const x86_64::AcpiConfig tables{.vcpu_count = config.machine.vcpu_count,
-                                  .virtio_mmio = std::move(virtio),
-                                  .serial = x86_64::AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
-                                  .power = {.port = layout::kPowerPort,
-                                            .sleep_type_off = PowerDevice::kSleepTypeOff,
-                                            .reset_value = PowerDevice::kResetValue,
-                                            .shutdown_gsi = layout::kShutdownRequestGsi}};
+  const x86_64::AcpiConfig tables{
+      .vcpu_count = config.machine.vcpu_count,
+      .virtio_mmio = std::move(virtio),
+      .serial = x86_64::AcpiSerial{layout::kSerialPort, layout::kSerialIrq},
+      .power = {.port = layout::kPowerPort,
+                .sleep_type_off = PowerDevice::kSleepTypeOff,
+                .reset_value = PowerDevice::kResetValue,
+                .shutdown_gsi = layout::kShutdownRequestGsi},
+      .vm_gen_id = x86_64::AcpiVmGenId{vm_gen_id_page().value() + kGenerationOffset, layout::kVmGenIdGsi}};
   MAYFLY_TRY_ASSIGN(plan.rsdp, x86_64::write_acpi_tables(tables, memory));
+  // The snapshot mark beside it stays as fresh memory is: zeros.
+  MAYFLY_TRY_ASSIGN(const RandomId generation, make_random_id());
+  MAYFLY_TRY(write_generation(memory, vm_gen_id_page(), generation));
   if (without_acpi) {
     // For such a kernel alone: the ACPI tables say it all, and two that say the same could differ.
     MAYFLY_TRY(x86_64::write_mp_table(config.machine.vcpu_count, memory));

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "boot/x86_64/layout.h"
 #include "devices/virtio/transport/mmio_transport.h"
+#include "devices/vmgenid/vmgenid.h"
 #include "kvm/x86_64/apply_template.h"
 #include "kvm/x86_64/cpuid.h"
 #include "kvm/x86_64/io_apic.h"
@@ -60,6 +61,13 @@ Result<void> MachineConfig::check_address_bits(unsigned (*bits)()) const {
                                                ": must be at most " + std::to_string(most) +
                                                " on this host, whose processor has " + std::to_string(width) +
                                                " bits of physical address");
+}
+
+GuestAddress vm_gen_id_page() {
+  static_assert(x86_64::layout::kVmGenIdPage >= x86_64::layout::kSystemAreaStart &&
+                    x86_64::layout::kVmGenIdPage + kGenerationPageSize <= x86_64::layout::kRsdp,
+                "in the reserved area, before the tables");
+  return GuestAddress(x86_64::layout::kVmGenIdPage);
 }
 
 Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
@@ -173,6 +181,20 @@ Result<void> Machine::request_shutdown() {
         "the guest does not listen for a request to shut down: its ACPI is not up yet, or it has none");
   }
   return platform_.vm.pulse_line(layout::kShutdownRequestGsi);
+}
+
+Result<void> Machine::notify_generation_change() {
+  if (state_ != State::kNotStarted && state_ != State::kPaused) {
+    return fail(ErrorCode::kBusy, "the microVM is not paused");
+  }
+  MAYFLY_TRY_ASSIGN(const RandomId generation, make_random_id());
+  // The number before the interrupt: who is told looks at once.
+  MAYFLY_TRY(write_generation(memory_, vm_gen_id_page(), generation));
+  return platform_.vm.pulse_line(x86_64::layout::kVmGenIdGsi);
+}
+
+Result<void> Machine::mark_snapshot(const RandomId& mark) {
+  return write_snapshot_mark(memory_, vm_gen_id_page(), mark);
 }
 
 Result<void> Machine::connect_virtio(VirtioSlot& slot, std::uint32_t index) {

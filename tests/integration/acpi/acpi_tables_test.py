@@ -10,6 +10,7 @@ tools come with the package acpica-tools; without them this test fails, it is ne
 
 import concurrent.futures
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,21 @@ class AcpiTables(unittest.TestCase):
         requested = "Notify on [_SB_]"
         self.assertEqual(self.evaluate(folder, r"execute \_SB.GED._EVT 5").count(requested), 1)
         self.assertEqual(self.evaluate(folder, r"execute \_SB.GED._EVT 6").count(requested), 0)
+
+    def test_a_new_generation_is_told_by_its_interrupt_only_and_its_place_is_known(self):
+        folder = self.dump(1, 1)
+        told = "Notify on [VGEN]"
+        output = self.evaluate(folder, r"execute \_SB.GED._EVT 3")
+        self.assertEqual(output.count(told), 1)
+        self.assertIn("0x80", output.split(told)[1].splitlines()[0])
+        self.assertNotIn("Notify on [_SB_]", output)
+        for other in (0, 4, 5, 6):
+            self.assertEqual(self.evaluate(folder, rf"execute \_SB.GED._EVT {other}").count(told), 0)
+        place = self.evaluate(folder, r"execute \_SB.VGEN.ADDR")
+        self.assertEqual(re.findall(r"\[Integer\] = ([0-9A-F]+)", place), ["00000000000DF100", "0000000000000000"])
+        # ACPICA gives drivers every _CID in capitals; Linux's driver looks for these.
+        for name, value in (("_CID", "VM_GEN_COUNTER"), ("_DDN", "VM_Gen_Counter")):
+            self.assertIn(f'"{value}"', self.evaluate(folder, rf"execute \_SB.VGEN.{name}"))
 
     def test_broken_tables_are_found(self):
         """The checks above can fail: one byte changed at a time."""

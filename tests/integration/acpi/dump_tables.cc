@@ -49,6 +49,8 @@ int main(int argc, char** argv) {
                   .sleep_type_off = 5,
                   .reset_value = 1,
                   .shutdown_gsi = layout::kShutdownRequestGsi};
+  config.vm_gen_id =
+      mayfly::x86_64::AcpiVmGenId{.address = layout::kVmGenIdPage + 0x100, .gsi = layout::kVmGenIdGsi};
   for (std::uint32_t i = 0; i < static_cast<std::uint32_t>(std::atoi(argv[2])); ++i) {
     config.virtio_mmio.push_back({.base = layout::kVirtioMmioStart + i * layout::kVirtioMmioWindow,
                                   .size = layout::kVirtioMmioWindow,

@@ -97,6 +97,12 @@ Result<void> check(const AcpiConfig& config) {
   if (config.serial) {
     MAYFLY_TRY(take(config.serial->gsi, "the serial port"));
   }
+  if (config.vm_gen_id) {
+    MAYFLY_TRY(take(config.vm_gen_id->gsi, "the VM generation id"));
+    if (!GuestAddress(config.vm_gen_id->address).is_aligned(8)) {
+      return refuse("the VM generation id's address is no multiple of 8");
+    }
+  }
   std::vector<GuestRange> windows;
   for (const AcpiVirtioMmio& device : config.virtio_mmio) {
     MAYFLY_TRY(take(device.gsi, "a virtio device"));
@@ -111,6 +117,23 @@ Result<void> check(const AcpiConfig& config) {
     windows.push_back(*window);
   }
   return {};
+}
+
+constexpr std::string_view kVmGenId = "VGEN";  // in \_SB
+
+// Microsoft, "Virtual Machine Generation ID": the device is found by _CID and _DDN, its _HID is the
+// platform's own; ADDR gives the lower and the upper half of the id's address.
+aml::Bytes make_vm_gen_id(std::uint64_t address) {
+  constexpr std::string_view kCompatible = "VM_Gen_Counter";
+  return aml::device(kVmGenId, aml::join({
+                                   aml::name("_HID", aml::string("MFLY0001")),
+                                   aml::name("_CID", aml::string(kCompatible)),
+                                   aml::name("_DDN", aml::string(kCompatible)),
+                                   aml::name("ADDR", aml::package({
+                                                         aml::integer(address & 0xffffffff),
+                                                         aml::integer(address >> 32),
+                                                     })),
+                               }));
 }
 
 // 5.2.11.1, Differentiated System Description Table: the devices.
@@ -153,19 +176,26 @@ aml::Bytes make_dsdt(const AcpiConfig& config) {
                                           })),
                     })));
   }
-  // 6.3.5.1: a request to shut down gracefully, told of by a generic event device (5.6.9): the event's
-  // interrupt is _EVT's argument. No power button beside it: a guest that heard of both would be told twice,
-  // and what it makes of a button is not always its end.
+  // A generic event device (5.6.9): each of its interrupts is an event, and _EVT's argument says which.
+  // 6.3.5.1: a request to shut down gracefully. No power button beside it: a guest that heard of both would be
+  // told twice, and what it makes of a button is not always its end.
   constexpr std::uint64_t kShutdownRequest = 0x81;
-  add(aml::device(
-      "GED_", aml::join({
-                  aml::name("_HID", aml::string("ACPI0013")),
-                  aml::name("_UID", aml::integer(0)),
-                  aml::name("_CRS", aml::resource_template({aml::edge_interrupt(config.power.shutdown_gsi)})),
-                  aml::method("_EVT", 1,
-                              aml::if_equal(aml::argument(0), aml::integer(config.power.shutdown_gsi),
-                                            aml::notify("\\_SB_", kShutdownRequest))),
-              })));
+  aml::Bytes events = aml::edge_interrupt(config.power.shutdown_gsi);
+  aml::Bytes handlers = aml::if_equal(aml::argument(0), aml::integer(config.power.shutdown_gsi),
+                                      aml::notify("\\_SB_", kShutdownRequest));
+  if (config.vm_gen_id) {
+    add(make_vm_gen_id(config.vm_gen_id->address));
+    constexpr std::uint64_t kGenerationChanged = 0x80;
+    events = aml::join({events, aml::edge_interrupt(config.vm_gen_id->gsi)});
+    handlers = aml::join({handlers, aml::if_equal(aml::argument(0), aml::integer(config.vm_gen_id->gsi),
+                                                  aml::notify(kVmGenId, kGenerationChanged))});
+  }
+  add(aml::device("GED_", aml::join({
+                              aml::name("_HID", aml::string("ACPI0013")),
+                              aml::name("_UID", aml::integer(0)),
+                              aml::name("_CRS", aml::resource_template({events})),
+                              aml::method("_EVT", 1, handlers),
+                          })));
 
   // Revision 2: integers have 64 bits.
   TableWriter table("DSDT", 2);

@@ -37,11 +37,19 @@ struct AcpiPower {
   std::uint32_t shutdown_gsi;
 };
 
+// The VM generation id: 16 bytes of RAM that the guest's memory map reserves, and the interrupt that tells of
+// a change.
+struct AcpiVmGenId {
+  std::uint64_t address;  // a multiple of 8
+  std::uint32_t gsi;
+};
+
 struct AcpiConfig {
   std::uint32_t vcpu_count = 1;  // 1..32; the local APIC of vCPU n has the ID n
   std::vector<AcpiVirtioMmio> virtio_mmio;
   std::optional<AcpiSerial> serial;
   AcpiPower power;
+  std::optional<AcpiVmGenId> vm_gen_id;
 };
 
 // How many interrupts there are: the pins of the one I/O APIC, GSI n at pin n.

@@ -23,6 +23,7 @@ AcpiConfig config_of(std::uint32_t vcpus, std::uint32_t devices) {
   config.vcpu_count = vcpus;
   config.serial = AcpiSerial{.port = 0x3f8, .gsi = 4};
   config.power = {.port = 0x600, .sleep_type_off = 5, .reset_value = 1, .shutdown_gsi = 5};
+  config.vm_gen_id = AcpiVmGenId{.address = 0xdf100, .gsi = 3};
   for (std::uint32_t i = 0; i < devices; ++i) {
     config.virtio_mmio.push_back(
         {.base = 0xc0001000 + std::uint64_t{i} * 0x1000, .size = 0x1000, .gsi = 6 + i});
@@ -282,7 +283,7 @@ TEST(AcpiTables, every_machine_has_whole_tables_within_the_system_area) {
       const Tables tables = read_tables(Reader(*image, layout::kRsdp), layout::kRsdp);
       ASSERT_EQ(tables.madt.size(), 44U + 8 * vcpus + 12);
       const AmlDecoder aml = decode(tables);
-      ASSERT_EQ(aml.objects.size(), 1 + vcpus + devices + 2);  // the root; COM1, GED_
+      ASSERT_EQ(aml.objects.size(), 1 + vcpus + devices + 3);  // the root; COM1, VGEN, GED_
     }
   }
 }
@@ -425,7 +426,10 @@ TEST(AcpiTables, dsdt_has_the_serial_port_only_where_there_is_one) {
 }
 
 TEST(AcpiTables, a_graceful_shutdown_is_requested_by_its_interrupt_and_no_other) {
-  AmlDecoder aml = decode(build(config_of(1, 0)));
+  AcpiConfig config = config_of(1, 0);
+  config.vm_gen_id.reset();
+  AmlDecoder aml = decode(build(config));
+  EXPECT_FALSE(aml.objects.contains("\\_SB_.VGEN"));
   const Object& ged = aml.objects.at("\\_SB_.GED_");
   EXPECT_EQ(ged.names.at("_HID"), string_data("ACPI0013"));
   const auto resources = descriptors(ged.names.at("_CRS"));
@@ -434,6 +438,31 @@ TEST(AcpiTables, a_graceful_shutdown_is_requested_by_its_interrupt_and_no_other)
   // One argument; If (Arg0 == 5) { Notify (\_SB, 0x81) }
   const Bytes method{1, 0xa0, 0x0d, 0x93, 0x68, 0x0a, 5, 0x86, '\\', '_', 'S', 'B', '_', 0x0a, 0x81};
   EXPECT_EQ(ged.methods.at("_EVT"), method);
+}
+
+TEST(AcpiTables, vm_generation_id_is_found_by_its_compatible_id_and_told_of_by_its_interrupt) {
+  AcpiConfig config = config_of(1, 0);
+  config.vm_gen_id = AcpiVmGenId{.address = 0x123456789abcdef0, .gsi = 9};
+  AmlDecoder aml = decode(build(config));
+  const Object& device = aml.objects.at("\\_SB_.VGEN");
+  EXPECT_EQ(device.names.at("_CID"), string_data("VM_Gen_Counter"));
+  EXPECT_EQ(device.names.at("_DDN"), string_data("VM_Gen_Counter"));
+  EXPECT_EQ(device.names.at("_HID"), string_data("MFLY0001"));
+  // Package (2) { lower half, upper half }
+  const Bytes place{0x12, 0x0c, 2, 0x0c, 0xf0, 0xde, 0xbc, 0x9a, 0x0c, 0x78, 0x56, 0x34, 0x12};
+  EXPECT_EQ(device.names.at("ADDR"), place);
+
+  const Object& ged = aml.objects.at("\\_SB_.GED_");
+  const auto resources = descriptors(ged.names.at("_CRS"));
+  ASSERT_EQ(resources.size(), 2U);
+  EXPECT_EQ(Reader::integer(resources[0].second, 2, 4), 5U);
+  EXPECT_EQ(Reader::integer(resources[1].second, 2, 4), 9U);
+  EXPECT_EQ(resources[1].second.at(0), 0x03) << "consumer, edge, active high, exclusive";
+  // If (Arg0 == 9) { Notify (VGEN, 0x80) }, behind the shutdown request's
+  const Bytes handler{0xa0, 0x0c, 0x93, 0x68, 0x0a, 9, 0x86, 'V', 'G', 'E', 'N', 0x0a, 0x80};
+  const Bytes& method = ged.methods.at("_EVT");
+  ASSERT_EQ(method.size(), 1 + 14 + handler.size());
+  EXPECT_EQ(Bytes(method.begin() + 15, method.end()), handler);
 }
 
 TEST(AcpiTables, impossible_machines_are_refused_with_the_reason) {
@@ -459,6 +488,11 @@ TEST(AcpiTables, impossible_machines_are_refused_with_the_reason) {
   EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.serial->gsi = 5; })), ::testing::HasSubstr("GSI 5"));
   EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.power.shutdown_gsi = 24; })),
               ::testing::HasSubstr("GSI 24"));
+  EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.vm_gen_id->gsi = 5; })), ::testing::HasSubstr("GSI 5"));
+  EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.vm_gen_id->gsi = 24; })),
+              ::testing::HasSubstr("VM generation id has GSI 24"));
+  EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.vm_gen_id->address = 0xdf104; })),
+              ::testing::HasSubstr("multiple of 8"));
   EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.power.sleep_type_off = 8; })),
               ::testing::HasSubstr("three bits"));
   EXPECT_THAT(refusal(changed([](AcpiConfig& c) { c.power.port = 0xfffe; })), ::testing::HasSubstr("0xffff"));
