@@ -24,8 +24,6 @@
 #include "kvm/x86_64/saved_state.h"
 #include "kvm/x86_64/vcpu_state.h"
 #include "memory/guest_memory.h"
-#include "memory/page_extents.h"
-#include "memory/write_tracker.h"
 
 namespace mayfly {
 namespace {
@@ -391,28 +389,6 @@ TEST_F(KvmDevice, pages_that_the_guest_writes_are_logged_once) {
   EXPECT_EQ(vm.take_dirty_pages(1).error().code(), ErrorCode::kOutOfRange);
   ASSERT_TRUE(vm.set_dirty_logging(false));
   EXPECT_FALSE(vm.take_dirty_pages(0).has_value());
-}
-
-// KVM's log does not have what the monitor writes; a tracker must have both, also of pages that KVM has
-// mapped for writing before.
-TEST_F(KvmDevice, a_tracker_of_writes_has_what_guest_and_monitor_write) {
-  Vm vm = make_vm();
-  // twice: mov byte [5123h], 1; out 10h, al
-  Vcpu vcpu =
-      make_vcpu(vm, {0xc6, 0x06, 0x23, 0x51, 0x01, 0xe6, 0x10, 0xc6, 0x06, 0x23, 0x51, 0x02, 0xe6, 0x10});
-  const PageMap map = PageMap::open().value();
-  auto tracker = WriteTracker::start(*memory_, map);
-  if (!tracker && tracker.error().code() == ErrorCode::kUnsupported) {
-    GTEST_SKIP() << tracker.error().message();
-  }
-  ASSERT_TRUE(tracker) << tracker.error().message();
-  run_to<PortWrite>(vcpu);
-  EXPECT_EQ(tracker->take_dirty_pages(0).value()[0], 1U << 5);
-  ASSERT_TRUE(memory_->write_object(GuestAddress(0x9000), 1));
-  EXPECT_EQ(tracker->take_dirty_pages(0).value()[0], 1U << 9);
-  run_to<PortWrite>(vcpu);
-  EXPECT_EQ(tracker->take_dirty_pages(0).value()[0], 1U << 5);
-  EXPECT_EQ(tracker->take_dirty_pages(0).value()[0], 0U);
 }
 
 TEST_F(KvmDevice, memory_that_kvm_refuses_is_named) {

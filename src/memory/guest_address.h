@@ -9,6 +9,9 @@
 
 namespace mayfly {
 
+// The unit of dirty logs and of extents, whatever the host's pages behind them: bytes.
+inline constexpr std::uint64_t kGuestPage = 4096;
+
 // A guest-physical address. Any 64-bit value is one; whether memory stands behind it is GuestMemory's to say.
 class GuestAddress {
  public:

@@ -328,6 +328,7 @@ MemoryResult<void> GuestMemory::write(GuestAddress address, std::span<const std:
     return tl::make_unexpected(host.error());
   }
   copy_to_guest(*host, source.data(), source.size());
+  note_written(address, source.size());
   return {};
 }
 
@@ -340,6 +341,7 @@ MemoryResult<void> GuestMemory::fill(GuestAddress address, std::uint64_t length,
     return tl::make_unexpected(host.error());
   }
   fill_guest(*host, value, length);
+  note_written(address, length);
   return {};
 }
 
@@ -368,13 +370,52 @@ Result<void> GuestMemory::load_file(GuestAddress address, const UniqueFd& fd, st
     return tl::make_unexpected(host.error().to_error().within(role));
   }
   MAYFLY_TRY(check_file_range(file_offset, length, role));
-  MAYFLY_TRY_ASSIGN(const std::size_t got, read_at(fd, file_offset, {*host, length}, role));
+  const auto read = read_at(fd, file_offset, {*host, length}, role);
+  note_written(address, length);  // also where only a part came, or it failed on the way
+  MAYFLY_TRY_ASSIGN(const std::size_t got, read);
   if (got < length) {
     return fail(ErrorCode::kInvalidImage,
                 std::string(role) + ": ends at byte " + std::to_string(file_offset + got) + ", " +
                     std::to_string(length - got) + " bytes before the end of what it should hold");
   }
   return {};
+}
+
+void GuestMemory::note_writes(bool on) {
+  if (!on) {
+    record_.stop();
+    return;
+  }
+  std::vector<std::uint64_t> sizes;
+  for (const MemoryRegion& region : regions_) {
+    sizes.push_back(region.range.size());
+  }
+  record_.start(sizes);
+}
+
+void GuestMemory::mark_written(GuestAddress address, std::uint64_t length) {
+  if (length == 0) {
+    return;
+  }
+  for (std::size_t index = 0; index < regions_.size(); ++index) {
+    const GuestRange& range = regions_[index].range;
+    const auto offset = address.checked_offset_from(range.base());
+    if (offset && *offset < range.size() && length <= range.size() - *offset) {
+      record_.mark(index, *offset, length);
+      return;
+    }
+  }
+  MAYFLY_CHECK(false, "what is noted as written lies in guest RAM");
+}
+
+Result<std::vector<std::uint64_t>> GuestMemory::take_noted(std::size_t region) {
+  if (region >= regions_.size()) {
+    return fail(ErrorCode::kOutOfRange, "take noted pages: there is no region " + std::to_string(region));
+  }
+  if (!notes_writes()) {
+    return fail(ErrorCode::kNotFound, "take noted pages: writes to guest memory are not noted");
+  }
+  return record_.take(region);
 }
 
 }  // namespace mayfly

@@ -26,6 +26,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "memory/guest_address.h"
+#include "memory/write_record.h"
 
 namespace mayfly {
 
@@ -79,6 +80,9 @@ concept GuestInteger = std::integral<T> && !std::same_as<T, bool> && sizeof(T) <
 // A contiguous, checked stretch of guest RAM: for copies and as an iovec for system calls. Valid as long as
 // the GuestMemory it came from, or the one that this was moved to. What it covers may change under every
 // look: copy first, then check, then use.
+//
+// What is written through a slice, or by a system call, is not noted by itself: whoever does it calls
+// GuestMemory::note_written() afterwards.
 class GuestSlice {
  public:
   std::size_t size() const { return size_; }  // bytes
@@ -242,6 +246,7 @@ class GuestMemory {
     }
     // SAFETY: as in load_acquire().
     __atomic_store_n(static_cast<volatile T*>(*host), value, __ATOMIC_RELEASE);
+    note_written(address, sizeof(T));
     return {};
   }
 
@@ -254,6 +259,29 @@ class GuestMemory {
   // been written. No bytes: nothing is done, whatever the address.
   Result<void> load_file(GuestAddress address, const UniqueFd& fd, std::uint64_t file_offset,
                          std::uint64_t length, std::string_view role);
+
+  // The record of the pages that this process writes, for snapshots: KVM logs what vCPUs write and nothing
+  // else. Off at first. What write(), fill(), store_release() and load_file() change is noted by itself; what
+  // is written through slices, by note_written(). Not noted: how memory_file.h and userfault.h fill a RAM
+  // that is being made.
+
+  // Switches the record; it begins empty. One thread at a time, as take_noted(); others may be writing. What
+  // another thread writes at that very moment may go unnoted: of a guest that runs, have every lock under
+  // which RAM is written (a device's) once afterwards, before the first page is copied.
+  void note_writes(bool on);
+  bool notes_writes() const { return record_.is_on(); }
+  // These bytes may have been written, before this call: the order is what makes the record right, see
+  // WriteRecord. They lie in one range, else: aborts, while the record is on. While it is off, this is a load
+  // and a branch. Any thread.
+  void note_written(GuestAddress address, std::uint64_t length) {
+    if (notes_writes()) [[unlikely]] {
+      mark_written(address, length);
+    }
+  }
+  // The pages of the region with that index which were noted since the last call, in the format of
+  // DirtyPageSource (precopy.h), and forgets them. Errors: kOutOfRange for a region that is none, kNotFound
+  // while the record is off.
+  Result<std::vector<std::uint64_t>> take_noted(std::size_t region);
 
  private:
   // A stretch of this process's address space, unmapped when its owner goes. Guest RAM lies in the middle of
@@ -281,11 +309,13 @@ class GuestMemory {
   // Where the bytes [address, address + length) lie in this process. `length` must not be 0.
   MemoryResult<void*> locate(GuestAddress address, std::uint64_t length) const;
   MemoryResult<void*> locate_aligned(GuestAddress address, std::uint64_t length) const;
+  void mark_written(GuestAddress address, std::uint64_t length);
 
   Backing backing_;
   UniqueFd backing_fd_;
   std::vector<Reservation> reservations_;
   std::vector<MemoryRegion> regions_;  // ascending
+  WriteRecord record_;
 };
 
 // Whether `file` can be one of `size` bytes of guest RAM, a regular file of just that size; else

@@ -8,8 +8,8 @@
 // there, zeros among them; its holes mean "as before". It takes a file system that keeps holes page by page,
 // which is looked at when one is written.
 //
-// KVM's dirty log has what vCPUs wrote, and nothing of what devices did: WriteTracker and
-// find_written_pages() have both.
+// KVM's dirty log has what vCPUs wrote, and nothing of what devices did, which GuestMemory notes;
+// find_written_pages() has both.
 //
 // Nothing here opens, names or syncs files: the caller does, by AtomicFile, or outside of a jail.
 #pragma once

@@ -25,14 +25,10 @@ using VisitRun = std::function<Result<void>(std::uint64_t, std::uint64_t)>;
 constexpr std::uint64_t kEntryPresent = 1ULL << 63;
 constexpr std::uint64_t kEntrySwapped = 1ULL << 62;
 constexpr std::uint64_t kEntryFileOrShared = 1ULL << 61;
-constexpr std::uint64_t kIsWritten = 1U << 1;
 constexpr std::uint64_t kIsFile = 1U << 2;
 constexpr std::uint64_t kIsPresent = 1U << 3;
 constexpr std::uint64_t kIsSwapped = 1U << 4;
 constexpr std::uint64_t kIsZeroPage = 1U << 5;
-
-constexpr std::uint64_t kProtectMatching = 1U << 0;
-constexpr std::uint64_t kCheckAsynchronous = 1U << 1;
 
 struct ScanRequest {
   std::uint64_t size = sizeof(ScanRequest);
@@ -177,18 +173,6 @@ Result<void> PageMap::for_each_run(const void* host, std::uint64_t size, Kind ki
   request.any_of = kIsPresent | kIsSwapped;
   MAYFLY_TRY_ASSIGN(const bool scanned, scan(fd_, address_of(host), size, request, visit));
   return scanned ? Result<void>() : read_entries(fd_, address_of(host), size, kind, visit);
-}
-
-Result<void> PageMap::take_written(const void* host, std::uint64_t size, const VisitRun& visit) const {
-  ScanRequest request;
-  request.flags = kProtectMatching | kCheckAsynchronous;
-  // A page that is not there is not protected, which would take page tables for all of RAM: when it is
-  // written, it is there and unprotected. Neither are those that are only read: of the file, or of zeros.
-  request.inverted = kIsFile | kIsZeroPage;
-  request.all_of = request.inverted | kIsWritten;
-  request.any_of = kIsPresent | kIsSwapped;
-  MAYFLY_TRY_ASSIGN(const bool scanned, scan(fd_, address_of(host), size, request, visit));
-  return scanned ? Result<void>() : fail(ErrorCode::kUnsupported, "page map: it tells no written pages");
 }
 
 Result<void> for_each_data(const UniqueFd& file, std::uint64_t begin, std::uint64_t end,

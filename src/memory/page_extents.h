@@ -13,9 +13,6 @@
 
 namespace mayfly {
 
-// The unit of dirty logs and of extents, whatever the host's pages behind them.
-inline constexpr std::uint64_t kGuestPage = 4096;
-
 // For each region of a guest's RAM, in their order, one bit a 4 KiB page, lowest first: as KVM_GET_DIRTY_LOG
 // gives them. Bits past the end of a region mean nothing.
 using PageSet = std::vector<std::vector<std::uint64_t>>;
@@ -41,11 +38,6 @@ class PageMap {
   // there, ascending; its error ends the walk. By PAGEMAP_SCAN, which skips what is not there in one step, or
   // before Linux 6.7 page by page.
   Result<void> for_each_run(const void* host, std::uint64_t size, Kind kind,
-                            const std::function<Result<void>(std::uint64_t, std::uint64_t)>& visit) const;
-
-  // The same of private pages that were written since the last call and are, in the same step, protected
-  // against going unseen the next time: for WriteTracker, which has registered the memory.
-  Result<void> take_written(const void* host, std::uint64_t size,
                             const std::function<Result<void>(std::uint64_t, std::uint64_t)>& visit) const;
 
  private:

@@ -14,7 +14,7 @@
 
 namespace mayfly {
 
-// A dirty log: WriteTracker's, or KVM's with what the monitor itself wrote added.
+// A dirty log: what vCPUs wrote and what the monitor itself did.
 class DirtyPageSource {
  public:
   virtual ~DirtyPageSource() = default;

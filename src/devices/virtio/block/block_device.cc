@@ -386,10 +386,9 @@ BlockDeviceState BlockDevice::state() {
                          .writeback = space_.writeback != 0,
                          .rate_limiter = limiter_.save(clock_.monotonic_ns()),
                          .queues = {}};
+  // Also of a device that needs a reset: nothing may come into the guest's memory once it is saved.
   for (Queue& queue : queues_) {
-    if (active_) {
-      settle(queue);
-    }
+    settle(queue);
   }
   publish();
   for (const Queue& queue : queues_) {

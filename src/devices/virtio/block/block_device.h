@@ -162,8 +162,9 @@ class BlockDevice final : public VirtioDevice {
   // As RateLimiter::update(); what was held back goes on by the new limits.
   Result<void> update_rate_limiter(const RateLimiterConfig& changes);
 
-  // Waits for what is under way and gives it back to the driver first. Of a device that needs a reset no
-  // queue is in use.
+  // Waits for what is under way and gives it back to the driver first; then all that the device wrote to
+  // guest memory is noted there. Of a device that needs a reset no queue is in use, and nothing is given
+  // back.
   BlockDeviceState state();
   // For a device that was not activated yet; its queues come with activate(), by MmioTransport::restore().
   // Errors, after which nothing has changed: kInvalidArgument for features that it does not offer, another

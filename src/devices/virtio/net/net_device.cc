@@ -985,7 +985,10 @@ NetDeviceState NetDevice::save() {
                        .rx_rate_limiter = rx_limiter_.save(settings_.clock->monotonic_ns()),
                        .tx_rate_limiter = tx_limiter_.save(settings_.clock->monotonic_ns())};
   for (Pair& pair : pairs_) {
-    if (pair.rx && !broken_) {
+    if (broken_) {
+      pair.ahead.clear();  // never used any more; a frame may have been tried in them
+      pair.held.reset();
+    } else if (pair.rx) {
       put_back_ahead(pair);
     }
   }

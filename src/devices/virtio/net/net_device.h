@@ -90,7 +90,8 @@ class NetDevice final : public VirtioDevice {
   void process() override;
 
   // Under the lock, on the monitor thread. Buffers that were taken ahead go back to their queues first, and a
-  // frame that waits in them is lost. Of a device that needs a reset no queue is in use.
+  // frame that waits in them is lost; then all that the device wrote to guest memory is noted there. Of a
+  // device that needs a reset no queue is in use.
   NetDeviceState save();
   // For a device that was not activated yet; its queues come with activate(), by MmioTransport::restore().
   // Errors, after which nothing has changed: kInvalidArgument for another MAC address, features that it does

@@ -54,4 +54,14 @@ bool ChainWriter::write_zeroes(std::uint64_t bytes) {
   return true;
 }
 
+void DescriptorChain::Storage::end() {
+  if (memory.notes_writes()) [[unlikely]] {
+    for (const GuestSlice& slice : std::span(slices).subspan(readable_count)) {
+      memory.note_written(slice.address(), slice.size());
+    }
+  }
+  slices.clear();
+  readable_count = 0;
+}
+
 }  // namespace mayfly

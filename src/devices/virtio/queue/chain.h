@@ -90,8 +90,12 @@ class ChainWriter : public SliceCursor {
 
 // One buffer of the driver's: first its device-readable, then its device-writable bytes, together at most
 // 2^32 - 1, in no more slices than the queue has descriptors. Taken from a VirtQueue and given back to it
-// once, by complete() or put_back(). Destroyed without that only where its queue goes as well (a reset).
-// Move-only; a moved-from chain has no slices.
+// once, by complete() or put_back(). Destroyed without that only where its queue goes as well (a reset), or
+// is not used any more until it does. Move-only; a moved-from chain has no slices.
+//
+// However a chain ends, its device-writable bytes are then noted as written (GuestMemory::note_written): all,
+// since a device that failed has written more than it tells, and one that took a buffer ahead may have tried
+// it. So whoever has a chain lets nothing write to its slices after its end.
 class DescriptorChain {
  public:
   // The index of the chain's first descriptor, by which the driver knows it.
@@ -113,6 +117,15 @@ class DescriptorChain {
 
   // Kept by the queue from chain to chain, so that a running queue allocates nothing.
   struct Storage {
+    explicit Storage(GuestMemory& of) : memory(of) {}
+    Storage(const Storage&) = delete;
+    Storage& operator=(const Storage&) = delete;
+    ~Storage() { end(); }
+
+    // The chain that it holds, if any, is over.
+    void end();
+
+    GuestMemory& memory;
     std::vector<GuestSlice> slices;
     std::size_t readable_count = 0;
   };

@@ -256,7 +256,9 @@ void VirtQueue::complete(DescriptorChain chain, std::uint32_t written) {
   const std::uint16_t head = chain.head();
   recycle(std::move(chain));
   const std::size_t entry = next_used_ & (config_.size - 1);
-  parts_.used_ring.set_object(kEntries + sizeof(UsedElement) * entry, UsedElement{head, written});
+  const std::size_t offset = kEntries + sizeof(UsedElement) * entry;
+  parts_.used_ring.set_object(offset, UsedElement{head, written});
+  note_used(offset, sizeof(UsedElement));
   ++next_used_;
 }
 
@@ -268,7 +270,7 @@ bool VirtQueue::publish() {
   // The entries and the buffers' bytes are written before the index (2.7.8.2), and the index before we look
   // whether the driver wants to know: load() and store() keep that order. A driver that does the reverse in
   // its own order either sees the index or is seen asking.
-  parts_.used_ring.store<std::uint16_t>(kIndex, next_used_);
+  put_used(kIndex, next_used_);
   if (config_.event_index) {
     const auto used_event =
         parts_.available_ring.load<std::uint16_t>(kEntries + std::size_t{2} * config_.size);
@@ -280,15 +282,15 @@ bool VirtQueue::publish() {
 void VirtQueue::spare_doorbell() {
   // With an event index the driver rings for one entry and no other, until it is moved (2.7.10.1).
   if (!config_.event_index) {
-    parts_.used_ring.store<std::uint16_t>(kFlags, kNoNotify);
+    put_used(kFlags, kNoNotify);
   }
 }
 
 QueueResult<bool> VirtQueue::want_doorbell() {
   if (config_.event_index) {
-    parts_.used_ring.store<std::uint16_t>(kEntries + sizeof(UsedElement) * config_.size, next_available_);
+    put_used(kEntries + sizeof(UsedElement) * config_.size, next_available_);
   } else {
-    parts_.used_ring.store<std::uint16_t>(kFlags, 0);
+    put_used(kFlags, 0);
   }
   // The wish is visible before we look again: what the driver makes available after this look, it rings for.
   const auto count = available_count();
@@ -300,19 +302,27 @@ QueueResult<bool> VirtQueue::want_doorbell() {
 
 std::unique_ptr<DescriptorChain::Storage> VirtQueue::storage() {
   if (spare_.empty()) {
-    return std::make_unique<DescriptorChain::Storage>();
+    return std::make_unique<DescriptorChain::Storage>(*memory_);
   }
   auto storage = std::move(spare_.back());
   spare_.pop_back();
-  storage->slices.clear();
-  storage->readable_count = 0;
   return storage;
 }
 
 void VirtQueue::recycle(DescriptorChain chain) {
   MAYFLY_CHECK(chain.storage_ && in_flight_ != 0, "a chain was given back twice");
   --in_flight_;
+  chain.storage_->end();
   spare_.push_back(std::move(chain.storage_));
+}
+
+void VirtQueue::put_used(std::size_t offset, std::uint16_t value) {
+  parts_.used_ring.store<std::uint16_t>(offset, value);
+  note_used(offset, sizeof(value));
+}
+
+void VirtQueue::note_used(std::size_t offset, std::size_t size) {
+  memory_->note_written(GuestAddress(config_.used_ring.value() + offset), size);
 }
 
 }  // namespace mayfly

@@ -59,6 +59,9 @@ using QueueResult = tl::expected<T, QueueFault>;
 // Owned by one device, used under its lock. Copies every word of the guest's once and uses the copy; a
 // hostile driver can make take() fail and nothing else. Allocates only while it meets more chains at once, or
 // longer ones, than ever before: bounded by its size each.
+//
+// All that it writes to guest memory itself, in the used ring, it notes there as written; for what devices
+// write, see DescriptorChain.
 class VirtQueue {
  public:
   static constexpr std::uint32_t kMaxSize = 32768;  // 2.7
@@ -110,6 +113,9 @@ class VirtQueue {
   QueueResult<void> collect(std::uint16_t head, DescriptorChain::Storage& storage) const;
   std::unique_ptr<DescriptorChain::Storage> storage();
   void recycle(DescriptorChain chain);
+  // A field of the used ring, and that it was written.
+  void put_used(std::size_t offset, std::uint16_t value);
+  void note_used(std::size_t offset, std::size_t size);
 
   GuestMemory* memory_;
   VirtQueueConfig config_;
