@@ -514,24 +514,61 @@ Router::Answer Router::refuse_device(const Call& call) {
   return fail(ErrorCode::kUnsupported, call.path + ": this monitor has no such device, on purpose");
 }
 
-Router::Answer Router::put_snapshot_create(const Call& call) {
-  MAYFLY_TRY_ASSIGN(const SnapshotRequest request, read_snapshot_create(call.body, "snapshot"));
-  const std::uint64_t begin_ns = monotonic_ns();
-  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.check_snapshot(request); }));
-  const auto on_files = [this](const auto& step) {
-    std::optional<decltype(step())> result;
-    files_.run([&] { result.emplace(step()); });
-    return std::move(*result);
-  };
+// What `step` gives on the thread for files.
+template <typename Step>
+auto Router::on_files(const Step& step) {
+  std::optional<decltype(step())> result;
+  files_.run([&] { result.emplace(step()); });
+  return std::move(*result);
+}
+
+Result<void> Router::take_snapshot(const Call& call, const SnapshotRequest& request) {
   MAYFLY_TRY_ASSIGN(SnapshotJob job, on_files([&] { return SnapshotJob::create(request); }));
+  if (request.live) {
+    LiveMemory live;
+    const auto begin = [&live](MicroVm& vm) -> Result<void> {
+      MAYFLY_TRY_ASSIGN(live, vm.begin_live());
+      return {};
+    };
+    MAYFLY_TRY(with_vm(call, begin));
+    // The monitor may end meanwhile.
+    live.options.proceed = [this](std::uint64_t, std::uint64_t) { return gate_.run([] {}); };
+    MAYFLY_TRY(on_files([&] { return job.write_ahead(live); }));
+  }
   // The monitor's thread waits for the memory to be written: no device brings the guest anything meanwhile.
   const auto save = [&](MicroVm& vm) -> Result<void> {
     MAYFLY_TRY_ASSIGN(const CapturedVm captured, vm.capture(request));
     MAYFLY_TRY(on_files([&] { return job.write(captured); }));
     return {};
   };
-  MAYFLY_TRY(with_vm(call, save));
-  MAYFLY_TRY(on_files([&] { return job.commit(); }));
+  const auto save_standing = [&](MicroVm& vm) -> Result<void> {
+    const bool runs = vm.state() == MicroVm::State::kRunning;
+    const std::uint64_t begin_ns = monotonic_ns();
+    if (runs) {
+      MAYFLY_TRY(vm.pause());
+    }
+    auto saved = save(vm);
+    if (runs) {
+      MAYFLY_TRY(vm.resume());
+      LOG_INFO("the guest stood still for %llu us of its live snapshot",
+               static_cast<unsigned long long>((monotonic_ns() - begin_ns) / 1000));
+    }
+    return saved;
+  };
+  MAYFLY_TRY(with_vm(call, save_standing));
+  return on_files([&] { return job.commit(); });
+}
+
+Router::Answer Router::put_snapshot_create(const Call& call) {
+  MAYFLY_TRY_ASSIGN(const SnapshotRequest request, read_snapshot_create(call.body, "snapshot"));
+  const std::uint64_t begin_ns = monotonic_ns();
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) { return vm.check_snapshot(request); }));
+  const auto taken = take_snapshot(call, request);
+  MAYFLY_TRY(with_vm(call, [&](MicroVm& vm) -> Result<void> {
+    vm.end_snapshot(taken.has_value());
+    return {};
+  }));
+  MAYFLY_TRY(taken);
   auto& latencies = ::mayfly::metrics().latencies_us;
   (request.kind == SnapshotKind::kDiff ? latencies.diff_create_snapshot : latencies.full_create_snapshot)
       .set((monotonic_ns() - begin_ns) / 1000);

@@ -90,6 +90,9 @@ class Router {
   Answer get_metrics(const Call& call);
   Answer refuse_device(const Call& call);
   Answer put_snapshot_create(const Call& call);
+  Result<void> take_snapshot(const Call& call, const SnapshotRequest& request);
+  template <typename Step>
+  auto on_files(const Step& step);
   Answer put_snapshot_load(const Call& call);
 
   const Identity identity_;

@@ -62,9 +62,6 @@ Result<bool> read_machine_fields(JsonObject& object, const std::string& path, Ma
                                         "says by cpu-config, and leave this out or set it to None");
     }
   }
-  if (config.track_dirty_pages) {
-    object.refuse("track_dirty_pages", "diff snapshots are not supported yet; leave it out or set it to false");
-  }
   MAYFLY_TRY(object.finish());
   if (auto valid = config.validate(); !valid) {
     return tl::make_unexpected(valid.error().within(path));

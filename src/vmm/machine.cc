@@ -141,6 +141,7 @@ Machine::Machine(GuestMemory memory, VirtioWindows windows, Platform platform, E
     : memory_(std::move(memory)),
       windows_(std::move(windows)),
       platform_(std::move(platform)),
+      dirty_log_(platform_.vm, memory_),
       registrar_(surroundings.registrar),
       trace_(surroundings.trace),
       ending_(std::move(surroundings.on_outcome)),

@@ -27,6 +27,7 @@
 #include "vmm/boot_trace.h"
 #include "vmm/build_error.h"
 #include "vmm/config.h"
+#include "vmm/dirty_log.h"
 #include "vmm/event_line.h"
 #include "vmm/guest_files.h"
 #include "vmm/kvm_cpu.h"
@@ -131,6 +132,8 @@ class Machine {
   Result<void> mark_snapshot(const RandomId& mark);
   // To be read while the machine is paused, or with a dirty log beside.
   const GuestMemory& memory() const { return memory_; }
+  // What is written to it, once it was started. Borrows the machine.
+  DirtyLog& dirty_log() { return dirty_log_; }
 
   // Asks the guest to end in good order, as its firmware would; see the room's README. A guest that is paused
   // hears of it when it is resumed; to ask again does no harm. Errors: kBusy before the start and after the
@@ -191,6 +194,7 @@ class Machine {
   GuestMemory memory_;
   VirtioWindows windows_;
   Platform platform_;
+  DirtyLog dirty_log_;
   EventRegistrar& registrar_;
   BootTrace* trace_;
   Ending ending_;

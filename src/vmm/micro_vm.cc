@@ -408,6 +408,7 @@ void MicroVm::take_down() {
   if (console_) {
     console_->stop_input();
   }
+  ledger_.reset();
   machine_.reset();
   userfault_.reset();
   console_.reset();
@@ -425,13 +426,6 @@ tl::expected<void, BuildError> MicroVm::bring_up(const Make& make) {
       events_.tell_of_guest(MicroVmEvent::Kind::kDeviceError, name, why);
     });
   }
-  MAYFLY_TRY_ASSIGN(machine_, make(devices, {.registrar = around_.registrar,
-                                             .console = *console_,
-                                             .serial_metrics = around_.serial_metrics,
-                                             .trace = around_.trace,
-                                             .on_outcome = around_.on_outcome,
-                                             .on_boot_mark = std::move(on_boot_mark),
-                                             .confine_vcpu = around_.confine_vcpu}));
   if (around_.snapshots) {
     // Without it all of memory is read for a snapshot, which takes longer and is as good.
     if (auto pages = PageMap::open()) {
@@ -440,6 +434,13 @@ tl::expected<void, BuildError> MicroVm::bring_up(const Make& make) {
       LOG_DEBUG("%s", pages.error().message().c_str());
     }
   }
+  MAYFLY_TRY_ASSIGN(machine_, make(devices, {.registrar = around_.registrar,
+                                             .console = *console_,
+                                             .serial_metrics = around_.serial_metrics,
+                                             .trace = around_.trace,
+                                             .on_outcome = around_.on_outcome,
+                                             .on_boot_mark = std::move(on_boot_mark),
+                                             .confine_vcpu = around_.confine_vcpu}));
   MAYFLY_TRY(around_.before_start ? around_.before_start() : Result<void>{});
   MAYFLY_TRY(console_->start_input(machine_->serial()));
   MAYFLY_TRY(confine());

@@ -20,6 +20,7 @@
 #include "devices/virtio/net/net_device.h"
 #include "event/event_loop.h"
 #include "memory/page_extents.h"
+#include "memory/precopy.h"
 #include "memory/userfault.h"
 #include "mmds/mmds.h"
 #include "rate_limiter/rate_limiter.h"
@@ -164,9 +165,13 @@ class MicroVm {
   // What stands against a snapshot. kInvalidArgument where a file of the snapshot would take the place of one
   // that the microVM uses; kBusy where it runs; kUnsupported where something of it cannot be saved.
   Result<void> check_snapshot(const SnapshotRequest& request) const;
+  // For a live one, of a microVM that runs or not: from here on what is written to its memory is logged.
+  Result<LiveMemory> begin_live();
   // Takes the state of a microVM that is paused; the memory is to be written before it runs again, or its
   // owner's thread does anything else. Errors as check_snapshot(), and of the host's.
   Result<CapturedVm> capture(const SnapshotRequest& request);
+  // After the two above, whether they failed or not. `stands`: both files have their names.
+  void end_snapshot(bool stands);
 
   // As Machine's. Both are idempotent.
   Result<void> pause();
@@ -217,6 +222,8 @@ class MicroVm {
   Result<void> override_devices(VmConfig& config, const LoadRequest& request) const;
   Result<void> open_restored(const MicroVmState& state);
   Result<GuestMemory> load_memory(const LoadRequest& request, const MicroVmState& state);
+  Result<void> start_logging();
+  MemoryFileOptions memory_file_options() const;
   Result<void> check_snapshot_files(const SnapshotRequest& request) const;
   Result<void> confine();
 
@@ -253,7 +260,15 @@ class MicroVm {
   std::unique_ptr<Console> console_;
   std::optional<PageMap> page_map_;     // where it could be had
   std::optional<Userfault> userfault_;  // who brings the guest's memory; outlives the machine
+  // What the memory is the same as but for what was written since: what a diff is to.
+  enum class DiffBase : std::uint8_t {
+    kNone,        // nothing: a diff is all of memory
+    kLoadedFile,  // the file that it was loaded from; the page tables know
+    kLogged,      // the last snapshot; the ledger knows
+  };
+  DiffBase diff_base_ = DiffBase::kNone;
   std::unique_ptr<Machine> machine_;
+  std::optional<DirtyLedger> ledger_;  // of the machine, while writes are logged
 };
 
 }  // namespace mayfly

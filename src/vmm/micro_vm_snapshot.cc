@@ -83,11 +83,13 @@ Result<void> MicroVm::check_snapshot_files(const SnapshotRequest& request) const
 
 Result<void> MicroVm::check_snapshot(const SnapshotRequest& request) const {
   MAYFLY_TRY(expect_started());
-  if (request.kind == SnapshotKind::kDiff || request.live) {
-    return fail(ErrorCode::kUnsupported, "snapshots of type Diff and live ones are not supported yet");
+  if (request.live && request.kind == SnapshotKind::kDiff) {
+    return fail(ErrorCode::kUnsupported,
+                "a live snapshot is Full: a Diff is small, and taken of a microVM that is paused");
   }
-  if (state() != State::kPaused) {
-    return fail(ErrorCode::kBusy, "a snapshot is taken of a microVM that is paused: PATCH /vm first");
+  if (!request.live && state() != State::kPaused) {
+    return fail(ErrorCode::kBusy,
+                "a snapshot is taken of a microVM that is paused: PATCH /vm first, or ask for a live one");
   }
   MAYFLY_TRY(check_snapshot_files(request));
   for (const BlockDeviceConfig& drive : config_.drives) {
@@ -102,6 +104,9 @@ Result<void> MicroVm::check_snapshot(const SnapshotRequest& request) const {
 
 Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
   MAYFLY_TRY(check_snapshot(request));
+  if (state() != State::kPaused) {
+    return fail(ErrorCode::kBusy, "the microVM is not paused");
+  }
   MAYFLY_TRY_ASSIGN(MicroVmState saved, saved_config(config_));
   saved.created_ns = realtime_ns();
   // The devices first: what they have under way ends, in guest memory and by interrupts.
@@ -132,9 +137,63 @@ Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
   CapturedVm captured;
   MAYFLY_TRY_ASSIGN(captured.state, encode(saved));
   captured.memory = &machine_->memory();
-  captured.options.pages = page_map_ ? &*page_map_ : nullptr;
-  captured.options.served_by_handler = userfault_.has_value();
+  captured.options = memory_file_options();
+  if (config_.machine.track_dirty_pages) {
+    MAYFLY_TRY(start_logging());
+  }
+  // Last: all that is written to guest memory for the snapshot was.
+  if (request.live) {
+    captured.content = CapturedVm::Rest{&*ledger_};
+    return captured;
+  }
+  if (ledger_) {
+    // For the next diff, also where this is a full one.
+    MAYFLY_TRY(take_dirty_pages(*captured.memory, *ledger_));
+  }
+  if (request.kind == SnapshotKind::kDiff) {
+    if (diff_base_ == DiffBase::kLogged) {
+      captured.content = CapturedVm::Pages{&ledger_->since_last()};
+    } else if (diff_base_ == DiffBase::kLoadedFile) {
+      captured.content = CapturedVm::OwnPages{};
+    }
+  }
   return captured;
+}
+
+MemoryFileOptions MicroVm::memory_file_options() const {
+  return {.pages = page_map_ ? &*page_map_ : nullptr, .served_by_handler = userfault_.has_value()};
+}
+
+Result<void> MicroVm::start_logging() {
+  if (ledger_) {
+    return {};
+  }
+  MAYFLY_TRY(machine_->dirty_log().start());
+  ledger_.emplace(machine_->memory(), machine_->dirty_log());
+  return {};
+}
+
+Result<LiveMemory> MicroVm::begin_live() {
+  MAYFLY_TRY(expect_started());
+  MAYFLY_TRY(start_logging());
+  // Who was writing when the log began is done once it lets go of its lock.
+  for (VirtioDevice* device : devices_in_order()) {
+    const MutexLock lock(device->mutex());
+  }
+  return LiveMemory{.memory = &machine_->memory(), .log = &*ledger_, .options = memory_file_options()};
+}
+
+void MicroVm::end_snapshot(bool stands) {
+  if (!ledger_) {
+    return;
+  }
+  if (!config_.machine.track_dirty_pages) {
+    ledger_.reset();
+    machine_->dirty_log().stop();
+  } else if (stands) {
+    ledger_->settle();
+    diff_base_ = DiffBase::kLogged;
+  }
 }
 
 tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request) {
@@ -149,6 +208,7 @@ tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request
   auto loaded = load(request);
   if (!loaded) {
     take_down();
+    diff_base_ = DiffBase::kNone;
     drives_.clear();
     networks_.clear();
     config_ = before;
@@ -203,15 +263,31 @@ tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
     machine.transports.at(network.slot) = std::move(network.registers);
     queues.at(network.slot) = std::move(network.state.queues);
   }
-  return bring_up([&](std::span<VirtioDevice* const> devices, MachineSurroundings surroundings) {
-    return Machine::restore(config_,
-                            {.memory = std::move(memory),
-                             .devices = devices,
-                             .queues = queues,
-                             .state = std::move(machine),
-                             .advance_clock = request.advance_clock},
-                            std::move(surroundings));
-  });
+  const bool maps_file = memory.backing() == Backing::kPrivateFile;
+  DiffBase base = DiffBase::kNone;
+  const Make make = [&](std::span<VirtioDevice* const> devices,
+                        MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
+    MAYFLY_TRY_ASSIGN(auto restored, Machine::restore(config_,
+                                                      {.memory = std::move(memory),
+                                                       .devices = devices,
+                                                       .queues = queues,
+                                                       .state = std::move(machine),
+                                                       .advance_clock = request.advance_clock},
+                                                      std::move(surroundings)));
+    if (maps_file && page_map_) {
+      base = DiffBase::kLoadedFile;  // without a log, which takes milliseconds to begin
+    } else if (config_.machine.track_dirty_pages) {
+      MAYFLY_TRY(restored->dirty_log().start());
+      base = DiffBase::kLogged;
+    }
+    return restored;
+  };
+  MAYFLY_TRY(bring_up(make));
+  diff_base_ = base;
+  if (base == DiffBase::kLogged) {
+    MAYFLY_TRY(start_logging());
+  }
+  return {};
 }
 
 Result<void> MicroVm::override_devices(VmConfig& config, const LoadRequest& request) const {

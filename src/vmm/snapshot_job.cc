@@ -23,7 +23,28 @@ Result<WrittenMemory> SnapshotJob::write(const CapturedVm& captured) {
   const iovec state{.iov_base = const_cast<std::byte*>(captured.state.data()),
                     .iov_len = captured.state.size()};
   MAYFLY_TRY(write_at(state_.descriptor(), 0, state, state_.name()));
-  return write_full(*captured.memory, {memory_.descriptor(), memory_.name()}, captured.options);
+  return write_memory(captured);
+}
+
+Result<void> SnapshotJob::write_ahead(const LiveMemory& live) {
+  MAYFLY_TRY(write_full(*live.memory, memory_file(), live.options));
+  MAYFLY_TRY_ASSIGN(ahead_, precopy(*live.memory, *live.log, memory_file(), PrecopyRule{}, live.options));
+  return {};
+}
+
+Result<WrittenMemory> SnapshotJob::write_memory(const CapturedVm& captured) {
+  const GuestMemory& memory = *captured.memory;
+  if (const auto* rest = std::get_if<CapturedVm::Rest>(&captured.content)) {
+    return finish_precopy(memory, *rest->log, ahead_, memory_file(), captured.options);
+  }
+  if (const auto* dirty = std::get_if<CapturedVm::Pages>(&captured.content)) {
+    return write_diff(memory, *dirty->pages, memory_file(), captured.options);
+  }
+  if (std::holds_alternative<CapturedVm::OwnPages>(captured.content)) {
+    MAYFLY_TRY_ASSIGN(const PageSet own, find_written_pages(memory, *captured.options.pages));
+    return write_diff(memory, own, memory_file(), captured.options);
+  }
+  return write_full(memory, memory_file(), captured.options);
 }
 
 Result<void> SnapshotJob::commit() {
