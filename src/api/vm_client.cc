@@ -71,6 +71,14 @@ Result<void> VmClient::pause() const {
   return change("PATCH", "/vm", R"({"state": "Paused"})");
 }
 
+Result<void> VmClient::create_snapshot(const SnapshotRequest& request) const {
+  const nlohmann::json body = {{"snapshot_path", request.state_path},
+                               {"mem_file_path", request.memory_path},
+                               {"snapshot_type", request.kind == SnapshotKind::kDiff ? "Diff" : "Full"},
+                               {"live", request.live}};
+  // A path that is not UTF-8 cannot be said in JSON: with replacement characters it is refused or another.
+  return change("PUT", "/snapshot/create", body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
 Result<void> VmClient::resume() const {
   return change("PATCH", "/vm", R"({"state": "Resumed"})");
 }

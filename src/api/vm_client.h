@@ -9,6 +9,7 @@
 
 #include "api/http/http_client.h"
 #include "base/result.h"
+#include "vmm/snapshot_job.h"
 
 namespace mayfly::api {
 
@@ -33,6 +34,8 @@ class VmClient {
   Result<void> pause() const;
   Result<void> resume() const;
   Result<void> send_ctrl_alt_del() const;
+  // Paths as the microVM's monitor sees them.
+  Result<void> create_snapshot(const SnapshotRequest& request) const;
   // Prometheus' text format, as it came.
   Result<std::string> metrics() const;
   // The configuration as a text that --config-file takes, indented.

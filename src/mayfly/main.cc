@@ -21,6 +21,7 @@
 #include "devices/serial/terminal_guard.h"
 #include "mayfly/completion.h"
 #include "mayfly/doctor.h"
+#include "mayfly/merge.h"
 #include "mayfly/failure.h"
 #include "mayfly/monitor.h"
 #include "mayfly/options.h"
@@ -152,6 +153,12 @@ int describe_snapshot_file(const std::string& path) {
   return text ? print(*text) : refuse(blame_flag(kFlag)(text.error().within("snapshot " + path)));
 }
 
+int merge(const ShellOptions& options) {
+  const auto merged =
+      merge_memory(options.memory_path, options.diff_paths, options.output_path.value_or(options.memory_path));
+  return merged ? static_cast<int>(ExitCode::kOk) : refuse(Failure(merged.error()));
+}
+
 int manage(const Options& options) {
   const auto answer =
       run_shell_command(options, this_users_processes(), [](const std::string& text) { tell(text); });
@@ -181,6 +188,8 @@ int main_of(int argument_count, char** arguments) {
       return examine_host();
     case Subcommand::kDescribeSnapshot:
       return describe_snapshot_file(*options->describe_snapshot);
+    case Subcommand::kMerge:
+      return merge(options->shell);
     case Subcommand::kCompletion:
       return print(completion_script(options->shell.shell, describe_program()));
     default:

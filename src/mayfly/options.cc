@@ -91,6 +91,30 @@ constexpr const char* kNameFooter =
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
 
+constexpr const char* kSnapshotFooter =
+    "\n"
+    "Saves the microVM to two files: what it is and does to STATE, its memory to MEMORY. Each takes the place\n"
+    "of a former file whole, or not at all. A microVM that runs is paused meanwhile, or with --live only for\n"
+    "the last pages. Disks are not saved: copy their images while it is paused. PUT /snapshot/load goes on\n"
+    "from there.\n"
+    "\n"
+    "NAME is the --id of a microVM of this user, or the number of its process where several share the id:\n"
+    "'mayfly ps' lists both. It needs the control API: a microVM started with --api-sock. For one in a jail\n"
+    "the paths are those of its root directory.\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
+
+constexpr const char* kMergeFooter =
+    "\n"
+    "A snapshot of type Diff has only what has changed since the one before. To load it, its memory is merged:\n"
+    "\n"
+    "  mayfly merge full.mem monday.mem tuesday.mem --output now.mem\n"
+    "\n"
+    "and now.mem goes with the state file of tuesday's. Without --output the result takes the place of MEMORY,\n"
+    "whole or not at all. MicroVMs that run from it keep what they have.\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
+
 constexpr const char* kStopFooter =
     "\n"
     "Sends Ctrl-Alt-Del to the guest, which then shuts down if it listens to that, and waits. What does not\n"
@@ -132,6 +156,10 @@ constexpr std::array kShellCommands = {
                  kNameFooter},
     ShellCommand{"config", Subcommand::kConfig,
                  "Print a microVM's configuration, as --config-file takes it (JSON)", kNameFooter},
+    ShellCommand{"snapshot", Subcommand::kSnapshot, "Save a microVM to two files, to go on from later",
+                 kSnapshotFooter},
+    ShellCommand{"merge", Subcommand::kMerge, "Merge the memory of Diff snapshots into what they are diffs to",
+                 kMergeFooter},
     ShellCommand{"completion", Subcommand::kCompletion, "Print the completion script for a shell",
                  kCompletionFooter},
 };
@@ -480,12 +508,32 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
         made->add_flag("--now", shell.now, "Do not ask the guest: SIGTERM at once");
       }
       break;
+    case Subcommand::kMerge:
+      made->add_option("MEMORY", shell.memory_path, "A whole memory file")->type_name("FILE")->required();
+      made->add_option("DIFF", shell.diff_paths, "Memory of Diff snapshots, in the order in which they were taken")
+          ->type_name("FILE")
+          ->required();
+      if (named("--output")) {
+        made->add_option("--output", shell.output_path, "Where the result goes, in place of MEMORY")
+            ->type_name("FILE");
+      }
+      return;
     default:
       break;
   }
   made->add_option("NAME", shell.name, "Which microVM: its id, or the number of its process")
       ->type_name("MICROVM")
       ->required();
+  if (subcommand == Subcommand::kSnapshot) {
+    made->add_option("STATE", shell.state_path, "The state file")->type_name("FILE")->required();
+    made->add_option("MEMORY", shell.memory_path, "The memory file")->type_name("FILE")->required();
+    if (named("--diff")) {
+      made->add_flag("--diff", shell.diff, "Of its memory only what has changed since the last one; see 'mayfly merge'");
+    }
+    if (named("--live")) {
+      made->add_flag("--live", shell.live, "Let it run while most of its memory is written");
+    }
+  }
 }
 
 void add_time(CLI::App& app, const Named& named, const char* name, std::optional<std::uint64_t>& value,

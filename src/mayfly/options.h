@@ -24,7 +24,9 @@ enum class Subcommand : std::uint8_t {
   kStop,
   kMetrics,
   kConfig,
+  kSnapshot,
   kCompletion,
+  kMerge,             // of snapshots' files
   kDescribeSnapshot,  // no subcommand, but --describe-snapshot
 };
 
@@ -57,6 +59,12 @@ struct ShellOptions {
   bool now = false;              // stop
   std::uint32_t timeout_s = 10;  // stop
   std::string shell;             // completion: bash, zsh or fish
+  std::string state_path;        // snapshot
+  std::string memory_path;       // snapshot, merge
+  bool diff = false;             // snapshot
+  bool live = false;             // snapshot
+  std::vector<std::string> diff_paths{};  // merge
+  std::optional<std::string> output_path{};  // merge
 };
 
 struct Options {

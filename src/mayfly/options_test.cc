@@ -279,6 +279,17 @@ TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) 
   EXPECT_TRUE(parsed({"ps", "--quiet"}).shell.quiet);
   EXPECT_EQ(parsed({"pause", "web"}).subcommand, Subcommand::kPause);
   EXPECT_EQ(parsed({"pause", "web"}).shell.name, "web");
+  const Options snapshot = parsed({"snapshot", "web", "/s/state", "/s/mem", "--diff"});
+  EXPECT_EQ(snapshot.subcommand, Subcommand::kSnapshot);
+  EXPECT_EQ(snapshot.shell.state_path, "/s/state");
+  EXPECT_EQ(snapshot.shell.memory_path, "/s/mem");
+  EXPECT_TRUE(snapshot.shell.diff);
+  EXPECT_FALSE(snapshot.shell.live);
+  const Options merge = parsed({"merge", "base", "one", "two", "--output", "out"});
+  EXPECT_EQ(merge.subcommand, Subcommand::kMerge);
+  EXPECT_EQ(merge.shell.memory_path, "base");
+  EXPECT_EQ(merge.shell.diff_paths, (std::vector<std::string>{"one", "two"}));
+  EXPECT_EQ(merge.shell.output_path, "out");
   EXPECT_EQ(parsed({"resume", "web"}).subcommand, Subcommand::kResume);
   EXPECT_EQ(parsed({"metrics", "web"}).subcommand, Subcommand::kMetrics);
   EXPECT_EQ(parsed({"config", "web"}).subcommand, Subcommand::kConfig);
@@ -295,6 +306,8 @@ TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) 
 
 TEST(Options, subcommands_for_running_microvms_refuse_what_they_have_no_use_for) {
   expect_refused({"pause"}, "NAME");
+  expect_refused({"snapshot", "web", "/s/state"}, "MEMORY");
+  expect_refused({"merge", "base"}, "DIFF");
   expect_refused({"stop", "a", "b"}, "b");
   expect_refused({"stop", "a", "--timeout", "soon"}, "--timeout");
   expect_refused({"stop", "a", "--timeout", "86401"}, "--timeout");

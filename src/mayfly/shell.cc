@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <filesystem>
 #include <iterator>
 #include <system_error>
 #include <thread>
@@ -28,6 +29,8 @@ constexpr std::chrono::milliseconds kListPatience{500};
 constexpr std::size_t kAskedAtATime = 16;
 // A monitor that is well answers within a second; what a person asked for is worth waiting longer.
 constexpr std::chrono::seconds kCallPatience{10};
+// The memory of a large guest, to a slow disk.
+constexpr std::chrono::minutes kDiskPatience{30};
 // Whoever wants a microVM ended waits for its guest, not for a monitor that hangs.
 constexpr std::chrono::seconds kAskPatience{2};
 // Between SIGTERM and the process's end there is nothing that waits for a guest.
@@ -149,6 +152,30 @@ std::optional<std::string> ask_to_shut_down(const MonitorProcess& process) {
   return sent ? std::nullopt : std::optional(sent.error().message());
 }
 
+// As the monitor, whose working directory may be another, is to be told.
+std::string absolute(const std::string& path) {
+  std::error_code failed;
+  const auto whole = std::filesystem::absolute(path, failed);
+  return failed ? path : whole.string();
+}
+
+Result<void> snapshot(const api::VmClient& client, const ShellOptions& options) {
+  MAYFLY_TRY_ASSIGN(const api::VmStatus status, client.status());
+  const SnapshotRequest request{.state_path = absolute(options.state_path),
+                                .memory_path = absolute(options.memory_path),
+                                .kind = options.diff ? SnapshotKind::kDiff : SnapshotKind::kFull,
+                                .live = options.live};
+  const bool pauses = status.state == "Running" && !options.live;
+  if (pauses) {
+    MAYFLY_TRY(client.pause());
+  }
+  const auto created = client.create_snapshot(request);
+  if (pauses) {
+    MAYFLY_TRY(client.resume());
+  }
+  return created;
+}
+
 using Tell = std::function<void(const std::string&)>;
 
 OrFailure<std::string> stop(const MonitorProcess& process, const ProcessView& view,
@@ -179,16 +206,19 @@ OrFailure<std::string> stop(const MonitorProcess& process, const ProcessView& vi
   return "";
 }
 
-OrFailure<std::string> call(const MonitorProcess& process, Subcommand subcommand) {
+OrFailure<std::string> call(const MonitorProcess& process, const Options& options) {
   if (!process.socket) {
     return tl::make_unexpected(
         Failure(ExitCode::kError,
                 describe(process) + " has no control API: start it with --api-sock PATH to have one"));
   }
-  const api::VmClient client(process.socket_to_connect, kCallPatience);
+  const bool is_snapshot = options.subcommand == Subcommand::kSnapshot;
+  const api::VmClient client(process.socket_to_connect, is_snapshot ? kDiskPatience : kCallPatience);
   const auto answer = [&]() -> Result<std::string> {
     const auto nothing = [] { return std::string(); };
-    switch (subcommand) {
+    switch (options.subcommand) {
+      case Subcommand::kSnapshot:
+        return snapshot(client, options.shell).map(nothing);
       case Subcommand::kPause:
         return client.pause().map(nothing);
       case Subcommand::kResume:
@@ -301,7 +331,7 @@ OrFailure<std::string> run_shell_command(const Options& options, const ProcessVi
   }
   MAYFLY_TRY_ASSIGN(const MonitorProcess process, choose(processes, options.shell.name));
   return options.subcommand == Subcommand::kStop ? stop(process, view, options.shell, tell)
-                                                 : call(process, options.subcommand);
+                                                 : call(process, options);
 }
 
 }  // namespace mayfly
