@@ -102,7 +102,13 @@ class Vm(Running):
         self.do("PUT", "/snapshot/create", files.create())
 
     def load(self, files, **more):
-        self.do("PUT", "/snapshot/load", files.load(**more))
+        """Of a process that was killed, what io_uring has open is closed a little after its end: asks until it is."""
+        end = time.monotonic() + HANG
+        status, answer = self.call("PUT", "/snapshot/load", files.load(**more))
+        while status == 400 and "is in use" in answer["fault_message"] and time.monotonic() < end:
+            time.sleep(0.05)
+            status, answer = self.call("PUT", "/snapshot/load", files.load(**more))
+        self.case.assertEqual((status, answer), (204, None))
         return self
 
     def ask(self, letters, until):
@@ -158,6 +164,14 @@ class SnapshotCase(Case):
 
     def restored(self, files=None, **more):
         return self.start().load(files or self.files, **more)
+
+    def expect_same_memory(self, one, other, but_for=1):
+        """But for as many pages: the one in which each snapshot has its mark, and each guest that goes on the id of its life;
+        and the one of the clock, which is written where a guest goes on as well."""
+        with open(one.memory, "rb") as first, open(other.memory, "rb") as second:
+            self.assertEqual(os.path.getsize(one.memory), os.path.getsize(other.memory))
+            pages = enumerate(zip(iter(lambda: first.read(4096), b""), iter(lambda: second.read(4096), b"")))
+            self.assertEqual(len([number for number, (left, right) in pages if left != right]), but_for)
 
     def image(self, name, size=1 << 20, fill=b""):
         with open(self.path(name), "wb") as file:
@@ -217,11 +231,10 @@ class GoingOn(SnapshotCase):
 
     def test_a_guest_paused_and_saved_runs_no_further_until_it_is_resumed(self):
         vm = self.taken()
-        contents = self.files.contents()
         other = Files(self.folder, "other")
         vm.send(b"c")
         vm.do("PUT", "/snapshot/create", other.create())
-        self.assertEqual(other.contents()[1], contents[1])
+        self.expect_same_memory(other, self.files)
         vm.resume()
         vm.seen = b""
         vm.until(b"4\n")
@@ -273,7 +286,7 @@ class GoingOn(SnapshotCase):
         original.create(self.files)
         for vm in (self.restored(), self.restored()):
             vm.until(b"\n")
-            self.assertEqual(vm.seen, b"0123456789abcdef\n")
+            self.assertIn(vm.seen, (b"0123456789abcde\n", b"0123456789abcdef\n"))  # the port had the first letter, too
             self.assertEqual(vm.count(), 1)
         original.resume()
         original.until(b"z")
@@ -330,7 +343,7 @@ class Devices(SnapshotCase):
                 self.image("disk")
                 vm = self.start()
                 vm.do("PUT", "/drives/disk", {"drive_id": "disk", "path_on_host": self.path("disk"), "io_engine": engine,
-                                              "is_root_device": True, "cache_type": "Writeback"})
+                                              "is_root_device": True, "cache_type": "Writeback", "discard": True})
                 vm.boot("devices", until=None)
                 self.tell(vm, "bwwrrf")
                 vm.create(self.files)
@@ -339,7 +352,9 @@ class Devices(SnapshotCase):
                 self.tell(copy, "rwfrdzr")
                 copy.create(self.files)
                 copy.kill()
-                self.tell(self.restored(), "rxbrwf")
+                again = self.restored()
+                self.tell(again, "rxbrwf")
+                again.kill()
 
     def test_a_copy_gets_a_disk_of_its_own(self):
         self.image("disk", fill=b"\1" * 8192)
@@ -350,7 +365,9 @@ class Devices(SnapshotCase):
         shutil.copy(self.path("disk"), self.path("copy"))
         copy = self.restored(drive_overrides=[{"drive_id": "disk", "path_on_host": self.path("copy")}])
         self.assertEqual(copy.get("/vm/config")["drives"][0]["path_on_host"], self.path("copy"))
-        layered = self.restored(drive_overrides=[{"drive_id": "disk", "overlay": self.path("overlay")}])
+        shutil.copy(self.path("disk"), self.path("base"))
+        layered = self.restored(drive_overrides=[{"drive_id": "disk", "path_on_host": self.path("base"),
+                                                  "overlay": self.path("overlay")}])
         self.assertEqual(layered.get("/vm/config")["drives"][0]["overlay"], self.path("overlay"))
         for which in (copy, layered):
             self.tell(which, "zfr")
@@ -383,18 +400,20 @@ class Devices(SnapshotCase):
         vm.boot("devices", until=None)
         self.tell(vm, "bntt")
         vm.create(self.files)
+        shutil.copy(self.path("disk"), self.path("copy"))
+        own = {"drive_overrides": [{"drive_id": "disk", "path_on_host": self.path("copy")}]}
         # The tap is still the original's.
         second = self.start()
-        second.refused((taps[0], "net"), "PUT", "/snapshot/load", self.files.load())
-        second.load(self.files, network_overrides=[{"iface_id": "net", "host_dev_name": taps[1]}])
+        second.refused((taps[0], "net"), "PUT", "/snapshot/load", self.files.load(**own))
+        second.load(self.files, network_overrides=[{"iface_id": "net", "host_dev_name": taps[1]}], **own)
         config = second.get("/vm/config")["network-interfaces"][0]
         self.assertEqual((config["host_dev_name"], config["guest_mac"]), (taps[1], "06:00:00:00:00:01"))
         self.tell(second, "trt")
         vm.resume()
         self.tell(vm, "trt")
         for override, said in (({"iface_id": "none", "host_dev_name": taps[1]}, ("no network interface", "none")),
-                               ({"iface_id": "net", "host_dev_name": "mfnone"}, ("mfnone",))):
-            self.start().refused(said, "PUT", "/snapshot/load", self.files.load(network_overrides=[override]))
+                               ({"iface_id": "net"}, ("host_dev_name",))):
+            self.start().refused(said, "PUT", "/snapshot/load", self.files.load(network_overrides=[override], **own))
 
     def test_the_metadata_service_is_there_and_what_it_tells_is_the_loaders(self):
         self.image("disk")
@@ -407,7 +426,7 @@ class Devices(SnapshotCase):
         vm.kill()
         silent = self.start()
         silent.load(self.files)
-        self.assertEqual(silent.get("/mmds"), {})
+        silent.refused("none yet", "GET", "/mmds")
         self.assertEqual(silent.get("/vm/config")["mmds-config"]["version"], "V2")
         silent.kill()
         told = self.start()
@@ -439,7 +458,6 @@ class Devices(SnapshotCase):
         copy = self.start("--metrics-path", self.path("metrics2"), "--id", "another")
         copy.load(self.files)
         found = copy.get("/vm/config")
-        config["metrics"]["metrics_path"] = self.path("metrics2")
         self.assertEqual(found, config)
         self.tell(copy, "rw")
 
@@ -662,6 +680,13 @@ class StateFile:
         at, length = self.find(name)
         return bytes(self.bytes[at + 32:at + 32 + length])
 
+    def cpuid(self):
+        """(leaf, offset) of each entry of the first processor; its registers follow at 12."""
+        at, _ = self.find(b"vcpu")
+        count, = struct.unpack_from("<I", self.bytes, at + 32 + 4)
+        for where in range(at + 40, at + 40 + 28 * count, 28):
+            yield struct.unpack_from("<I", self.bytes, where)[0], where
+
     def sealed(self):
         """The bytes, with every checksum made anew."""
         for _, at, length in self.sections:
@@ -689,7 +714,7 @@ class Loading(SnapshotCase):
     def test_bodies_that_are_none(self):
         good = self.files.load()
         none = {key: value for key, value in good.items() if key != "mem_backend"}
-        self.refused_then_good(self.start(), [
+        self.refused_then_good(self.start("--mmds-size-limit", "100"), [
             (none, "mem_backend"), ({**good, "mem_file_path": self.files.memory}, "mem_backend"),
             ({**good, "mem_backend": {"backend_type": "File"}}, "backend_path"),
             ({**good, "mem_backend": {"backend_path": self.files.memory}}, "backend_type"),
@@ -699,7 +724,7 @@ class Loading(SnapshotCase):
             ({**good, "resume_vm": 1}, "resume_vm"), ({**good, "network_overrides": {}}, "network_overrides"),
             ({**good, "network_overrides": [{"iface_id": "x"}]}, "network_overrides[0]"),
             ({**good, "network_overrides": [{"iface_id": "x", "host_dev_name": "y"}]}, "no network interface"),
-            ({**good, "metadata": []}, "metadata"), ({}, "snapshot_path"),
+            ({**good, "metadata": {"large": "x" * 200}}, "metadata"), ({}, "mem_backend"),
         ])
 
     def test_not_after_a_part_of_another_machine_was_put(self):
@@ -768,12 +793,12 @@ class Loading(SnapshotCase):
             with open(path, "wb") as file:
                 file.write(content)
             with self.subTest(damage=name):
-                vm.refused((path, *said), "PUT", "/snapshot/load", {**self.files.load(), "snapshot_path": path})
+                vm.refused(said or path, "PUT", "/snapshot/load", {**self.files.load(), "snapshot_path": path})
                 self.assertEqual(vm.get("/")["state"], "Not started")
         vm.load(self.files)
         self.assertEqual(vm.count(), 4)
         other = self.start()
-        other.refused(path, "PUT", "/snapshot/load", {**self.files.load(), "snapshot_path": path})
+        other.refused(cases[-1][2] or path, "PUT", "/snapshot/load", {**self.files.load(), "snapshot_path": path})
         other.boot(vcpu_count=2)
         self.assertEqual(other.count(), 1)
 
@@ -805,28 +830,32 @@ class Loading(SnapshotCase):
             return state.sealed() if seal else bytes(state.bytes)
 
         vendor = StateFile(self.files.state).bytes[17]
+        foreign = StateFile(self.files.state)
+        name, number = (b"GenuineIntel", 1) if vendor != 1 else (b"AuthenticAMD", 2)
+        foreign.bytes[17] = number
+        for leaf, where in foreign.cpuid():
+            if leaf in (0, 0x80000000):
+                for place, part in ((16, name[:4]), (24, name[4:8]), (20, name[8:])):
+                    foreign.bytes[where + place:where + place + 4] = part
         cases = [
             ("newer major", changed(8, "H", 2), ("newer", "2.0.0")), ("newer minor", changed(10, "H", 99), ("newer", "99")),
             ("older major", changed(8, "H", 0), ("too old",)),
             ("another architecture", changed(16, "B", 2), ("architecture",)),
-            ("another vendor", changed(17, "B", 1 if vendor != 1 else 2), ("vendor",)),
+            ("another vendor", changed(17, "B", number), ("processor",)), ("a foreign one", foreign.sealed(), ("vendor",)),
             ("more processors", changed(48, "I", 2), ("vCPU",)), ("more memory", changed(32, "Q", 1 << 40), ("memory",)),
             ("too many sections", changed(20, "I", 5000), ("sections",)),
-            ("newer section", changed(12, "H", 9, b"vcpu"), ("vcpu",)), ("unknown section", changed(0, "8s", b"unknown", b"serial"), ("unknown",)),
-            ("no such section", changed(0, "8s", b"power", b"serial"), ("power",)),
+            ("newer section", changed(12, "H", 9, b"vcpu"), ("vcpu",)),
+            ("unknown section", changed(0, "8s", b"unknown", b"power"), ("power",)),
+            ("another's name", changed(0, "8s", b"power", b"serial"), ("serial",)),
             ("not of whole pages", changed(32 + 4, "Q", 1, b"memory"), ("memory",)),
             ("no such bool", changed(32 + 4, "B", 7, b"machine"), ("machine",)),
         ]
         # A CPUID that promises what no processor has, every feature of leaf 7 among it: refused for what is missing.
         state = StateFile(self.files.state)
-        at, _ = state.find(b"vcpu")
-        count, = struct.unpack_from("<I", state.bytes, at + 32 + 4)
-        for entry in range(count):
-            where = at + 32 + 8 + 28 * entry
-            leaf, = struct.unpack_from("<I", state.bytes, where)
+        for leaf, where in state.cpuid():
             if leaf == 1:
                 struct.pack_into("<I", state.bytes, where + 20, 0xFFFFFFFF)
-        cases.append(("features that are missing here", state.sealed(), ("CPUID",)))
+        cases.append(("features that are missing here", state.sealed(), ("CPUID", "ECX")))
         self.damaged(cases)
 
 
@@ -937,7 +966,7 @@ class PageFaults(SnapshotCase):
         vm, _ = self.handled(resume_vm=False)
         third = Files(self.folder, "third")
         vm.do("PUT", "/snapshot/create", third.create())
-        self.assertEqual(third.contents()[1], second.contents()[1])
+        self.expect_same_memory(third, second, but_for=2)
 
     def test_a_handler_that_is_not_there_or_hangs_up_fails_the_load_only(self):
         self.taken().kill()
