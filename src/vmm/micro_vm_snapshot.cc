@@ -1,5 +1,7 @@
 // Snapshots of a microVM: taken of one that is paused, and one that goes on from there.
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include <algorithm>
@@ -35,6 +37,29 @@ Backing backing_for(HugePages pages) {
       return Backing::kHugetlb2M;
   }
   return Backing::kAnonymous;
+}
+
+// The state file's bytes. A FIFO or a device, on which the monitor might wait without end, is none.
+Result<std::string> read_state(const std::string& path) {
+  constexpr const char* kRole = "snapshot";
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, kRole));
+  const std::string name = std::string(kRole) + " " + path;
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) {
+    return fail_errno(errno, "look at " + name);
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return fail(ErrorCode::kInvalidArgument, name + ": is not a regular file");
+  }
+  if (status.st_size > static_cast<off_t>(kMaxSnapshotState)) {
+    return fail(ErrorCode::kOutOfRange,
+                name + ": larger than " + std::to_string(kMaxSnapshotState) + " bytes");
+  }
+  std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
+  MAYFLY_TRY_ASSIGN(const std::size_t count,
+                    read_at(file, 0, {.iov_base = bytes.data(), .iov_len = bytes.size()}, name));
+  bytes.resize(count);
+  return bytes;
 }
 
 // The handler that listens at `path`.
@@ -234,7 +259,7 @@ tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request
 
 tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
   const auto within = [&request](const Error& error) { return error.within("snapshot " + request.state_path); };
-  MAYFLY_TRY_ASSIGN(const std::string bytes, read_file(request.state_path, "snapshot", kMaxSnapshotState));
+  MAYFLY_TRY_ASSIGN(const std::string bytes, read_state(request.state_path));
   MAYFLY_TRY_ASSIGN(MicroVmState saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
   MAYFLY_TRY_ASSIGN(config_, config_of(saved).map_error(within));
   config_.machine.track_dirty_pages = request.track_dirty_pages;

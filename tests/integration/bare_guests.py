@@ -93,7 +93,11 @@ class Connection(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(HANG)
-        self.sock.connect(self.unix_path)
+        try:
+            self.sock.connect(self.unix_path)
+        except OSError:
+            self.close()
+            raise
 
 
 class Case(unittest.TestCase):
