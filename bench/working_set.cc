@@ -127,9 +127,9 @@ class Bench {
   // Whether prefetch is worth its promise.
   bool print() const {
     std::string text = "{";
-    const auto add = [&text](const std::string& name, double value, const char* form) {
+    const auto add = [&text](const std::string& name, double value, int digits) {
       std::array<char, 64> number{};
-      std::snprintf(number.data(), number.size(), form, value);
+      std::snprintf(number.data(), number.size(), "%.*f", digits, value);
       text.append("\"").append(name).append("\": ").append(number.data()).append(", ");
     };
     std::array<double, 5> times{};
@@ -141,13 +141,13 @@ class Bench {
         faults.push_back(run.faults);
       }
       times[way] = median(ms);
-      add(std::string(ways_[way].name) + "_ms", times[way], "%.1f");
-      add(std::string(ways_[way].name) + "_faults", median(faults), "%.0f");
+      add(std::string(ways_[way].name) + "_ms", times[way], 1);
+      add(std::string(ways_[way].name) + "_faults", median(faults), 0);
     }
-    add("touched_pages", static_cast<double>(pattern_.size()), "%.0f");
-    add("recorded_pages", static_cast<double>(recorded_), "%.0f");
+    add("touched_pages", static_cast<double>(pattern_.size()), 0);
+    add("recorded_pages", static_cast<double>(recorded_), 0);
     const double ratio = times[2] / times[0];
-    add("ratio", ratio, "%.3f");
+    add("ratio", ratio, 3);
     text.replace(text.size() - 2, 2, "}");
     std::puts(text.c_str());
     return ratio <= kMostRatio;
