@@ -7,7 +7,7 @@
 
 namespace mayfly {
 
-Result<void> SideThread::start(std::string name, std::function<Result<void>()> confine,
+Result<void> SideThread::start(const std::string& name, std::function<Result<void>()> confine,
                                std::function<void()> body) {
   const auto main = [this, name, confine = std::move(confine), body = std::move(body)]() noexcept {
     set_thread_name(name);

@@ -23,7 +23,8 @@ class SideThread {
   // Starts it, once, under that name (15 bytes). `confine`, where there is one, is called first on the
   // thread: what it takes away is missing from then on. Where it fails, `body` is not run. `body` does not
   // throw. Error kExhausted where the host has no more threads.
-  Result<void> start(std::string name, std::function<Result<void>()> confine, std::function<void()> body);
+  Result<void> start(const std::string& name, std::function<Result<void>()> confine,
+                     std::function<void()> body);
 
   // Waits until `confine` has been called, and answers its error. After a start() that succeeded.
   Result<void> wait_confined();

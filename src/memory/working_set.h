@@ -71,11 +71,13 @@ class WorkingSet {
  private:
   static constexpr std::size_t kRunSize = 8;
 
-  explicit WorkingSet(std::size_t size)
-      : bytes_(std::make_unique_for_overwrite<std::byte[]>(size)), length_(size) {}
-
   // NOLINTNEXTLINE(modernize-avoid-c-arrays): a vector would write zeros to all of it
-  std::unique_ptr<std::byte[]> bytes_;
+  using Bytes = std::byte[];
+
+  explicit WorkingSet(std::size_t size)
+      : bytes_(std::make_unique_for_overwrite<Bytes>(size)), length_(size) {}
+
+  std::unique_ptr<Bytes> bytes_;
   std::size_t length_;
   std::span<const std::byte> runs_;  // in bytes_
   std::uint64_t pages_ = 0;
