@@ -133,6 +133,36 @@ TEST(WorkingSetRecorder, every_touched_page_is_recorded_where_page_tables_cannot
   }).join();
 }
 
+TEST(WorkingSetRecorder, a_huge_page_of_the_page_cache_is_not_taken_for_touched_pages) {
+  const Guest guest;
+  {
+    // Has the file read anew, where the host can in huge pages.
+    const UniqueFd fd = open_file(guest.path(), O_RDWR, "memory file").value();
+    ASSERT_EQ(::fsync(fd.get()), 0);
+    ASSERT_EQ(::posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+    constexpr std::uint64_t kHuge = 2ULL << 20;
+    void* const start = ::mmap(nullptr, kPages * kGuestPage, PROT_READ, MAP_SHARED, fd.get(), 0);
+    ASSERT_NE(start, MAP_FAILED);
+    static_cast<void>(::madvise(start, kPages * kGuestPage, MADV_HUGEPAGE));
+    for (std::uint64_t at = 0; at < kPages * kGuestPage; at += kHuge) {
+      static_cast<void>(*(static_cast<volatile char*>(start) + at));
+    }
+    ::munmap(start, kPages * kGuestPage);
+  }
+  GuestMemory memory = guest.map();
+  const PageMap pages = PageMap::open().value();
+  auto recorder = WorkingSetRecorder::start(memory, pages).value();
+  if (!recorder->exact()) {
+    GTEST_SKIP() << "this kernel maps the neighbours of pages that are touched";
+  }
+  touch(memory, 700);
+  touch(memory, 703);
+  touch(memory, 1300);
+  touch(memory, 1302);
+  EXPECT_EQ(recorder->finish().value().runs,
+            (std::vector<PageRun>{{700, 1}, {703, 1}, {1300, 1}, {1302, 1}}));
+}
+
 TEST(WorkingSetRecorder, pages_that_were_touched_first_come_first) {
   const Guest guest;
   GuestMemory memory = guest.map();
