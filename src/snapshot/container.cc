@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "base/crc64.h"
 #include "snapshot/codec.h"
-#include "snapshot/crc64.h"
 
 namespace mayfly {
 namespace {

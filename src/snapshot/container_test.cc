@@ -5,7 +5,7 @@
 
 #include <array>
 
-#include "snapshot/crc64.h"
+#include "base/crc64.h"
 
 namespace mayfly {
 namespace {

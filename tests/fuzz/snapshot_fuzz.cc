@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "snapshot/crc64.h"
+#include "base/crc64.h"
 #include "snapshot/describe.h"
 #include "snapshot/micro_vm_state.h"
 #include "support/fuzz_input.h"

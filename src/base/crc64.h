@@ -1,4 +1,4 @@
-// The checksum of snapshot files: CRC-64/XZ (ECMA-182's polynomial, reflected, all ones before and after).
+// The checksum of files: CRC-64/XZ (ECMA-182's polynomial, reflected, all ones before and after).
 #pragma once
 
 #include <cstddef>

@@ -1,0 +1,190 @@
+#include "memory/prefetch.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <utility>
+
+#include "base/check.h"
+
+// linux/mman.h, since Linux 5.14.
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+namespace mayfly {
+namespace {
+
+// readahead(2) reads no more of one call than the disk's own read-ahead or its largest request, of which
+// 128 KiB is the default. Bounds what a stop waits for, as well.
+constexpr std::uint64_t kPiecePages = 32;
+// A gap of so many pages costs less than another request.
+constexpr std::uint64_t kGapPages = 4;
+// How far the reads run ahead of the page tables: what is queued with a disk, 16 MiB.
+constexpr std::uint64_t kAheadPages = 4096;
+
+struct Piece {
+  std::uint64_t page;  // of the memory file
+  std::uint64_t count;
+};
+
+// Walks a set in pieces.
+class Cursor {
+ public:
+  explicit Cursor(const WorkingSet& set) : set_(set) {}
+
+  // Of no pages at the end.
+  Piece next() {
+    if (at_ == end_) {
+      join_runs();
+    }
+    const Piece piece = {at_, std::min(kPiecePages, end_ - at_)};
+    at_ += piece.count;
+    return piece;
+  }
+
+ private:
+  void join_runs() {
+    if (index_ == set_.size()) {
+      return;
+    }
+    const PageRun first = set_[index_++];
+    at_ = first.page;
+    end_ = at_ + first.count;
+    for (; index_ < set_.size(); ++index_) {
+      const PageRun run = set_[index_];
+      if (run.page < end_ || run.page - end_ > kGapPages) {
+        return;
+      }
+      end_ = std::uint64_t{run.page} + run.count;
+    }
+  }
+
+  const WorkingSet& set_;
+  std::size_t index_ = 0;  // of the next run
+  std::uint64_t at_ = 0;   // of the joined run: pages
+  std::uint64_t end_ = 0;
+};
+
+Result<void> ask_for(const UniqueFd& file, const Piece& piece) {
+  if (::readahead(file.get(), static_cast<off64_t>(piece.page * kGuestPage), piece.count * kGuestPage) != 0) {
+    return fail_errno(errno, "read guest memory's own file ahead");
+  }
+  return {};
+}
+
+// False where this kernel cannot.
+Result<bool> map(const GuestMemory& memory, const Piece& piece) {
+  const std::uint64_t begin = piece.page * kGuestPage;
+  const std::uint64_t end = begin + piece.count * kGuestPage;
+  for (const MemoryRegion& region : memory.regions()) {
+    const std::uint64_t from = std::max(begin, region.backing_offset);
+    const std::uint64_t to = std::min(end, region.backing_offset + region.range.size());
+    if (from >= to) {
+      continue;
+    }
+    std::byte* const host = static_cast<std::byte*>(region.host) + (from - region.backing_offset);
+    while (::madvise(host, to - from, MADV_POPULATE_READ) != 0) {
+      if (errno == EINVAL) {
+        return false;
+      }
+      if (errno != EINTR && errno != EAGAIN) {
+        return fail_errno(errno, "map guest memory's own file ahead");
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Prefetcher>> Prefetcher::start(const GuestMemory& memory, UniqueFd file,
+                                                      std::string name, std::uint64_t snapshot,
+                                                      std::function<Result<void>()> confine) {
+  if (memory.backing() != Backing::kPrivateFile) {
+    return fail(ErrorCode::kUnsupported,
+                "a working set is read ahead for private memory files alone, not for " +
+                    std::string(to_string(memory.backing())));
+  }
+  MAYFLY_TRY_ASSIGN(WorkingSet set, WorkingSet::make_room({file, name}));
+  std::unique_ptr<Prefetcher> prefetcher(
+      new Prefetcher(memory, std::move(file), std::move(name), snapshot, std::move(set)));
+  const auto told = [self = prefetcher.get(), confine = std::move(confine)] {
+    auto confined = confine ? confine() : Result<void>();
+    if (!confined) {
+      self->end(confined);
+    }
+    return confined;
+  };
+  MAYFLY_TRY(prefetcher->thread_.start("mayfly_ahead", told,
+                                       [self = prefetcher.get()] { self->end(self->sweep()); }));
+  return prefetcher;
+}
+
+void Prefetcher::end(Result<void> done) {
+  const MutexLock lock(mutex_);
+  ended_ = true;
+  if (!done) {
+    failed_ = std::move(done.error());
+  }
+  changed_.notify_all();
+}
+
+Result<void> Prefetcher::sweep() {
+  MAYFLY_TRY(set_.read({file_, name_}, {memory_.size(), snapshot_}));
+  {
+    const MutexLock lock(mutex_);
+    wanted_ = set_.pages();
+  }
+  Cursor reads(set_);
+  Cursor maps(set_);
+  bool can_map = true;
+  std::uint64_t ahead = 0;  // pages asked for, and not mapped yet
+  for (bool more = true; (more || ahead > 0) && !thread_.stopping();) {
+    if (more && (ahead < kAheadPages || !can_map)) {
+      const Piece piece = reads.next();
+      more = piece.count > 0;
+      if (more) {
+        MAYFLY_TRY(ask_for(memory_.backing_file(), piece));
+        asked_ += piece.count;
+        ahead += piece.count;
+      }
+      continue;
+    }
+    if (!can_map) {
+      return {};
+    }
+    const Piece piece = maps.next();
+    MAYFLY_CHECK(piece.count > 0, "both sweeps have the same pieces");
+    MAYFLY_TRY_ASSIGN(can_map, map(memory_, piece));
+    mapped_ += can_map ? piece.count : 0;
+    ahead -= piece.count;
+  }
+  return {};
+}
+
+Prefetcher::Progress Prefetcher::progress() const {
+  Progress progress;
+  progress.asked_pages = asked_;
+  progress.mapped_pages = mapped_;
+  const MutexLock lock(mutex_);
+  progress.ended = ended_;
+  progress.wanted_pages = wanted_;
+  progress.failed = failed_;
+  return progress;
+}
+
+Prefetcher::Progress Prefetcher::wait_ended() {
+  {
+    const MutexLock lock(mutex_);
+    while (!ended_) {
+      changed_.wait(mutex_);
+    }
+  }
+  return progress();
+}
+
+}  // namespace mayfly
