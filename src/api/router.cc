@@ -171,6 +171,7 @@ const std::vector<Router::Route>& Router::routes() {
       {"PUT", "/mmds/config", kBeforeStart, &Router::put_mmds_config, &put.mmds_count, &put.mmds_fails},
       {"PUT", "/snapshot/create", kAfterStart, &Router::put_snapshot_create},
       {"PUT", "/snapshot/load", kBeforeStart, &Router::put_snapshot_load},
+      {"PUT", "/snapshot/working-set", kAfterStart, &Router::put_working_set},
       {"GET", "/balloon", kAlways, &Router::refuse_device},
       {"PUT", "/balloon", kAlways, &Router::refuse_device},
       {"PATCH", "/balloon", kAlways, &Router::refuse_device},
@@ -572,6 +573,24 @@ Router::Answer Router::put_snapshot_create(const Call& call) {
   auto& latencies = ::mayfly::metrics().latencies_us;
   (request.kind == SnapshotKind::kDiff ? latencies.diff_create_snapshot : latencies.full_create_snapshot)
       .set((monotonic_ns() - begin_ns) / 1000);
+  return std::nullopt;
+}
+
+Router::Answer Router::put_working_set(const Call& call) {
+  MAYFLY_TRY_ASSIGN(const std::string path, read_working_set(call.body, "working-set"));
+  MAYFLY_TRY_ASSIGN(AtomicFile file, on_files([&] { return AtomicFile::create(path, "working set"); }));
+  RecordedSet recorded;
+  const auto take = [&](MicroVm& vm) -> Result<void> {
+    MAYFLY_TRY_ASSIGN(recorded, vm.take_working_set(path));
+    return {};
+  };
+  MAYFLY_TRY(with_vm(call, take));
+  const auto write = [&]() -> Result<void> {
+    MAYFLY_TRY_ASSIGN(const auto found, recorded.recorder->finish());
+    MAYFLY_TRY(write_working_set({file.descriptor(), file.name()}, recorded.owner, found.runs));
+    return file.commit();
+  };
+  MAYFLY_TRY(on_files(write));
   return std::nullopt;
 }
 

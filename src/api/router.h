@@ -94,6 +94,7 @@ class Router {
   template <typename Step>
   auto on_files(const Step& step);
   Answer put_snapshot_load(const Call& call);
+  Answer put_working_set(const Call& call);
 
   const Identity identity_;
   MonitorGate& gate_;

@@ -391,6 +391,14 @@ Result<SnapshotRequest> read_snapshot_create(const json& value, const std::strin
   return request;
 }
 
+Result<std::string> read_working_set(const json& value, const std::string& path) {
+  JsonObject object(value, path);
+  object.require("working_set_path");
+  auto where = object.string("working_set_path").value_or("");
+  MAYFLY_TRY(object.finish());
+  return where;
+}
+
 Result<LoadRequest> read_snapshot_load(const json& value, const std::string& path) {
   JsonObject object(value, path);
   LoadRequest request;
@@ -408,6 +416,8 @@ Result<LoadRequest> read_snapshot_load(const json& value, const std::string& pat
   MAYFLY_TRY(object.read("network_overrides", read_list<NetworkOverride, read_network_override>,
                          request.networks));
   MAYFLY_TRY(object.read("drive_overrides", read_list<DriveOverride, read_drive_override>, request.drives));
+  request.record_working_set = object.boolean("record_working_set").value_or(false);
+  request.working_set_path = object.string("working_set_path");
   if (const json* metadata = object.value("metadata")) {
     request.metadata = metadata->dump();
   }

@@ -38,6 +38,8 @@ Result<MetricsSection> read_metrics(const nlohmann::json& value, const std::stri
 Result<MmdsConfig> read_mmds_config(const nlohmann::json& value, const std::string& path);
 Result<SnapshotRequest> read_snapshot_create(const nlohmann::json& value, const std::string& path);
 Result<LoadRequest> read_snapshot_load(const nlohmann::json& value, const std::string& path);
+// The path where a working set is to go.
+Result<std::string> read_working_set(const nlohmann::json& value, const std::string& path);
 Result<SerialConfig> read_serial(const nlohmann::json& value, const std::string& path);
 Result<arch::CpuTemplate> read_cpu_config(const nlohmann::json& value, const std::string& path);
 

@@ -409,6 +409,8 @@ void MicroVm::take_down() {
     console_->stop_input();
   }
   ledger_.reset();
+  prefetcher_.reset();
+  recorded_ = {};
   machine_.reset();
   userfault_.reset();
   console_.reset();

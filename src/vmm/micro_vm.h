@@ -21,7 +21,10 @@
 #include "event/event_loop.h"
 #include "memory/page_extents.h"
 #include "memory/precopy.h"
+#include "memory/prefetch.h"
 #include "memory/userfault.h"
+#include "memory/working_set.h"
+#include "memory/working_set_recorder.h"
 #include "mmds/mmds.h"
 #include "rate_limiter/rate_limiter.h"
 #include "rate_limiter/token_bucket.h"
@@ -60,6 +63,8 @@ struct MicroVmSurroundings {
   // it must not hold up; kEnded is the owner's to tell. May be empty: then the boot mark's register is part
   // of the machine only for boot_timer or a trace.
   std::function<void(const MicroVmEvent&)> on_event{};
+  // Called on each thread that reads or looks at memory beside the guest, first. May be empty.
+  std::function<Result<void>()> confine_side{};
   // Snapshots may be asked for: what they need is opened before the owner is confined.
   bool snapshots = false;
 };
@@ -98,6 +103,12 @@ struct DriveOverride {
   std::optional<BlockOverlayConfig> overlay;
 };
 
+// A recording of a microVM's memory, which it borrows.
+struct RecordedSet {
+  std::unique_ptr<WorkingSetRecorder> recorder{};
+  WorkingSetOwner owner{};
+};
+
 // What a microVM goes on from.
 struct LoadRequest {
   std::string state_path;
@@ -112,6 +123,10 @@ struct LoadRequest {
   std::vector<NetworkOverride> networks{};
   std::vector<DriveOverride> drives{};
   std::optional<std::string> metadata{};  // JSON; takes the place of what was put
+  // Which pages of the memory file the guest touches is recorded, until take_working_set(); or those that
+  // another one touched are read ahead of it, by the file that was written then. Not both.
+  bool record_working_set = false;
+  std::optional<std::string> working_set_path{};
 };
 
 // One thread owns it and calls it. Every function does what it says or, after an error, has changed nothing;
@@ -173,6 +188,10 @@ class MicroVm {
   // After the two above, whether they failed or not. `stands`: both files have their names.
   void end_snapshot(bool stands);
 
+  // The recording that a load has begun, which goes on until its finish(). kNotFound where there is none, or
+  // it was taken. kInvalidArgument where `path`, where it is to go, is a file that the microVM uses.
+  Result<RecordedSet> take_working_set(const std::string& path);
+
   // As Machine's. Both are idempotent.
   Result<void> pause();
   Result<void> resume();
@@ -224,7 +243,9 @@ class MicroVm {
   Result<GuestMemory> load_memory(const LoadRequest& request, const MicroVmState& state);
   Result<void> start_logging();
   MemoryFileOptions memory_file_options() const;
-  Result<void> check_snapshot_files(const SnapshotRequest& request) const;
+  Result<void> check_new_file(const char* role, const std::string& path) const;
+  Result<void> follow_working_set(const LoadRequest& request, const GuestMemory& memory,
+                                  const std::optional<SnapshotMark>& mark);
   Result<void> confine();
 
   // Events of the guest's and its devices' come from the moment at which vCPUs run, which is before start()
@@ -269,6 +290,9 @@ class MicroVm {
   DiffBase diff_base_ = DiffBase::kNone;
   std::unique_ptr<Machine> machine_;
   std::optional<DirtyLedger> ledger_;  // of the machine, while writes are logged
+  // Of the machine's memory, each from a load on.
+  std::unique_ptr<Prefetcher> prefetcher_;
+  RecordedSet recorded_;
 };
 
 }  // namespace mayfly

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstring>
 #include <utility>
 
 #include "base/clock.h"
@@ -26,6 +27,7 @@ namespace {
 
 constexpr const char* kStateRole = "the snapshot's state file";
 constexpr const char* kMemoryRole = "the snapshot's memory file";
+constexpr const char* kWorkingSetRole = "working set";
 
 Backing backing_for(HugePages pages) {
   switch (pages) {
@@ -93,14 +95,11 @@ Result<Config*> find_overridden(std::vector<Config>& list, const std::string& id
 
 }  // namespace
 
-Result<void> MicroVm::check_snapshot_files(const SnapshotRequest& request) const {
-  for (const auto& [role, path] :
-       {std::pair(kStateRole, request.state_path), std::pair(kMemoryRole, request.memory_path)}) {
-    MAYFLY_TRY(check_output(role, path));
-    for (const auto& [other_role, other] : outputs_) {
-      if (same_file(path, other)) {
-        return fail(ErrorCode::kInvalidArgument, path + ": is written to by " + other_role);
-      }
+Result<void> MicroVm::check_new_file(const char* role, const std::string& path) const {
+  MAYFLY_TRY(check_output(role, path));
+  for (const auto& [other_role, other] : outputs_) {
+    if (same_file(path, other)) {
+      return fail(ErrorCode::kInvalidArgument, path + ": is written to by " + other_role);
     }
   }
   return {};
@@ -116,7 +115,8 @@ Result<void> MicroVm::check_snapshot(const SnapshotRequest& request) const {
     return fail(ErrorCode::kBusy,
                 "a snapshot is taken of a microVM that is paused: PATCH /vm first, or ask for a live one");
   }
-  MAYFLY_TRY(check_snapshot_files(request));
+  MAYFLY_TRY(check_new_file(kStateRole, request.state_path));
+  MAYFLY_TRY(check_new_file(kMemoryRole, request.memory_path));
   for (const BlockDeviceConfig& drive : config_.drives) {
     if (drive.overlay && !drive.overlay->path) {
       return fail(ErrorCode::kUnsupported, "drive " + drive.id +
@@ -221,8 +221,49 @@ void MicroVm::end_snapshot(bool stands) {
   }
 }
 
+Result<RecordedSet> MicroVm::take_working_set(const std::string& path) {
+  MAYFLY_TRY(expect_started());
+  MAYFLY_TRY(check_new_file(kWorkingSetRole, path));
+  if (!recorded_.recorder) {
+    return fail(ErrorCode::kNotFound,
+                "no working set is being recorded: a load with record_working_set begins it, and it is written once");
+  }
+  return std::exchange(recorded_, RecordedSet{});
+}
+
+Result<void> MicroVm::follow_working_set(const LoadRequest& request, const GuestMemory& memory,
+                                         const std::optional<SnapshotMark>& mark) {
+  std::uint64_t identity = 0;
+  if (mark) {
+    std::memcpy(&identity, mark->data(), sizeof(identity));
+  }
+  if (request.record_working_set) {
+    if (!page_map_) {
+      return fail(ErrorCode::kUnsupported,
+                  "record_working_set: this process cannot look at its page tables (/proc/self/pagemap)");
+    }
+    MAYFLY_TRY_ASSIGN(recorded_.recorder,
+                      WorkingSetRecorder::start(memory, *page_map_, around_.confine_side));
+    recorded_.owner = {.memory_size = memory.size(), .snapshot = identity};
+    MAYFLY_TRY(recorded_.recorder->wait_confined());
+  }
+  if (request.working_set_path) {
+    MAYFLY_TRY_ASSIGN(UniqueFd file,
+                      open_file(*request.working_set_path, O_RDONLY | O_NONBLOCK, kWorkingSetRole));
+    MAYFLY_TRY_ASSIGN(prefetcher_, Prefetcher::start(memory, std::move(file),
+                                                     std::string(kWorkingSetRole) + " " + *request.working_set_path,
+                                                     identity, around_.confine_side));
+    MAYFLY_TRY(prefetcher_->wait_confined());
+  }
+  return {};
+}
+
 tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request) {
   MAYFLY_TRY(expect_not_started());
+  if (request.record_working_set && request.working_set_path) {
+    return fail(ErrorCode::kInvalidArgument,
+                "a working set is recorded of a guest for which none is read ahead: not both");
+  }
   if (files_ || !drives_.empty() || !networks_.empty() || config_.mmds || machine_is_put_) {
     return fail(ErrorCode::kBusy,
                 "a snapshot brings its own machine: only its log, metrics, serial port, processor and metadata "
@@ -288,6 +329,7 @@ tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
     machine.transports.at(network.slot) = std::move(network.registers);
     queues.at(network.slot) = std::move(network.state.queues);
   }
+  const auto mark = saved.mark;
   const bool maps_file = memory.backing() == Backing::kPrivateFile;
   DiffBase base = DiffBase::kNone;
   const Make make = [&](std::span<VirtioDevice* const> devices,
@@ -299,6 +341,7 @@ tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
                                                        .state = std::move(machine),
                                                        .advance_clock = request.advance_clock},
                                                       std::move(surroundings)));
+    MAYFLY_TRY(follow_working_set(request, restored->memory(), mark));
     if (maps_file && page_map_) {
       base = DiffBase::kLoadedFile;  // without a log, which takes milliseconds to begin
     } else if (config_.machine.track_dirty_pages) {
