@@ -1,0 +1,142 @@
+#!/usr/bin/python3
+"""Takes one microVM through many snapshots, and kills many monitors while they write one.
+
+  snapshot_rounds_test.py --mayfly BINARY --guests FOLDER [--rounds N] [--kills N] [unittest's own arguments]
+
+The guest, tests/support/guests/pattern.c, verifies and rewrites 4 MiB without end and counts aloud. A host without a
+usable /dev/kvm cannot run it: that is said, and the exit code is 77 (skipped).
+"""
+
+import http.client
+import os
+import random
+import select
+import sys
+import threading
+import time
+
+from bare_guests import HANG, main
+from snapshot_test import Files, SnapshotCase, Vm
+
+ROUNDS = 50
+KILLS = 25
+
+
+def taken_option(name, usual):
+    """The number behind an option of this script's own."""
+    if name in sys.argv:
+        at = sys.argv.index(name)
+        usual = int(sys.argv[at + 1])
+        del sys.argv[at:at + 2]
+    return usual
+
+
+class PatternCase(SnapshotCase):
+    def numbers_of(self, lines):
+        """What a guest counted, one after the other."""
+        numbers = [int(line) for line in lines]
+        self.assertEqual(numbers, list(range(numbers[0], numbers[0] + len(numbers))))
+        return numbers
+
+    def runs_on(self, vm, count=1):
+        """Until it has counted so much further."""
+        end = time.monotonic() + HANG
+        lines = vm.seen.count(b"\n") + count + 1  # the first may have begun before
+        while vm.seen.count(b"\n") < lines:
+            self.assertLess(time.monotonic(), end, f"it stands still: {vm.seen[-200:]!r}")
+            if select.select([vm.process.stdout], [], [], 1)[0]:
+                data = os.read(vm.process.stdout.fileno(), 65536)
+                self.assertTrue(data, f"it ended: {vm.seen!r}")
+                vm.seen += data
+        self.assertNotIn(b"WRONG", vm.seen)
+
+    def rest_of(self, vm):
+        """All that a microVM said, which this ends."""
+        vm.process.kill()
+        vm.process.wait()
+        said = vm.seen + vm.process.stdout.read()
+        vm.kill()
+        return said
+
+
+class Rounds(PatternCase):
+    def test_a_microvm_is_saved_and_goes_on_in_a_new_process_again_and_again(self):
+        vm = Vm(self).boot("pattern", until=b"1\n", mem_size_mib=64)
+        said, begin = b"", time.monotonic()
+        for turn in range(ROUNDS):
+            files = Files(self.folder, f"turn{turn % 2}")
+            try:
+                self.runs_on(vm)
+                time.sleep(random.uniform(0, 0.03))
+                vm.create(files)
+            finally:
+                said += self.rest_of(vm)
+            self.assertNotIn(b"WRONG", said)
+            vm = Vm(self).load(files)
+        self.runs_on(vm)
+        said += self.rest_of(vm)
+        # As if there had been one process: no number twice, none left out, no line torn.
+        numbers = self.numbers_of(said.split(b"\n")[:-1])
+        self.assertEqual(numbers[0], 1)
+        print(f"\n{ROUNDS} rounds in {time.monotonic() - begin:.0f} s, {numbers[-1]} pieces of 64 KiB verified", flush=True)
+
+
+class Kills(PatternCase):
+    """kill -9 while a snapshot takes the place of another."""
+
+    def test_what_is_there_after_a_kill_is_the_former_snapshot_or_the_new_one_or_is_refused(self):
+        vm = Vm(self).boot("pattern", until=b"1\n", mem_size_mib=64)
+        former = Files(self.folder, "former")
+        begin = time.monotonic()
+        vm.create(self.files)
+        whole = time.monotonic() - begin
+        found = {"former": 0, "new": 0, "torn": 0}
+        for _ in range(KILLS):
+            self.link(self.files, former)
+            vm.resume()
+            vm.seen = b""
+            self.runs_on(vm)
+            vm.pause()
+            self.kill_while_it_saves(vm, random.uniform(0, whole * 1.2))
+            vm, what = self.look_at(former, self.numbers_of(self.rest_of(vm).split(b"\n")[1:-1])[-1])
+            found[what] += 1
+            left = {name for name in os.listdir(self.folder) if not name.startswith("api")}
+            self.assertLessEqual(left, {"vm.mem", "vm.state", "former.mem", "former.state", ".vm.mem.partial", ".vm.state.partial"})
+        vm.kill()
+        print(f"\n{KILLS} kills within {whole * 1.2 * 1000:.0f} ms: {found}", flush=True)
+
+    def link(self, files, former):
+        for one, other in ((files.state, former.state), (files.memory, former.memory)):
+            if os.path.exists(other):
+                os.remove(other)
+            os.link(one, other)
+
+    def kill_while_it_saves(self, vm, seconds):
+        killer = threading.Timer(seconds, vm.process.kill)
+        killer.start()
+        try:
+            vm.call("PUT", "/snapshot/create", self.files.create())
+        except (OSError, http.client.HTTPException):
+            pass  # it was killed
+        killer.join()
+
+    def look_at(self, former, last):
+        """A microVM that goes on from what is there, paused, and which of the two it is."""
+        same = [os.path.samefile(one, other) for one, other in
+                ((self.files.state, former.state), (self.files.memory, former.memory))]
+        vm = Vm(self)
+        if same[0] != same[1]:
+            vm.refused(("another snapshot", self.files.memory), "PUT", "/snapshot/load", self.files.load())
+            self.link(former, self.files)
+        vm.load(self.files)
+        self.runs_on(vm, 2)
+        vm.pause()
+        first = self.numbers_of(vm.seen.split(b"\n")[1:-1])[0]
+        if same == [False, False]:
+            self.assertGreater(first, last)
+        return vm, "torn" if same[0] != same[1] else "former" if same[0] else "new"
+
+
+if __name__ == "__main__":
+    ROUNDS, KILLS = taken_option("--rounds", ROUNDS), taken_option("--kills", KILLS)
+    main(__doc__)
