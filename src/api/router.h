@@ -34,8 +34,8 @@ enum class When : std::uint8_t { kBeforeStart, kAfterStart, kAlways };
 // changed nothing. One thread at a time calls it; it never throws.
 class Router {
  public:
-  // `gate`, `files` and `vm` are borrowed; `vm` is used inside the gate only, and `files` is the thread for the
-  // files of snapshots. The sections are those of the configuration file, if there was one.
+  // `gate`, `files` and `vm` are borrowed; `vm` is used inside the gate only, and `files` is the thread for
+  // the files of snapshots. The sections are those of the configuration file, if there was one.
   Router(Identity identity, MonitorGate& gate, WorkerThread& files, MicroVm& vm,
          std::optional<LoggerSection> logger, std::optional<MetricsSection> metrics);
   Router(const Router&) = delete;

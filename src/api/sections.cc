@@ -74,8 +74,9 @@ Result<void> read_memory_source(JsonObject& object, const std::string& path, Loa
   const auto file = object.string("mem_file_path");
   const json* const backend = object.value("mem_backend");
   if (file.has_value() == (backend != nullptr)) {
-    return fail(ErrorCode::kInvalidArgument,
-                path + ": the memory is given by mem_backend, or by the deprecated mem_file_path: by one of them");
+    return fail(
+        ErrorCode::kInvalidArgument,
+        path + ": the memory is given by mem_backend, or by the deprecated mem_file_path: by one of them");
   }
   if (file) {
     request.memory_path = *file;
@@ -413,8 +414,8 @@ Result<LoadRequest> read_snapshot_load(const json& value, const std::string& pat
   if (const auto pages = object.choice("huge_pages", kSnapshotHugePages); pages && *pages != 0) {
     request.huge_pages = static_cast<HugePages>(*pages - 1);
   }
-  MAYFLY_TRY(object.read("network_overrides", read_list<NetworkOverride, read_network_override>,
-                         request.networks));
+  MAYFLY_TRY(
+      object.read("network_overrides", read_list<NetworkOverride, read_network_override>, request.networks));
   MAYFLY_TRY(object.read("drive_overrides", read_list<DriveOverride, read_drive_override>, request.drives));
   request.record_working_set = object.boolean("record_working_set").value_or(false);
   request.working_set_path = object.string("working_set_path");

@@ -77,7 +77,8 @@ Result<void> VmClient::create_snapshot(const SnapshotRequest& request) const {
                                {"snapshot_type", request.kind == SnapshotKind::kDiff ? "Diff" : "Full"},
                                {"live", request.live}};
   // A path that is not UTF-8 cannot be said in JSON: with replacement characters it is refused or another.
-  return change("PUT", "/snapshot/create", body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  return change("PUT", "/snapshot/create",
+                body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 Result<void> VmClient::resume() const {
   return change("PATCH", "/vm", R"({"state": "Resumed"})");

@@ -15,8 +15,8 @@ namespace mayfly {
 
 class WorkerThread {
  public:
-  // `confine` is called on the thread first: what it takes away is missing from then on. May be empty. Errors:
-  // that of `confine`; kExhausted where the host has no thread left.
+  // `confine` is called on the thread first: what it takes away is missing from then on. May be empty.
+  // Errors: that of `confine`; kExhausted where the host has no thread left.
   static Result<std::unique_ptr<WorkerThread>> start(const std::string& name,
                                                      std::function<Result<void>()> confine);
   WorkerThread(const WorkerThread&) = delete;

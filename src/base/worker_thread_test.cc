@@ -60,8 +60,8 @@ TEST(WorkerThread, it_is_confined_before_its_first_task) {
 }
 
 TEST(WorkerThread, one_that_cannot_be_confined_is_none) {
-  const auto worker =
-      WorkerThread::start("worker", [] { return Result<void>(fail(ErrorCode::kUnsupported, "no walls here")); });
+  const auto worker = WorkerThread::start(
+      "worker", [] { return Result<void>(fail(ErrorCode::kUnsupported, "no walls here")); });
   ASSERT_FALSE(worker.has_value());
   EXPECT_EQ(worker.error().message(), "no walls here");
 }

@@ -21,8 +21,8 @@
 #include "devices/serial/terminal_guard.h"
 #include "mayfly/completion.h"
 #include "mayfly/doctor.h"
-#include "mayfly/merge.h"
 #include "mayfly/failure.h"
+#include "mayfly/merge.h"
 #include "mayfly/monitor.h"
 #include "mayfly/options.h"
 #include "mayfly/outputs.h"
@@ -154,8 +154,8 @@ int describe_snapshot_file(const std::string& path) {
 }
 
 int merge(const ShellOptions& options) {
-  const auto merged =
-      merge_memory(options.memory_path, options.diff_paths, options.output_path.value_or(options.memory_path));
+  const auto merged = merge_memory(options.memory_path, options.diff_paths,
+                                   options.output_path.value_or(options.memory_path));
   return merged ? static_cast<int>(ExitCode::kOk) : refuse(Failure(merged.error()));
 }
 

@@ -8,8 +8,8 @@
 
 namespace mayfly {
 
-// The memory file `base` with `diffs`, one after the other, over it, as `output`, which may be `base`: it takes
-// the place of what was there whole, or not at all. Errors name the file: kInvalidArgument for files of
+// The memory file `base` with `diffs`, one after the other, over it, as `output`, which may be `base`: it
+// takes the place of what was there whole, or not at all. Errors name the file: kInvalidArgument for files of
 // another size than the base.
 Result<void> merge_memory(const std::string& base, const std::vector<std::string>& diffs,
                           const std::string& output);

@@ -93,8 +93,10 @@ constexpr const char* kNameFooter =
 
 constexpr const char* kSnapshotFooter =
     "\n"
-    "Saves the microVM to two files: what it is and does to STATE, its memory to MEMORY. Each takes the place\n"
-    "of a former file whole, or not at all. A microVM that runs is paused meanwhile, or with --live only for\n"
+    "Saves the microVM to two files: what it is and does to STATE, its memory to MEMORY. Each takes the "
+    "place\n"
+    "of a former file whole, or not at all. A microVM that runs is paused meanwhile, or with --live only "
+    "for\n"
     "the last pages. Disks are not saved: copy their images while it is paused. PUT /snapshot/load goes on\n"
     "from there.\n"
     "\n"
@@ -106,11 +108,13 @@ constexpr const char* kSnapshotFooter =
 
 constexpr const char* kMergeFooter =
     "\n"
-    "A snapshot of type Diff has only what has changed since the one before. To load it, its memory is merged:\n"
+    "A snapshot of type Diff has only what has changed since the one before. To load it, its memory is "
+    "merged:\n"
     "\n"
     "  mayfly merge full.mem monday.mem tuesday.mem --output now.mem\n"
     "\n"
-    "and now.mem goes with the state file of tuesday's. Without --output the result takes the place of MEMORY,\n"
+    "and now.mem goes with the state file of tuesday's. Without --output the result takes the place of "
+    "MEMORY,\n"
     "whole or not at all. MicroVMs that run from it keep what they have.\n"
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
@@ -158,8 +162,8 @@ constexpr std::array kShellCommands = {
                  "Print a microVM's configuration, as --config-file takes it (JSON)", kNameFooter},
     ShellCommand{"snapshot", Subcommand::kSnapshot, "Save a microVM to two files, to go on from later",
                  kSnapshotFooter},
-    ShellCommand{"merge", Subcommand::kMerge, "Merge the memory of Diff snapshots into what they are diffs to",
-                 kMergeFooter},
+    ShellCommand{"merge", Subcommand::kMerge,
+                 "Merge the memory of Diff snapshots into what they are diffs to", kMergeFooter},
     ShellCommand{"completion", Subcommand::kCompletion, "Print the completion script for a shell",
                  kCompletionFooter},
 };
@@ -510,7 +514,8 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
       break;
     case Subcommand::kMerge:
       made->add_option("MEMORY", shell.memory_path, "A whole memory file")->type_name("FILE")->required();
-      made->add_option("DIFF", shell.diff_paths, "Memory of Diff snapshots, in the order in which they were taken")
+      made->add_option("DIFF", shell.diff_paths,
+                       "Memory of Diff snapshots, in the order in which they were taken")
           ->type_name("FILE")
           ->required();
       if (named("--output")) {
@@ -528,7 +533,8 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
     made->add_option("STATE", shell.state_path, "The state file")->type_name("FILE")->required();
     made->add_option("MEMORY", shell.memory_path, "The memory file")->type_name("FILE")->required();
     if (named("--diff")) {
-      made->add_flag("--diff", shell.diff, "Of its memory only what has changed since the last one; see 'mayfly merge'");
+      made->add_flag("--diff", shell.diff,
+                     "Of its memory only what has changed since the last one; see 'mayfly merge'");
     }
     if (named("--live")) {
       made->add_flag("--live", shell.live, "Let it run while most of its memory is written");

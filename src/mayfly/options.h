@@ -53,17 +53,17 @@ struct RunOptions {
 
 // Of the subcommands for microVMs that run already.
 struct ShellOptions {
-  std::string name;              // which microVM: its id, or its process
-  bool json = false;             // ps
-  bool quiet = false;            // ps
-  bool now = false;              // stop
-  std::uint32_t timeout_s = 10;  // stop
-  std::string shell;             // completion: bash, zsh or fish
-  std::string state_path;        // snapshot
-  std::string memory_path;       // snapshot, merge
-  bool diff = false;             // snapshot
-  bool live = false;             // snapshot
-  std::vector<std::string> diff_paths{};  // merge
+  std::string name;                          // which microVM: its id, or its process
+  bool json = false;                         // ps
+  bool quiet = false;                        // ps
+  bool now = false;                          // stop
+  std::uint32_t timeout_s = 10;              // stop
+  std::string shell;                         // completion: bash, zsh or fish
+  std::string state_path;                    // snapshot
+  std::string memory_path;                   // snapshot, merge
+  bool diff = false;                         // snapshot
+  bool live = false;                         // snapshot
+  std::vector<std::string> diff_paths{};     // merge
   std::optional<std::string> output_path{};  // merge
 };
 

@@ -41,8 +41,7 @@ Result<GuestMemory> map_memory(const MachineConfig& config) {
 tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace) {
   const std::span<const CapabilityChange> capabilities =
       config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
-  MAYFLY_TRY_ASSIGN(Kvm kvm,
-                    traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
+  MAYFLY_TRY_ASSIGN(Kvm kvm, traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
   MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
                return kvm.check_extension(number);
              }).map_error(of_cpu_config));
@@ -78,9 +77,9 @@ BuildError fault_of_loading(Error error) {
   return host ? BuildError(std::move(error)) : BuildError::of_configuration(std::move(error));
 }
 
-// Work on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for grace periods of
-// the host's kernel and so goes first: the work fills the gaps, even on a single processor. All that `work`
-// borrows outlives this.
+// Work on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for grace periods
+// of the host's kernel and so goes first: the work fills the gaps, even on a single processor. All that
+// `work` borrows outlives this.
 template <typename Result>
 class Aside {
  public:
@@ -188,8 +187,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                                                std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
-  MAYFLY_TRY(
-      traced(trace, "create vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
+  MAYFLY_TRY(traced(trace, "create vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
   MAYFLY_TRY(enter_guest(machine->cpus_.front()->vcpu()));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   return machine;
@@ -208,9 +206,11 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
   MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
   Aside<Result<Processor>> comparison([&] {
-    return traced(trace, "compare CPUID", [&] { return restore_processor(kvm, std::move(parts.state.vcpus)); });
+    return traced(trace, "compare CPUID",
+                  [&] { return restore_processor(kvm, std::move(parts.state.vcpus)); });
   });
-  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, parts.memory, windows.all()); });
+  auto made =
+      traced(trace, "create VM", [&] { return create_platform_vm(kvm, parts.memory, windows.all()); });
   // That this host is another is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(Processor processor, comparison.take());
   MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
@@ -220,8 +220,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
                                                std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
-  MAYFLY_TRY(
-      traced(trace, "restore vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
+  MAYFLY_TRY(traced(trace, "restore vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
   MAYFLY_TRY(traced(trace, "restore devices", [&] { return machine->restore_devices(parts); }));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
   machine->state_ = State::kPaused;

@@ -1,4 +1,5 @@
-// The machine: a configuration or a saved machine made into memory, devices and vCPUs, and its life from start to stop.
+// The machine: a configuration or a saved machine made into memory, devices and vCPUs, and its life from
+// start to stop.
 #pragma once
 
 #include <atomic>

@@ -133,8 +133,8 @@ struct LoadRequest {
 // but where a device's place has to be vacated for its successor, which then fails, and nor can the former be
 // had again, it is gone from the configuration, and the error says so.
 //
-// State::kNotStarted takes the put_ functions, start() and load_snapshot(); the others are for a microVM that was started. In
-// another state they are kBusy.
+// State::kNotStarted takes the put_ functions, start() and load_snapshot(); the others are for a microVM that
+// was started. In another state they are kBusy.
 class MicroVm {
  public:
   enum class State : std::uint8_t { kNotStarted, kRunning, kPaused };
@@ -172,9 +172,9 @@ class MicroVm {
   // Makes the machine and lets it run. kInvalidArgument where there is no boot source.
   tl::expected<void, BuildError> start();
 
-  // Goes on where a snapshot was taken. Nothing but outputs and metadata may have been put before (kBusy). What
-  // does not fit this host, or is no snapshot, or whose disks are not those that it knew, is refused by name,
-  // and all is as it was.
+  // Goes on where a snapshot was taken. Nothing but outputs and metadata may have been put before (kBusy).
+  // What does not fit this host, or is no snapshot, or whose disks are not those that it knew, is refused by
+  // name, and all is as it was.
   tl::expected<void, BuildError> load_snapshot(const LoadRequest& request);
 
   // What stands against a snapshot. kInvalidArgument where a file of the snapshot would take the place of one

@@ -15,9 +15,9 @@
 #include "base/log.h"
 #include "base/mutex.h"
 #include "base/same_file.h"
+#include "devices/vmgenid/vmgenid.h"
 #include "memory/memory_file.h"
 #include "snapshot/micro_vm_state.h"
-#include "devices/vmgenid/vmgenid.h"
 #include "vmm/arch.h"
 #include "vmm/micro_vm.h"
 #include "vmm/saved_config.h"
@@ -225,8 +225,9 @@ Result<RecordedSet> MicroVm::take_working_set(const std::string& path) {
   MAYFLY_TRY(expect_started());
   MAYFLY_TRY(check_new_file(kWorkingSetRole, path));
   if (!recorded_.recorder) {
-    return fail(ErrorCode::kNotFound,
-                "no working set is being recorded: a load with record_working_set begins it, and it is written once");
+    return fail(
+        ErrorCode::kNotFound,
+        "no working set is being recorded: a load with record_working_set begins it, and it is written once");
   }
   return std::exchange(recorded_, RecordedSet{});
 }
@@ -250,9 +251,10 @@ Result<void> MicroVm::follow_working_set(const LoadRequest& request, const Guest
   if (request.working_set_path) {
     MAYFLY_TRY_ASSIGN(UniqueFd file,
                       open_file(*request.working_set_path, O_RDONLY | O_NONBLOCK, kWorkingSetRole));
-    MAYFLY_TRY_ASSIGN(prefetcher_, Prefetcher::start(memory, std::move(file),
-                                                     std::string(kWorkingSetRole) + " " + *request.working_set_path,
-                                                     identity, around_.confine_side));
+    MAYFLY_TRY_ASSIGN(prefetcher_,
+                      Prefetcher::start(memory, std::move(file),
+                                        std::string(kWorkingSetRole) + " " + *request.working_set_path,
+                                        identity, around_.confine_side));
     MAYFLY_TRY(prefetcher_->wait_confined());
   }
   return {};
@@ -265,9 +267,10 @@ tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request
                 "a working set is recorded of a guest for which none is read ahead: not both");
   }
   if (files_ || !drives_.empty() || !networks_.empty() || config_.mmds || machine_is_put_) {
-    return fail(ErrorCode::kBusy,
-                "a snapshot brings its own machine: only its log, metrics, serial port, processor and metadata "
-                "can be put before it is loaded");
+    return fail(
+        ErrorCode::kBusy,
+        "a snapshot brings its own machine: only its log, metrics, serial port, processor and metadata "
+        "can be put before it is loaded");
   }
   const VmConfig before = config_;
   events_.tell(MicroVmEvent::Kind::kStarting);
@@ -299,7 +302,9 @@ tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request
 }
 
 tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
-  const auto within = [&request](const Error& error) { return error.within("snapshot " + request.state_path); };
+  const auto within = [&request](const Error& error) {
+    return error.within("snapshot " + request.state_path);
+  };
   MAYFLY_TRY_ASSIGN(const std::string bytes, read_state(request.state_path));
   MAYFLY_TRY_ASSIGN(MicroVmState saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
   MAYFLY_TRY_ASSIGN(config_, config_of(saved).map_error(within));
@@ -332,8 +337,9 @@ tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
   const auto mark = saved.mark;
   const bool maps_file = memory.backing() == Backing::kPrivateFile;
   DiffBase base = DiffBase::kNone;
-  const Make make = [&](std::span<VirtioDevice* const> devices,
-                        MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
+  const Make make =
+      [&](std::span<VirtioDevice* const> devices,
+          MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
     MAYFLY_TRY_ASSIGN(auto restored, Machine::restore(config_,
                                                       {.memory = std::move(memory),
                                                        .devices = devices,
@@ -386,10 +392,10 @@ Result<void> MicroVm::open_restored(const MicroVmState& state) {
     {
       const MutexLock lock(device->mutex());
       if (device->capacity() != saved.sectors) {
-        return fail(ErrorCode::kInvalidImage,
-                    "drive " + saved.config.id + ": " + config_.drives[index].path + " has " +
-                        std::to_string(device->capacity()) + " sectors, the guest knows a disk of " +
-                        std::to_string(saved.sectors) + ": it is another");
+        return fail(ErrorCode::kInvalidImage, "drive " + saved.config.id + ": " + config_.drives[index].path +
+                                                  " has " + std::to_string(device->capacity()) +
+                                                  " sectors, the guest knows a disk of " +
+                                                  std::to_string(saved.sectors) + ": it is another");
       }
       MAYFLY_TRY(device->restore(saved.state));
     }

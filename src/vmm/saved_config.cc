@@ -48,8 +48,8 @@ Result<std::vector<SavedRange>> ranges_of(std::uint64_t memory_size) {
 DeviceSlots device_slots(const VmConfig& config) {
   DeviceSlots slots;
   const std::size_t drives = config.drives.size();
-  const auto root = static_cast<std::size_t>(std::distance(
-      config.drives.begin(), std::ranges::find_if(config.drives, &BlockDeviceConfig::is_root)));
+  const auto root = static_cast<std::size_t>(
+      std::distance(config.drives.begin(), std::ranges::find_if(config.drives, &BlockDeviceConfig::is_root)));
   for (std::size_t index = 0; index < drives; ++index) {
     const std::size_t moved = root < drives && index < root ? index + 1 : index;
     slots.drives.push_back(static_cast<std::uint32_t>(index == root ? 0 : moved));
@@ -121,7 +121,8 @@ Result<VmConfig> config_of(const MicroVmState& state) {
   const DeviceSlots slots = device_slots(config);
   for (std::size_t index = 0; index < state.drives.size(); ++index) {
     if (state.drives[index].slot != slots.drives[index]) {
-      return wrong("section drive " + std::to_string(index) + ": it is in another slot than it would have been");
+      return wrong("section drive " + std::to_string(index) +
+                   ": it is in another slot than it would have been");
     }
   }
   for (std::size_t index = 0; index < state.networks.size(); ++index) {

@@ -52,9 +52,9 @@ struct LiveMemory {
 
 // A microVM at one moment. Its memory is borrowed, and is of that moment as long as the microVM stands still.
 struct CapturedVm {
-  struct All {};               // of its memory
-  struct OwnPages {};          // those that are no longer the ones of the file that it was loaded from
-  struct Rest {                // what is not written ahead
+  struct All {};       // of its memory
+  struct OwnPages {};  // those that are no longer the ones of the file that it was loaded from
+  struct Rest {        // what is not written ahead
     DirtyPageSource* log;
   };
   struct Pages {

@@ -203,10 +203,10 @@ Result<void> Machine::connect_virtio(VirtioSlot& slot, std::uint32_t index) {
   MAYFLY_TRY(platform_.vm.register_irqfd(slot.line().event(), place.gsi));
   // Without a length: KVM then need not decode the guest's instruction to see what it writes.
   return platform_.vm.register_doorbell(slot.transport().doorbell(),
-                               {.space = Doorbell::Space::kMmio,
-                                .address = place.base + MmioTransport::kQueueNotify,
-                                .length = 0,
-                                .value = std::nullopt});
+                                        {.space = Doorbell::Space::kMmio,
+                                         .address = place.base + MmioTransport::kQueueNotify,
+                                         .length = 0,
+                                         .value = std::nullopt});
 }
 
 }  // namespace mayfly
