@@ -239,6 +239,10 @@ Result<void> Machine::restore_devices(const RestoreParts& parts) {
     MAYFLY_TRY(virtio_[index]->transport().restore(state.transports[index], parts.queues[index]));
   }
   kvm_clock_data clock = state.clock;
+  if (parts.advance_clock && (clock.flags & KVM_CLOCK_REALTIME) == 0) {
+    return fail(ErrorCode::kUnsupported,
+                "the clock cannot be moved on: the host of the snapshot did not say when it was taken (Linux 5.16)");
+  }
   clock.flags &= parts.advance_clock ? std::uint32_t{KVM_CLOCK_REALTIME} : 0;
   MAYFLY_TRY(platform_.vm.set_clock(clock));
   note_pause();
