@@ -58,9 +58,9 @@ DISK_MIB = 64
 STARTS_A_RUN = 5
 
 
-def build(folder):
+def build(folder, guests=("spin", "reset_i8042")):
     """The guests and the floor, as files in `folder`."""
-    for guest in ("spin", "reset_i8042"):
+    for guest in guests:
         source, elf = ROOT / "tests/support/guests" / f"{guest}.S", folder / f"{guest}.elf"
         subprocess.run(["cc", "-nostdlib", "-static", "-no-pie", "-Wl,-N", "-Wl,-Ttext=0x1000000",
                         "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments", source, "-o", elf],
