@@ -12,9 +12,11 @@
 #include <linux/prctl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 
 #include <algorithm>
@@ -41,15 +43,31 @@ const auto kConstants = std::to_array<Constant>({
     {"OWN_PROCESS", seccomp_format::kOwnProcess},
     // ioctl requests
     MAYFLY_CONSTANT(BLKGETSIZE64),
+    MAYFLY_CONSTANT(KVM_CAP_XSAVE2),
+    MAYFLY_CONSTANT(KVM_CHECK_EXTENSION),
     MAYFLY_CONSTANT(KVM_GET_CLOCK),
+    MAYFLY_CONSTANT(KVM_GET_DEBUGREGS),
     MAYFLY_CONSTANT(KVM_GET_DIRTY_LOG),
     MAYFLY_CONSTANT(KVM_GET_IRQCHIP),
+    MAYFLY_CONSTANT(KVM_GET_LAPIC),
+    MAYFLY_CONSTANT(KVM_GET_MP_STATE),
+    MAYFLY_CONSTANT(KVM_GET_MSRS),
+    MAYFLY_CONSTANT(KVM_GET_MSR_INDEX_LIST),
+    MAYFLY_CONSTANT(KVM_GET_PIT2),
+    MAYFLY_CONSTANT(KVM_GET_REGS),
+    MAYFLY_CONSTANT(KVM_GET_SREGS),
+    MAYFLY_CONSTANT(KVM_GET_TSC_KHZ),
+    MAYFLY_CONSTANT(KVM_GET_VCPU_EVENTS),
+    MAYFLY_CONSTANT(KVM_GET_XCRS),
+    MAYFLY_CONSTANT(KVM_GET_XSAVE),
+    MAYFLY_CONSTANT(KVM_GET_XSAVE2),
     MAYFLY_CONSTANT(KVM_IOEVENTFD),
     MAYFLY_CONSTANT(KVM_IRQFD),
     MAYFLY_CONSTANT(KVM_IRQ_LINE),
     MAYFLY_CONSTANT(KVM_KVMCLOCK_CTRL),
     MAYFLY_CONSTANT(KVM_RUN),
     MAYFLY_CONSTANT(KVM_SET_CLOCK),
+    {"PAGEMAP_SCAN", 0xc0606610},  // in the headers since Linux 6.7
     MAYFLY_CONSTANT(TCGETS),
     MAYFLY_CONSTANT(TCSETS),
     MAYFLY_CONSTANT(TIOCGPGRP),
@@ -73,6 +91,8 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(PROT_WRITE),
     // files
     MAYFLY_CONSTANT(AT_EMPTY_PATH),
+    MAYFLY_CONSTANT(AT_FDCWD),
+    MAYFLY_CONSTANT(AT_SYMLINK_FOLLOW),
     MAYFLY_CONSTANT(AT_SYMLINK_NOFOLLOW),
     MAYFLY_CONSTANT(FALLOC_FL_KEEP_SIZE),
     MAYFLY_CONSTANT(FALLOC_FL_PUNCH_HOLE),
@@ -84,6 +104,10 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(F_OFD_SETLK),
     MAYFLY_CONSTANT(F_SETFD),
     MAYFLY_CONSTANT(F_SETFL),
+    MAYFLY_CONSTANT(LOCK_EX),
+    MAYFLY_CONSTANT(LOCK_NB),
+    MAYFLY_CONSTANT(LOCK_SH),
+    MAYFLY_CONSTANT(LOCK_UN),
     MAYFLY_CONSTANT(O_ACCMODE),
     MAYFLY_CONSTANT(O_APPEND),
     MAYFLY_CONSTANT(O_CLOEXEC),
@@ -100,6 +124,8 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(O_TMPFILE),
     MAYFLY_CONSTANT(O_TRUNC),
     MAYFLY_CONSTANT(O_WRONLY),
+    MAYFLY_CONSTANT(S_IRUSR),
+    MAYFLY_CONSTANT(S_IWUSR),
     // sockets
     MAYFLY_CONSTANT(AF_INET),
     MAYFLY_CONSTANT(AF_UNIX),
@@ -155,12 +181,17 @@ constexpr auto kInts = std::to_array<IntArguments>({
     {"eventfd2", bits({0, 1})},
     {"fallocate", bits({0, 1})},
     {"fcntl", bits({0, 1})},
+    {"flock", bits({0, 1})},
+    {"fsync", bits({0})},
+    {"ftruncate", bits({0})},
     {"futex", bits({1, 2, 5})},
     {"getrandom", bits({2})},
     {"io_uring_enter", bits({0, 1, 2, 3})},
     {"io_uring_register", bits({0, 1, 3})},
     {"ioctl", bits({0, 1})},
     {"kill", bits({0, 1})},
+    {"linkat", bits({0, 2, 4})},
+    {"lseek", bits({0, 2})},
     {"madvise", bits({2})},
     {"memfd_create", bits({1})},
     {"mmap", bits({4})},
@@ -169,8 +200,11 @@ constexpr auto kInts = std::to_array<IntArguments>({
     {"pidfd_send_signal", bits({0, 1, 3})},
     {"poll", bits({1, 2})},
     {"prctl", bits({0})},
+    {"pread64", bits({0})},
+    {"pwrite64", bits({0})},
     {"recvfrom", bits({0, 3})},
     {"recvmsg", bits({0, 2})},
+    {"renameat", bits({0, 2})},
     {"rt_sigprocmask", bits({0})},
     {"sendmsg", bits({0, 2})},
     {"sendto", bits({0, 3})},
@@ -180,6 +214,7 @@ constexpr auto kInts = std::to_array<IntArguments>({
     {"timerfd_create", bits({0, 1})},
     {"timerfd_settime", bits({0, 1})},
     {"tkill", bits({0, 1})},
+    {"unlinkat", bits({0, 2})},
     {"wait4", bits({0, 2})},
 });
 
