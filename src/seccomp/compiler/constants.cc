@@ -39,6 +39,10 @@ struct Constant {
 #name, static_cast < std::uint32_t>(name) \
   }
 
+using XsaveArea = std::array<std::uint32_t, 1024>;
+constexpr std::uint64_t kGetXsave = _IOR(KVMIO, 0xa4, XsaveArea);
+constexpr std::uint64_t kGetXsave2 = _IOR(KVMIO, 0xcf, XsaveArea);
+
 const auto kConstants = std::to_array<Constant>({
     {"OWN_PROCESS", seccomp_format::kOwnProcess},
     // ioctl requests
@@ -51,16 +55,17 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(KVM_GET_IRQCHIP),
     MAYFLY_CONSTANT(KVM_GET_LAPIC),
     MAYFLY_CONSTANT(KVM_GET_MP_STATE),
-    MAYFLY_CONSTANT(KVM_GET_MSRS),
-    MAYFLY_CONSTANT(KVM_GET_MSR_INDEX_LIST),
     MAYFLY_CONSTANT(KVM_GET_PIT2),
     MAYFLY_CONSTANT(KVM_GET_REGS),
     MAYFLY_CONSTANT(KVM_GET_SREGS),
     MAYFLY_CONSTANT(KVM_GET_TSC_KHZ),
     MAYFLY_CONSTANT(KVM_GET_VCPU_EVENTS),
     MAYFLY_CONSTANT(KVM_GET_XCRS),
-    MAYFLY_CONSTANT(KVM_GET_XSAVE),
-    MAYFLY_CONSTANT(KVM_GET_XSAVE2),
+    // What they are about ends with an array without a size, which for C++ takes a byte.
+    {"KVM_GET_MSRS", _IOWR(KVMIO, 0x88, std::uint64_t)},
+    {"KVM_GET_MSR_INDEX_LIST", _IOWR(KVMIO, 0x02, std::uint32_t)},
+    {"KVM_GET_XSAVE", kGetXsave},
+    {"KVM_GET_XSAVE2", kGetXsave2},
     MAYFLY_CONSTANT(KVM_IOEVENTFD),
     MAYFLY_CONSTANT(KVM_IRQFD),
     MAYFLY_CONSTANT(KVM_IRQ_LINE),
