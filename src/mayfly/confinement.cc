@@ -12,12 +12,14 @@ OrFailure<std::optional<Filters>> choose_filters(const Options& options) {
   if (options.no_seccomp) {
     return std::nullopt;
   }
-  if (!options.seccomp_filter) {
-    if constexpr (MAYFLY_SECCOMP_BY_DEFAULT == 0) {
+  if constexpr (MAYFLY_SECCOMP_BY_DEFAULT == 0) {
+    if (!options.seccomp_filter) {
       return std::nullopt;
     }
-    MAYFLY_TRY_ASSIGN(Filters filters, built_in_filters());
-    return filters;
+  }
+  MAYFLY_TRY_ASSIGN(Filters own, built_in_filters());
+  if (!options.seccomp_filter) {
+    return own;
   }
   const auto read = [&options]() -> Result<Filters> {
     MAYFLY_TRY_ASSIGN(const std::string file,
@@ -26,6 +28,7 @@ OrFailure<std::optional<Filters>> choose_filters(const Options& options) {
         [&options](const Error& error) { return error.within(*options.seccomp_filter); });
   };
   MAYFLY_TRY_ASSIGN(Filters filters, read().map_error(blame_flag("--seccomp-filter")));
+  filters.complete(own);
   return filters;
 }
 

@@ -200,10 +200,11 @@ class Api {
   ~Api() { stop(); }
 
   OrFailure<void> start(const std::string& socket, std::size_t max_body_bytes,
-                        std::function<Result<void>()> confine) {
-    api::ApiServerConfig config{.socket_path = socket, .confine = std::move(confine)};
+                        const std::optional<Filters>& filters) {
+    api::ApiServerConfig config{.socket_path = socket, .confine = confinement(filters, FilteredThread::kApi)};
     config.limits.max_body_bytes = max_body_bytes;
-    MAYFLY_TRY_ASSIGN(files_, WorkerThread::start("mayfly_snapshot", {}));
+    MAYFLY_TRY_ASSIGN(
+        files_, WorkerThread::start("mayfly_snapshot", confinement(filters, FilteredThread::kSnapshot)));
     router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
                     *files_, vm_, plan_.logger, plan_.metrics);
     MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
@@ -289,6 +290,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
               .start_failed = [&terminal] { terminal.reset(); },
               .confine_vcpu = confinement(filters, FilteredThread::kVcpu),
               .confine_owner = confinement(filters, FilteredThread::kMonitor),
+              .confine_side = confinement(filters, FilteredThread::kSnapshot),
               .boot_timer = options.boot_timer,
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
               .on_event = options.api_socket ? [&api](const MicroVmEvent& event) { api->publish(event); }
@@ -323,8 +325,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 
   if (options.api_socket) {
     api.emplace(options, plan, *loop, vm);
-    MAYFLY_TRY(
-        api->start(*options.api_socket, options.max_body_bytes, confinement(filters, FilteredThread::kApi)));
+    MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes, filters));
     LOG_INFO("control API at %s%s", options.api_socket->c_str(), plan.vm ? "" : ": waiting for calls");
   }
   if (plan.vm) {

@@ -33,7 +33,7 @@ struct NamedFile {
 };
 
 struct MemoryFileOptions {
-  // Finds what was never touched; null: all of anonymous memory is read.
+  // Finds what was never touched. Null: see for_each_extent().
   const PageMap* pages = nullptr;
   // A userfaultfd handler serves the memory: all of it is read, so that the handler brings what is missing.
   bool served_by_handler = false;

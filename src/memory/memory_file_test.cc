@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -246,14 +247,42 @@ TEST_P(EveryBacking, memory_of_a_thousand_pieces_is_written_whole) {
     guest.write(0, page * kPage + 17, Bytes(1, std::byte{5}));
   }
   guest.write(1, 4999 * kPage, Bytes(kPage, std::byte{9}));
-  const auto check = [&] {
+  const auto check = [&](const PageMap* pages) {
     const UniqueFd file = empty_file();
-    ASSERT_TRUE(write_full(guest.memory(), named(file), {.pages = &pages_}));
+    ASSERT_TRUE(write_full(guest.memory(), named(file), {.pages = pages}));
     EXPECT_EQ(bytes_of(file, guest.memory().size()), guest.model());
     EXPECT_EQ(bytes_on_disk(file), 3001 * kPage);
   };
-  check();
-  testing::where_refused(SYS_ioctl, ENOTTY, check);
+  check(&pages_);
+  testing::where_refused(SYS_ioctl, ENOTTY, [&] { check(&pages_); });
+  check(nullptr);
+}
+
+TEST_P(EveryBacking, in_a_jail_untouched_pages_are_known_but_where_the_host_may_have_swap) {
+  Guest guest = make(12);
+  guest.write(0, 7 * kPage, Bytes(kPage, std::byte{1}));
+  const auto untouched = [&] {
+    const UniqueFd file = empty_file();
+    const auto written = write_full(guest.memory(), named(file), {});
+    EXPECT_TRUE(written) << written.error().message();
+    EXPECT_EQ(bytes_of(file, guest.memory().size()), guest.model());
+    return written->untouched;
+  };
+  struct sysinfo host {};
+  ASSERT_EQ(::sysinfo(&host), 0);
+  if (host.totalswap == 0) {
+    const std::uint64_t before = resident(guest.memory());
+    EXPECT_GE(untouched(), 200 * kPage);
+    if (GetParam() != Backing::kPrivateFile) {  // of which more is in memory than this guest has touched
+      EXPECT_EQ(resident(guest.memory()), before);
+    }
+  }
+  for (const int call : {SYS_sysinfo, SYS_mincore}) {
+    testing::where_refused(static_cast<std::uint32_t>(call), ENOSYS, [&] {
+      // A file tells its holes by itself.
+      EXPECT_EQ(untouched() == 0, GetParam() != Backing::kMemfd);
+    });
+  }
 }
 
 TEST_P(EveryBacking, untouched_pages_stay_so) {

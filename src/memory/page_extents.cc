@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -121,6 +123,48 @@ Result<void> read_entries(const UniqueFd& map, std::uint64_t host, std::uint64_t
   return {};
 }
 
+// True also where the host does not say.
+bool host_has_swap() {
+  struct sysinfo host {};
+  return ::sysinfo(&host) != 0 || host.totalswap != 0;
+}
+
+// Tells what is in memory of the private mapping of `size` bytes at `host`, by mincore(2), which needs no
+// /proc. Of a file's pages those that others have in the page cache count as well; a huge page counts whole.
+//
+// What mincore() does not find has nothing in the page table, or an entry of swap. Whoever has no swap has
+// none of these, but must have had none at both ends of the look: a page may have gone to swap that was
+// switched on since, or have been in swap that is off by now. (Swap that is being switched off counts until
+// it is empty.) Where there is some, or the kernel does not say, the rest is told to be all there.
+Result<void> for_each_resident_run(const std::byte* host, std::uint64_t size, const VisitRun& visit) {
+  std::array<unsigned char, kEntries> present;
+  bool has_swap = host_has_swap();
+  for (std::uint64_t offset = 0; offset < size;) {
+    const std::uint64_t count = std::min<std::uint64_t>(kEntries, (size - offset) / kGuestPage);
+    // SAFETY: looked up in the page table and left as it is; the parameter's type has no const.
+    auto* const start = const_cast<std::byte*>(host + offset);
+    const bool looked = !has_swap && ::mincore(start, count * kGuestPage, present.data()) == 0;
+    has_swap = !looked || host_has_swap();
+    if (has_swap) {
+      return visit(offset, size - offset);
+    }
+    const auto is_there = [&present](std::uint64_t page) { return (present[page] & 1U) != 0; };
+    for (std::uint64_t page = 0; page < count;) {
+      const std::uint64_t first = page;
+      while (page < count && is_there(page)) {
+        ++page;
+      }
+      if (page > first) {
+        MAYFLY_TRY(visit(offset + first * kGuestPage, (page - first) * kGuestPage));
+      } else {
+        ++page;
+      }
+    }
+    offset += count * kGuestPage;
+  }
+  return {};
+}
+
 Result<void> visit_file(const GuestMemory& memory, const MemoryRegion& region, std::uint64_t offset,
                         std::uint64_t size, bool in_file, const Visit& visit) {
   const std::uint64_t start = region.backing_offset;
@@ -212,14 +256,15 @@ Result<void> for_each_extent(const GuestMemory& memory, const MemoryRegion& regi
     case Backing::kPrivateFile:
       break;
   }
-  if (pages == nullptr) {
-    return visit({0, size, false});
-  }
+  const auto for_each_run = [&](PageMap::Kind kind, const VisitRun& visit_run) {
+    return pages != nullptr
+               ? pages->for_each_run(region.host, size, kind, visit_run)
+               : for_each_resident_run(static_cast<const std::byte*>(region.host), size, visit_run);
+  };
   if (memory.backing() != Backing::kPrivateFile) {
-    return pages->for_each_run(region.host, size, PageMap::Kind::kThere,
-                               [&](std::uint64_t offset, std::uint64_t length) {
-                                 return visit({offset, length, false});
-                               });
+    return for_each_run(PageMap::Kind::kThere, [&](std::uint64_t offset, std::uint64_t length) {
+      return visit({offset, length, false});
+    });
   }
   std::uint64_t at = 0;  // before it, all is told
   const auto visit_private = [&](std::uint64_t offset, std::uint64_t length) -> Result<void> {
@@ -227,7 +272,7 @@ Result<void> for_each_extent(const GuestMemory& memory, const MemoryRegion& regi
     at = offset + length;
     return visit({offset, length, false});
   };
-  MAYFLY_TRY(pages->for_each_run(region.host, size, PageMap::Kind::kPrivate, visit_private));
+  MAYFLY_TRY(for_each_run(PageMap::Kind::kPrivate, visit_private));
   return visit_file(memory, region, at, size - at, true, visit);
 }
 

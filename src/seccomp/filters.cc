@@ -46,6 +46,8 @@ const char* name_of(FilteredThread thread) {
       return "api";
     case FilteredThread::kVcpu:
       return "vcpu";
+    case FilteredThread::kSnapshot:
+      return "snapshot";
   }
   return "unknown";
 }
@@ -66,9 +68,11 @@ Result<Filters> Filters::parse(std::string_view file) {
   }
   const auto own_process = static_cast<std::uint32_t>(::getpid());
   Filters filters;
-  for (auto& program : filters.programs_) {
+  for (const FilteredThread thread : kFilteredThreads) {
+    auto& program = filters.programs_.at(static_cast<std::size_t>(thread));
+    const std::uint32_t least = thread == FilteredThread::kSnapshot ? 0 : 1;
     std::uint32_t count = 0;
-    if (!reader.take(count) || count == 0 || count > BPF_MAXINSNS) {
+    if (!reader.take(count) || count < least || count > BPF_MAXINSNS) {
       return wrong("damaged: a filter of no length that there can be");
     }
     program.resize(count);
@@ -85,6 +89,14 @@ Result<Filters> Filters::parse(std::string_view file) {
     return wrong("damaged: there is more behind the last filter");
   }
   return filters;
+}
+
+void Filters::complete(const Filters& own) {
+  for (std::size_t thread = 0; thread < programs_.size(); ++thread) {
+    if (programs_.at(thread).empty()) {
+      programs_.at(thread) = own.programs_.at(thread);
+    }
+  }
 }
 
 Result<void> Filters::confine(FilteredThread thread) const {

@@ -17,23 +17,28 @@
 namespace mayfly {
 
 // The threads of a microVM, each with a filter of its own.
-enum class FilteredThread : std::uint8_t { kMonitor, kApi, kVcpu };
-inline constexpr std::size_t kFilteredThreads = 3;
+enum class FilteredThread : std::uint8_t { kMonitor, kApi, kVcpu, kSnapshot };
+inline constexpr std::array kFilteredThreads = {FilteredThread::kMonitor, FilteredThread::kApi,
+                                                FilteredThread::kVcpu, FilteredThread::kSnapshot};
 
-// "monitor", "api", "vcpu": as policies name them.
+// "monitor", "api", "vcpu", "snapshot": as policies name them.
 const char* name_of(FilteredThread thread);
 
 // A filter for each thread. Once made it is not changed: any thread may use it.
 class Filters {
  public:
-  // The longest file of compiled filters, in bytes: three of the kernel's longest programs.
-  static constexpr std::size_t kMaxFile = 128 << 10;
+  // The longest file of compiled filters, in bytes: four of the kernel's longest programs.
+  static constexpr std::size_t kMaxFile = 160 << 10;
 
   // A file as mayfly-seccomp writes it. Who may name it could as well run the monitor without filters: it is
   // checked to be a whole one of this format and for this processor, and the kernel checks that its programs
   // end. A filter that speaks of the monitor's own process means the calling one.
   // Errors: kInvalidArgument.
   static Result<Filters> parse(std::string_view file);
+
+  // Takes the filters that this lacks from `own`: who wrote a policy before there was a snapshot thread need
+  // not say anything of it. Without one that thread cannot be confined, and does not run.
+  void complete(const Filters& own);
 
   // From now on the calling thread, and each that it starts, makes no system call but those that the filter
   // allows: any other raises SIGSYS in it, and one of another architecture's ends the process. Cannot be
@@ -44,7 +49,7 @@ class Filters {
  private:
   Filters() = default;
 
-  std::array<std::vector<sock_filter>, kFilteredThreads> programs_;
+  std::array<std::vector<sock_filter>, kFilteredThreads.size()> programs_;
 };
 
 }  // namespace mayfly

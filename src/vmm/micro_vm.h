@@ -56,6 +56,8 @@ struct MicroVmSurroundings {
   // fails so does the start. May be empty.
   std::function<Result<void>()> confine_vcpu{};
   std::function<Result<void>()> confine_owner{};
+  // The same of each thread that reads or looks at memory beside the guest.
+  std::function<Result<void>()> confine_side{};
   // Logs how long the guest took from start() to its boot mark, in the dialect's words.
   bool boot_timer = false;
   std::size_t mmds_size_limit = Mmds::kDefaultSizeLimit;  // bytes
@@ -63,8 +65,6 @@ struct MicroVmSurroundings {
   // it must not hold up; kEnded is the owner's to tell. May be empty: then the boot mark's register is part
   // of the machine only for boot_timer or a trace.
   std::function<void(const MicroVmEvent&)> on_event{};
-  // Called on each thread that reads or looks at memory beside the guest, first. May be empty.
-  std::function<Result<void>()> confine_side{};
   // Snapshots may be asked for: what they need is opened before the owner is confined.
   bool snapshots = false;
 };

@@ -10,6 +10,7 @@ A host without a usable /dev/kvm cannot run them: that is said, and the exit cod
 import argparse
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -29,10 +31,13 @@ import bare_guests
 from bare_guests import HANG, Case, Connection, guest, mayfly, program
 
 ROOT = Path(__file__).resolve().parents[2]
-POLICIES = {name: ROOT / "resources/seccomp" / f"{name}.json" for name in ("monitor", "api", "vcpu")}
+POLICIES = {name: ROOT / "resources/seccomp" / f"{name}.json" for name in ("monitor", "api", "vcpu", "snapshot")}
 FORBIDDEN = 148
 SYS_TGKILL = 234
 PR_CAPBSET_DROP, CAP_FOWNER = 24, 3
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
+SYS_OPENAT, SYS_LINKAT, AT_EMPTY_PATH = 257, 265, 0x1000
+KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2 = 0xae03, 208
 # How often a scenario is gone through that needs a rule only when two threads meet.
 MANY = 400
 
@@ -48,7 +53,8 @@ class Vm:
     """A monitor under way, with a filter and what a scenario says of its surroundings."""
 
     def __init__(self, case, filters, kernel, *, api=False, terminal=False, wrapper=(), arguments=(), environment=None,
-                 stdin=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, prepare=None, run=False, drives=(), networks=(),
+                 stdin=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, prepare=None, run=False, load=False, drives=(),
+                 networks=(),
                  **sections):
         self.seen = b""
         self.api = None
@@ -56,7 +62,7 @@ class Vm:
         machine = {"vcpu_count": 1, "mem_size_mib": 64}
         config = case.config(guest(kernel), **{"machine-config": machine, "drives": list(drives),
                                                "network-interfaces": list(networks), **sections})
-        start = ["run", "--kernel", guest(kernel), "--memory", "64M"] if run else ["--config-file", config]
+        start = ["run", "--kernel", guest(kernel), "--memory", "64M"] if run else [] if load else ["--config-file", config]
         command = [program(), *start, "--seccomp-filter", filters, *arguments]
         self.socket = case.path("api.sock")
         command += ["--api-sock", self.socket] if api else [] if run else ["--no-api"]
@@ -408,6 +414,176 @@ def clients(case, filters):
     return vm, 0
 
 
+def refuse(number, index, value, error):
+    """Before a monitor: a host whose system call `number` fails where that argument has that value. Whatever a filter of the
+    monitor's own forbids ends it all the same: of several filters the strictest decides."""
+    def load_word(offset):
+        return struct.pack("HBBI", 0x20, 0, 0, offset)
+
+    def otherwise_skip(value, count):
+        return struct.pack("HBBI", 0x15, 0, count, value)
+
+    def answer(what):
+        return struct.pack("HBBI", 0x06, 0, 0, what)
+
+    program = ctypes.create_string_buffer(
+        load_word(0) + otherwise_skip(number, 3) + load_word(16 + 8 * index) + otherwise_skip(value, 1) +
+        answer(0x00050000 | error) + answer(0x7fff0000))
+
+    def prepare():
+        LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("HxxxxxxP", 6, ctypes.addressof(program)))
+    return prepare
+
+
+NO_UNNAMED_FILES = refuse(SYS_OPENAT, 2, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, errno.EOPNOTSUPP)
+NO_NAME_BY_DESCRIPTOR = refuse(SYS_LINKAT, 4, AT_EMPTY_PATH, errno.ENOENT)  # before Linux 6.10, without privilege
+
+
+def without_proc():
+    return ["unshare", "--mount" if os.geteuid() == 0 else "-rm", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+
+
+def save(case, vm, state="state", memory="memory", status=204):
+    vm.call("PATCH", "/vm", {"state": "Paused"})
+    answer = vm.call("PUT", "/snapshot/create", {"snapshot_path": os.path.join(case.folder, state),
+                                                 "mem_file_path": os.path.join(case.folder, memory)})
+    case.assertEqual(answer[0], status, answer)
+
+
+def load(case, vm, **fields):
+    backend = {"backend_type": "File", "backend_path": case.path("memory")}
+    answer = vm.call("PUT", "/snapshot/load", {"snapshot_path": case.path("state"), "mem_backend": backend, "resume_vm": True,
+                                               **fields})
+    case.assertEqual(answer[0], 204, answer)
+
+
+def snapshots(folder=None, times=2, **keywords):
+    """New ones, then others over them."""
+    def scenario(case, filters):
+        if folder:
+            case.folder = case.enterContext(tempfile.TemporaryDirectory(dir=folder))
+        vm = life(case, filters, api=True, **keywords)
+        for _ in range(times):
+            save(case, vm)
+        vm.call("PATCH", "/vm", {"state": "Resumed"})
+        vm.write(b"a")
+        vm.until(b"b")
+        vm.stop()
+        return vm, 0
+    return scenario
+
+
+def over_a_part_that_was_left(case, filters):
+    for name in ("state", "memory"):
+        case.write(f".{name}.partial", "left by a writer that was killed")
+    return snapshots(prepare=NO_UNNAMED_FILES)(case, filters)
+
+
+def restored(case, filters):
+    """A guest with a disk and a network goes on in another process, which changes its disk and saves it again."""
+    devices = {"wrapper": in_private_network(1)}
+    first = Vm(case, filters, "devices", api=True, drives=[disk(case)],
+               networks=[{"iface_id": "n", "host_dev_name": "tap0"}], **devices)
+    first.tell("bwn")
+    save(case, first)
+    first.stop()
+    if first.process.wait(HANG) != 0:
+        raise Ended
+    vm = Vm(case, filters, "devices", api=True, load=True, **devices)
+    load(case, vm)
+    vm.tell("rwt")
+    answer = vm.call("PATCH", "/drives/d", {"drive_id": "d", "path_on_host": disk(case, "other")["path_on_host"]})
+    case.assertEqual(answer[0], 204, answer)
+    vm.tell("r")
+    save(case, vm, "second", "of the second")
+    vm.call("PATCH", "/vm", {"state": "Resumed"})
+    vm.tell("rw")
+    vm.stop()
+    return vm, 0
+
+
+def of_changes(case, filters):
+    """Diffs by the dirty log, and live ones, of a guest that writes over its memory, zeros among it."""
+    vm = Vm(case, filters, "pattern", api=True, tracks=True)
+    vm.until(b"ready")
+    for kind, live in (("Full", False), ("Diff", False), ("Diff", False), ("Full", True)):
+        vm.call("PATCH", "/vm", {"state": "Resumed" if live else "Paused"})
+        answer = vm.call("PUT", "/snapshot/create", {"snapshot_path": case.path("state"), "mem_file_path": case.path("memory"),
+                                                     "snapshot_type": kind, "live": live})
+        case.assertEqual(answer[0], 204, answer)
+        vm.call("PATCH", "/vm", {"state": "Resumed"})
+    vm.stop()
+    return vm, 0
+
+
+def working_set(case, filters):
+    """One guest's is recorded, and read ahead of another."""
+    first = life(case, filters, api=True)
+    save(case, first)
+    first.stop()
+    if first.process.wait(HANG) != 0:
+        raise Ended
+    for fields in ({"record_working_set": True}, {"working_set_path": case.path("set")}):
+        vm = Vm(case, filters, "echo", api=True, load=True)
+        load(case, vm, **fields)
+        vm.write(b"a")
+        vm.until(b"b")
+        if "record_working_set" in fields:
+            answer = vm.call("PUT", "/snapshot/working-set", {"working_set_path": case.path("set")})
+            case.assertEqual(answer[0], 204, answer)
+            vm.stop()
+            if vm.process.wait(HANG) != 0:
+                raise Ended
+    vm.stop()
+    return vm, 0
+
+
+def link_that_leads_nowhere(log):
+    """A snapshot's path that cannot be one; with `log`, while the log's file has been moved away."""
+    def scenario(case, filters):
+        path = case.path("log")
+        vm = life(case, filters, api=True, arguments=["--log-path", path] if log else ())
+        if log:
+            os.rename(path, case.path("log.1"))
+        os.symlink("nothing", case.path("link"))
+        save(case, vm, "link", status=400)
+        vm.stop()
+        return vm, 0
+    return scenario
+
+
+def crash_report(to_socket=False, without_vdso=False):
+    """Of the thread that writes snapshots, which says nothing else, to a log that others have, too."""
+    def scenario(case, filters):
+        if to_socket:
+            ours, theirs = socket.socketpair()
+            case.addCleanup(ours.close)
+        else:
+            theirs = open(case.path("err"), "wb")
+        with theirs:
+            vm = life(case, filters, api=True, stderr=theirs, wrapper=[OPTIONS.without_vdso] if without_vdso else ())
+        vm.signal(signal.SIGSEGV, "mayfly_snapshot")
+        return vm, 150
+    return scenario
+
+
+def xsave_size():
+    with open("/dev/kvm", "rb") as kvm:
+        return fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2)
+
+
+def not_on_this_host(rule):
+    """Why a rule has no scenario here."""
+    if rule == "ioctl 1=BLKGETSIZE64" and block_device() is None:
+        return "no block device of this host can be opened"
+    if rule in ("ioctl 1=KVM_GET_XSAVE", "ioctl 1=KVM_GET_XSAVE2") and rule.endswith("2") != (xsave_size() > 4096):
+        return "this host's vector registers take the other request"
+    if rule == "mincore" and Path("/proc/swaps").read_text().count("\n") > 1:
+        return "this host has swap"
+    return None
+
+
 MMDS = {"mmds-config": {"network_interfaces": ["n"]}}
 TERMINAL = {"terminal": True}
 
@@ -446,6 +622,13 @@ NEEDED = {
         "ioctl 1=KVM_KVMCLOCK_CTRL": pauses,
         "ioctl 1=KVM_GET_IRQCHIP": shutdown_request,
         "ioctl 1=KVM_IRQ_LINE": shutdown_request,
+        **{f"ioctl 1=KVM_GET_{what}": snapshots()
+           for what in ("MP_STATE", "TSC_KHZ", "REGS", "SREGS", "XSAVE", "XSAVE2", "XCRS", "DEBUGREGS", "LAPIC", "MSRS",
+                        "VCPU_EVENTS", "PIT2", "CLOCK", "MSR_INDEX_LIST")},
+        "ioctl 1=KVM_CHECK_EXTENSION 2=KVM_CAP_XSAVE2": snapshots(),
+        "readlink": link_that_leads_nowhere(log=True),
+        "ioctl 1=KVM_SET_USER_MEMORY_REGION": of_changes,
+        "ioctl 1=KVM_GET_DIRTY_LOG": of_changes,
         "ioctl 1=TUNSETQUEUE": network("nm", queues=2),
         "ioctl 1=TUNSETOFFLOAD": network("nt"),
         "ioctl 1=TIOCGPGRP": terminal,
@@ -459,6 +642,7 @@ NEEDED = {
         "futex 1=FUTEX_WAIT|FUTEX_PRIVATE_FLAG": pauses,
         "futex 1=FUTEX_WAKE|FUTEX_PRIVATE_FLAG": pauses,
         "futex 1=FUTEX_WAIT_BITSET|FUTEX_PRIVATE_FLAG": pauses,
+        "futex 1=FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME|FUTEX_PRIVATE_FLAG": snapshots(),
         "futex 1=FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME": None,
         "clock_gettime": no_vdso(),
         "tgkill 0=OWN_PROCESS 2=SIGRTMIN": console,
@@ -532,6 +716,55 @@ NEEDED = {
         "exit": console,
         "exit_group": crash("mayfly_vcpu 0"),
     },
+    "snapshot": {
+        "pwrite64": snapshots(),
+        "lseek": restored,
+        "pread64": restored,
+        "ioctl 1=PAGEMAP_SCAN": snapshots(),
+        "mincore": snapshots(wrapper=without_proc()),
+        "ioctl 1=KVM_GET_DIRTY_LOG": of_changes,
+        "fallocate 1=FALLOC_FL_PUNCH_HOLE|FALLOC_FL_KEEP_SIZE": of_changes,
+        "readahead": working_set,
+        "madvise 2=MADV_POPULATE_READ": working_set,
+        "sysinfo": snapshots(wrapper=without_proc()),
+        "openat 2=O_RDONLY|O_DIRECTORY|O_CLOEXEC": snapshots(),
+        "openat 2=O_TMPFILE|O_RDWR|O_CLOEXEC 3=S_IRUSR|S_IWUSR": snapshots(folder="/dev/shm"),
+        "openat 2=O_RDWR|O_CREAT|O_EXCL|O_CLOEXEC 3=S_IRUSR|S_IWUSR": snapshots(prepare=NO_UNNAMED_FILES),
+        "openat 2=O_RDONLY|O_CLOEXEC|O_NOFOLLOW|O_NONBLOCK|O_NOCTTY": over_a_part_that_was_left,
+        "flock 1=LOCK_EX|LOCK_NB": snapshots(),
+        "newfstatat": snapshots(),
+        "readlink": link_that_leads_nowhere(log=False),
+        "ftruncate": snapshots(),
+        "fsync": snapshots(),
+        "linkat 4=AT_EMPTY_PATH": snapshots(folder="/dev/shm"),
+        "linkat 0=AT_FDCWD 4=AT_SYMLINK_FOLLOW": snapshots(prepare=NO_NAME_BY_DESCRIPTOR),
+        "renameat": snapshots(),
+        "unlinkat 2=0": over_a_part_that_was_left,
+        "close": snapshots(),
+        "brk": snapshots(environment=TINY_PIECES),
+        "mmap 2=PROT_READ|PROT_WRITE 3=MAP_PRIVATE|MAP_ANONYMOUS": restored,
+        "munmap": restored,
+        "futex 1=FUTEX_WAIT|FUTEX_PRIVATE_FLAG": snapshots(times=MANY),
+        "futex 1=FUTEX_WAKE|FUTEX_PRIVATE_FLAG": snapshots(),
+        "futex 1=FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME|FUTEX_PRIVATE_FLAG": snapshots(),
+        "futex 1=FUTEX_WAIT_BITSET|FUTEX_PRIVATE_FLAG": working_set,
+        "futex 1=FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME": working_set,
+        "write": crash_report(),
+        "sendmsg 2=MSG_DONTWAIT|MSG_NOSIGNAL": crash_report(to_socket=True),
+        "poll 2=0": crash_report(),
+        "clock_gettime": crash_report(without_vdso=True),
+        "ioctl 1=TIOCGPGRP": crash("mayfly_snapshot", **TERMINAL),
+        "ioctl 1=TCGETS": crash("mayfly_snapshot", **TERMINAL),
+        "ioctl 1=TCSETS": crash("mayfly_snapshot", **TERMINAL),
+        "tgkill 0=OWN_PROCESS 2=SIGABRT": crash("mayfly_snapshot", signal.SIGABRT, -signal.SIGABRT),
+        "getpid": crash("mayfly_snapshot", signal.SIGABRT, -signal.SIGABRT),
+        "gettid": crash("mayfly_snapshot", signal.SIGABRT, -signal.SIGABRT),
+        "rt_sigprocmask": clients,
+        "rt_sigreturn": harmless_signal("mayfly_snapshot"),
+        "madvise 2=MADV_DONTNEED": clients,
+        "exit": clients,
+        "exit_group": crash("mayfly_snapshot"),
+    },
 }
 
 
@@ -542,10 +775,13 @@ OTHER_ENDS = {
     "api madvise 2=MADV_DONTNEED": -signal.SIGSYS,
     "vcpu exit": -signal.SIGSYS,
     "vcpu madvise 2=MADV_DONTNEED": -signal.SIGSYS,
+    "snapshot exit": -signal.SIGSYS,
+    "snapshot madvise 2=MADV_DONTNEED": -signal.SIGSYS,
     "monitor tgkill 0=OWN_PROCESS 2=SIGRTMIN": -signal.SIGSYS,
     "monitor exit_group": -signal.SIGSEGV,
     "api exit_group": -signal.SIGSEGV,
     "vcpu exit_group": -signal.SIGSEGV,
+    "snapshot exit_group": -signal.SIGSEGV,
 }
 
 
@@ -609,8 +845,8 @@ class Rules(FilterCase):
             if NEEDED[thread][name] is None:
                 continue
             with self.subTest(rule=name):
-                if name == "ioctl 1=BLKGETSIZE64" and block_device() is None:
-                    self.skipTest("no block device of this host can be opened")
+                if why := not_on_this_host(name):
+                    self.skipTest(why)
                 rest = {**policy, "rules": [other for other in policy["rules"] if other is not rule]}
                 # Some are needed only as threads happen to meet: one time of several tells.
                 for _ in range(ATTEMPTS):
@@ -628,6 +864,9 @@ class Rules(FilterCase):
 
     def test_each_of_the_vcpus_is_needed(self):
         self.each_rule_of("vcpu")
+
+    def test_each_of_the_snapshots_is_needed(self):
+        self.each_rule_of("snapshot")
 
 
 class Choice(FilterCase):
@@ -650,7 +889,7 @@ class Choice(FilterCase):
 
     def test_every_thread_of_a_running_microvm_has_a_filter(self):
         vm = self.started()
-        names = ("mayfly", "mayfly_api", "mayfly_vcpu 0", "mayfly_vcpu 1")
+        names = ("mayfly", "mayfly_api", "mayfly_snapshot", "mayfly_vcpu 0", "mayfly_vcpu 1")
         self.assertEqual(self.states(vm), {name: ("2", "1") for name in names})
         vm.process.send_signal(signal.SIGTERM)
         self.expect(vm.end(), 0)
@@ -680,7 +919,8 @@ class Choice(FilterCase):
             return answer.status
 
         self.assertEqual(put("/boot-source", {"kernel_image_path": guest("spin")}), 204)
-        self.assertEqual(self.states(vm), {"mayfly": ("0", "0"), "mayfly_api": ("2", "1")})
+        self.assertEqual(self.states(vm), {"mayfly": ("0", "0"), "mayfly_api": ("2", "1"),
+                                           "mayfly_snapshot": ("2", "1")})
         self.assertEqual(put("/cpu-config", {"kvm_capabilities": ["9999"]}), 204)
         self.assertEqual(put("/actions", {"action_type": "InstanceStart"}), 400)
         self.assertEqual(self.states(vm)["mayfly"], ("0", "0"))
@@ -690,6 +930,17 @@ class Choice(FilterCase):
         self.assertEqual({mode for mode, _ in self.states(vm).values()}, {"2"})
         vm.process.send_signal(signal.SIGTERM)
         self.expect(vm.end(), 0)
+
+    def test_who_has_no_policy_for_snapshots_gets_the_monitors_own(self):
+        own = [str(path) for name, path in POLICIES.items() if name != "snapshot"]
+        subprocess.run([OPTIONS.compiler, "-o", self.path("three"), *own], check=True)
+        self.assertLess(os.path.getsize(self.path("three")), os.path.getsize(self.compile({})))
+        vm = Vm(self, self.path("three"), "echo", api=True)
+        vm.until(b"ready")
+        self.assertEqual(self.states(vm)["mayfly_snapshot"], ("2", "1"))
+        save(self, vm)
+        vm.stop()
+        self.assertEqual(vm.process.wait(HANG), 0)
 
     def test_filters_that_cannot_be_used_are_refused_with_the_file_and_the_reason(self):
         good = Path(self.compile({})).read_bytes()

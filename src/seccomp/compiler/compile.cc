@@ -81,7 +81,7 @@ Result<std::string> to_program(const Policy& policy) {
 }  // namespace
 
 Result<std::string> compile(std::span<const Policy> policies) {
-  std::array<std::string, kFilteredThreads> programs;
+  std::array<std::string, kFilteredThreads.size()> programs;
   for (const Policy& policy : policies) {
     std::string& program = programs.at(static_cast<std::size_t>(policy.thread));
     if (!program.empty()) {
@@ -93,9 +93,9 @@ Result<std::string> compile(std::span<const Policy> policies) {
   std::string file(seccomp_format::kMagic);
   append(file, seccomp_format::kVersion);
   append(file, seccomp_format::kArchitecture);
-  for (const auto thread : {FilteredThread::kMonitor, FilteredThread::kApi, FilteredThread::kVcpu}) {
+  for (const FilteredThread thread : kFilteredThreads) {
     const std::string& program = programs.at(static_cast<std::size_t>(thread));
-    if (program.empty()) {
+    if (program.empty() && thread != FilteredThread::kSnapshot) {
       return fail(ErrorCode::kInvalidArgument,
                   std::string("there is no policy for thread ") + name_of(thread));
     }

@@ -12,9 +12,11 @@
 #include <linux/prctl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/timerfd.h>
 
 #include <algorithm>
@@ -37,19 +39,41 @@ struct Constant {
 #name, static_cast < std::uint32_t>(name) \
   }
 
+using XsaveArea = std::array<std::uint32_t, 1024>;
+constexpr std::uint64_t kGetXsave = _IOR(KVMIO, 0xa4, XsaveArea);
+constexpr std::uint64_t kGetXsave2 = _IOR(KVMIO, 0xcf, XsaveArea);
+
 const auto kConstants = std::to_array<Constant>({
     {"OWN_PROCESS", seccomp_format::kOwnProcess},
     // ioctl requests
     MAYFLY_CONSTANT(BLKGETSIZE64),
+    MAYFLY_CONSTANT(KVM_CAP_XSAVE2),
+    MAYFLY_CONSTANT(KVM_CHECK_EXTENSION),
     MAYFLY_CONSTANT(KVM_GET_CLOCK),
+    MAYFLY_CONSTANT(KVM_GET_DEBUGREGS),
     MAYFLY_CONSTANT(KVM_GET_DIRTY_LOG),
     MAYFLY_CONSTANT(KVM_GET_IRQCHIP),
+    MAYFLY_CONSTANT(KVM_GET_LAPIC),
+    MAYFLY_CONSTANT(KVM_GET_MP_STATE),
+    MAYFLY_CONSTANT(KVM_GET_PIT2),
+    MAYFLY_CONSTANT(KVM_GET_REGS),
+    MAYFLY_CONSTANT(KVM_GET_SREGS),
+    MAYFLY_CONSTANT(KVM_GET_TSC_KHZ),
+    MAYFLY_CONSTANT(KVM_GET_VCPU_EVENTS),
+    MAYFLY_CONSTANT(KVM_GET_XCRS),
+    // What they are about ends with an array without a size, which for C++ takes a byte.
+    {"KVM_GET_MSRS", _IOWR(KVMIO, 0x88, std::uint64_t)},
+    {"KVM_GET_MSR_INDEX_LIST", _IOWR(KVMIO, 0x02, std::uint32_t)},
+    {"KVM_GET_XSAVE", kGetXsave},
+    {"KVM_GET_XSAVE2", kGetXsave2},
     MAYFLY_CONSTANT(KVM_IOEVENTFD),
     MAYFLY_CONSTANT(KVM_IRQFD),
     MAYFLY_CONSTANT(KVM_IRQ_LINE),
     MAYFLY_CONSTANT(KVM_KVMCLOCK_CTRL),
     MAYFLY_CONSTANT(KVM_RUN),
     MAYFLY_CONSTANT(KVM_SET_CLOCK),
+    MAYFLY_CONSTANT(KVM_SET_USER_MEMORY_REGION),
+    {"PAGEMAP_SCAN", 0xc0606610},  // in the headers since Linux 6.7
     MAYFLY_CONSTANT(TCGETS),
     MAYFLY_CONSTANT(TCSETS),
     MAYFLY_CONSTANT(TIOCGPGRP),
@@ -61,6 +85,7 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(MADV_DONTDUMP),
     MAYFLY_CONSTANT(MADV_DONTNEED),
     MAYFLY_CONSTANT(MADV_FREE),
+    MAYFLY_CONSTANT(MADV_POPULATE_READ),
     MAYFLY_CONSTANT(MAP_ANONYMOUS),
     MAYFLY_CONSTANT(MAP_FIXED),
     MAYFLY_CONSTANT(MAP_NORESERVE),
@@ -73,6 +98,8 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(PROT_WRITE),
     // files
     MAYFLY_CONSTANT(AT_EMPTY_PATH),
+    MAYFLY_CONSTANT(AT_FDCWD),
+    MAYFLY_CONSTANT(AT_SYMLINK_FOLLOW),
     MAYFLY_CONSTANT(AT_SYMLINK_NOFOLLOW),
     MAYFLY_CONSTANT(FALLOC_FL_KEEP_SIZE),
     MAYFLY_CONSTANT(FALLOC_FL_PUNCH_HOLE),
@@ -84,6 +111,10 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(F_OFD_SETLK),
     MAYFLY_CONSTANT(F_SETFD),
     MAYFLY_CONSTANT(F_SETFL),
+    MAYFLY_CONSTANT(LOCK_EX),
+    MAYFLY_CONSTANT(LOCK_NB),
+    MAYFLY_CONSTANT(LOCK_SH),
+    MAYFLY_CONSTANT(LOCK_UN),
     MAYFLY_CONSTANT(O_ACCMODE),
     MAYFLY_CONSTANT(O_APPEND),
     MAYFLY_CONSTANT(O_CLOEXEC),
@@ -100,6 +131,8 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(O_TMPFILE),
     MAYFLY_CONSTANT(O_TRUNC),
     MAYFLY_CONSTANT(O_WRONLY),
+    MAYFLY_CONSTANT(S_IRUSR),
+    MAYFLY_CONSTANT(S_IWUSR),
     // sockets
     MAYFLY_CONSTANT(AF_INET),
     MAYFLY_CONSTANT(AF_UNIX),
@@ -155,12 +188,17 @@ constexpr auto kInts = std::to_array<IntArguments>({
     {"eventfd2", bits({0, 1})},
     {"fallocate", bits({0, 1})},
     {"fcntl", bits({0, 1})},
+    {"flock", bits({0, 1})},
+    {"fsync", bits({0})},
+    {"ftruncate", bits({0})},
     {"futex", bits({1, 2, 5})},
     {"getrandom", bits({2})},
     {"io_uring_enter", bits({0, 1, 2, 3})},
     {"io_uring_register", bits({0, 1, 3})},
     {"ioctl", bits({0, 1})},
     {"kill", bits({0, 1})},
+    {"linkat", bits({0, 2, 4})},
+    {"lseek", bits({0, 2})},
     {"madvise", bits({2})},
     {"memfd_create", bits({1})},
     {"mmap", bits({4})},
@@ -169,8 +207,11 @@ constexpr auto kInts = std::to_array<IntArguments>({
     {"pidfd_send_signal", bits({0, 1, 3})},
     {"poll", bits({1, 2})},
     {"prctl", bits({0})},
+    {"pread64", bits({0})},
+    {"pwrite64", bits({0})},
     {"recvfrom", bits({0, 3})},
     {"recvmsg", bits({0, 2})},
+    {"renameat", bits({0, 2})},
     {"rt_sigprocmask", bits({0})},
     {"sendmsg", bits({0, 2})},
     {"sendto", bits({0, 3})},
@@ -180,6 +221,7 @@ constexpr auto kInts = std::to_array<IntArguments>({
     {"timerfd_create", bits({0, 1})},
     {"timerfd_settime", bits({0, 1})},
     {"tkill", bits({0, 1})},
+    {"unlinkat", bits({0, 2})},
     {"wait4", bits({0, 2})},
 });
 

@@ -128,7 +128,7 @@ Result<Rule> parse_rule(const json& value) {
 }
 
 std::optional<FilteredThread> parse_thread(const json& value) {
-  for (const auto thread : {FilteredThread::kMonitor, FilteredThread::kApi, FilteredThread::kVcpu}) {
+  for (const FilteredThread thread : kFilteredThreads) {
     if (value == name_of(thread)) {
       return thread;
     }
@@ -161,7 +161,7 @@ Result<Policy> parse_document(const json& document) {
   MAYFLY_TRY(check_keys(document, {"thread", "rules"}, {"about"}));
   const auto thread = parse_thread(document["thread"]);
   if (!thread) {
-    return wrong("\"thread\" must be monitor, api or vcpu");
+    return wrong("\"thread\" must be monitor, api, vcpu or snapshot");
   }
   if (!document["rules"].is_array() || document["rules"].empty()) {
     return wrong("\"rules\" must be a list of at least one");

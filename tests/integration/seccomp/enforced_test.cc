@@ -150,7 +150,7 @@ const std::vector<Call>& arguments_that_no_rule_allows(const Policy& policy) {
   calls.clear();
   std::vector<std::uint64_t> values = {0,    1,           2,           4,           8,
                                        0x10, 0x7fff'ffff, 0x8000'0000, 0xffff'ffff, 1ULL << 32};
-  for (const auto thread : {FilteredThread::kMonitor, FilteredThread::kApi, FilteredThread::kVcpu}) {
+  for (const FilteredThread thread : kFilteredThreads) {
     for (const Rule& rule : policy_of(thread).rules) {
       for (const auto& test : rule.arguments) {
         for (const std::uint64_t value :
@@ -212,6 +212,9 @@ const std::vector<Call>& what_must_never_be_allowed(const Policy& policy) {
       {SYS_connect, {none}},
       {SYS_bind, {none}},
       {SYS_openat, {none, address, O_RDWR | O_CREAT}},
+      {SYS_openat, {none, address, O_RDWR | O_CREAT | O_CLOEXEC, 0600}},
+      {SYS_openat, {none, address, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 06755}},
+      {SYS_openat, {none, address, O_RDWR | O_TMPFILE | O_CLOEXEC, 04755}},
       {SYS_openat, {none, address, O_WRONLY | O_TRUNC}},
       {SYS_openat, {none, address, O_RDONLY | O_DIRECTORY}},
       {SYS_open, {address}},
@@ -219,6 +222,9 @@ const std::vector<Call>& what_must_never_be_allowed(const Policy& policy) {
       {SYS_open_by_handle_at, {none}},
       {SYS_mknodat, {none, address}},
       {SYS_linkat, {none, address, none, address}},
+      {SYS_linkat, {none, address, none, address, AT_SYMLINK_FOLLOW}},
+      {SYS_unlinkat, {none, address, AT_REMOVEDIR}},
+      {SYS_rename, {address, address}},
       {SYS_symlinkat, {address, none, address}},
       {SYS_renameat2, {none, address, none, address}},
       {SYS_chmod, {address}},
@@ -369,9 +375,7 @@ TEST_P(Enforced, sigsys_cannot_be_blocked_away) {
   EXPECT_TRUE(WIFSIGNALED(words.status) && WTERMSIG(words.status) == SIGSYS) << words.status;
 }
 
-INSTANTIATE_TEST_SUITE_P(Threads, Enforced,
-                         ::testing::Values(FilteredThread::kMonitor, FilteredThread::kApi,
-                                           FilteredThread::kVcpu),
+INSTANTIATE_TEST_SUITE_P(Threads, Enforced, ::testing::ValuesIn(kFilteredThreads),
                          [](const auto& thread) { return std::string(name_of(thread.param)); });
 
 }  // namespace
