@@ -29,8 +29,10 @@ TEST(WorkerThread, tasks_of_many_threads_run_one_at_a_time) {
   int inside = 0;  // touched by tasks only: a second one beside the first is a data race
   int most = 0;
   int done = 0;
+  constexpr int kCallers = 8;
   std::vector<std::thread> callers;
-  for (int caller = 0; caller < 8; ++caller) {
+  callers.reserve(kCallers);
+  for (int caller = 0; caller < kCallers; ++caller) {
     callers.emplace_back([&] {
       for (int round = 0; round < 50; ++round) {
         worker->run([&] {

@@ -21,7 +21,7 @@ class MergeTest : public ::testing::Test {
  protected:
   // A file of kPages pages that has only those of `marks`: the page's number and what fills it.
   std::string file(const std::string& name, const std::vector<std::pair<std::size_t, char>>& marks) {
-    const std::string path = folder_.file(name);
+    std::string path = folder_.file(name);
     const auto made = open_file(path, O_RDWR | O_CREAT, "test file");
     EXPECT_TRUE(made.has_value());
     EXPECT_EQ(::ftruncate(made->get(), kPages * kPage), 0);

@@ -169,7 +169,7 @@ Result<void> snapshot(const api::VmClient& client, const ShellOptions& options) 
   if (pauses) {
     MAYFLY_TRY(client.pause());
   }
-  const auto created = client.create_snapshot(request);
+  auto created = client.create_snapshot(request);
   if (pauses) {
     MAYFLY_TRY(client.resume());
   }

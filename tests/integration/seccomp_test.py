@@ -505,7 +505,8 @@ def restored(case, filters):
 
 def of_changes(case, filters):
     """Diffs by the dirty log, and live ones, of a guest that writes over its memory, zeros among it."""
-    vm = Vm(case, filters, "pattern", api=True, tracks=True)
+    vm = Vm(case, filters, "flips", api=True,
+            **{"machine-config": {"vcpu_count": 1, "mem_size_mib": 64, "track_dirty_pages": True}})
     vm.until(b"ready")
     for kind, live in (("Full", False), ("Diff", False), ("Diff", False), ("Full", True)):
         vm.call("PATCH", "/vm", {"state": "Resumed" if live else "Paused"})

@@ -138,6 +138,7 @@ Result<Processor> restore_processor(const Kvm& kvm, std::vector<arch::VcpuState>
     MAYFLY_TRY(x86_64::check_cpuid_fits(vcpu.cpuid, supported));
   }
   std::vector<std::vector<kvm_cpuid_entry2>> cpuids;
+  cpuids.reserve(saved.size());
   for (const x86_64::VcpuState& vcpu : saved) {
     cpuids.push_back(vcpu.cpuid);
   }

@@ -28,7 +28,6 @@ namespace mayfly::testing {
 namespace {
 
 using namespace blk;  // NOLINT(google-build-using-namespace): operator+ among them
-using ::testing::Contains;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
