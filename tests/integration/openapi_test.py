@@ -150,7 +150,7 @@ class DescribedCase(ApiCase):
                 example[name] = guest("spin")
             elif name in ("path_on_host", "initrd_path"):
                 example[name] = self.image(os.path.basename(example[name]))
-            elif name in ("log_path", "metrics_path", "serial_out_path"):
+            elif name in ("log_path", "metrics_path", "serial_out_path", "snapshot_path", "mem_file_path", "working_set_path"):
                 example[name] = self.path(os.path.basename(example[name]))
         return example
 
