@@ -22,7 +22,7 @@ move() {
     kill -KILL "$(cat "$work/vm$1.pid")"
     wait "$(cat "$work/vm$1.pid")" || :
     rm "$work/root$1" "$work/sync$1" "$work/async$1"
-    monitor "vm$2" --api-sock "$work/api$2" --no-seccomp
+    monitor "vm$2" --api-sock "$work/api$2"
     until [ -S "$work/api$2" ]; do sleep 0.1; done
     asked "$2" PUT /snapshot/load "{\"snapshot_path\": \"$work/state\",
         \"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"$work/memory\"}, \"resume_vm\": true,
@@ -73,7 +73,7 @@ GUEST
         "$(drive script "$work/loaded.run" '"is_read_only": true')" \
         "$(drive sync "$work/sync0" '"io_engine": "Sync", "num_queues": 2')" \
         "$(drive async "$work/async0" '"io_engine": "Async", "num_queues": 2' '"cache_type": "Writeback"')"
-    monitor vm0 --api-sock "$work/api0" --config-file "$work/vm0.json" --no-seccomp
+    monitor vm0 --api-sock "$work/api0" --config-file "$work/vm0.json"
     await vm0 "under way"
     for turn in 1 2 3; do
         sleep 2
