@@ -527,6 +527,21 @@ class Telling(SnapshotCase):
                 self.assertEqual(events.names(1), ["resumed"])
             self.assertEqual(copy.count(), 1)
 
+    def test_a_working_set_is_recorded_and_used_by_later_loads(self):
+        self.taken().kill()
+        where = {"working_set_path": self.path("set")}
+        vm = self.start()
+        vm.refused("only after", "PUT", "/snapshot/working-set", where)
+        vm.load(self.files, record_working_set=True)
+        self.assertEqual(vm.count(), 4)
+        vm.do("PUT", "/snapshot/working-set", where)
+        vm.refused("no working set", "PUT", "/snapshot/working-set", where)
+        ahead = self.start()
+        ahead.refused("not both", "PUT", "/snapshot/load",
+                      self.files.load(record_working_set=True, **where))
+        ahead.load(self.files, **where)
+        self.assertEqual([ahead.count(), vm.count()], [4, 5])
+
     def test_the_file_says_what_it_is(self):
         self.taken().kill()
         said = subprocess.run([program(), "--describe-snapshot", self.files.state], capture_output=True, text=True, check=True,
@@ -722,7 +737,7 @@ class Loading(SnapshotCase):
             ({**good, "resume_vm": 1}, "resume_vm"), ({**good, "network_overrides": {}}, "network_overrides"),
             ({**good, "network_overrides": [{"iface_id": "x"}]}, "network_overrides[0]"),
             ({**good, "network_overrides": [{"iface_id": "x", "host_dev_name": "y"}]}, "no network interface"),
-            ({**good, "metadata": {"large": "x" * 200}}, "metadata"), ({}, "mem_backend"),
+            ({**good, "metadata": {"large": "x" * 200}}, "metadata"), ({}, "snapshot_path"),
         ])
 
     def test_not_after_a_part_of_another_machine_was_put(self):

@@ -44,11 +44,11 @@ complaints
 GUEST
     cat "$guest_words" - > "$work/loaded.run" <<'GUEST'
 patiently ping -c 1 -W 1 10.0.2.2
-iperf3 -c 10.0.2.2 -b 8M -n 40M --logfile /tmp/report &
+iperf3 -c 10.0.2.2 -b 8M -n 20M --logfile /tmp/report &
 stream=$!
 turn() {
     fio --name=global --direct=1 --verify=crc32c --verify_fatal=1 --minimal --ioengine=libaio --iodepth=16 --rw=randrw \
-        --size=8M --bssplit=4k/60:16k/20:64k/15:256k/5 --name=sync --filename=/dev/vdc --name=async --filename=/dev/vdd \
+        --size=4M --bssplit=4k/60:16k/20:64k/15:256k/5 --name=sync --filename=/dev/vdc --name=async --filename=/dev/vdd \
         >> /tmp/fio
     echo "fio has verified"
 }
@@ -76,7 +76,7 @@ GUEST
     monitor vm0 --api-sock "$work/api0" --config-file "$work/vm0.json"
     await vm0 "under way"
     for turn in 1 2 3; do
-        sleep 2
+        sleep 1
         move $((turn - 1)) $turn
     done
     cat "$work"/vm[012].said
