@@ -69,10 +69,9 @@ Result<bool> read_machine_fields(JsonObject& object, const std::string& path, Ma
   return any;
 }
 
-// Where the memory of a snapshot comes from: exactly one of the two.
-Result<void> read_memory_source(JsonObject& object, const std::string& path, LoadRequest& request) {
-  const auto file = object.string("mem_file_path");
-  const json* const backend = object.value("mem_backend");
+// Where the memory of a snapshot comes from: exactly one of the two, of which `backend` may be null.
+Result<void> read_memory_source(const std::optional<std::string>& file, const json* backend,
+                                const std::string& path, LoadRequest& request) {
   if (file.has_value() == (backend != nullptr)) {
     return fail(
         ErrorCode::kInvalidArgument,
@@ -405,7 +404,8 @@ Result<LoadRequest> read_snapshot_load(const json& value, const std::string& pat
   LoadRequest request;
   object.require("snapshot_path");
   request.state_path = object.string("snapshot_path").value_or("");
-  MAYFLY_TRY(read_memory_source(object, path, request));
+  const auto memory_file = object.string("mem_file_path");
+  const json* const memory_backend = object.value("mem_backend");
   // The deprecated name first: the other one counts where both are there.
   request.track_dirty_pages = object.boolean("enable_diff_snapshots").value_or(false);
   request.track_dirty_pages = object.boolean("track_dirty_pages").value_or(request.track_dirty_pages);
@@ -423,6 +423,7 @@ Result<LoadRequest> read_snapshot_load(const json& value, const std::string& pat
     request.metadata = metadata->dump();
   }
   MAYFLY_TRY(object.finish());
+  MAYFLY_TRY(read_memory_source(memory_file, memory_backend, path, request));
   return request;
 }
 

@@ -144,37 +144,74 @@ Result<void> AtomicFile::sync() {
   return {};
 }
 
-Result<void> AtomicFile::publish() {
+Result<void> AtomicFile::prepare_name() {
   MAYFLY_CHECK(synced_, "a file is published once, and after it was synced");
   synced_ = false;
-  const int directory = directory_.get();
+  struct stat former {};
+  if (partial_ || (::fstatat(directory_.get(), base_.c_str(), &former, AT_SYMLINK_NOFOLLOW) != 0 &&
+                   errno == ENOENT)) {
+    return {};  // one step will do
+  }
   const std::string partial = partial_name(base_);
-  // Nothing of that name yet: one step.
-  bool done = !partial_ && name_unnamed(fd_.get(), directory, base_.c_str()) == 0;
-  for (int attempt = 0; !done && !partial_; ++attempt) {
-    const int why = name_unnamed(fd_.get(), directory, partial.c_str());
+  for (int attempt = 0; !partial_; ++attempt) {
+    const int why = name_unnamed(fd_.get(), directory_.get(), partial.c_str());
     partial_ = why == 0;
     if (why != 0 && why != EEXIST) {
       return failed(why, "name");
     }
     if (why == EEXIST) {
-      const int cause = attempt < kAttempts ? remove_leftover(directory, partial) : kTaken;
+      const int cause = attempt < kAttempts ? remove_leftover(directory_.get(), partial) : kTaken;
       if (cause != 0) {
         return failed(cause, "name");
       }
     }
   }
-  if (!done) {
-    if (::renameat(directory, partial.c_str(), directory, base_.c_str()) != 0) {
-      return failed(errno, "name");
+  return {};
+}
+
+Result<void> AtomicFile::take_name() {
+  if (!partial_) {
+    const int why = name_unnamed(fd_.get(), directory_.get(), base_.c_str());
+    if (why == 0) {
+      return {};
     }
-    partial_ = false;
+    if (why != EEXIST) {
+      return failed(why, "name");
+    }
+    // Somebody else took it since.
+    synced_ = true;
+    MAYFLY_TRY(prepare_name());
   }
-  if (::fsync(directory) != 0) {
+  if (::renameat(directory_.get(), partial_name(base_).c_str(), directory_.get(), base_.c_str()) != 0) {
+    return failed(errno, "name");
+  }
+  partial_ = false;
+  return {};
+}
+
+Result<void> AtomicFile::settle_name() {
+  if (::fsync(directory_.get()) != 0) {
     return failed(errno,
                   "it stands under its name, but may not after a loss of power: write the directory of");
   }
   return {};
+}
+
+Result<void> AtomicFile::publish() {
+  MAYFLY_TRY(prepare_name());
+  MAYFLY_TRY(take_name());
+  return settle_name();
+}
+
+Result<void> AtomicFile::publish_pair(AtomicFile& first, AtomicFile& second) {
+  MAYFLY_TRY(first.prepare_name());
+  MAYFLY_TRY(second.prepare_name());
+  MAYFLY_TRY(first.take_name());
+  if (auto taken = second.take_name(); !taken) {
+    return tl::make_unexpected(taken.error().within(first.name_ + " is the new one, its other half is not"));
+  }
+  MAYFLY_TRY(first.settle_name());
+  return second.settle_name();
 }
 
 Result<void> AtomicFile::commit() {

@@ -51,12 +51,20 @@ class AtomicFile {
   Result<void> publish();
   // Both.
   Result<void> commit();
+  // publish() of two files that belong together, `first` first: all that takes time is done before the first
+  // or after the second has its name, so that hardly more than one system call lies between the two. A kill in
+  // that moment leaves the new `first` beside the former `second`, and so does an error that says so.
+  static Result<void> publish_pair(AtomicFile& first, AtomicFile& second);
 
  private:
   AtomicFile(std::string name, std::string base, UniqueFd directory)
       : name_(std::move(name)), base_(std::move(base)), directory_(std::move(directory)) {}
 
   Result<void> open(mode_t mode);
+  // publish(), in its three steps: what has to be there before, the file's name, what makes it durable.
+  Result<void> prepare_name();
+  Result<void> take_name();
+  Result<void> settle_name();
   // `doing` to this file went wrong.
   tl::unexpected<Error> failed(int why, std::string_view doing) const;
 

@@ -142,6 +142,55 @@ TEST_P(EveryHost, a_name_that_no_longer_can_be_had_is_an_error_and_leaves_nothin
   EXPECT_THAT(names_in(folder_), ElementsAre("note"));
 }
 
+TEST_P(EveryHost, a_pair_is_published_over_a_former_one_and_where_there_was_none) {
+  on_host([this] {
+    for (const std::string text : {"first", "second"}) {
+      auto one = AtomicFile::create(path_, "note").value();
+      auto other = AtomicFile::create(dir_.file("other"), "note").value();
+      ASSERT_TRUE(put(one, text) && put(other, "other " + text));
+      ASSERT_TRUE(one.sync() && other.sync());
+      const auto published = AtomicFile::publish_pair(one, other);
+      ASSERT_TRUE(published) << published.error().message();
+      EXPECT_EQ(testing::read_file(path_), text);
+      EXPECT_EQ(testing::read_file(dir_.file("other")), "other " + text);
+      EXPECT_THAT(names_in(folder_), ElementsAre("note", "other"));
+    }
+  });
+}
+
+TEST_P(EveryHost, a_pair_of_which_the_second_gets_no_name_says_that_the_first_has_one) {
+  on_host([this] {
+    auto one = AtomicFile::create(path_, "note").value();
+    auto other = AtomicFile::create(dir_.file("other"), "note").value();
+    ASSERT_EQ(::mkdir(dir_.file("other").c_str(), 0700), 0);
+    ASSERT_TRUE(one.sync() && other.sync());
+    const auto published = AtomicFile::publish_pair(one, other);
+    ASSERT_FALSE(published);
+    EXPECT_EQ(published.error().message(), "note " + path_ + " is the new one, its other half is not: name note " +
+                                               dir_.file("other") + ": Is a directory (EISDIR)");
+  });
+  EXPECT_THAT(names_in(folder_), ElementsAre("note", "other"));
+}
+
+TEST_P(EveryHost, a_pair_of_which_the_second_is_written_by_another_stays_what_it_was) {
+  on_host([this] {
+    ASSERT_TRUE(replace(path_, "former") && replace(dir_.file("other"), "former"));
+    auto one = AtomicFile::create(path_, "note").value();
+    auto other = AtomicFile::create(dir_.file("other"), "note").value();
+    ASSERT_TRUE(put(one, "new") && one.sync() && other.sync());
+    const std::string partial = dir_.file(".other.partial");
+    std::filesystem::remove(partial);
+    const UniqueFd living = open_file(partial, O_RDWR | O_CREAT, "other").value();
+    ASSERT_EQ(::flock(living.get(), LOCK_EX), 0);
+    const auto published = AtomicFile::publish_pair(one, other);
+    if (GetParam() == Host::kWhole) {
+      ASSERT_FALSE(published);
+      EXPECT_EQ(published.error().code(), ErrorCode::kBusy);
+      EXPECT_EQ(testing::read_file(path_), "former");
+    }
+  });
+}
+
 TEST_P(EveryHost, a_dead_writers_leftover_is_removed) {
   on_host([this] {
     ASSERT_TRUE(replace(path_, "former"));

@@ -50,8 +50,7 @@ Result<WrittenMemory> SnapshotJob::write_memory(const CapturedVm& captured) {
 Result<void> SnapshotJob::commit() {
   MAYFLY_TRY(state_.sync());
   MAYFLY_TRY(memory_.sync());
-  MAYFLY_TRY(memory_.publish());
-  return state_.publish();
+  return AtomicFile::publish_pair(memory_, state_);
 }
 
 }  // namespace mayfly

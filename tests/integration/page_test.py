@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Runs the commands of docs/shell.md and docs/metadata.md, with a bare guest as their kernel.
+"""Runs the commands of docs/shell.md, docs/metadata.md and docs/snapshots.md, with a bare guest as their kernel.
 
   page_test.py --mayfly BINARY --guests FOLDER [unittest's own arguments]
 
@@ -20,6 +20,9 @@ class Commands(PageCase):
         if not shutil.which("passt"):
             self.skipTest("passt is not installed")
         self.run_at_home("metadata.md", 5)
+
+    def test_the_page_on_snapshots_does_what_it_says(self):
+        self.run_at_home("snapshots.md", 5)
 
 
 if __name__ == "__main__":

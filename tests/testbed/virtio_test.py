@@ -1,11 +1,11 @@
 #!/usr/bin/python3
 """Linux guests with virtio disks and networks, in the testbed: with the small kernel and with Debian's own, whose drivers
 are modules; their systems on a disk, verified data under load, what a killed monitor leaves, overlays, locks, errors under
-way, taps, passt, drivers that go and come, the metadata service.
+way, taps, passt, drivers that go and come, the metadata service, snapshots under load.
 
   virtio_test.py --mayfly BINARY [--only REGEX] [--list] [-v]
 
-Each case is a function of virtio/disks.sh or virtio/networks.sh, which runs beside the microVMs it starts, on the host or
+Each case is a function of virtio/disks.sh, networks.sh or snapshots.sh, which runs beside the microVMs it starts, on the host or
 in L1, and holds the scripts of their guests. virtio/lib.sh and virtio/guest.sh are the words of the two sides.
 """
 
@@ -81,6 +81,7 @@ class Suite:
         self.shutdowns(small, debian, root, words)
         values = {"kernel": small, "initrd": "", "cmdline": f"{words} reboot=k"}
         self.add("iperf_between_two", "networks", "iperf", values, image=load, cost=6)
+        self.add("snapshots_under_load", "snapshots", "load", values, image=load, call=call_program(), cost=8)
 
         image = root_image.build(include=CLOUD_PACKAGES, exclude=CLOUD_LEAVES_OUT)
         for version in ("V1", "V2"):
