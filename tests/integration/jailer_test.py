@@ -1007,6 +1007,27 @@ class Leftovers(JailCase):
                 process.wait()
                 self.expect(self.cleanup(), 0)
 
+    def test_cleanup_refuses_a_jail_whose_process_is_always_another(self):
+        self.addCleanup(self.end_all_of_the_user)
+        process = self.start(own=("do", "chain"))
+        self.assertEqual(process.stdout.readline(), b"forking\n")
+        count = os.path.join(self.root(), "run", "chain")
+        wait_until(lambda: os.path.exists(count) and os.path.getsize(count) == 8, "the first has counted itself")
+
+        def has_gone_on():
+            """It is no refusal's merit where the last of them has ended."""
+            before = bytes_of(count)
+            wait_until(lambda: bytes_of(count) != before, "one more has counted itself")
+
+        for _ in range(3):
+            self.refused(self.cleanup(), "process")
+            has_gone_on()
+        self.write(os.path.relpath(os.path.join(self.root(), "run", "stop"), self.folder), "")
+        process.wait(HANG)
+        # Who has ended stays in name until its parent, the host's first process, has seen to it.
+        wait_until(lambda: self.cleanup().code == 0, "the jail is removed")
+        self.assertEqual(os.listdir(self.base), [])
+
     def test_a_lock_of_another_users_holds_nobody_up(self):
         os.makedirs(self.jail(), 0o755)
         locker = subprocess.Popen(["setpriv", "--reuid", str(UID), "--regid", str(GID), "--clear-groups", "flock", "--exclusive",

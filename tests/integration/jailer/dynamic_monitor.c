@@ -1,6 +1,7 @@
-// Stands in the place of a static monitor and becomes a dynamic one: a monitor with sanitizers cannot be static, a jail
-// starts no other, and Landlock lets it execute nothing else. So this maps /dynamic and the interpreter that it names,
-// and goes on as if the kernel had (elf(5), getauxval(3)). The libraries lie where the interpreter looks for them.
+// Stands in the place of a static monitor and becomes a dynamic one: a monitor with sanitizers cannot be
+// static, a jail starts no other, and Landlock lets it execute nothing else. So this maps /dynamic and the
+// interpreter that it names, and goes on as if the kernel had (elf(5), getauxval(3)). The libraries lie where
+// the interpreter looks for them.
 //
 // No library: what one had set up would be in the other's way.
 #include <elf.h>
@@ -53,8 +54,8 @@ static void load(const char* path, struct image* image) {
                                 "dynamic_monitor: cannot open the program or its interpreter\n");
   Elf64_Ehdr head;
   Elf64_Phdr parts[MOST_HEADERS];
-  if (call(SYS_pread64, file, (uint64_t)&head, sizeof head, 0, 0, 0) != sizeof head || head.e_type != ET_DYN ||
-      head.e_phnum > MOST_HEADERS ||
+  if (call(SYS_pread64, file, (uint64_t)&head, sizeof head, 0, 0, 0) != sizeof head ||
+      head.e_type != ET_DYN || head.e_phnum > MOST_HEADERS ||
       call(SYS_pread64, file, (uint64_t)parts, head.e_phnum * sizeof parts[0], head.e_phoff, 0, 0) !=
           (long)(head.e_phnum * sizeof parts[0]))
     die("dynamic_monitor: no position-independent program\n");
@@ -63,10 +64,9 @@ static void load(const char* path, struct image* image) {
   for (int index = 0; index < head.e_phnum; index++) {
     const Elf64_Phdr* part = &parts[index];
     if (part->p_type == PT_LOAD && part->p_vaddr + part->p_memsz > end) end = part->p_vaddr + part->p_memsz;
-    if (part->p_type == PT_INTERP &&
-        (part->p_filesz > sizeof image->interpreter ||
-         call(SYS_pread64, file, (uint64_t)image->interpreter, part->p_filesz, part->p_offset, 0, 0) !=
-             (long)part->p_filesz))
+    if (part->p_type == PT_INTERP && (part->p_filesz > sizeof image->interpreter ||
+                                      call(SYS_pread64, file, (uint64_t)image->interpreter, part->p_filesz,
+                                           part->p_offset, 0, 0) != (long)part->p_filesz))
       die("dynamic_monitor: which interpreter?\n");
   }
   image->base = map(0, end, PROT_NONE, MAP_ANONYMOUS, ~0UL, 0);
@@ -83,7 +83,8 @@ static void load(const char* path, struct image* image) {
     if (part->p_memsz > part->p_filesz) {
       for (volatile uint8_t* at = (uint8_t*)(start + part->p_filesz); at < (uint8_t*)of_file; at++) *at = 0;
     }
-    if (of_memory > of_file) map(of_file, of_memory - of_file, protection, MAP_FIXED | MAP_ANONYMOUS, ~0UL, 0);
+    if (of_memory > of_file)
+      map(of_file, of_memory - of_file, protection, MAP_FIXED | MAP_ANONYMOUS, ~0UL, 0);
   }
   call(SYS_close, file, 0, 0, 0, 0, 0);
   image->entry = image->base + head.e_entry;
@@ -101,11 +102,20 @@ __attribute__((noreturn, used)) void become(uint64_t* stack) {
   while (*at++ != 0) continue;              // behind the environment
   for (; at[0] != AT_NULL; at += 2) {
     switch (at[0]) {
-      case AT_PHDR: at[1] = program.headers; break;
-      case AT_PHNUM: at[1] = program.header_count; break;
-      case AT_ENTRY: at[1] = program.entry; break;
-      case AT_BASE: at[1] = interpreter.base; break;
-      default: break;
+      case AT_PHDR:
+        at[1] = program.headers;
+        break;
+      case AT_PHNUM:
+        at[1] = program.header_count;
+        break;
+      case AT_ENTRY:
+        at[1] = program.entry;
+        break;
+      case AT_BASE:
+        at[1] = interpreter.base;
+        break;
+      default:
+        break;
     }
   }
   __asm__ volatile("mov %0, %%rsp; jmp *%1" : : "r"(stack), "r"(interpreter.entry), "d"(0) : "memory");
