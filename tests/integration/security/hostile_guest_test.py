@@ -180,7 +180,7 @@ class HostileGuest(Case):
                     is_checked = True
             except (OSError, http.client.HTTPException):
                 pass  # not there yet, or about to end
-            time.sleep(0.05)
+            time.sleep(0.02)
         result = vm.end()
         self.assertEqual(result.code, 0, f"seed {seed}: {result}")
         self.assertIn(b"PASS", result.out, f"seed {seed}: the guest did not end by itself: {result}")
