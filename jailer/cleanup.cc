@@ -106,25 +106,20 @@ Result<std::vector<std::string>> numbers_in(const std::string& path) {
 }
 
 // getpriority(2) answers for all processes of a real user, and each thread of theirs; what runs in a jail
-// cannot become another user, in a user namespace neither. The kernel follows its list without a lock, so
-// that one look may miss a process that does nothing but fork and end; many that see none make that unlikely,
-// not impossible.
+// cannot become another user, in a user namespace neither. The kernel goes through all processes in the order
+// in which they were made, and one that ended under its eyes still leads on to those made after it: a process
+// that does nothing but fork and end is found at its latest.
 bool has_processes(uid_t user) {
-  constexpr int kLooks = 100;
-  for (int look = 0; look < kLooks; ++look) {
-    errno = 0;
-    if (::getpriority(PRIO_USER, user) != -1 || errno != ESRCH) {
-      return true;
-    }
-    std::this_thread::sleep_for(std::chrono::microseconds(20 + look));
-  }
-  return false;
+  errno = 0;
+  return ::getpriority(PRIO_USER, user) != -1 || errno != ESRCH;
 }
+
+using Numbers = std::set<std::string>;  // of processes, as /proc has them
 
 struct Look {
   std::optional<std::string> running;  // a process of the user's
-  std::vector<std::string> ended;      // those of the user's that have ended but in name only
-  bool is_whole = true;                // none went away while it was looked at
+  Numbers ended;                       // those of the user's that have ended but in name only
+  bool is_whole = true;                // none that may be the user's went away while it was looked at
 };
 
 bool is_ended(std::string_view status) {
@@ -133,48 +128,57 @@ bool is_ended(std::string_view status) {
 }
 
 // One that has ended but in name only, as its parent did not wait for it yet, does not run; but it does where
-// only its first thread has ended.
-Look look_for(uid_t user) {
+// only its first thread has ended. Those that had ended `before` may go away.
+Look look_for(uid_t user, const Numbers& before) {
   Look look;
   const auto processes = numbers_in("/proc");
   look.is_whole = processes.has_value();
   const std::string own = "\nUid:\t" + std::to_string(user) + "\t";
   for (const std::string& process : processes.value_or(std::vector<std::string>{})) {
+    const bool may_go = before.contains(process);
     const auto status = read_file("/proc/" + process + "/status", "a process", kMaxFile);
-    look.is_whole = look.is_whole && status;
+    look.is_whole = look.is_whole && (status || may_go);
     if (!status || status->find(own) == std::string::npos) {
       continue;
     }
     const std::string tasks = "/proc/" + process + "/task";
     const auto threads = numbers_in(tasks);
-    look.is_whole = look.is_whole && threads && !threads->empty();
+    look.is_whole = look.is_whole && ((threads && !threads->empty()) || may_go);
     for (const std::string& thread : threads.value_or(std::vector<std::string>{})) {
       const auto of_thread =
           read_file(std::string(tasks).append("/").append(thread).append("/status"), "a thread", kMaxFile);
-      look.is_whole = look.is_whole && of_thread;
+      look.is_whole = look.is_whole && (of_thread || may_go);
       if (of_thread && !is_ended(*of_thread)) {
         look.running = process;
         return look;
       }
     }
-    look.ended.push_back(process);
+    look.ended.insert(process);
   }
   return look;
 }
 
 // Refuses where a process of the user's runs, or may run: one after the other, too short for a look.
 Result<void> check_user(uid_t user, const std::string& path) {
-  constexpr int kTries = 100;
-  constexpr int kLooks = 3;  // that agree: what had ended at the first had not just done so, for another
+  constexpr int kMostTries = 100;
+  constexpr int kLeastTries = 10;
+  constexpr std::chrono::seconds kPatience(2);  // beyond the least: nobody is held up for long
+  constexpr int kLooks = 3;  // in which nothing new has ended: that would have been somebody's who runs
+  const auto end = std::chrono::steady_clock::now() + kPatience;
   int looks = 0;
-  std::vector<std::string> ended;
-  for (int tries = 0; tries < kTries && has_processes(user); ++tries) {
-    Look look = look_for(user);
+  Numbers ended;
+  const auto may_try = [&end](int tries) {
+    return tries < kLeastTries || (tries < kMostTries && std::chrono::steady_clock::now() < end);
+  };
+  for (int tries = 0; may_try(tries) && has_processes(user); ++tries) {
+    Look look = look_for(user, ended);
     if (look.running) {
       return fail(ErrorCode::kBusy, path + ": process " + *look.running + " is of user " +
                                         std::to_string(user) + ", as this jail's are; end that first");
     }
-    looks = look.is_whole && !look.ended.empty() && look.ended == ended ? looks + 1 : 0;
+    // Where none is seen although there is one, it was another at every moment.
+    const bool is_nothing_new = !look.ended.empty() && std::ranges::includes(ended, look.ended);
+    looks = look.is_whole && is_nothing_new ? looks + 1 : 0;
     ended = std::move(look.ended);
     if (looks == kLooks) {
       return {};

@@ -52,8 +52,10 @@ def run_guest(name, *arguments, **keywords):
 class Running:
     """A microVM under way, with its output read as it comes."""
 
-    def __init__(self, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=None):
-        self.process = subprocess.Popen([MAYFLY, *arguments], stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, cwd=cwd)
+    def __init__(self, *arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=None, command=None):
+        """`command` is what becomes the monitor, where that is not started as it is."""
+        self.process = subprocess.Popen([*(command or [MAYFLY]), *arguments], stdin=stdin, stdout=stdout,
+                                        stderr=subprocess.PIPE, cwd=cwd)
         self.seen = b""
 
     def until(self, text):

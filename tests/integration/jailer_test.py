@@ -240,6 +240,10 @@ class MicroVm(JailCase):
                 connection.close()
                 os.close(folder)
 
+    def metric(self, name):
+        """Of the whole life; without labels but the id."""
+        return float(re.search(rf"^{name}\{{[^}}]*\}} (.*)$", self.call("GET", "/metrics")[1].decode(), re.M)[1])
+
     def pid_of_file(self):
         with open(os.path.join(self.root(), self.name() + ".pid"), encoding="ascii") as file:
             return int(file.read())
@@ -267,6 +271,22 @@ class Running(MicroVm):
         self.assertEqual(self.call("PUT", "/actions", {"action_type": "InstanceStart"})[0], 204)
         self.running()
         self.assertEqual(os.stat(os.path.join(self.root(), "log")).st_uid, UID)
+
+    def test_a_guest_that_floods_fills_no_file_beyond_the_jails_limit(self):
+        size = 1 << 16
+        self.prepare(kernel=guest("flood"))
+        process = self.start("--resource-limit", f"fsize={size}", own=())
+        for path, body in (("/serial", {"serial_out_path": "/serial"}), ("/boot-source", {"kernel_image_path": "/kernel"}),
+                           ("/machine-config", {"vcpu_count": 1, "mem_size_mib": 64}),
+                           ("/actions", {"action_type": "InstanceStart"})):
+            self.assertEqual(self.call("PUT", path, body)[0], 204)
+        wait_until(lambda: self.metric("mayfly_uart_rate_limiter_dropped_bytes_total") > 0, "what does not fit is dropped")
+        self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
+        self.assertEqual(self.call("PATCH", "/vm", {"state": "Resumed"})[0], 204)
+        self.running()
+        process.terminate()
+        self.assertEqual(process.wait(HANG), 0, process.stderr.read())
+        self.assertEqual(os.path.getsize(os.path.join(self.root(), "serial")), size)
 
     def test_the_monitors_exit_code_is_the_jails(self):
         for kernel, code in (("reset_i8042", 0), ("triple_fault", 1)):
@@ -986,6 +1006,27 @@ class Leftovers(JailCase):
                 self.end_all_of_the_user()
                 process.wait()
                 self.expect(self.cleanup(), 0)
+
+    def test_cleanup_refuses_a_jail_whose_process_is_always_another(self):
+        self.addCleanup(self.end_all_of_the_user)
+        process = self.start(own=("do", "chain"))
+        self.assertEqual(process.stdout.readline(), b"forking\n")
+        count = os.path.join(self.root(), "run", "chain")
+        wait_until(lambda: os.path.exists(count) and os.path.getsize(count) == 8, "the first has counted itself")
+
+        def has_gone_on():
+            """It is no refusal's merit where the last of them has ended."""
+            before = bytes_of(count)
+            wait_until(lambda: bytes_of(count) != before, "one more has counted itself")
+
+        for _ in range(3):
+            self.refused(self.cleanup(), "process")
+            has_gone_on()
+        self.write(os.path.relpath(os.path.join(self.root(), "run", "stop"), self.folder), "")
+        process.wait(HANG)
+        # Who has ended stays in name until its parent, the host's first process, has seen to it.
+        wait_until(lambda: self.cleanup().code == 0, "the jail is removed")
+        self.assertEqual(os.listdir(self.base), [])
 
     def test_a_lock_of_another_users_holds_nobody_up(self):
         os.makedirs(self.jail(), 0o755)

@@ -52,19 +52,23 @@ WITHOUT_ACPI = [(r"(ACPI|APIC|MPTABLE|Intel MultiProcessor|smpboot|SMP|..MP-BIOS
 class Suite:
     """The cases and what is expected of each."""
 
-    def __init__(self, mayfly, scratch, hardware):
+    def __init__(self, mayfly, scratch, hardware, **common):
+        """`common` are more values of every case."""
         del scratch
         recipe.need_tools("mke2fs=e2fsprogs", "e2fsck=e2fsprogs", "ip=iproute2", "passt")
         small, debian = small_kernel.build() / "vmlinux", debian_kernel.build() / "vmlinux"
         words = linux_test.kernel_words(hardware)
         self._root = not hardware or os.geteuid() == 0
         self._common = {"guest_words": SCRIPTS / "guest.sh", "mayfly": mayfly,
-                        "e2fsck": tool("e2fsck"), "mke2fs": tool("mke2fs"), "ip": tool("ip")}
+                        "e2fsck": tool("e2fsck"), "mke2fs": tool("mke2fs"), "ip": tool("ip"), **common}
         self.kernels = {
             "small": {"kernel": small, "cmdline": f"{words} reboot=k", "initrd": guest_initramfs(None)},
             "debian": {"kernel": debian, "cmdline": f"{words} reboot=k",
                        "initrd": guest_initramfs(debian.parent / "modules")}}
         self.entries = []  # (Case, check)
+        self.fill(small, debian, words)
+
+    def fill(self, small, debian, words):
         self.systems(small, debian, words)
         self.disks()
         self.networks()

@@ -146,6 +146,21 @@ static void elsewhere(void) {
   pause();
 }
 
+// One process after the other, none for longer than a moment; each counts itself in /run/chain, until it is
+// told to stop.
+static void chain(void) {
+  signal(SIGCHLD, SIG_IGN);
+  puts("forking");
+  fflush(stdout);
+  const int file = open("/run/chain", O_RDWR | O_CREAT, 0600);
+  for (unsigned long long count = 1; access("/run/stop", F_OK) != 0; count++) {
+    if (pwrite(file, &count, sizeof count, 0) != sizeof count || fork() > 0) {
+      _exit(0);
+    }
+    usleep(500);
+  }
+}
+
 // Each line of a terminal's may be another's command.
 static void terminal(void) {
   const unsigned long upper = 1UL << 32;
@@ -209,6 +224,8 @@ int main(int count, char** arguments) {
     dead_leader();
   } else if (strcmp(what, "elsewhere") == 0) {
     elsewhere();
+  } else if (strcmp(what, "chain") == 0) {
+    chain();
   } else if (strcmp(what, "terminal") == 0) {
     terminal();
   } else if (strcmp(what, "wait") == 0) {

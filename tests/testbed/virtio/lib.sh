@@ -5,7 +5,8 @@
 # virtio_test.py calls:  sh lib.sh CASE NAME VALUE NAME VALUE ...  and gives so, among others, the paths of
 #   cases       the file with case_CASE  mayfly      the monitor
 #   kernel      the guest's kernel       initrd      its initramfs: busybox, e2fsprogs, drivers where they are modules
-#   cmdline     the kernel's words       and what else the case asks for
+#   cmdline     the kernel's words       jailer      if given, monitors run in jails
+# and what else the case asks for.
 set -eu
 case=$1
 shift
@@ -86,12 +87,35 @@ drive() {
     echo "{$fields}"
 }
 
-# monitor NAME ARGUMENT...: starts mayfly.
+# monitor NAME ARGUMENT...: starts mayfly; where there is a `jailer`, in a jail in this network, as a user of its own.
 monitor() {
     name=$1
     shift
-    "$mayfly" "$@" < /dev/null > "$work/$name.said" 2>&1 &
+    if [ -n "${jailer:-}" ]; then
+        user=$((${user:-10000} + 1))
+        furnish "$name" "$@"
+        set -- "$jailer" --id "$name" --exec-file "$mayfly" --uid "$user" --gid "$user" --chroot-base-dir "$work/jails" \
+            --netns "/proc/$$/ns/net" -- "$@"
+    else
+        set -- "$mayfly" "$@"
+    fi
+    "$@" < /dev/null > "$work/$name.said" 2>&1 &
     echo $! > "$work/$name.pid"
+}
+
+# furnish NAME ARGUMENT...: in the jail each file that the arguments name, or the configuration file, lies where it lies
+# outside; those of this folder are the same files.
+furnish() {
+    root=$work/jails/${mayfly##*/}/$1/root
+    mkdir -p "$root$work"
+    chown "$user:$user" "$root$work"
+    for path in $({ echo "$@" && cat "$work/$1.json" 2> /dev/null; } | grep -o '/[^" :,=]*' | sort -u); do
+        [ -f "$path" ] || continue
+        mkdir -p "$root${path%/*}"
+        # Which is another file where the file system is.
+        ln "$(readlink -f "$path")" "$root$path" 2> /dev/null || cp "$path" "$root$path"
+        chown "$user:$user" "$root$path"
+    done
 }
 
 # waits until the guest has said TEXT.
@@ -109,6 +133,13 @@ ended() {
     echo "=== $1"
     cat "$work/$1.said"
     same "$status" "${2:-0}" "exit status of $1"
+    if [ -n "${jailer:-}" ]; then
+        # What it has made stays.
+        for made in "$work/jails/${mayfly##*/}/$1/root$work"/*; do
+            if [ -f "$made" ] && [ ! -e "$work/${made##*/}" ]; then mv "$made" "$work/"; fi
+        done
+        "$jailer" --cleanup --id "$1" --exec-file "$mayfly" --chroot-base-dir "$work/jails" || die "the jail of $1 is left"
+    fi
 }
 
 # The same, of a guest that did all of its script.
