@@ -515,6 +515,26 @@ Router::Answer Router::refuse_device(const Call& call) {
   return fail(ErrorCode::kUnsupported, call.path + ": this monitor has no such device, on purpose");
 }
 
+// Files that are being written. They end on the thread that made them: one that did not get its name may have
+// to be removed, which the filter of the API's own thread forbids.
+template <typename Files>
+class EndsThere {
+ public:
+  EndsThere(WorkerThread& thread, Files files)
+      : thread_(thread), files_(std::make_unique<Files>(std::move(files))) {}
+  EndsThere(const EndsThere&) = delete;
+  EndsThere& operator=(const EndsThere&) = delete;
+  ~EndsThere() {
+    thread_.run([this] { files_.reset(); });
+  }
+
+  Files& value() const { return *files_; }
+
+ private:
+  WorkerThread& thread_;
+  std::unique_ptr<Files> files_;
+};
+
 // What `step` gives on the thread for files.
 template <typename Step>
 auto Router::on_files(const Step& step) {
@@ -524,7 +544,9 @@ auto Router::on_files(const Step& step) {
 }
 
 Result<void> Router::take_snapshot(const Call& call, const SnapshotRequest& request) {
-  MAYFLY_TRY_ASSIGN(SnapshotJob job, on_files([&] { return SnapshotJob::create(request); }));
+  MAYFLY_TRY_ASSIGN(SnapshotJob made, on_files([&] { return SnapshotJob::create(request); }));
+  const EndsThere<SnapshotJob> owner(files_, std::move(made));
+  SnapshotJob& job = owner.value();
   if (request.live) {
     LiveMemory live;
     const auto begin = [&live](MicroVm& vm) -> Result<void> {
@@ -579,7 +601,9 @@ Router::Answer Router::put_snapshot_create(const Call& call) {
 
 Router::Answer Router::put_working_set(const Call& call) {
   MAYFLY_TRY_ASSIGN(const std::string path, read_working_set(call.body, "working-set"));
-  MAYFLY_TRY_ASSIGN(AtomicFile file, on_files([&] { return AtomicFile::create(path, "working set"); }));
+  MAYFLY_TRY_ASSIGN(AtomicFile made, on_files([&] { return AtomicFile::create(path, "working set"); }));
+  const EndsThere<AtomicFile> owner(files_, std::move(made));
+  AtomicFile& file = owner.value();
   RecordedSet recorded;
   const auto take = [&](MicroVm& vm) -> Result<void> {
     MAYFLY_TRY_ASSIGN(recorded, vm.take_working_set(path));

@@ -336,6 +336,34 @@ class Running(MicroVm):
         self.assertEqual(os.stat(f"/proc/{process.pid}/ns/net").st_ino, os.stat(f"/run/netns/{namespace}").st_ino)
         self.addCleanup(self.stop, process)
 
+    def test_a_microvm_is_saved_in_its_jail_and_goes_on_in_another(self):
+        process = self.start_guest()
+        self.running()
+        self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
+        files = {"snapshot_path": "vm.state", "mem_file_path": "vm.memory"}  # of the root directory, where it works
+        for _ in range(2):
+            self.assertEqual(self.call("PUT", "/snapshot/create", files), (204, b""))
+        for name in files.values():
+            entry = os.stat(os.path.join(self.root(), name))
+            self.assertEqual((entry.st_uid, entry.st_gid, stat.S_IMODE(entry.st_mode)), (UID, GID, 0o600))
+            shutil.copy(os.path.join(self.root(), name), self.folder)
+        self.assertEqual([name for name in os.listdir(self.root()) if "partial" in name], [])
+        process.terminate()
+        self.assertEqual(process.wait(HANG), 0)
+        self.expect(self.cleanup(), 0)
+
+        self.prepare(**{name: self.path(name) for name in files.values()})
+        process = self.start(own=())
+        loaded = self.call("PUT", "/snapshot/load", {"snapshot_path": "vm.state", "resume_vm": True,
+                                                     "mem_backend": {"backend_type": "File", "backend_path": "vm.memory"}})
+        self.assertEqual(loaded, (204, b""))
+        self.running()
+        self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
+        again = {"snapshot_path": "/again.state", "mem_file_path": "/again.memory"}
+        self.assertEqual(self.call("PUT", "/snapshot/create", again), (204, b""))
+        process.terminate()
+        self.assertEqual(process.wait(HANG), 0)
+
     def test_start_up_times_are_counted_from_the_jailers_start(self):
         begin = time.monotonic_ns() // 1000
         process = self.start_guest()
@@ -352,7 +380,9 @@ class Inside(MicroVm):
     # Every descriptor is of one of these kinds, and each kind is there.
     DESCRIPTORS = {r"/dev/null", r"pipe:\[\d+\]", r"anon_inode:\[eventpoll\]", r"anon_inode:\[eventfd\]",
                    r"anon_inode:\[timerfd\]", r"anon_inode:\[signalfd\]", r"socket:\[\d+\]", r"anon_inode:kvm-vm",
-                   r"anon_inode:kvm-vcpu:\d+", r"/disk"}
+                   r"anon_inode:kvm-vcpu:\d+", r"/disk",
+                   r"/dev/kvm"}  # for snapshots; the filters leave of it what a state must have
+    THREADS = ["mayfly", "mayfly_api", "mayfly_snapshot", "mayfly_vcpu 0"]
     STATUS = {"Uid": [str(UID)] * 4, "Gid": [str(GID)] * 4, "Groups": [], "NoNewPrivs": ["1"], "TracerPid": ["0"],
               "Umask": ["0077"], **{f"Cap{which}": ["0" * 16] for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")}}
     OWN_NAMESPACES = {"mnt", "ipc", "uts", "cgroup", "net", "pid", "pid_for_children"}
@@ -405,6 +435,8 @@ class Inside(MicroVm):
 
     def test_system_call_filters_of_every_thread(self):
         """The jailer's, and the monitor's own."""
+        names = sorted(text_of(f"{thread}/comm").strip() for thread in self.threads())
+        self.assertEqual([name for name in names if not name.startswith("kvm-")], self.THREADS)  # KVM's own since Linux 6.13
         for thread in self.threads():
             self.assertEqual(self.status(thread)["Seccomp"], ["2"])
             self.assertGreaterEqual(int(self.status(thread)["Seccomp_filters"][0]), 2, thread)

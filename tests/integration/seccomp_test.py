@@ -16,6 +16,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import socket
@@ -76,6 +77,7 @@ class Vm:
         if terminal:
             os.close(slave)
         case.addCleanup(self.clean_up)
+        self.forks = list(wrapper) == [OPTIONS.without_vdso]
         self.input = self.master if terminal else self.process.stdin and self.process.stdin.fileno()
         self.output = self.master if terminal else self.process.stdout and self.process.stdout.fileno()
 
@@ -138,11 +140,16 @@ class Vm:
         except (OSError, bare_guests.http.client.HTTPException) as error:
             raise Ended from error
 
+    def pid(self):
+        """The monitor's; that of what was started, unless it has become the monitor."""
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text()) if self.forks else pid
+
     def thread(self, name):
         """The id of a thread, once it is there."""
         end = time.monotonic() + HANG
         while time.monotonic() < end and self.process.poll() is None:
-            for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            for task in Path(f"/proc/{self.pid()}/task").iterdir():
                 with contextlib.suppress(FileNotFoundError):
                     if (task / "comm").read_text().strip() == name:
                         return int(task.name)
@@ -153,7 +160,7 @@ class Vm:
         if thread is None:
             self.process.send_signal(number)
         else:
-            LIBC.syscall(SYS_TGKILL, self.process.pid, self.thread(thread), int(number))
+            LIBC.syscall(SYS_TGKILL, self.pid(), self.thread(thread), int(number))
 
     def stop(self):
         self.signal(signal.SIGTERM)
@@ -480,6 +487,22 @@ def over_a_part_that_was_left(case, filters):
     return snapshots(prepare=NO_UNNAMED_FILES)(case, filters)
 
 
+def cut_short(case, filters):
+    """Files that have names, and that a limit keeps from being written: they go, and the guest goes on."""
+    def prepare():
+        NO_UNNAMED_FILES()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+
+    vm = life(case, filters, api=True, prepare=prepare)
+    save(case, vm, status=400)
+    case.assertEqual([name for name in os.listdir(case.folder) if "state" in name or "memory" in name], [])
+    vm.call("PATCH", "/vm", {"state": "Resumed"})
+    vm.write(b"a")
+    vm.until(b"b")
+    vm.stop()
+    return vm, 0
+
+
 def restored(case, filters):
     """A guest with a disk and a network goes on in another process, which changes its disk and saves it again."""
     devices = {"wrapper": in_private_network(1)}
@@ -592,7 +615,7 @@ TERMINAL = {"terminal": True}
 ATTEMPTS = 8
 
 # Which scenario needs which rule; none where it cannot be brought about at will: whether a vCPU's thread has to ask for
-# memory depends on what others have given back before, whether the end waits for a thread on who is faster. What is behind
+# memory depends on what others have given back before, of the thread for snapshots as well, whether the end waits for a thread on who is faster. What is behind
 # a rule is its call, and the arguments that it asks for.
 NEEDED = {
     "monitor": {
@@ -740,9 +763,9 @@ NEEDED = {
         "linkat 4=AT_EMPTY_PATH": snapshots(folder="/dev/shm"),
         "linkat 0=AT_FDCWD 4=AT_SYMLINK_FOLLOW": snapshots(prepare=NO_NAME_BY_DESCRIPTOR),
         "renameat": snapshots(),
-        "unlinkat 2=0": over_a_part_that_was_left,
-        "close": snapshots(),
-        "brk": snapshots(environment=TINY_PIECES),
+        "unlinkat 2=0": cut_short,
+        "close": link_that_leads_nowhere(log=False),
+        "brk": None,
         "mmap 2=PROT_READ|PROT_WRITE 3=MAP_PRIVATE|MAP_ANONYMOUS": restored,
         "munmap": restored,
         "futex 1=FUTEX_WAIT|FUTEX_PRIVATE_FLAG": snapshots(times=MANY),
