@@ -31,6 +31,7 @@
 #include "kvm/host_kind.h"
 #include "mayfly/confinement.h"
 #include "mayfly/version.h"
+#include "seccomp/filters.h"
 #include "vmm/micro_vm.h"
 
 namespace mayfly {
@@ -239,10 +240,11 @@ class Api {
   std::unique_ptr<api::ApiServer> server_;
 };
 
-}  // namespace
+// Brings the microVM up, or leaves that to the control API's callers.
+using Begin = std::function<OrFailure<void>(MicroVm&)>;
 
-OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
-  MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
+OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::optional<Filters>& filters,
+                       BootTrace* trace, ConsoleConfig console, const Begin& begin) {
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
 
   FirstOutcome outcome;
@@ -272,11 +274,9 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 
   SerialMetrics serial_metrics;
   MAYFLY_TRY_ASSIGN(AfterStart after_start, AfterStart::create(*loop, serial_metrics));
-  ConsoleConfig console;
-  console.input = STDIN_FILENO;
-  console.output = STDOUT_FILENO;
   console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
   console.on_foreground = foreground;
+  const bool has_console = console.input >= 0;
   std::optional<Api> api;  // before the microVM, which tells of itself to its very end
   MicroVm vm({.registrar = *loop,
               .serial_metrics = serial_metrics,
@@ -284,6 +284,9 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
               .console = std::move(console),
               .on_outcome = end_with,
               .before_start = [&]() -> Result<void> {
+                if (!has_console) {
+                  return {};  // nor anybody who waits for a first line; and pages that all clones share
+                }
                 MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
                 return after_start.arm();
               },
@@ -328,9 +331,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
     MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes, filters));
     LOG_INFO("control API at %s%s", options.api_socket->c_str(), plan.vm ? "" : ": waiting for calls");
   }
-  if (plan.vm) {
-    MAYFLY_TRY(start_at_once(vm, *plan.vm, options));
-  }
+  MAYFLY_TRY(begin(vm));
 
   MAYFLY_TRY(loop->run());
   if (api) {
@@ -355,6 +356,32 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
     api->stop();
   }
   return outcome.get();
+}
+
+}  // namespace
+
+OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
+  MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
+  ConsoleConfig console;
+  console.input = STDIN_FILENO;
+  console.output = STDOUT_FILENO;
+  return run(options, plan, filters, trace, std::move(console), [&](MicroVm& vm) -> OrFailure<void> {
+    return plan.vm ? start_at_once(vm, *plan.vm, options) : OrFailure<void>();
+  });
+}
+
+OrFailure<Outcome> run_clone(const Options& options, const std::optional<Filters>& filters, ClonePlace place,
+                             const CloneBirth& birth) {
+  return run(options, Plan{}, filters, nullptr, ConsoleConfig{}, [&](MicroVm& vm) -> OrFailure<void> {
+    if (birth.serial_path) {
+      MAYFLY_TRY(vm.put_serial({.output_path = birth.serial_path, .rate_limiter = {}}));
+    }
+    MAYFLY_TRY(vm.load_clone(std::move(place), birth.load).map_error([](const BuildError& error) {
+      return Failure(error.error);
+    }));
+    birth.on_born();
+    return {};
+  });
 }
 
 }  // namespace mayfly

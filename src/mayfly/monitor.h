@@ -2,13 +2,17 @@
 // code.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
 #include "mayfly/failure.h"
 #include "mayfly/options.h"
 #include "mayfly/plan.h"
+#include "seccomp/filters.h"
 #include "vmm/boot_trace.h"
+#include "vmm/clone_source.h"
+#include "vmm/micro_vm.h"
 #include "vmm/outcome.h"
 
 namespace mayfly {
@@ -18,5 +22,16 @@ namespace mayfly {
 // the crash handlers installed, descriptors 0 to 2 open. `trace` may be null. How it ended; a failure where
 // it could not be made (kBadConfiguration or kError) or where its end failed.
 OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace);
+
+// What becomes of a place.
+struct CloneBirth {
+  LoadRequest load{};                        // as MicroVm::load_clone()
+  std::optional<std::string> serial_path{};  // where what the guest prints goes; absent: nowhere
+  std::function<void()> on_born;             // called once the guest runs, or is paused as it was asked for
+};
+
+// The same of a clone, which has neither terminal nor metrics. Of `options`: the id and the control API's.
+OrFailure<Outcome> run_clone(const Options& options, const std::optional<Filters>& filters, ClonePlace place,
+                             const CloneBirth& birth);
 
 }  // namespace mayfly

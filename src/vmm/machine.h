@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "base/result.h"
@@ -38,6 +39,13 @@
 #include "vmm/virtio_windows.h"
 
 namespace mayfly {
+
+// What a machine's memory is made of.
+Backing backing_of(HugePages huge_pages);
+
+// KVM, able to run that machine. `trace` may be null. What a CPU template asks for and this KVM does not have is
+// the configuration's fault.
+tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace);
 
 // What a machine needs from around it. Borrowed; outlives the machine.
 struct MachineSurroundings {
@@ -72,9 +80,24 @@ struct MachineState {
   std::vector<MmioTransportState> transports{};  // of the virtio devices, in the order of their windows
 };
 
+// What of a machine takes the host longest, and needs neither devices nor what its vCPUs hold: made ahead for
+// clones. Destroyed from the last to the first.
+struct MachineFrame {
+  GuestMemory memory;
+  VirtioWindows windows;
+  Kvm kvm;
+  Vm vm;
+  Processor processor;      // to set up the vCPUs with
+  std::vector<Vcpu> vcpus;  // fresh
+};
+
+// A machine's memory, bare or in a frame.
+using MachineMemory = std::variant<GuestMemory, MachineFrame>;
+const GuestMemory& memory_of(const MachineMemory& memory);
+
 // What a machine is made of that goes on where another was saved.
 struct RestoreParts {
-  GuestMemory memory;
+  MachineMemory memory;  // where it is in a frame, `state` has no vCPUs, which are the frame's
   // In the order of their windows, each restored to what it said when the machine was saved, and how far the
   // queues of each had come. Borrowed as in MachineParts.
   std::span<VirtioDevice* const> devices;
@@ -106,6 +129,11 @@ class Machine {
   static tl::expected<std::unique_ptr<Machine>, BuildError> restore(const VmConfig& config,
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings);
+
+  // For `devices` virtio devices. By the process that is to run it: KVM ties a VM to the address space that it
+  // was made in.
+  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, Kvm kvm,
+                                         Processor processor, std::uint32_t vcpus);
 
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -186,7 +214,11 @@ class Machine {
   // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
-  tl::expected<void, BuildError> create_cpus(std::uint32_t count);
+  // From those that are `made` already on.
+  tl::expected<void, BuildError> create_cpus(std::uint32_t count, std::vector<Vcpu> made = {});
+  // What `parts` bring, framed; without vCPUs where they bring no frame.
+  static tl::expected<MachineFrame, BuildError> frame_of(const VmConfig& config, RestoreParts& parts,
+                                                         BootTrace* trace);
   Result<void> restore_devices(const RestoreParts& parts);
   Result<void> start_threads();
   void note_pause();

@@ -30,6 +30,7 @@
 #include "rate_limiter/token_bucket.h"
 #include "snapshot/micro_vm_state.h"
 #include "vmm/boot_trace.h"
+#include "vmm/clone_source.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
 #include "vmm/machine.h"
@@ -111,9 +112,9 @@ struct RecordedSet {
 
 // What a microVM goes on from.
 struct LoadRequest {
-  std::string state_path;
+  std::string state_path{};
   // The memory file; or the socket of a process that brings the pages (memory/userfault.h).
-  std::string memory_path;
+  std::string memory_path{};
   bool memory_from_handler = false;
   bool track_dirty_pages = false;
   std::optional<HugePages> huge_pages{};  // absent: as they were
@@ -176,6 +177,8 @@ class MicroVm {
   // What does not fit this host, or is no snapshot, or whose disks are not those that it knew, is refused by
   // name, and all is as it was.
   tl::expected<void, BuildError> load_snapshot(const LoadRequest& request);
+  // The same as a clone. Of the request only what is the clone's own counts: overrides, metadata, clock, resume.
+  tl::expected<void, BuildError> load_clone(ClonePlace place, const LoadRequest& request);
 
   // What stands against a snapshot. kInvalidArgument where a file of the snapshot would take the place of one
   // that the microVM uses; kBusy where it runs; kUnsupported where something of it cannot be saved.
@@ -237,7 +240,13 @@ class MicroVm {
   tl::expected<void, BuildError> bring_up(const Make& make);
   void take_down();
   tl::expected<void, BuildError> start_machine();
+  using Load = std::function<tl::expected<void, BuildError>()>;
+  tl::expected<void, BuildError> load_by(const LoadRequest& request, const Load& load);
   tl::expected<void, BuildError> load(const LoadRequest& request);
+  // What the request changes of config_, and whether that can be.
+  Result<void> apply_changes(const LoadRequest& request);
+  // With config_ as it is to be, and the devices open.
+  tl::expected<void, BuildError> go_on(MicroVmState saved, MachineMemory memory, const LoadRequest& request);
   Result<void> override_devices(VmConfig& config, const LoadRequest& request) const;
   Result<void> open_restored(const MicroVmState& state);
   Result<GuestMemory> load_memory(const LoadRequest& request, const MicroVmState& state);
