@@ -133,12 +133,14 @@ void say(const UniqueFd& channel, char what, std::string_view text = {}) {
 }
 
 // The other end's next message, or nothing where it has gone.
-std::string hear(const UniqueFd& channel, std::size_t limit) {
-  std::string message(limit, '\0');
+std::string hear(const UniqueFd& channel) {
+  // First how long it is: a buffer for the longest would be memory that a clone has touched for good.
   ssize_t size = 0;
   do {
-    size = ::recv(channel.get(), message.data(), message.size(), 0);
+    size = ::recv(channel.get(), nullptr, 0, MSG_PEEK | MSG_TRUNC);
   } while (size < 0 && errno == EINTR);
+  std::string message(size < 0 ? 0 : static_cast<std::size_t>(size), '\0');
+  size = ::recv(channel.get(), message.data(), message.size(), 0);
   message.resize(size < 0 ? 0 : static_cast<std::size_t>(size));
   return message;
 }
@@ -161,7 +163,7 @@ Result<char> hear_child(const Child& child, Clock::time_point deadline) {
     if (count == 0) {
       return fail(ErrorCode::kIo, "a clone's process does not answer");
     }
-    const std::string message = hear(child.channel, kMaxAnswer);
+    const std::string message = hear(child.channel);
     if (message.empty()) {
       return fail(ErrorCode::kIo, "a clone's process has ended before its guest ran");
     }
@@ -174,10 +176,9 @@ Result<char> hear_child(const Child& child, Clock::time_point deadline) {
 
 class Template {
  public:
-  Template(const Options& options, CloneSource source, std::optional<Filters> filters)
+  Template(const Options& options, CloneSource source)
       : options_(options),
         source_(std::move(source)),
-        filters_(std::move(filters)),
         socket_folder_(options.api_socket->substr(0, options.api_socket->rfind('/') + 1)) {}
   Template(const Template&) = delete;
   Template& operator=(const Template&) = delete;
@@ -273,21 +274,28 @@ class Template {
   // The child's life. Nothing of the template's is destroyed in it: its memory is shared until it is
   // written.
   [[noreturn]] void wait_for_birth(UniqueFd channel) {
+    // They speak of the process that made them.
+    const auto filters = choose_filters(options_);
+    if (!filters) {
+      say(channel, kFailed, filters.error().message);
+      ::_exit(static_cast<int>(ExitCode::kError));
+    }
     auto place = std::move(source_).make_place();
     if (!place) {
       say(channel, kFailed, place.error().message());
       ::_exit(static_cast<int>(ExitCode::kError));
     }
     say(channel, kReady);
-    const std::string order = hear(channel, options_.max_body_bytes * 2);
+    const std::string order = hear(channel);
     if (order.empty()) {
       ::_exit(static_cast<int>(ExitCode::kOk));
     }
-    const ExitCode code = live(std::move(*place), order, std::move(channel));
+    const ExitCode code = live(std::move(*place), *filters, order, std::move(channel));
     ::_exit(static_cast<int>(code));
   }
 
-  ExitCode live(ClonePlace place, const std::string& order, UniqueFd channel) {
+  ExitCode live(ClonePlace place, const std::optional<Filters>& filters, const std::string& order,
+                UniqueFd channel) {
     const auto told = api::parse_clone_request(order);
     if (!told) {
       say(channel, kFailed, told.error().message());
@@ -299,7 +307,7 @@ class Template {
     static_cast<void>(set_log_instance_id(options.id));
     show_as_clone(options, place.config.machine);
     bool born = false;
-    const auto outcome = run_clone(options, filters_, std::move(place),
+    const auto outcome = run_clone(options, filters, std::move(place),
                                    {.load = told->load, .serial_path = told->serial_path, .on_born = [&] {
                                       say(channel, kBorn);
                                       channel.reset();
@@ -467,7 +475,6 @@ class Template {
 
   const Options& options_;
   CloneSource source_;
-  std::optional<Filters> filters_;
   const std::string socket_folder_;  // ends in '/', or empty
   std::vector<int> kept_;            // descriptors that are a clone's as well
   std::deque<Child> pool_;           // the oldest first
@@ -479,7 +486,7 @@ class Template {
 }  // namespace
 
 OrFailure<void> run_template(const Options& options) {
-  MAYFLY_TRY_ASSIGN(std::optional<Filters> filters, choose_filters(options));
+  MAYFLY_TRY(choose_filters(options));  // each process has its own; that they can be had is said now
   MAYFLY_TRY_ASSIGN(CloneSource source,
                     CloneSource::open(options.clones.state_path, options.clones.memory_path)
                         .map_error([](const BuildError& error) {
@@ -489,7 +496,7 @@ OrFailure<void> run_template(const Options& options) {
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     return tl::make_unexpected(Failure(Error::from_errno(errno, "set no_new_privs")));
   }
-  return Template(options, std::move(source), std::move(filters)).serve();
+  return Template(options, std::move(source)).serve();
 }
 
 }  // namespace mayfly
