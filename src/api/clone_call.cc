@@ -117,11 +117,19 @@ Result<std::string> clone_order(const CloneRequest& request, const std::string& 
   json order = changes_of(request.load, names);
   order["id"] = id;
   order["api"] = request.api;
-  if (request.api) {
-    order["api_sock"] = names.in(request.api_socket.value_or(socket_folder + "{id}.sock"));
+  if (const auto socket = clone_socket(request, id, number, socket_folder)) {
+    order["api_sock"] = *socket;
   }
   order["serial_out_path"] = text_or_null(request.serial_path, names);
   return text_of(order);
+}
+
+std::optional<std::string> clone_socket(const CloneRequest& request, const std::string& id,
+                                        std::uint64_t number, const std::string& socket_folder) {
+  if (!request.api) {
+    return std::nullopt;
+  }
+  return Names(id, number).in(request.api_socket.value_or(socket_folder + "{id}.sock"));
 }
 
 std::string clones_answer(const std::vector<BornClone>& clones) {

@@ -42,6 +42,10 @@ Result<CloneRequest> parse_clone_request(std::string_view text);
 Result<std::string> clone_order(const CloneRequest& request, const std::string& id, std::uint64_t number,
                                 const std::string& socket_folder);
 
+// Where its control API is, if it has one.
+std::optional<std::string> clone_socket(const CloneRequest& request, const std::string& id,
+                                        std::uint64_t number, const std::string& socket_folder);
+
 struct BornClone {
   std::string id;
   pid_t pid = 0;

@@ -9,7 +9,6 @@
 #include "mayfly/failure.h"
 #include "mayfly/options.h"
 #include "mayfly/plan.h"
-#include "seccomp/filters.h"
 #include "vmm/boot_trace.h"
 #include "vmm/clone_source.h"
 #include "vmm/micro_vm.h"
@@ -25,13 +24,18 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 
 // What becomes of a place.
 struct CloneBirth {
+  std::string id;
   LoadRequest load{};                        // as MicroVm::load_clone()
+  std::optional<std::string> api_socket{};   // absent: no control API
   std::optional<std::string> serial_path{};  // where what the guest prints goes; absent: nowhere
-  std::function<void()> on_born;             // called once the guest runs, or is paused as it was asked for
+};
+struct CloneWait {
+  std::function<OrFailure<CloneBirth>()> for_birth;  // called when all that can be done before is done
+  std::function<void()> on_born;  // called once the guest runs, or is paused as it was asked for
 };
 
-// The same of a clone, which has neither terminal nor metrics. Of `options`: the id and the control API's.
-OrFailure<Outcome> run_clone(const Options& options, const std::optional<Filters>& filters, ClonePlace place,
-                             const CloneBirth& birth);
+// The same of a clone, which has neither terminal nor metrics: first of what it needs whoever it will be. Of
+// `options`: filters, limits, whether clones have a control API; its socket's path is put into them.
+OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait& wait);
 
 }  // namespace mayfly

@@ -598,6 +598,10 @@ void add_template_options(CLI::App* made, const Named& named, Options& options) 
     add_number(made, "--pool", kMaxPool, options.clones.pool,
                "How many clones to have ready, 1 to 1024 (default: 8)");
   }
+  if (named("--no-clone-api")) {
+    made->add_flag("--no-clone-api", options.clones.no_api,
+                   "Clones without a control API each: cheaper, for very many");
+  }
   add_api_options(*made, named, options);
   add_seccomp_options(*made, named, options);
   add_log_options(*made, named, options.log, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");

@@ -274,47 +274,35 @@ class Template {
   // The child's life. Nothing of the template's is destroyed in it: its memory is shared until it is
   // written.
   [[noreturn]] void wait_for_birth(UniqueFd channel) {
-    // They speak of the process that made them.
-    const auto filters = choose_filters(options_);
-    if (!filters) {
-      say(channel, kFailed, filters.error().message);
-      ::_exit(static_cast<int>(ExitCode::kError));
-    }
     auto place = std::move(source_).make_place();
     if (!place) {
       say(channel, kFailed, place.error().message());
       ::_exit(static_cast<int>(ExitCode::kError));
     }
-    say(channel, kReady);
-    const std::string order = hear(channel);
-    if (order.empty()) {
-      ::_exit(static_cast<int>(ExitCode::kOk));
-    }
-    const ExitCode code = live(std::move(*place), *filters, order, std::move(channel));
+    const ExitCode code = live(std::move(*place), std::move(channel));
     ::_exit(static_cast<int>(code));
   }
 
-  ExitCode live(ClonePlace place, const std::optional<Filters>& filters, const std::string& order,
-                UniqueFd channel) {
-    const auto told = api::parse_clone_request(order);
-    if (!told) {
-      say(channel, kFailed, told.error().message());
-      return ExitCode::kError;
-    }
+  // From a place to the end of a clone, told by its log.
+  ExitCode live(ClonePlace place, UniqueFd channel) {
     Options options = options_;
-    options.id = told->id.value_or("");
-    options.api_socket = told->api_socket;
-    static_cast<void>(set_log_instance_id(options.id));
-    show_as_clone(options, place.config.machine);
-    bool born = false;
-    const auto outcome = run_clone(options, filters, std::move(place),
-                                   {.load = told->load, .serial_path = told->serial_path, .on_born = [&] {
-                                      say(channel, kBorn);
-                                      channel.reset();
-                                      born = true;
-                                    }});
+    const MachineConfig machine = place.config.machine;
+    const auto outcome = run_clone(options, std::move(place),
+                                   {.for_birth = [&]() -> OrFailure<CloneBirth> {
+                                      say(channel, kReady);
+                                      const std::string order = hear(channel);
+                                      if (order.empty()) {
+                                        ::_exit(static_cast<int>(ExitCode::kOk));  // the template has ended
+                                      }
+                                      return read_order(order, machine);
+                                    },
+                                    .on_born =
+                                        [&] {
+                                          say(channel, kBorn);
+                                          channel.reset();
+                                        }});
     if (!outcome) {
-      if (!born) {
+      if (channel) {
         say(channel, kFailed, outcome.error().message);
       } else {
         LOG_ERROR("%s", outcome.error().message.c_str());
@@ -330,17 +318,28 @@ class Template {
     return well ? ExitCode::kOk : ExitCode::kError;
   }
 
-  void show_as_clone(const Options& options, const MachineConfig& machine) const {
+  OrFailure<CloneBirth> read_order(const std::string& order, const MachineConfig& machine) const {
+    MAYFLY_TRY_ASSIGN(api::CloneRequest told, api::parse_clone_request(order));
+    CloneBirth birth{.id = told.id.value_or(""),
+                     .load = std::move(told.load),
+                     .api_socket = std::move(told.api_socket),
+                     .serial_path = std::move(told.serial_path)};
+    MAYFLY_TRY(set_log_instance_id(birth.id));
+    show_as_clone(birth, machine);
+    return birth;
+  }
+
+  void show_as_clone(const CloneBirth& birth, const MachineConfig& machine) const {
     std::vector<std::string> arguments = {"mayfly",
                                           std::string(kCloneMark) + options_.id + "]",
                                           "--id",
-                                          options.id,
+                                          birth.id,
                                           "--cpus",
                                           std::to_string(machine.vcpu_count),
                                           "--memory",
                                           std::to_string(machine.mem_size_mib) + "M"};
-    if (options.api_socket) {
-      arguments.insert(arguments.end(), {"--api-sock", *options.api_socket});
+    if (birth.api_socket) {
+      arguments.insert(arguments.end(), {"--api-sock", *birth.api_socket});
     }
     if (!set_process_arguments(arguments)) {
       LOG_WARN_LIMITED("a clone is not listed by 'mayfly ps': its arguments cannot be set");
@@ -361,9 +360,15 @@ class Template {
     if (request.method != "POST") {
       return refuse(request.method + " is not possible on /clone; POST is");
     }
-    const auto wanted = api::parse_clone_request(request.body);
+    auto wanted = api::parse_clone_request(request.body);
     if (!wanted) {
       return refuse(wanted.error().message());
+    }
+    if (options_.clones.no_api) {
+      if (wanted->api_socket) {
+        return refuse("the template's clones have no control API (--no-clone-api)");
+      }
+      wanted->api = false;
     }
     const auto born = give_birth(*wanted);
     // The pool is filled up once the answer is out.
@@ -427,8 +432,7 @@ class Template {
       return fail(ErrorCode::kBusy, "the id \"" + clone.id + "\" is taken: a clone that lives has it");
     }
     MAYFLY_TRY_ASSIGN(const std::string order, api::clone_order(request, clone.id, number, socket_folder_));
-    MAYFLY_TRY_ASSIGN(const api::CloneRequest told, api::parse_clone_request(order));
-    clone.socket = told.api_socket;
+    clone.socket = api::clone_socket(request, clone.id, number, socket_folder_);
     MAYFLY_TRY_ASSIGN(Child child, take_ready());
     clone.pid = child.pid;
     const bool sent = ::write(child.channel.get(), order.data(), order.size()) >= 0;

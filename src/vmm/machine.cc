@@ -115,11 +115,6 @@ tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace)
   return kvm;
 }
 
-const GuestMemory& memory_of(const MachineMemory& memory) {
-  const auto* const frame = std::get_if<MachineFrame>(&memory);
-  return frame != nullptr ? frame->memory : std::get<GuestMemory>(memory);
-}
-
 void Machine::Ending::power_event(PowerEvent event) noexcept {
   if (event == PowerEvent::kReset) {
     report({OutcomeKind::kGuestReset, "the guest asked for a reset"});
@@ -199,30 +194,6 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   return machine;
 }
 
-tl::expected<MachineFrame, BuildError> Machine::frame_of(const VmConfig& config, RestoreParts& parts,
-                                                         BootTrace* trace) {
-  auto* const made = std::get_if<MachineFrame>(&parts.memory);
-  const std::size_t vcpus = made != nullptr ? made->vcpus.size() : parts.state.vcpus.size();
-  if (vcpus != config.machine.vcpu_count || parts.state.transports.size() != parts.devices.size()) {
-    return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
-  }
-  if (made != nullptr) {
-    return std::move(*made);
-  }
-  GuestMemory& memory = std::get<GuestMemory>(parts.memory);
-  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
-  MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
-  Aside<Result<Processor>> comparison([&] {
-    return traced(trace, "compare CPUID", [&] { return restore_processor(kvm, std::move(parts.state.vcpus)); });
-  });
-  auto created = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
-  // That this host is another is said before what making the VM refuses.
-  MAYFLY_TRY_ASSIGN(Processor processor, comparison.take());
-  MAYFLY_TRY_ASSIGN(Vm vm, std::move(created));
-  return MachineFrame{std::move(memory), std::move(windows),   std::move(kvm),
-                      std::move(vm),     std::move(processor), {}};
-}
-
 Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, Kvm kvm,
                                          Processor processor, std::uint32_t vcpus) {
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
@@ -242,23 +213,66 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   BootTrace* trace = surroundings.trace;
   const TracePhase whole(trace, "restore the machine");
   MAYFLY_CHECK(parts.devices.size() == parts.queues.size(), "every device has queues");
-  MAYFLY_TRY_ASSIGN(MachineFrame frame, frame_of(config, parts, trace));
+  if (parts.state.vcpus.size() != config.machine.vcpu_count ||
+      parts.state.transports.size() != parts.devices.size()) {
+    return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
+  }
+  GuestMemory& memory = parts.memory.value();
+  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
+  MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
+  Aside<Result<Processor>> comparison([&] {
+    return traced(trace, "compare CPUID",
+                  [&] { return restore_processor(kvm, std::move(parts.state.vcpus)); });
+  });
+  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
+  // That this host is another is said before what making the VM refuses.
+  MAYFLY_TRY_ASSIGN(Processor processor, comparison.take());
+  MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
+  MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
+  std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
+                                               {std::move(kvm), std::move(vm), std::move(processor)},
+                                               std::move(serial_line), std::move(surroundings)));
+  MAYFLY_TRY(machine->add_virtio(parts.devices));
+  MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
+  MAYFLY_TRY(traced(trace, "restore vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
+  MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
+  MAYFLY_TRY(machine->finish_restore(parts));
+  return machine;
+}
+
+Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, MachineSurroundings surroundings) {
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
   std::unique_ptr<Machine> machine(
       new Machine(std::move(frame.memory), std::move(frame.windows),
                   {std::move(frame.kvm), std::move(frame.vm), std::move(frame.processor)},
                   std::move(serial_line), std::move(surroundings)));
-  MAYFLY_TRY(machine->add_virtio(parts.devices));
-  MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
-  MAYFLY_TRY(traced(trace, "restore vCPUs", [&] {
-    return machine->create_cpus(config.machine.vcpu_count, std::move(frame.vcpus));
-  }));
-  MAYFLY_TRY(traced(trace, "restore devices", [&] { return machine->restore_devices(parts); }));
-  MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
-  machine->state_ = State::kPaused;
-  // A guest that was saved may go on more than once, and has to know.
-  MAYFLY_TRY(machine->notify_generation_change());
+  for (Vcpu& vcpu : frame.vcpus) {
+    machine->add_cpu(std::move(vcpu));
+  }
+  MAYFLY_TRY(machine->start_threads());
   return machine;
+}
+
+tl::expected<void, BuildError> Machine::restore_ahead(const RestoreParts& parts) {
+  MAYFLY_CHECK(parts.devices.size() == parts.queues.size(), "every device has queues");
+  if (parts.state.transports.size() != parts.devices.size()) {
+    return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of devices");
+  }
+  MAYFLY_TRY(add_virtio(parts.devices));
+  MAYFLY_TRY(connect_devices());
+  for (const auto& cpu : cpus_) {
+    MAYFLY_TRY(platform_.processor.set_up(cpu->vcpu()));
+  }
+  platform_.processor.set_up = {};  // and what it held
+  MAYFLY_TRY(finish_restore(parts));
+  return {};
+}
+
+Result<void> Machine::finish_restore(const RestoreParts& parts) {
+  MAYFLY_TRY(traced(trace_, "restore devices", [&] { return restore_devices(parts); }));
+  state_ = State::kPaused;
+  // A guest that was saved may go on more than once, and has to know.
+  return notify_generation_change();
 }
 
 // After the vCPUs: interrupts that were pending are raised again, at local APICs that are there.
@@ -290,15 +304,15 @@ Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
   return {};
 }
 
-tl::expected<void, BuildError> Machine::create_cpus(std::uint32_t count, std::vector<Vcpu> made) {
-  const CpuBuses buses{ports_, mmio_, &power_line_};
+void Machine::add_cpu(Vcpu vcpu) {
+  cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), CpuBuses{ports_, mmio_, &power_line_}, trace_));
+}
+
+tl::expected<void, BuildError> Machine::create_cpus(std::uint32_t count) {
   for (std::uint32_t index = 0; index < count; ++index) {
-    if (index == made.size()) {
-      MAYFLY_TRY_ASSIGN(Vcpu vcpu, platform_.vm.create_vcpu(index));
-      made.push_back(std::move(vcpu));
-    }
-    MAYFLY_TRY(platform_.processor.set_up(made[index]));
-    cpus_.push_back(std::make_unique<KvmCpu>(std::move(made[index]), buses, trace_));
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, platform_.vm.create_vcpu(index));
+    MAYFLY_TRY(platform_.processor.set_up(vcpu));
+    add_cpu(std::move(vcpu));
   }
   platform_.processor.set_up = {};  // and what it held
   return {};

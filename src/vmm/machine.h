@@ -10,7 +10,6 @@
 #include <optional>
 #include <span>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "base/result.h"
@@ -91,13 +90,9 @@ struct MachineFrame {
   std::vector<Vcpu> vcpus;  // fresh
 };
 
-// A machine's memory, bare or in a frame.
-using MachineMemory = std::variant<GuestMemory, MachineFrame>;
-const GuestMemory& memory_of(const MachineMemory& memory);
-
 // What a machine is made of that goes on where another was saved.
 struct RestoreParts {
-  MachineMemory memory;  // where it is in a frame, `state` has no vCPUs, which are the frame's
+  std::optional<GuestMemory> memory;  // none for a machine that was made ahead
   // In the order of their windows, each restored to what it said when the machine was saved, and how far the
   // queues of each had come. Borrowed as in MachineParts.
   std::span<VirtioDevice* const> devices;
@@ -134,6 +129,10 @@ class Machine {
   // was made in.
   static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, Kvm kvm,
                                          Processor processor, std::uint32_t vcpus);
+  // A machine of which nothing is missing but what restore_ahead() brings, its vCPUs' threads parked.
+  static Result<std::unique_ptr<Machine>> make_ahead(MachineFrame frame, MachineSurroundings surroundings);
+  // Makes of it what restore() makes; once. After an error it is to be given up.
+  tl::expected<void, BuildError> restore_ahead(const RestoreParts& parts);
 
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -214,11 +213,10 @@ class Machine {
   // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
-  // From those that are `made` already on.
-  tl::expected<void, BuildError> create_cpus(std::uint32_t count, std::vector<Vcpu> made = {});
-  // What `parts` bring, framed; without vCPUs where they bring no frame.
-  static tl::expected<MachineFrame, BuildError> frame_of(const VmConfig& config, RestoreParts& parts,
-                                                         BootTrace* trace);
+  tl::expected<void, BuildError> create_cpus(std::uint32_t count);
+  void add_cpu(Vcpu vcpu);
+  // After the vCPUs are restored.
+  Result<void> finish_restore(const RestoreParts& parts);
   Result<void> restore_devices(const RestoreParts& parts);
   Result<void> start_threads();
   void note_pause();

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -229,12 +230,28 @@ tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request
   return load_by(request, [&] { return load(request); });
 }
 
-tl::expected<void, BuildError> MicroVm::load_clone(ClonePlace place, const LoadRequest& request) {
+Result<void> MicroVm::take_place(ClonePlace place) {
+  MAYFLY_TRY(expect_not_started());
+  MAYFLY_TRY_ASSIGN(auto machine, Machine::make_ahead(std::move(place.frame),
+                                                      {.registrar = around_.registrar,
+                                                       .console = late_console_,
+                                                       .serial_metrics = around_.serial_metrics,
+                                                       .trace = around_.trace,
+                                                       .on_outcome = around_.on_outcome,
+                                                       .on_boot_mark = on_boot_mark(),
+                                                       .confine_vcpu = around_.confine_vcpu}));
+  MAYFLY_TRY(machine->wait_confined());
+  ahead_.emplace(Ahead{std::move(place.config), std::move(place.state), std::move(machine)});
+  return {};
+}
+
+tl::expected<void, BuildError> MicroVm::load_clone(const LoadRequest& request) {
+  MAYFLY_CHECK(ahead_.has_value(), "a clone has a place");
   return load_by(request, [&]() -> tl::expected<void, BuildError> {
-    config_ = std::move(place.config);
+    config_ = std::move(ahead_->config);
     MAYFLY_TRY(apply_changes(request));
-    MAYFLY_TRY(open_restored(place.state));
-    return go_on(std::move(place.state), std::move(place.frame), request);
+    MAYFLY_TRY(open_restored(ahead_->state));
+    return go_on(std::move(ahead_->state), std::nullopt, request);
   });
 }
 
@@ -304,7 +321,7 @@ Result<void> MicroVm::apply_changes(const LoadRequest& request) {
   return {};
 }
 
-tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, MachineMemory memory,
+tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<GuestMemory> memory,
                                               const LoadRequest& request) {
   std::vector<std::vector<std::optional<VirtQueueState>>> queues(saved.drives.size() + saved.networks.size());
   MachineState machine{.vcpus = std::move(saved.vcpus),
@@ -322,18 +339,25 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, MachineMemory 
     queues.at(network.slot) = std::move(network.state.queues);
   }
   const auto mark = saved.mark;
-  const bool maps_file = memory_of(memory).backing() == Backing::kPrivateFile;
+  const GuestMemory& memory_now = memory ? *memory : ahead_->machine->memory();
+  const bool maps_file = memory_now.backing() == Backing::kPrivateFile;
   DiffBase base = DiffBase::kNone;
   const Make make =
       [&](std::span<VirtioDevice* const> devices,
           MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
-    MAYFLY_TRY_ASSIGN(auto restored, Machine::restore(config_,
-                                                      {.memory = std::move(memory),
-                                                       .devices = devices,
-                                                       .queues = queues,
-                                                       .state = std::move(machine),
-                                                       .advance_clock = request.advance_clock},
-                                                      std::move(surroundings)));
+    RestoreParts parts{.memory = std::move(memory),
+                       .devices = devices,
+                       .queues = queues,
+                       .state = std::move(machine),
+                       .advance_clock = request.advance_clock};
+    std::unique_ptr<Machine> restored;
+    if (parts.memory) {
+      MAYFLY_TRY_ASSIGN(restored, Machine::restore(config_, std::move(parts), std::move(surroundings)));
+    } else {
+      restored = std::move(ahead_->machine);
+      late_console_.connect(*console_);
+      MAYFLY_TRY(restored->restore_ahead(parts));
+    }
     MAYFLY_TRY(follow_working_set(request, restored->memory(), mark));
     if (maps_file && page_map_) {
       base = DiffBase::kLoadedFile;  // without a log, which takes milliseconds to begin
