@@ -36,10 +36,11 @@ class Answer {
 }  // namespace
 
 Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& config, HttpHandler handler) {
-  MAYFLY_TRY_ASSIGN(auto listener, UnixListener::bind(config.socket_path));
-  MAYFLY_TRY_ASSIGN(auto http,
-                    HttpServer::create(std::move(listener), config.limits, "Mayfly API", std::move(handler)));
+  MAYFLY_TRY_ASSIGN(auto http, HttpServer::create(config.limits, "Mayfly API", std::move(handler)));
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(http)));
+  if (!config.socket_path.empty()) {
+    MAYFLY_TRY(server->listen(config.socket_path));
+  }
   Answer confined;
   try {
     server->thread_ =
@@ -61,6 +62,12 @@ Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& confi
   }
   MAYFLY_TRY(confined.wait());
   return server;
+}
+
+Result<void> ApiServer::listen(const std::string& socket_path) {
+  MAYFLY_TRY_ASSIGN(auto listener, UnixListener::bind(socket_path));
+  server_->listen(std::move(listener));
+  return {};
 }
 
 ApiServer::~ApiServer() {

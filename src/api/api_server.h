@@ -12,7 +12,7 @@
 namespace mayfly::api {
 
 struct ApiServerConfig {
-  std::string socket_path;
+  std::string socket_path;  // empty: listen() is to say
   HttpLimits limits{};
   // Called on the server's thread before it serves anybody: what it takes away is missing from then on. Where
   // it fails so does the start. May be empty.
@@ -29,6 +29,9 @@ class ApiServer {
   ApiServer& operator=(const ApiServer&) = delete;
   // Stops.
   ~ApiServer();
+
+  // Makes the socket of one that was started without; once. Errors: those of UnixListener::bind().
+  Result<void> listen(const std::string& socket_path);
 
   // Waits for the request under way and ends the thread; removes the socket. Idempotent. What the handler
   // waits for must come.

@@ -399,6 +399,16 @@ Result<std::string> read_working_set(const json& value, const std::string& path)
   return where;
 }
 
+Result<void> read_load_overrides(JsonObject& object, LoadRequest& request) {
+  MAYFLY_TRY(
+      object.read("network_overrides", read_list<NetworkOverride, read_network_override>, request.networks));
+  MAYFLY_TRY(object.read("drive_overrides", read_list<DriveOverride, read_drive_override>, request.drives));
+  if (const json* metadata = object.value("metadata")) {
+    request.metadata = metadata->dump();
+  }
+  return {};
+}
+
 Result<LoadRequest> read_snapshot_load(const json& value, const std::string& path) {
   JsonObject object(value, path);
   LoadRequest request;
@@ -414,14 +424,9 @@ Result<LoadRequest> read_snapshot_load(const json& value, const std::string& pat
   if (const auto pages = object.choice("huge_pages", kSnapshotHugePages); pages && *pages != 0) {
     request.huge_pages = static_cast<HugePages>(*pages - 1);
   }
-  MAYFLY_TRY(
-      object.read("network_overrides", read_list<NetworkOverride, read_network_override>, request.networks));
-  MAYFLY_TRY(object.read("drive_overrides", read_list<DriveOverride, read_drive_override>, request.drives));
+  MAYFLY_TRY(read_load_overrides(object, request));
   request.record_working_set = object.boolean("record_working_set").value_or(false);
   request.working_set_path = object.string("working_set_path");
-  if (const json* metadata = object.value("metadata")) {
-    request.metadata = metadata->dump();
-  }
   MAYFLY_TRY(object.finish());
   MAYFLY_TRY(read_memory_source(memory_file, memory_backend, path, request));
   return request;

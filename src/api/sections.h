@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "api/json_object.h"
 #include "api/log_sections.h"
 #include "base/result.h"
 #include "kvm/arch.h"
@@ -40,6 +41,8 @@ Result<SnapshotRequest> read_snapshot_create(const nlohmann::json& value, const 
 Result<LoadRequest> read_snapshot_load(const nlohmann::json& value, const std::string& path);
 // The path where a working set is to go.
 Result<std::string> read_working_set(const nlohmann::json& value, const std::string& path);
+// What a snapshot that goes on may have of its own: network_overrides, drive_overrides, metadata.
+Result<void> read_load_overrides(JsonObject& object, LoadRequest& request);
 Result<SerialConfig> read_serial(const nlohmann::json& value, const std::string& path);
 Result<arch::CpuTemplate> read_cpu_config(const nlohmann::json& value, const std::string& path);
 

@@ -4,19 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include "api/json_object.h"
+#include "api/refusal.h"
 
 namespace mayfly::api {
 namespace {
-
-// The error that an answer other than 200 or 204 is.
-Error refusal_of(const HttpAnswer& answer) {
-  if (const auto value = parse_json(answer.body, "answer"); value && value->is_object()) {
-    if (const auto message = value->find("fault_message"); message != value->end() && message->is_string()) {
-      return {ErrorCode::kUnsupported, message->get<std::string>()};
-    }
-  }
-  return {ErrorCode::kUnsupported, "it answered with HTTP status " + std::to_string(answer.status)};
-}
 
 // The rest of an answer is its own matter: later versions may tell more.
 Result<nlohmann::json> field_of(const std::string& text, const char* key) {
@@ -36,6 +27,15 @@ Result<std::uint64_t> number_of(const std::string& text, const char* key) {
 }
 
 }  // namespace
+
+Error refusal_of(const HttpAnswer& answer) {
+  if (const auto value = parse_json(answer.body, "answer"); value && value->is_object()) {
+    if (const auto message = value->find("fault_message"); message != value->end() && message->is_string()) {
+      return {ErrorCode::kUnsupported, message->get<std::string>()};
+    }
+  }
+  return {ErrorCode::kUnsupported, "it answered with HTTP status " + std::to_string(answer.status)};
+}
 
 Result<std::string> VmClient::get(const std::string& path) const {
   MAYFLY_TRY_ASSIGN(HttpAnswer answer, http_.call("GET", path));

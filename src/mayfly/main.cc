@@ -30,6 +30,7 @@
 #include "mayfly/processes.h"
 #include "mayfly/program_text.h"
 #include "mayfly/shell.h"
+#include "mayfly/template.h"
 #include "seccomp/policy/syscall_names.h"
 #include "snapshot/container.h"
 #include "snapshot/describe.h"
@@ -131,6 +132,20 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   return static_cast<int>(code);
 }
 
+int run_as_template(const Options& options) {
+  open_log_on_stderr();
+  if (auto installed = install_crash_handlers(); !installed) {
+    return refuse(installed.error());
+  }
+  set_syscall_names(syscall_name);
+  ::mallopt(M_ARENA_MAX, 1);  // as in run()
+  if (auto opened = open_log_and_metrics(options, Plan{}); !opened) {
+    return refuse(opened.error());
+  }
+  const auto served = run_template(options);
+  return served ? static_cast<int>(ExitCode::kOk) : refuse(served.error());
+}
+
 int examine_host() {
   const auto findings = examine(this_host());
   const bool told = std::fputs(report(findings).c_str(), stdout) >= 0 && std::fflush(stdout) == 0;
@@ -184,6 +199,8 @@ int main_of(int argument_count, char** arguments) {
     case Subcommand::kMonitor:
     case Subcommand::kRun:
       return run(*options, start);
+    case Subcommand::kTemplate:
+      return run_as_template(*options);
     case Subcommand::kDoctor:
       return examine_host();
     case Subcommand::kDescribeSnapshot:

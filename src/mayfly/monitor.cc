@@ -31,6 +31,7 @@
 #include "kvm/host_kind.h"
 #include "mayfly/confinement.h"
 #include "mayfly/version.h"
+#include "seccomp/filters.h"
 #include "vmm/micro_vm.h"
 
 namespace mayfly {
@@ -193,23 +194,27 @@ class AfterStart {
 class Api {
  public:
   // All are borrowed; `vm` is used by tasks of the loop only.
-  Api(const Options& options, const Plan& plan, EventLoop& loop, MicroVm& vm)
-      : instance_id_(options.id), plan_(plan), gate_(loop), vm_(vm) {}
+  Api(const Plan& plan, EventLoop& loop, MicroVm& vm) : plan_(plan), gate_(loop), vm_(vm) {}
   Api(const Api&) = delete;
   Api& operator=(const Api&) = delete;
   ~Api() { stop(); }
 
-  OrFailure<void> start(const std::string& socket, std::size_t max_body_bytes,
-                        const std::optional<Filters>& filters) {
-    api::ApiServerConfig config{.socket_path = socket, .confine = confinement(filters, FilteredThread::kApi)};
+  // The threads, each confined; and with open() whom they serve, as whose.
+  Result<void> start(std::size_t max_body_bytes, const std::optional<Filters>& filters) {
+    api::ApiServerConfig config{.socket_path = {}, .confine = confinement(filters, FilteredThread::kApi)};
     config.limits.max_body_bytes = max_body_bytes;
     MAYFLY_TRY_ASSIGN(
         files_, WorkerThread::start("mayfly_snapshot", confinement(filters, FilteredThread::kSnapshot)));
+    MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
+                        return router_->handle(request);
+                      }));
+    return {};
+  }
+  OrFailure<void> open(const std::string& instance_id, const std::string& socket) {
+    instance_id_ = instance_id;
     router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
                     *files_, vm_, plan_.logger, plan_.metrics);
-    MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
-                                 return router_->handle(request);
-                               }).map_error(blame_flag("--api-sock")));
+    MAYFLY_TRY(server_->listen(socket).map_error(blame_flag("--api-sock")));
     return {};
   }
 
@@ -230,7 +235,7 @@ class Api {
   }
 
  private:
-  const std::string instance_id_;
+  std::string instance_id_;
   const Plan& plan_;
   api::LoopGate gate_;
   MicroVm& vm_;
@@ -239,10 +244,17 @@ class Api {
   std::unique_ptr<api::ApiServer> server_;
 };
 
-}  // namespace
+// What the ways to run a microVM differ in.
+struct Way {
+  ConsoleConfig console{};
+  bool has_api = false;
+  // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that to
+  // the API's callers.
+  std::function<OrFailure<void>(MicroVm&, Api*)> begin;
+};
 
-OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
-  MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
+OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::optional<Filters>& filters,
+                       BootTrace* trace, Way way) {
   MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
 
   FirstOutcome outcome;
@@ -272,18 +284,19 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 
   SerialMetrics serial_metrics;
   MAYFLY_TRY_ASSIGN(AfterStart after_start, AfterStart::create(*loop, serial_metrics));
-  ConsoleConfig console;
-  console.input = STDIN_FILENO;
-  console.output = STDOUT_FILENO;
-  console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
-  console.on_foreground = foreground;
+  way.console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
+  way.console.on_foreground = foreground;
+  const bool has_console = way.console.input >= 0;
   std::optional<Api> api;  // before the microVM, which tells of itself to its very end
   MicroVm vm({.registrar = *loop,
               .serial_metrics = serial_metrics,
               .trace = trace,
-              .console = std::move(console),
+              .console = std::move(way.console),
               .on_outcome = end_with,
               .before_start = [&]() -> Result<void> {
+                if (!has_console) {
+                  return {};  // nor anybody who waits for a first line; and pages that all clones share
+                }
                 MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
                 return after_start.arm();
               },
@@ -293,9 +306,9 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
               .confine_side = confinement(filters, FilteredThread::kSnapshot),
               .boot_timer = options.boot_timer,
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
-              .on_event = options.api_socket ? [&api](const MicroVmEvent& event) { api->publish(event); }
-                                             : std::function<void(const MicroVmEvent&)>(),
-              .snapshots = options.api_socket.has_value()});
+              .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }
+                                      : std::function<void(const MicroVmEvent&)>(),
+              .snapshots = way.has_api});
   const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
     if (path) {
       vm.note_output(role, *path);
@@ -323,14 +336,11 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   }));
   MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
 
-  if (options.api_socket) {
-    api.emplace(options, plan, *loop, vm);
-    MAYFLY_TRY(api->start(*options.api_socket, options.max_body_bytes, filters));
-    LOG_INFO("control API at %s%s", options.api_socket->c_str(), plan.vm ? "" : ": waiting for calls");
+  if (way.has_api) {
+    api.emplace(plan, *loop, vm);
+    MAYFLY_TRY(api->start(options.max_body_bytes, filters));
   }
-  if (plan.vm) {
-    MAYFLY_TRY(start_at_once(vm, *plan.vm, options));
-  }
+  MAYFLY_TRY(way.begin(vm, api ? &*api : nullptr));
 
   MAYFLY_TRY(loop->run());
   if (api) {
@@ -355,6 +365,44 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
     api->stop();
   }
   return outcome.get();
+}
+
+}  // namespace
+
+OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
+  MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
+  Way way{.has_api = options.api_socket.has_value(), .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
+            if (api != nullptr) {
+              MAYFLY_TRY(api->open(options.id, *options.api_socket));
+              LOG_INFO("control API at %s%s", options.api_socket->c_str(),
+                       plan.vm ? "" : ": waiting for calls");
+            }
+            return plan.vm ? start_at_once(vm, *plan.vm, options) : OrFailure<void>();
+          }};
+  way.console.input = STDIN_FILENO;
+  way.console.output = STDOUT_FILENO;
+  return run(options, plan, filters, trace, std::move(way));
+}
+
+OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait& wait) {
+  MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
+  Way way{.has_api = !options.clones.no_api, .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
+            MAYFLY_TRY(vm.take_place(std::move(place)));
+            MAYFLY_TRY_ASSIGN(const CloneBirth birth, wait.for_birth());
+            if (birth.api_socket && api != nullptr) {
+              MAYFLY_TRY(api->open(birth.id, *birth.api_socket));
+            }
+            options.api_socket = birth.api_socket;
+            if (birth.serial_path) {
+              MAYFLY_TRY(vm.put_serial({.output_path = birth.serial_path, .rate_limiter = {}}));
+            }
+            MAYFLY_TRY(vm.load_clone(birth.load).map_error([](const BuildError& error) {
+              return Failure(error.error);
+            }));
+            wait.on_born();
+            return {};
+          }};
+  return run(options, Plan{}, filters, nullptr, std::move(way));
 }
 
 }  // namespace mayfly

@@ -2,6 +2,7 @@
 // code.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -9,6 +10,8 @@
 #include "mayfly/options.h"
 #include "mayfly/plan.h"
 #include "vmm/boot_trace.h"
+#include "vmm/clone_source.h"
+#include "vmm/micro_vm.h"
 #include "vmm/outcome.h"
 
 namespace mayfly {
@@ -18,5 +21,21 @@ namespace mayfly {
 // the crash handlers installed, descriptors 0 to 2 open. `trace` may be null. How it ended; a failure where
 // it could not be made (kBadConfiguration or kError) or where its end failed.
 OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace);
+
+// What becomes of a place.
+struct CloneBirth {
+  std::string id;
+  LoadRequest load{};                        // as MicroVm::load_clone()
+  std::optional<std::string> api_socket{};   // absent: no control API
+  std::optional<std::string> serial_path{};  // where what the guest prints goes; absent: nowhere
+};
+struct CloneWait {
+  std::function<OrFailure<CloneBirth>()> for_birth;  // called when all that can be done before is done
+  std::function<void()> on_born;  // called once the guest runs, or is paused as it was asked for
+};
+
+// The same of a clone, which has neither terminal nor metrics: first of what it needs whoever it will be. Of
+// `options`: filters, limits, whether clones have a control API; its socket's path is put into them.
+OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait& wait);
 
 }  // namespace mayfly

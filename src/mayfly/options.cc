@@ -68,6 +68,22 @@ constexpr const char* kDoctorFooter =
     "Each line is good, limited (microVMs run, without something) or BAD (they do not run), with what to do\n"
     "about it. Exit status: 0 if this host can run microVMs, else 1.\n";
 
+constexpr const char* kTemplateFooter =
+    "\n"
+    "It reads the snapshot once, keeps a pool of processes with a VM made ahead, and answers POST /clone on its\n"
+    "socket: each clone is a process and a microVM of its own, which shares the snapshot's memory with the\n"
+    "others until it writes to it. 'mayfly clone' asks for some; 'mayfly ps' lists them. SIGTERM and SIGINT end\n"
+    "the template; its clones live on. docs/templates.md has the rest.\n"
+    "\n"
+    "Exit status: 0 it was asked to end, 1 the host cannot, 153 the arguments or the snapshot cannot be used.\n";
+
+constexpr const char* kCloneFooter =
+    "\n"
+    "TEMPLATE is the --name of a template of this user, or the path of its socket. A line for each clone: its\n"
+    "process, its id and its control API's socket, or '-'. Either all of them are born or none is.\n"
+    "\n"
+    "Exit status: 0 they run, 1 they do not, 153 the arguments cannot be used.\n";
+
 constexpr const char* kPsFooter =
     "\n"
     "NAME is the --id, PID the process, SOCKET the control API's (--api-sock): found by looking at the\n"
@@ -197,6 +213,10 @@ class Named {
 constexpr const char* kRootDrive = "rootfs";  // its id
 
 constexpr std::uint64_t kMib = std::uint64_t{1} << 20;
+
+// Of `template` and `clone`.
+constexpr std::uint32_t kMaxPool = 1024;
+constexpr std::uint32_t kMaxClones = 1024;
 
 // "" or what is wrong with it, as CLI11's validators say it.
 std::string check_id(const std::string& text) {
@@ -542,6 +562,79 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
   }
 }
 
+// A number from 1 to `most`, into `target`.
+void add_number(CLI::App* made, const char* name, std::uint32_t most, std::uint32_t& target, const char* help) {
+  made->add_option_function<std::string>(
+          name,
+          [&target](const std::string& text) {
+            target = parse_integer<std::uint32_t>(text).value_or(target);
+          },
+          help)
+      ->type_name("N")
+      ->check([most](const std::string& text) {
+        const auto number = parse_integer<std::uint32_t>(text);
+        return number && *number >= 1 && *number <= most
+                   ? ""
+                   : "\"" + text + "\" must be a number from 1 to " + std::to_string(most);
+      });
+}
+
+void add_template_options(CLI::App* made, const Named& named, Options& options) {
+  made->footer(kTemplateFooter);
+  made->add_option("STATE", options.clones.state_path, "The snapshot's state file")
+      ->type_name("FILE")
+      ->required();
+  made->add_option("MEMORY", options.clones.memory_path, "The snapshot's memory file")
+      ->type_name("FILE")
+      ->required();
+  if (named("--name")) {
+    made->add_option("--name", options.clones.name,
+                     "What it is called, and its clones where nobody says otherwise: NAME-1, NAME-2, ... "
+                     "(default: template)")
+        ->type_name("NAME")
+        ->check(check_id);
+  }
+  if (named("--pool")) {
+    add_number(made, "--pool", kMaxPool, options.clones.pool,
+               "How many clones to have ready, 1 to 1024 (default: 8)");
+  }
+  if (named("--no-clone-api")) {
+    made->add_flag("--no-clone-api", options.clones.no_api,
+                   "Clones without a control API each: cheaper, for very many");
+  }
+  add_api_options(*made, named, options);
+  add_seccomp_options(*made, named, options);
+  add_log_options(*made, named, options.log, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
+}
+
+void add_clone_options(CLI::App* made, const Named& named, CloneOptions& clones) {
+  made->footer(kCloneFooter);
+  made->add_option("TEMPLATE", clones.template_name, "Which template: its name, or the path of its socket")
+      ->type_name("TEMPLATE")
+      ->required();
+  if (named("--count") || named("-n")) {
+    add_number(made, "-n,--count", kMaxClones, clones.count, "How many, 1 to 1024 (default: 1)");
+  }
+  if (named("--id-prefix")) {
+    made->add_option("--id-prefix", clones.id_prefix,
+                     "Their ids are ID-N, with a number of the template's (default: the template's name)")
+        ->type_name("ID")
+        ->check(check_id);
+  }
+  if (named("--serial")) {
+    made->add_option("--serial", clones.serial_path,
+                     "Append what the guest prints to this file; {id} and {n} stand for the clone's id and "
+                     "number (default: nowhere)")
+        ->type_name("FILE");
+  }
+  if (named("--no-api")) {
+    made->add_flag("--no-api", clones.no_api, "Without a control API each: they cost less");
+  }
+  if (named("--paused")) {
+    made->add_flag("--paused", clones.paused, "Leave them paused");
+  }
+}
+
 void add_time(CLI::App& app, const Named& named, const char* name, std::optional<std::uint64_t>& value,
               const char* help) {
   if (named(name)) {
@@ -594,7 +687,7 @@ tl::unexpected<ParseStop> refused(const std::string& text, const std::string& pr
 }
 
 bool is_subcommand(const std::string& word) {
-  return word == "run" || word == "doctor" ||
+  return word == "run" || word == "doctor" || word == "template" || word == "clone" ||
          std::ranges::any_of(kShellCommands,
                              [&word](const ShellCommand& command) { return word == command.name; });
 }
@@ -687,6 +780,16 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
     made->footer(kDoctorFooter);
     subcommands.emplace_back(made, Subcommand::kDoctor);
   }
+  if (is_offered("template")) {
+    CLI::App* made = app.add_subcommand("template", "Keep a snapshot ready to be cloned in a millisecond");
+    add_template_options(made, named, options);
+    subcommands.emplace_back(made, Subcommand::kTemplate);
+  }
+  if (is_offered("clone")) {
+    CLI::App* made = app.add_subcommand("clone", "Start clones of a template's snapshot");
+    add_clone_options(made, named, options.clones);
+    subcommands.emplace_back(made, Subcommand::kClone);
+  }
   for (const ShellCommand& command : kShellCommands) {
     if (is_offered(command.name)) {
       CLI::App* made = app.add_subcommand(command.name, command.summary);
@@ -771,8 +874,15 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   if (!is_monitor && (options.no_api || options.config_file)) {
     return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
   }
-  if (!is_monitor && options.subcommand != Subcommand::kRun && options.api_socket) {
-    return refused("--api-sock goes with 'mayfly run' or without a subcommand", "mayfly");
+  const bool is_template = options.subcommand == Subcommand::kTemplate;
+  if (!is_monitor && options.subcommand != Subcommand::kRun && !is_template && options.api_socket) {
+    return refused("--api-sock goes with 'mayfly run', 'mayfly template' or without a subcommand", "mayfly");
+  }
+  if (is_template && !options.api_socket) {
+    return refused("--api-sock PATH is needed: where clones are asked for", "mayfly template");
+  }
+  if (is_template) {
+    options.id = options.clones.name;
   }
   if (options.no_api && options.api_socket) {
     return refused("--no-api and --api-sock contradict each other", "mayfly");

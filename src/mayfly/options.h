@@ -18,6 +18,8 @@ enum class Subcommand : std::uint8_t {
   kMonitor,  // no subcommand: the dialect's own flags
   kRun,
   kDoctor,
+  kTemplate,
+  kClone,
   kPs,  // this one and those below: microVMs that run already
   kPause,
   kResume,
@@ -67,6 +69,20 @@ struct ShellOptions {
   std::optional<std::string> output_path{};  // merge
 };
 
+// Of `template` and `clone`.
+struct CloneOptions {
+  std::string state_path;
+  std::string memory_path;
+  std::string name = "template";
+  std::uint32_t pool = 8;     // processes kept ready
+  std::string template_name;  // clone: which one, by name or by its socket's path
+  std::uint32_t count = 1;
+  std::optional<std::string> id_prefix;
+  bool no_api = false;
+  bool paused = false;
+  std::optional<std::string> serial_path;
+};
+
 struct Options {
   Subcommand subcommand = Subcommand::kMonitor;
   std::string id = "anonymous-instance";
@@ -86,6 +102,7 @@ struct Options {
   LogOptions log;
   RunOptions run;
   ShellOptions shell;
+  CloneOptions clones;
 };
 
 // What parsing says where there is nothing to run: text for stdout (help, version; exit code 0), or an error

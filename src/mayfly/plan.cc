@@ -123,7 +123,7 @@ OrFailure<LogConfig> log_config_of(const Options& options, const Plan& plan) {
   config.module = either(flags.module, section.module);
   config.show_level = flags.show_level || section.show_level.value_or(false);
   config.show_origin = flags.show_origin || section.show_log_origin.value_or(false);
-  config.level = options.subcommand == Subcommand::kRun ? LogLevel::kWarn : LogLevel::kInfo;
+  config.level = options.subcommand == Subcommand::kMonitor ? LogLevel::kInfo : LogLevel::kWarn;
   if (const auto level = either(flags.level, section.level)) {
     MAYFLY_TRY_ASSIGN(config.level, parse_log_level(*level).map_error([&](const Error& error) {
       return flags.level ? blame_flag("--level")(error)

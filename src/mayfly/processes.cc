@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/text.h"
 #include "mayfly/options.h"
+#include "mayfly/process_title.h"
 
 namespace mayfly {
 namespace {
@@ -97,9 +98,22 @@ std::vector<std::string> split_arguments(std::string_view text) {
   return arguments;
 }
 
-// What the program itself makes of its arguments; nothing where they are not a monitor's.
-std::optional<Options> monitor_options(std::string_view command_line) {
-  const std::vector<std::string> arguments = split_arguments(command_line);
+using Wanted = bool (*)(Subcommand);
+bool is_monitor(Subcommand subcommand) {
+  return subcommand == Subcommand::kMonitor || subcommand == Subcommand::kRun;
+}
+bool is_template(Subcommand subcommand) {
+  return subcommand == Subcommand::kTemplate;
+}
+
+// What the program itself makes of its arguments; nothing where they are not those of what is wanted.
+std::optional<Options> options_of(std::string_view command_line, Wanted wanted) {
+  std::vector<std::string> arguments = split_arguments(command_line);
+  if (arguments.size() > 1 && arguments[1].starts_with(kCloneMark)) {
+    arguments[1] = "run";
+    // Where they were written over longer ones, empty ones follow.
+    std::erase(arguments, "");
+  }
   std::vector<const char*> pointers;
   pointers.reserve(arguments.size());
   for (const std::string& argument : arguments) {
@@ -109,7 +123,7 @@ std::optional<Options> monitor_options(std::string_view command_line) {
     return std::nullopt;
   }
   auto options = parse_options(static_cast<int>(pointers.size()) - 1, pointers.data() + 1);
-  if (!options || (options->subcommand != Subcommand::kMonitor && options->subcommand != Subcommand::kRun)) {
+  if (!options || !wanted(options->subcommand)) {
     return std::nullopt;
   }
   return std::move(*options);
@@ -131,7 +145,7 @@ struct Found {
   std::string command_line;
 };
 
-std::optional<Found> look_at(const ProcessView& view, pid_t pid) {
+std::optional<Found> look_at(const ProcessView& view, pid_t pid, Wanted wanted) {
   const std::string folder = view.proc + "/" + std::to_string(pid);
   const auto status = read_file(folder + "/status", "process", kMaxStatus);
   if (!status || first_number<uid_t>(field_of(*status, "Uid")) != view.user ||
@@ -143,7 +157,7 @@ std::optional<Found> look_at(const ProcessView& view, pid_t pid) {
   if (!start_time || !command_line) {
     return std::nullopt;
   }
-  const auto options = monitor_options(*command_line);
+  const auto options = options_of(*command_line, wanted);
   if (!options) {
     return std::nullopt;
   }
@@ -171,19 +185,13 @@ bool is_copy(const Found& child, const std::vector<Found>& all) {
   });
 }
 
-}  // namespace
-
-ProcessView this_users_processes() {
-  return {.user = ::getuid()};
-}
-
-Result<std::vector<MonitorProcess>> find_monitors(const ProcessView& view) {
+Result<std::vector<MonitorProcess>> find(const ProcessView& view, Wanted wanted) {
   std::vector<Found> all;
   std::error_code error;
   std::filesystem::directory_iterator entry(view.proc, error);
   for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
     if (const auto pid = parse_integer<pid_t>(entry->path().filename().native()); pid && *pid > 0) {
-      if (auto found = look_at(view, *pid)) {
+      if (auto found = look_at(view, *pid, wanted)) {
         all.push_back(std::move(*found));
       }
     }
@@ -199,6 +207,20 @@ Result<std::vector<MonitorProcess>> find_monitors(const ProcessView& view) {
   }
   std::ranges::sort(monitors, {}, &MonitorProcess::pid);
   return monitors;
+}
+
+}  // namespace
+
+ProcessView this_users_processes() {
+  return {.user = ::getuid()};
+}
+
+Result<std::vector<MonitorProcess>> find_monitors(const ProcessView& view) {
+  return find(view, is_monitor);
+}
+
+Result<std::vector<MonitorProcess>> find_templates(const ProcessView& view) {
+  return find(view, is_template);
 }
 
 Result<std::optional<UniqueFd>> open_process(const ProcessView& view, const MonitorProcess& process) {

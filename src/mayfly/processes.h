@@ -38,6 +38,9 @@ ProcessView this_users_processes();
 // that ends meanwhile, or that cannot be looked at, is left out. Errors: /proc cannot be read.
 Result<std::vector<MonitorProcess>> find_monitors(const ProcessView& view);
 
+// The same of templates (template.h): their names are their ids.
+Result<std::vector<MonitorProcess>> find_templates(const ProcessView& view);
+
 // A pidfd of the process, or nothing where it has ended by now. Readable once it ends (pidfd_open(2)).
 Result<std::optional<UniqueFd>> open_process(const ProcessView& view, const MonitorProcess& process);
 

@@ -17,6 +17,7 @@
 #include <tuple>
 #include <utility>
 
+#include "api/clone_call.h"
 #include "api/vm_client.h"
 #include "base/text.h"
 
@@ -33,6 +34,8 @@ constexpr std::chrono::seconds kCallPatience{10};
 constexpr std::chrono::minutes kDiskPatience{30};
 // Whoever wants a microVM ended waits for its guest, not for a monitor that hangs.
 constexpr std::chrono::seconds kAskPatience{2};
+// All clones of a call.
+constexpr std::chrono::seconds kClonePatience{60};
 // Between SIGTERM and the process's end there is nothing that waits for a guest.
 constexpr std::chrono::seconds kTermPatience{10};
 
@@ -206,6 +209,49 @@ OrFailure<std::string> stop(const MonitorProcess& process, const ProcessView& vi
   return "";
 }
 
+// Where the template answers: `name` is a socket's path where it has a '/'.
+OrFailure<std::string> find_template(const ProcessView& view, const std::string& name) {
+  if (name.find('/') != std::string::npos) {
+    return name;
+  }
+  MAYFLY_TRY_ASSIGN(const std::vector<MonitorProcess> templates, find_templates(view));
+  std::vector<MonitorProcess> named;
+  std::ranges::copy_if(templates, std::back_inserter(named),
+                       [&name](const MonitorProcess& process) { return process.id == name; });
+  if (named.size() == 1) {
+    return named.front().socket_to_connect;
+  }
+  return tl::make_unexpected(Failure(
+      ExitCode::kError, named.empty() ? "there is no template \"" + name + "\" of this user; " +
+                                            (templates.empty() ? "none is running"
+                                                               : "running are: " + list_of(templates))
+                                      : "several templates are called \"" + name +
+                                            "\": name one by its socket's path: " + list_of(named)));
+}
+
+OrFailure<std::string> clone(const ProcessView& view, const CloneOptions& wanted) {
+  MAYFLY_TRY_ASSIGN(const std::string socket, find_template(view, wanted.template_name));
+  const api::CloneRequest request{.count = wanted.count,
+                                  .id_prefix = wanted.id_prefix,
+                                  .api = !wanted.no_api,
+                                  .serial_path = wanted.serial_path,
+                                  .load = {.resume = !wanted.paused}};
+  MAYFLY_TRY_ASSIGN(const std::vector<api::BornClone> born,
+                    api::ask_for_clones(socket, kClonePatience, request).map_error([&](const Error& error) {
+                      return Failure(error.within("template " + wanted.template_name));
+                    }));
+  std::string text;
+  for (const api::BornClone& each : born) {
+    text.append(std::to_string(each.pid))
+        .append(" ")
+        .append(escaped(each.id))
+        .append(" ")
+        .append(each.socket ? escaped(*each.socket) : "-")
+        .append("\n");
+  }
+  return text;
+}
+
 OrFailure<std::string> call(const MonitorProcess& process, const Options& options) {
   if (!process.socket) {
     return tl::make_unexpected(
@@ -321,6 +367,9 @@ OrFailure<MonitorProcess> choose(const std::vector<MonitorProcess>& processes, c
 }
 
 OrFailure<std::string> run_shell_command(const Options& options, const ProcessView& view, const Tell& tell) {
+  if (options.subcommand == Subcommand::kClone) {
+    return clone(view, options.clones);
+  }
   MAYFLY_TRY_ASSIGN(const std::vector<MonitorProcess> processes, find_monitors(view));
   if (options.subcommand == Subcommand::kPs) {
     if (options.shell.quiet) {

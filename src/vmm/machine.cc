@@ -14,18 +14,6 @@
 namespace mayfly {
 namespace {
 
-Backing backing_of(HugePages huge_pages) {
-  switch (huge_pages) {
-    case HugePages::kNone:
-      return Backing::kAnonymous;
-    case HugePages::kTransparent:
-      return Backing::kTransparentHuge;
-    case HugePages::k2M:
-      return Backing::kHugetlb2M;
-  }
-  return Backing::kAnonymous;
-}
-
 // A step of the build, as a phase of the trace.
 template <typename Step>
 auto traced(BootTrace* trace, std::string_view name, Step step) {
@@ -36,23 +24,6 @@ auto traced(BootTrace* trace, std::string_view name, Step step) {
 Result<GuestMemory> map_memory(const MachineConfig& config) {
   MAYFLY_TRY_ASSIGN(const auto ranges, guest_memory_ranges(config.mem_size_mib << 20));
   return GuestMemory::create(ranges, backing_of(config.huge_pages));
-}
-
-tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace) {
-  const std::span<const CapabilityChange> capabilities =
-      config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
-  MAYFLY_TRY_ASSIGN(Kvm kvm, traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
-  MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
-               return kvm.check_extension(number);
-             }).map_error(of_cpu_config));
-  for (const std::string& warning : kvm.warnings()) {
-    LOG_WARN("%s", warning.c_str());
-  }
-  if (config.machine.vcpu_count > kvm.max_vcpus()) {
-    return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
-                                             ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
-  }
-  return kvm;
 }
 
 // Null where nobody asks for the mark. `trace` may be null.
@@ -113,6 +84,36 @@ class Aside {
 };
 
 }  // namespace
+
+Backing backing_of(HugePages huge_pages) {
+  switch (huge_pages) {
+    case HugePages::kNone:
+      return Backing::kAnonymous;
+    case HugePages::kTransparent:
+      return Backing::kTransparentHuge;
+    case HugePages::k2M:
+      return Backing::kHugetlb2M;
+  }
+  return Backing::kAnonymous;
+}
+
+tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace) {
+  const std::span<const CapabilityChange> capabilities =
+      config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
+  MAYFLY_TRY_ASSIGN(Kvm kvm,
+                    traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
+  MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
+               return kvm.check_extension(number);
+             }).map_error(of_cpu_config));
+  for (const std::string& warning : kvm.warnings()) {
+    LOG_WARN("%s", warning.c_str());
+  }
+  if (config.machine.vcpu_count > kvm.max_vcpus()) {
+    return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
+                                             ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
+  }
+  return kvm;
+}
 
 void Machine::Ending::power_event(PowerEvent event) noexcept {
   if (event == PowerEvent::kReset) {
@@ -193,6 +194,19 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   return machine;
 }
 
+Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, Kvm kvm,
+                                         Processor processor, std::uint32_t vcpus) {
+  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
+  MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(kvm, memory, windows.all()));
+  MachineFrame frame{std::move(memory), std::move(windows),   std::move(kvm),
+                     std::move(vm),     std::move(processor), {}};
+  for (std::uint32_t id = 0; id < vcpus; ++id) {
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
+    frame.vcpus.push_back(std::move(vcpu));
+  }
+  return frame;
+}
+
 tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConfig& config,
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings) {
@@ -203,30 +217,62 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
       parts.state.transports.size() != parts.devices.size()) {
     return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
   }
+  GuestMemory& memory = parts.memory.value();
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
   MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
   Aside<Result<Processor>> comparison([&] {
     return traced(trace, "compare CPUID",
                   [&] { return restore_processor(kvm, std::move(parts.state.vcpus)); });
   });
-  auto made =
-      traced(trace, "create VM", [&] { return create_platform_vm(kvm, parts.memory, windows.all()); });
+  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
   // That this host is another is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(Processor processor, comparison.take());
   MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
-  std::unique_ptr<Machine> machine(new Machine(std::move(parts.memory), std::move(windows),
+  std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
                                                {std::move(kvm), std::move(vm), std::move(processor)},
                                                std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(traced(trace, "restore vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
-  MAYFLY_TRY(traced(trace, "restore devices", [&] { return machine->restore_devices(parts); }));
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
-  machine->state_ = State::kPaused;
-  // A guest that was saved may go on more than once, and has to know.
-  MAYFLY_TRY(machine->notify_generation_change());
+  MAYFLY_TRY(machine->finish_restore(parts));
   return machine;
+}
+
+Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, MachineSurroundings surroundings) {
+  MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
+  std::unique_ptr<Machine> machine(
+      new Machine(std::move(frame.memory), std::move(frame.windows),
+                  {std::move(frame.kvm), std::move(frame.vm), std::move(frame.processor)},
+                  std::move(serial_line), std::move(surroundings)));
+  for (Vcpu& vcpu : frame.vcpus) {
+    machine->add_cpu(std::move(vcpu));
+  }
+  MAYFLY_TRY(machine->start_threads());
+  return machine;
+}
+
+tl::expected<void, BuildError> Machine::restore_ahead(const RestoreParts& parts) {
+  MAYFLY_CHECK(parts.devices.size() == parts.queues.size(), "every device has queues");
+  if (parts.state.transports.size() != parts.devices.size()) {
+    return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of devices");
+  }
+  MAYFLY_TRY(add_virtio(parts.devices));
+  MAYFLY_TRY(connect_devices());
+  for (const auto& cpu : cpus_) {
+    MAYFLY_TRY(platform_.processor.set_up(cpu->vcpu()));
+  }
+  platform_.processor.set_up = {};  // and what it held
+  MAYFLY_TRY(finish_restore(parts));
+  return {};
+}
+
+Result<void> Machine::finish_restore(const RestoreParts& parts) {
+  MAYFLY_TRY(traced(trace_, "restore devices", [&] { return restore_devices(parts); }));
+  state_ = State::kPaused;
+  // A guest that was saved may go on more than once, and has to know.
+  return notify_generation_change();
 }
 
 // After the vCPUs: interrupts that were pending are raised again, at local APICs that are there.
@@ -258,12 +304,15 @@ Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
   return {};
 }
 
+void Machine::add_cpu(Vcpu vcpu) {
+  cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), CpuBuses{ports_, mmio_, &power_line_}, trace_));
+}
+
 tl::expected<void, BuildError> Machine::create_cpus(std::uint32_t count) {
-  const CpuBuses buses{ports_, mmio_, &power_line_};
   for (std::uint32_t index = 0; index < count; ++index) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, platform_.vm.create_vcpu(index));
     MAYFLY_TRY(platform_.processor.set_up(vcpu));
-    cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), buses, trace_));
+    add_cpu(std::move(vcpu));
   }
   platform_.processor.set_up = {};  // and what it held
   return {};

@@ -39,6 +39,13 @@
 
 namespace mayfly {
 
+// What a machine's memory is made of.
+Backing backing_of(HugePages huge_pages);
+
+// KVM, able to run that machine. `trace` may be null. What a CPU template asks for and this KVM does not have is
+// the configuration's fault.
+tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace);
+
 // What a machine needs from around it. Borrowed; outlives the machine.
 struct MachineSurroundings {
   EventRegistrar& registrar;  // of the thread that owns the machine
@@ -72,9 +79,20 @@ struct MachineState {
   std::vector<MmioTransportState> transports{};  // of the virtio devices, in the order of their windows
 };
 
+// What of a machine takes the host longest, and needs neither devices nor what its vCPUs hold: made ahead for
+// clones. Destroyed from the last to the first.
+struct MachineFrame {
+  GuestMemory memory;
+  VirtioWindows windows;
+  Kvm kvm;
+  Vm vm;
+  Processor processor;      // to set up the vCPUs with
+  std::vector<Vcpu> vcpus;  // fresh
+};
+
 // What a machine is made of that goes on where another was saved.
 struct RestoreParts {
-  GuestMemory memory;
+  std::optional<GuestMemory> memory;  // none for a machine that was made ahead
   // In the order of their windows, each restored to what it said when the machine was saved, and how far the
   // queues of each had come. Borrowed as in MachineParts.
   std::span<VirtioDevice* const> devices;
@@ -106,6 +124,15 @@ class Machine {
   static tl::expected<std::unique_ptr<Machine>, BuildError> restore(const VmConfig& config,
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings);
+
+  // For `devices` virtio devices. By the process that is to run it: KVM ties a VM to the address space that it
+  // was made in.
+  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, Kvm kvm,
+                                         Processor processor, std::uint32_t vcpus);
+  // A machine of which nothing is missing but what restore_ahead() brings, its vCPUs' threads parked.
+  static Result<std::unique_ptr<Machine>> make_ahead(MachineFrame frame, MachineSurroundings surroundings);
+  // Makes of it what restore() makes; once. After an error it is to be given up.
+  tl::expected<void, BuildError> restore_ahead(const RestoreParts& parts);
 
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -187,6 +214,9 @@ class Machine {
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
   tl::expected<void, BuildError> create_cpus(std::uint32_t count);
+  void add_cpu(Vcpu vcpu);
+  // After the vCPUs are restored.
+  Result<void> finish_restore(const RestoreParts& parts);
   Result<void> restore_devices(const RestoreParts& parts);
   Result<void> start_threads();
   void note_pause();

@@ -30,6 +30,7 @@
 #include "rate_limiter/token_bucket.h"
 #include "snapshot/micro_vm_state.h"
 #include "vmm/boot_trace.h"
+#include "vmm/clone_source.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
 #include "vmm/machine.h"
@@ -111,9 +112,9 @@ struct RecordedSet {
 
 // What a microVM goes on from.
 struct LoadRequest {
-  std::string state_path;
+  std::string state_path{};
   // The memory file; or the socket of a process that brings the pages (memory/userfault.h).
-  std::string memory_path;
+  std::string memory_path{};
   bool memory_from_handler = false;
   bool track_dirty_pages = false;
   std::optional<HugePages> huge_pages{};  // absent: as they were
@@ -176,6 +177,10 @@ class MicroVm {
   // What does not fit this host, or is no snapshot, or whose disks are not those that it knew, is refused by
   // name, and all is as it was.
   tl::expected<void, BuildError> load_snapshot(const LoadRequest& request);
+  // The same in two steps: the machine ahead, of which nothing runs, and then as a clone. Of the request only
+  // what is the clone's own counts: overrides, metadata, clock, resume. After an error it is to be given up.
+  Result<void> take_place(ClonePlace place);
+  tl::expected<void, BuildError> load_clone(const LoadRequest& request);
 
   // What stands against a snapshot. kInvalidArgument where a file of the snapshot would take the place of one
   // that the microVM uses; kBusy where it runs; kUnsupported where something of it cannot be saved.
@@ -237,7 +242,14 @@ class MicroVm {
   tl::expected<void, BuildError> bring_up(const Make& make);
   void take_down();
   tl::expected<void, BuildError> start_machine();
+  using Load = std::function<tl::expected<void, BuildError>()>;
+  tl::expected<void, BuildError> load_by(const LoadRequest& request, const Load& load);
   tl::expected<void, BuildError> load(const LoadRequest& request);
+  // What the request changes of config_, and whether that can be.
+  Result<void> apply_changes(const LoadRequest& request);
+  // With config_ as it is to be, and the devices open. Without memory: the machine that was made ahead.
+  tl::expected<void, BuildError> go_on(MicroVmState saved, std::optional<GuestMemory> memory,
+                                       const LoadRequest& request);
   Result<void> override_devices(VmConfig& config, const LoadRequest& request) const;
   Result<void> open_restored(const MicroVmState& state);
   Result<GuestMemory> load_memory(const LoadRequest& request, const MicroVmState& state);
@@ -266,6 +278,24 @@ class MicroVm {
     std::vector<MicroVmEvent> held_ MAYFLY_GUARDED_BY(mutex_);
   };
 
+  // The serial port's back end of a machine that is made before it is known where its output goes.
+  class LateConsole final : public SerialBackend {
+   public:
+    // Before the machine runs. Borrowed; outlives the machine.
+    void connect(Console& console) { console_ = &console; }
+    void transmit(std::uint8_t byte) override { console_->transmit(byte); }
+    void input_room_available() override { console_->input_room_available(); }
+
+   private:
+    Console* console_ = nullptr;
+  };
+  // What a clone goes on from, and its machine.
+  struct Ahead {
+    VmConfig config;
+    MicroVmState state;
+    std::unique_ptr<Machine> machine;
+  };
+
   MicroVmSurroundings around_;
   Events events_;  // before all that tells
   std::shared_ptr<Mmds> mmds_;
@@ -288,6 +318,8 @@ class MicroVm {
     kLogged,      // the last snapshot; the ledger knows
   };
   DiffBase diff_base_ = DiffBase::kNone;
+  LateConsole late_console_;
+  std::optional<Ahead> ahead_;
   std::unique_ptr<Machine> machine_;
   std::optional<DirtyLedger> ledger_;  // of the machine, while writes are logged
   // Of the machine's memory, each from a load on.

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -28,41 +29,6 @@ namespace {
 constexpr const char* kStateRole = "the snapshot's state file";
 constexpr const char* kMemoryRole = "the snapshot's memory file";
 constexpr const char* kWorkingSetRole = "working set";
-
-Backing backing_for(HugePages pages) {
-  switch (pages) {
-    case HugePages::kNone:
-      return Backing::kAnonymous;
-    case HugePages::kTransparent:
-      return Backing::kTransparentHuge;
-    case HugePages::k2M:
-      return Backing::kHugetlb2M;
-  }
-  return Backing::kAnonymous;
-}
-
-// The state file's bytes. A FIFO or a device, on which the monitor might wait without end, is none.
-Result<std::string> read_state(const std::string& path) {
-  constexpr const char* kRole = "snapshot";
-  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, kRole));
-  const std::string name = std::string(kRole) + " " + path;
-  struct stat status {};
-  if (::fstat(file.get(), &status) != 0) {
-    return fail_errno(errno, "look at " + name);
-  }
-  if (!S_ISREG(status.st_mode)) {
-    return fail(ErrorCode::kInvalidArgument, name + ": is not a regular file");
-  }
-  if (status.st_size > static_cast<off_t>(kMaxSnapshotState)) {
-    return fail(ErrorCode::kOutOfRange,
-                name + ": larger than " + std::to_string(kMaxSnapshotState) + " bytes");
-  }
-  std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
-  MAYFLY_TRY_ASSIGN(const std::size_t count,
-                    read_at(file, 0, {.iov_base = bytes.data(), .iov_len = bytes.size()}, name));
-  bytes.resize(count);
-  return bytes;
-}
 
 // The handler that listens at `path`.
 Result<UniqueFd> connect_to_handler(const std::string& path) {
@@ -261,6 +227,35 @@ Result<void> MicroVm::follow_working_set(const LoadRequest& request, const Guest
 }
 
 tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request) {
+  return load_by(request, [&] { return load(request); });
+}
+
+Result<void> MicroVm::take_place(ClonePlace place) {
+  MAYFLY_TRY(expect_not_started());
+  MAYFLY_TRY_ASSIGN(auto machine, Machine::make_ahead(std::move(place.frame),
+                                                      {.registrar = around_.registrar,
+                                                       .console = late_console_,
+                                                       .serial_metrics = around_.serial_metrics,
+                                                       .trace = around_.trace,
+                                                       .on_outcome = around_.on_outcome,
+                                                       .on_boot_mark = on_boot_mark(),
+                                                       .confine_vcpu = around_.confine_vcpu}));
+  MAYFLY_TRY(machine->wait_confined());
+  ahead_.emplace(Ahead{std::move(place.config), std::move(place.state), std::move(machine)});
+  return {};
+}
+
+tl::expected<void, BuildError> MicroVm::load_clone(const LoadRequest& request) {
+  MAYFLY_CHECK(ahead_.has_value(), "a clone has a place");
+  return load_by(request, [&]() -> tl::expected<void, BuildError> {
+    config_ = std::move(ahead_->config);
+    MAYFLY_TRY(apply_changes(request));
+    MAYFLY_TRY(open_restored(ahead_->state));
+    return go_on(std::move(ahead_->state), std::nullopt, request);
+  });
+}
+
+tl::expected<void, BuildError> MicroVm::load_by(const LoadRequest& request, const Load& load) {
   MAYFLY_TRY(expect_not_started());
   if (request.record_working_set && request.working_set_path) {
     return fail(ErrorCode::kInvalidArgument,
@@ -274,7 +269,7 @@ tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request
   }
   const VmConfig before = config_;
   events_.tell(MicroVmEvent::Kind::kStarting);
-  auto loaded = load(request);
+  auto loaded = load();
   if (!loaded) {
     take_down();
     diff_base_ = DiffBase::kNone;
@@ -305,20 +300,29 @@ tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
   const auto within = [&request](const Error& error) {
     return error.within("snapshot " + request.state_path);
   };
-  MAYFLY_TRY_ASSIGN(const std::string bytes, read_state(request.state_path));
+  MAYFLY_TRY_ASSIGN(const std::string bytes, read_snapshot_state(request.state_path));
   MAYFLY_TRY_ASSIGN(MicroVmState saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
   MAYFLY_TRY_ASSIGN(config_, config_of(saved).map_error(within));
   config_.machine.track_dirty_pages = request.track_dirty_pages;
   config_.machine.huge_pages = request.huge_pages.value_or(config_.machine.huge_pages);
+  MAYFLY_TRY(apply_changes(request));
+  MAYFLY_TRY(open_restored(saved));
+  MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory(request, saved));
+  return go_on(std::move(saved), std::move(memory), request);
+}
+
+Result<void> MicroVm::apply_changes(const LoadRequest& request) {
   MAYFLY_TRY(override_devices(config_, request));
   MAYFLY_TRY(config_.validate_devices());
   MAYFLY_TRY(check_inputs(config_));
   if (request.metadata) {
     MAYFLY_TRY(Mmds(around_.mmds_size_limit).put(*request.metadata));
   }
-  MAYFLY_TRY(open_restored(saved));
-  MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory(request, saved));
+  return {};
+}
 
+tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<GuestMemory> memory,
+                                              const LoadRequest& request) {
   std::vector<std::vector<std::optional<VirtQueueState>>> queues(saved.drives.size() + saved.networks.size());
   MachineState machine{.vcpus = std::move(saved.vcpus),
                        .platform = saved.platform,
@@ -335,18 +339,25 @@ tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
     queues.at(network.slot) = std::move(network.state.queues);
   }
   const auto mark = saved.mark;
-  const bool maps_file = memory.backing() == Backing::kPrivateFile;
+  const GuestMemory& memory_now = memory ? *memory : ahead_->machine->memory();
+  const bool maps_file = memory_now.backing() == Backing::kPrivateFile;
   DiffBase base = DiffBase::kNone;
   const Make make =
       [&](std::span<VirtioDevice* const> devices,
           MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
-    MAYFLY_TRY_ASSIGN(auto restored, Machine::restore(config_,
-                                                      {.memory = std::move(memory),
-                                                       .devices = devices,
-                                                       .queues = queues,
-                                                       .state = std::move(machine),
-                                                       .advance_clock = request.advance_clock},
-                                                      std::move(surroundings)));
+    RestoreParts parts{.memory = std::move(memory),
+                       .devices = devices,
+                       .queues = queues,
+                       .state = std::move(machine),
+                       .advance_clock = request.advance_clock};
+    std::unique_ptr<Machine> restored;
+    if (parts.memory) {
+      MAYFLY_TRY_ASSIGN(restored, Machine::restore(config_, std::move(parts), std::move(surroundings)));
+    } else {
+      restored = std::move(ahead_->machine);
+      late_console_.connect(*console_);
+      MAYFLY_TRY(restored->restore_ahead(parts));
+    }
     MAYFLY_TRY(follow_working_set(request, restored->memory(), mark));
     if (maps_file && page_map_) {
       base = DiffBase::kLoadedFile;  // without a log, which takes milliseconds to begin
@@ -414,32 +425,16 @@ Result<void> MicroVm::open_restored(const MicroVmState& state) {
 
 Result<GuestMemory> MicroVm::load_memory(const LoadRequest& request, const MicroVmState& state) {
   const TracePhase phase(around_.trace, "load memory");
-  std::vector<GuestRange> ranges;
-  for (const SavedRange& range : state.memory) {
-    const auto checked = GuestRange::make(GuestAddress(range.address), range.size);
-    if (!checked) {
-      return fail(ErrorCode::kInvalidImage, "section memory 0: a range wraps");
-    }
-    ranges.push_back(*checked);
-  }
-  const Backing backing = backing_for(config_.machine.huge_pages);
   if (!request.memory_from_handler) {
     constexpr const char* kRole = "snapshot memory file";
     MAYFLY_TRY_ASSIGN(UniqueFd file, open_file(request.memory_path, O_RDONLY | O_NONBLOCK, kRole));
-    const std::string name = std::string(kRole) + " " + request.memory_path;
-    MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory_file(ranges, backing, std::move(file), name));
-    if (state.mark) {
-      MAYFLY_TRY_ASSIGN(const RandomId mark, read_snapshot_mark(memory, vm_gen_id_page()));
-      if (std::bit_cast<SnapshotMark>(mark) != *state.mark) {
-        return fail(ErrorCode::kInvalidImage,
-                    name + ": is of another snapshot than the state file " + request.state_path);
-      }
-    }
-    return memory;
+    return load_saved_memory(state, config_.machine.huge_pages, std::move(file),
+                             std::string(kRole) + " " + request.memory_path, request.state_path);
   }
+  MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state));
   MAYFLY_TRY_ASSIGN(const UniqueFd socket, connect_to_handler(request.memory_path));
   MAYFLY_TRY_ASSIGN(userfault_, Userfault::open());
-  MAYFLY_TRY_ASSIGN(GuestMemory memory, GuestMemory::create(ranges, backing));
+  MAYFLY_TRY_ASSIGN(GuestMemory memory, GuestMemory::create(ranges, backing_of(config_.machine.huge_pages)));
   MAYFLY_TRY(userfault_->watch(memory));
   MAYFLY_TRY(userfault_->hand_over(socket, memory));
   return memory;

@@ -45,6 +45,18 @@ Result<std::vector<SavedRange>> ranges_of(std::uint64_t memory_size) {
 
 }  // namespace
 
+Result<std::vector<GuestRange>> memory_ranges_of(const MicroVmState& state) {
+  std::vector<GuestRange> ranges;
+  for (const SavedRange& range : state.memory) {
+    const auto checked = GuestRange::make(GuestAddress(range.address), range.size);
+    if (!checked) {
+      return fail(ErrorCode::kInvalidImage, "section memory 0: a range wraps");
+    }
+    ranges.push_back(*checked);
+  }
+  return ranges;
+}
+
 DeviceSlots device_slots(const VmConfig& config) {
   DeviceSlots slots;
   const std::size_t drives = config.drives.size();

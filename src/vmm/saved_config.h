@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "memory/guest_address.h"
 #include "snapshot/micro_vm_state.h"
 #include "vmm/config.h"
 
@@ -18,6 +19,9 @@ Result<MicroVmState> saved_config(const VmConfig& config);
 // The configuration that a state, which was checked, was saved of. A network's MAC address is the one that
 // its guest knows, also where it was made up. kInvalidImage where this monitor has no such machine.
 Result<VmConfig> config_of(const MicroVmState& state);
+
+// The guest's memory, of which the memory file holds the bytes. kInvalidImage for a range that wraps.
+Result<std::vector<GuestRange>> memory_ranges_of(const MicroVmState& state);
 
 // Which place among the guest's virtio devices each has, by the order of the configuration: the root drive
 // comes first, being the guest's /dev/vda, then the other drives, then the networks.

@@ -85,10 +85,8 @@ struct Connection {
 
 class HttpServer::Impl {
  public:
-  Impl(UnixListener listener, const HttpLimits& limits, const std::string& name, HttpHandler handler,
-       const Clock& clock)
-      : listener_(std::move(listener)),
-        limits_(limits),
+  Impl(const HttpLimits& limits, const std::string& name, HttpHandler handler, const Clock& clock)
+      : limits_(limits),
         handler_(std::move(handler)),
         clock_(clock),
         codec_(name),
@@ -100,9 +98,24 @@ class HttpServer::Impl {
   Result<void> start() {
     MAYFLY_TRY_ASSIGN(loop_, EventLoop::create());
     MAYFLY_TRY_ASSIGN(timer_, loop_->make_timer([this] { on_timer(); }));
-    MAYFLY_TRY_ASSIGN(accept_watch_,
-                      loop_->watch(listener_.fd(), Interest::kReadable, [this](Readiness) { on_accept(); }));
     return {};
+  }
+
+  // Thread that runs it, or before it runs.
+  Result<void> listen(UnixListener listener) {
+    listener_ = std::move(listener);
+    MAYFLY_TRY_ASSIGN(accept_watch_,
+                      loop_->watch(listener_->fd(), Interest::kReadable, [this](Readiness) { on_accept(); }));
+    return {};
+  }
+  void listen_soon(UnixListener listener) {
+    // Tasks are copied.
+    const auto shared = std::make_shared<UnixListener>(std::move(listener));
+    loop_->post([this, shared] {
+      if (const auto done = listen(std::move(*shared)); !done) {
+        LOG_ERROR("API: %s", done.error().message().c_str());
+      }
+    });
   }
 
   Result<void> run() {
@@ -176,7 +189,7 @@ class HttpServer::Impl {
   void say_goodbye();
   std::size_t drain(int fd);
 
-  UnixListener listener_;
+  std::optional<UnixListener> listener_;  // none: nobody can connect yet
   const HttpLimits limits_;
   HttpHandler handler_;
   const Clock& clock_;
@@ -194,7 +207,7 @@ class HttpServer::Impl {
 };
 
 void HttpServer::Impl::on_accept() {
-  UniqueFd fd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  UniqueFd fd(::accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
   if (fd) {
     open(std::move(fd));
     look_at_the_clock();
@@ -632,9 +645,12 @@ void HttpServer::Impl::say_goodbye() {
       tell(connection.fd.get());
     }
   }
-  listener_.close_entrance();
+  if (!listener_) {
+    return;
+  }
+  listener_->close_entrance();
   for (int waiting = 0; waiting <= UnixListener::kBacklog; ++waiting) {
-    const UniqueFd fd(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    const UniqueFd fd(::accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!fd) {
       return;
     }
@@ -659,6 +675,17 @@ std::size_t HttpServer::Impl::drain(int fd) {
 Result<std::unique_ptr<HttpServer>> HttpServer::create(UnixListener listener, const HttpLimits& limits,
                                                        const std::string& name, HttpHandler handler,
                                                        const Clock& clock) {
+  MAYFLY_TRY_ASSIGN(auto server, create(limits, name, std::move(handler), clock));
+  MAYFLY_TRY(server->impl_->listen(std::move(listener)));
+  return server;
+}
+
+void HttpServer::listen(UnixListener listener) {
+  impl_->listen_soon(std::move(listener));
+}
+
+Result<std::unique_ptr<HttpServer>> HttpServer::create(const HttpLimits& limits, const std::string& name,
+                                                       HttpHandler handler, const Clock& clock) {
   if (limits.max_connections == 0 || limits.max_streams >= limits.max_connections) {
     return fail(ErrorCode::kInvalidArgument, "API server: its streams leave no connection for requests");
   }
@@ -669,7 +696,7 @@ Result<std::unique_ptr<HttpServer>> HttpServer::create(UnixListener listener, co
   if (limits.max_stream_backlog_bytes < kMinStreamBacklog) {
     return fail(ErrorCode::kInvalidArgument, "API server: a stream's backlog is at least 65536 bytes");
   }
-  auto impl = std::make_unique<Impl>(std::move(listener), limits, name, std::move(handler), clock);
+  auto impl = std::make_unique<Impl>(limits, name, std::move(handler), clock);
   MAYFLY_TRY(impl->start());
   return std::unique_ptr<HttpServer>(new HttpServer(std::move(impl)));
 }

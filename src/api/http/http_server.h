@@ -76,10 +76,16 @@ class HttpServer {
   static Result<std::unique_ptr<HttpServer>> create(UnixListener listener, const HttpLimits& limits,
                                                     const std::string& name, HttpHandler handler,
                                                     const Clock& clock = kSystemClock);
+  // One without an entrance yet.
+  static Result<std::unique_ptr<HttpServer>> create(const HttpLimits& limits, const std::string& name,
+                                                    HttpHandler handler, const Clock& clock = kSystemClock);
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
   // Closes, where nobody did.
   ~HttpServer();
+
+  // The entrance of one that was made without: who connects is served from now on. Once. Thread-safe.
+  void listen(UnixListener listener);
 
   // Removes the socket's file and closes all connections. Clients whose request was not answered, and those
   // that wait to be accepted, get a 503 before, as far as their sockets take it at once. After run() and on

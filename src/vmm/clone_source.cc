@@ -1,0 +1,95 @@
+#include "vmm/clone_source.h"
+
+#include <sys/stat.h>
+
+#include <bit>
+#include <cerrno>
+#include <utility>
+
+#include "base/file.h"
+#include "devices/vmgenid/vmgenid.h"
+#include "memory/memory_file.h"
+#include "snapshot/container.h"
+#include "vmm/saved_config.h"
+
+namespace mayfly {
+namespace {
+
+constexpr const char* kMemoryRole = "snapshot memory file";
+
+// A second descriptor of the same file.
+Result<UniqueFd> duplicate(const UniqueFd& file, const std::string& name) {
+  UniqueFd copy(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy) {
+    return fail_errno(errno, "duplicate the descriptor of " + name);
+  }
+  return copy;
+}
+
+}  // namespace
+
+Result<std::string> read_snapshot_state(const std::string& path) {
+  constexpr const char* kRole = "snapshot";
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, kRole));
+  const std::string name = std::string(kRole) + " " + path;
+  struct stat status {};
+  if (::fstat(file.get(), &status) != 0) {
+    return fail_errno(errno, "look at " + name);
+  }
+  if (!S_ISREG(status.st_mode)) {
+    return fail(ErrorCode::kInvalidArgument, name + ": is not a regular file");
+  }
+  if (status.st_size > static_cast<off_t>(kMaxSnapshotState)) {
+    return fail(ErrorCode::kOutOfRange,
+                name + ": larger than " + std::to_string(kMaxSnapshotState) + " bytes");
+  }
+  std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
+  MAYFLY_TRY_ASSIGN(const std::size_t count,
+                    read_at(file, 0, {.iov_base = bytes.data(), .iov_len = bytes.size()}, name));
+  bytes.resize(count);
+  return bytes;
+}
+
+Result<GuestMemory> load_saved_memory(const MicroVmState& state, HugePages pages, UniqueFd file,
+                                      const std::string& name, const std::string& state_path) {
+  MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state));
+  MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory_file(ranges, backing_of(pages), std::move(file), name));
+  if (state.mark) {
+    MAYFLY_TRY_ASSIGN(const RandomId mark, read_snapshot_mark(memory, vm_gen_id_page()));
+    if (std::bit_cast<SnapshotMark>(mark) != *state.mark) {
+      return fail(ErrorCode::kInvalidImage,
+                  name + ": is of another snapshot than the state file " + state_path);
+    }
+  }
+  return memory;
+}
+
+tl::expected<CloneSource, BuildError> CloneSource::open(const std::string& state_path,
+                                                        const std::string& memory_path) {
+  const auto within = [&state_path](const Error& error) { return error.within("snapshot " + state_path); };
+  MAYFLY_TRY_ASSIGN(const std::string bytes, read_snapshot_state(state_path));
+  MAYFLY_TRY_ASSIGN(MicroVmState state, decode(std::as_bytes(std::span(bytes))).map_error(within));
+  MAYFLY_TRY_ASSIGN(VmConfig config, config_of(state).map_error(within));
+  config.machine.huge_pages = HugePages::kNone;  // which no guest can tell, and clones could not share
+  MAYFLY_TRY_ASSIGN(UniqueFd memory, open_file(memory_path, O_RDONLY | O_NONBLOCK, kMemoryRole));
+  std::string name = std::string(kMemoryRole) + " " + memory_path;
+  // Once for all clones: whether it is the snapshot's.
+  MAYFLY_TRY_ASSIGN(UniqueFd copy, duplicate(memory, name));
+  MAYFLY_TRY(load_saved_memory(state, config.machine.huge_pages, std::move(copy), name, state_path));
+  MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, nullptr));
+  MAYFLY_TRY_ASSIGN(Processor processor,
+                    restore_processor(kvm, std::exchange(state.vcpus, {})).map_error(within));
+  return CloneSource(std::move(config), std::move(state), std::move(memory), std::move(name), std::move(kvm),
+                     std::move(processor));
+}
+
+Result<ClonePlace> CloneSource::make_place() && {
+  MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state_));
+  MAYFLY_TRY_ASSIGN(GuestMemory memory, GuestMemory::map_file(ranges, std::move(memory_), memory_name_));
+  MAYFLY_TRY_ASSIGN(MachineFrame frame,
+                    Machine::make_frame(std::move(memory), state_.drives.size() + state_.networks.size(),
+                                        std::move(kvm_), std::move(processor_), config_.machine.vcpu_count));
+  return ClonePlace{std::move(config_), std::move(state_), std::move(frame)};
+}
+
+}  // namespace mayfly
