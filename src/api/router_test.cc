@@ -262,7 +262,7 @@ TEST_F(RouterTest, what_is_no_call_or_no_proper_one_is_refused_with_its_fault) {
            {"PUT", "/pmem/one", "{}", "no such device"},
            {"PUT", "/hotplug/memory", "{}", "no such device"},
            {"PUT", "/snapshot/create", "{}", "snapshot_path"},
-           {"PUT", "/snapshot/load", "{}", "mem_backend"}}) {
+           {"PUT", "/snapshot/load", "{}", "snapshot_path"}}) {
     expect_refused(send(method, path, body), text);
   }
 }

@@ -48,7 +48,7 @@ struct Processor {
   // Makes a fresh vCPU one of them; by its id.
   std::function<tl::expected<void, BuildError>(const Vcpu&)> set_up;
   // All that KVM keeps of a vCPU that stands still (VcpuState).
-  std::function<Result<arch::VcpuState>(const Kvm&, const Vcpu&)> save;
+  std::function<Result<arch::VcpuState>(const Vcpu&)> save;
 };
 
 // Chooses the processor that guests of this KVM see, as the configuration asks for it. Needs no VM. What a

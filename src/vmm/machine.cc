@@ -169,7 +169,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
-  MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
+  MAYFLY_TRY_ASSIGN(const Kvm kvm, open_kvm(config, trace));
   Aside<Result<EnterGuest>> loader([&] {
     return traced(trace, "load guest", [&] { return load_guest(memory, config, parts.files, trace); });
   });
@@ -184,7 +184,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
   std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
-                                               {std::move(kvm), std::move(vm), std::move(processor)},
+                                               {std::move(vm), std::move(processor)},
                                                std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
@@ -194,12 +194,11 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   return machine;
 }
 
-Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, Kvm kvm,
+Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
                                          Processor processor, std::uint32_t vcpus) {
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
   MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(kvm, memory, windows.all()));
-  MachineFrame frame{std::move(memory), std::move(windows),   std::move(kvm),
-                     std::move(vm),     std::move(processor), {}};
+  MachineFrame frame{std::move(memory), std::move(windows), std::move(vm), std::move(processor), {}};
   for (std::uint32_t id = 0; id < vcpus; ++id) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
     frame.vcpus.push_back(std::move(vcpu));
@@ -219,7 +218,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   }
   GuestMemory& memory = parts.memory.value();
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
-  MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, trace));
+  MAYFLY_TRY_ASSIGN(const Kvm kvm, open_kvm(config, trace));
   Aside<Result<Processor>> comparison([&] {
     return traced(trace, "compare CPUID",
                   [&] { return restore_processor(kvm, std::move(parts.state.vcpus)); });
@@ -230,7 +229,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
   std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
-                                               {std::move(kvm), std::move(vm), std::move(processor)},
+                                               {std::move(vm), std::move(processor)},
                                                std::move(serial_line), std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
@@ -244,7 +243,7 @@ Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, Machine
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
   std::unique_ptr<Machine> machine(
       new Machine(std::move(frame.memory), std::move(frame.windows),
-                  {std::move(frame.kvm), std::move(frame.vm), std::move(frame.processor)},
+                  {std::move(frame.vm), std::move(frame.processor)},
                   std::move(serial_line), std::move(surroundings)));
   for (Vcpu& vcpu : frame.vcpus) {
     machine->add_cpu(std::move(vcpu));
@@ -394,7 +393,7 @@ Result<MachineState> Machine::save() {
   state.serial = serial_.save();
   state.power = power_.state();
   for (const auto& cpu : cpus_) {
-    MAYFLY_TRY_ASSIGN(auto vcpu, platform_.processor.save(platform_.kvm, cpu->vcpu()));
+    MAYFLY_TRY_ASSIGN(auto vcpu, platform_.processor.save(cpu->vcpu()));
     state.vcpus.push_back(std::move(vcpu));
   }
   MAYFLY_TRY_ASSIGN(state.platform, arch::save_platform(platform_.vm));

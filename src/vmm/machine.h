@@ -84,7 +84,6 @@ struct MachineState {
 struct MachineFrame {
   GuestMemory memory;
   VirtioWindows windows;
-  Kvm kvm;
   Vm vm;
   Processor processor;      // to set up the vCPUs with
   std::vector<Vcpu> vcpus;  // fresh
@@ -127,7 +126,7 @@ class Machine {
 
   // For `devices` virtio devices. By the process that is to run it: KVM ties a VM to the address space that it
   // was made in.
-  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, Kvm kvm,
+  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
                                          Processor processor, std::uint32_t vcpus);
   // A machine of which nothing is missing but what restore_ahead() brings, its vCPUs' threads parked.
   static Result<std::unique_ptr<Machine>> make_ahead(MachineFrame frame, MachineSurroundings surroundings);
@@ -202,7 +201,6 @@ class Machine {
 
   // What KVM gives a machine.
   struct Platform {
-    Kvm kvm;
     Vm vm;
     Processor processor;
   };

@@ -443,6 +443,11 @@ tl::expected<void, BuildError> MicroVm::bring_up(const Make& make) {
                                              .on_outcome = around_.on_outcome,
                                              .on_boot_mark = std::move(on_boot_mark),
                                              .confine_vcpu = around_.confine_vcpu}));
+  if (config_.machine.track_dirty_pages) {
+    // Nothing runs yet, and the filters to come do not allow it.
+    MAYFLY_TRY(machine_->dirty_log().start());
+    ledger_.emplace(machine_->memory(), machine_->dirty_log());
+  }
   MAYFLY_TRY(around_.before_start ? around_.before_start() : Result<void>{});
   MAYFLY_TRY(console_->start_input(machine_->serial()));
   MAYFLY_TRY(confine());

@@ -253,7 +253,6 @@ class MicroVm {
   Result<void> override_devices(VmConfig& config, const LoadRequest& request) const;
   Result<void> open_restored(const MicroVmState& state);
   Result<GuestMemory> load_memory(const LoadRequest& request, const MicroVmState& state);
-  Result<void> start_logging();
   MemoryFileOptions memory_file_options() const;
   Result<void> check_new_file(const char* role, const std::string& path) const;
   Result<void> follow_working_set(const LoadRequest& request, const GuestMemory& memory,

@@ -77,6 +77,10 @@ Result<void> MicroVm::check_snapshot(const SnapshotRequest& request) const {
     return fail(ErrorCode::kUnsupported,
                 "a live snapshot is Full: a Diff is small, and taken of a microVM that is paused");
   }
+  if (request.live && !ledger_) {
+    return fail(ErrorCode::kUnsupported,
+                "a live snapshot needs track_dirty_pages: in machine-config, or when a snapshot is loaded");
+  }
   if (!request.live && state() != State::kPaused) {
     return fail(ErrorCode::kBusy,
                 "a snapshot is taken of a microVM that is paused: PATCH /vm first, or ask for a live one");
@@ -129,9 +133,6 @@ Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
   MAYFLY_TRY_ASSIGN(captured.state, encode(saved));
   captured.memory = &machine_->memory();
   captured.options = memory_file_options();
-  if (config_.machine.track_dirty_pages) {
-    MAYFLY_TRY(start_logging());
-  }
   // Last: all that is written to guest memory for the snapshot was.
   if (request.live) {
     captured.content = CapturedVm::Rest{&*ledger_};
@@ -155,33 +156,15 @@ MemoryFileOptions MicroVm::memory_file_options() const {
   return {.pages = page_map_ ? &*page_map_ : nullptr, .served_by_handler = userfault_.has_value()};
 }
 
-Result<void> MicroVm::start_logging() {
-  if (ledger_) {
-    return {};
-  }
-  MAYFLY_TRY(machine_->dirty_log().start());
-  ledger_.emplace(machine_->memory(), machine_->dirty_log());
-  return {};
-}
-
 Result<LiveMemory> MicroVm::begin_live() {
   MAYFLY_TRY(expect_started());
-  MAYFLY_TRY(start_logging());
-  // Who was writing when the log began is done once it lets go of its lock.
-  for (VirtioDevice* device : devices_in_order()) {
-    const MutexLock lock(device->mutex());
-  }
+  // What was written until now is in the file anyway.
+  MAYFLY_TRY(mayfly::take_dirty_pages(machine_->memory(), *ledger_));
   return LiveMemory{.memory = &machine_->memory(), .log = &*ledger_, .options = memory_file_options()};
 }
 
 void MicroVm::end_snapshot(bool stands) {
-  if (!ledger_) {
-    return;
-  }
-  if (!config_.machine.track_dirty_pages) {
-    ledger_.reset();
-    machine_->dirty_log().stop();
-  } else if (stands) {
+  if (ledger_ && stands) {
     ledger_->settle();
     diff_base_ = DiffBase::kLogged;
   }
@@ -249,6 +232,7 @@ tl::expected<void, BuildError> MicroVm::load_clone(const LoadRequest& request) {
   MAYFLY_CHECK(ahead_.has_value(), "a clone has a place");
   return load_by(request, [&]() -> tl::expected<void, BuildError> {
     config_ = std::move(ahead_->config);
+    config_.machine.track_dirty_pages = request.track_dirty_pages;
     MAYFLY_TRY(apply_changes(request));
     MAYFLY_TRY(open_restored(ahead_->state));
     return go_on(std::move(ahead_->state), std::nullopt, request);
@@ -341,7 +325,6 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
   const auto mark = saved.mark;
   const GuestMemory& memory_now = memory ? *memory : ahead_->machine->memory();
   const bool maps_file = memory_now.backing() == Backing::kPrivateFile;
-  DiffBase base = DiffBase::kNone;
   const Make make =
       [&](std::span<VirtioDevice* const> devices,
           MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
@@ -359,19 +342,12 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
       MAYFLY_TRY(restored->restore_ahead(parts));
     }
     MAYFLY_TRY(follow_working_set(request, restored->memory(), mark));
-    if (maps_file && page_map_) {
-      base = DiffBase::kLoadedFile;  // without a log, which takes milliseconds to begin
-    } else if (config_.machine.track_dirty_pages) {
-      MAYFLY_TRY(restored->dirty_log().start());
-      base = DiffBase::kLogged;
-    }
     return restored;
   };
   MAYFLY_TRY(bring_up(make));
-  diff_base_ = base;
-  if (base == DiffBase::kLogged) {
-    MAYFLY_TRY(start_logging());
-  }
+  diff_base_ = ledger_                  ? DiffBase::kLogged
+               : maps_file && page_map_ ? DiffBase::kLoadedFile
+                                        : DiffBase::kNone;
   return {};
 }
 

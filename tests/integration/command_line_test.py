@@ -15,7 +15,7 @@ import sys
 import tempfile
 import unittest
 
-SUBCOMMANDS = ["run", "doctor", "ps", "pause", "resume", "stop", "metrics", "config", "completion"]
+SUBCOMMANDS = ["run", "doctor", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "merge", "completion"]
 
 MAYFLY = ""
 BUILD = ""

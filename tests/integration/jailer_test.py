@@ -380,8 +380,7 @@ class Inside(MicroVm):
     # Every descriptor is of one of these kinds, and each kind is there.
     DESCRIPTORS = {r"/dev/null", r"pipe:\[\d+\]", r"anon_inode:\[eventpoll\]", r"anon_inode:\[eventfd\]",
                    r"anon_inode:\[timerfd\]", r"anon_inode:\[signalfd\]", r"socket:\[\d+\]", r"anon_inode:kvm-vm",
-                   r"anon_inode:kvm-vcpu:\d+", r"/disk",
-                   r"/dev/kvm"}  # for snapshots; the filters leave of it what a state must have
+                   r"anon_inode:kvm-vcpu:\d+", r"/disk"}
     THREADS = ["mayfly", "mayfly_api", "mayfly_snapshot", "mayfly_vcpu 0"]
     STATUS = {"Uid": [str(UID)] * 4, "Gid": [str(GID)] * 4, "Groups": [], "NoNewPrivs": ["1"], "TracerPid": ["0"],
               "Umask": ["0077"], **{f"Cap{which}": ["0" * 16] for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")}}

@@ -34,11 +34,6 @@ Result<unsigned> memory_address_bits(const MachineConfig& machine) {
   return std::max(32U, static_cast<unsigned>(std::bit_width(ranges.back().last().value())));
 }
 
-Result<x86_64::VcpuState> save(const Kvm& kvm, const Vcpu& vcpu, std::span<const kvm_cpuid_entry2> cpuid) {
-  MAYFLY_TRY_ASSIGN(const auto saving, x86_64::vcpu_saving(kvm));
-  return x86_64::save_vcpu(vcpu, saving, cpuid);
-}
-
 }  // namespace
 
 Result<std::vector<GuestRange>> guest_memory_ranges(std::uint64_t size) {
@@ -100,10 +95,11 @@ tl::expected<Processor, BuildError> choose_processor(const Kvm& kvm, const VmCon
     cpuid = std::move(templated.entries);
     msrs = config.cpu_template->msrs;
   }
+  MAYFLY_TRY_ASSIGN(const auto saving, x86_64::vcpu_saving(kvm));
   Processor processor;
-  processor.save = [cpuid](const Kvm& host, const Vcpu& vcpu) mutable {
+  processor.save = [cpuid, saving](const Vcpu& vcpu) mutable {
     x86_64::set_vcpu_id(cpuid, vcpu.id());
-    return save(host, vcpu, cpuid);
+    return x86_64::save_vcpu(vcpu, saving, cpuid);
   };
   processor.set_up = [cpuid = std::move(cpuid), msrs = std::move(msrs),
                       has_template = config.cpu_template.has_value()](
@@ -137,14 +133,15 @@ Result<Processor> restore_processor(const Kvm& kvm, std::vector<arch::VcpuState>
   for (const x86_64::VcpuState& vcpu : saved) {
     MAYFLY_TRY(x86_64::check_cpuid_fits(vcpu.cpuid, supported));
   }
+  MAYFLY_TRY_ASSIGN(const auto saving, x86_64::vcpu_saving(kvm));
   std::vector<std::vector<kvm_cpuid_entry2>> cpuids;
   cpuids.reserve(saved.size());
   for (const x86_64::VcpuState& vcpu : saved) {
     cpuids.push_back(vcpu.cpuid);
   }
   Processor processor;
-  processor.save = [cpuids = std::move(cpuids)](const Kvm& host, const Vcpu& vcpu) {
-    return save(host, vcpu, cpuids.at(vcpu.id()));
+  processor.save = [cpuids = std::move(cpuids), saving](const Vcpu& vcpu) {
+    return x86_64::save_vcpu(vcpu, saving, cpuids.at(vcpu.id()));
   };
   processor.set_up = [saved = std::move(saved)](const Vcpu& vcpu) -> tl::expected<void, BuildError> {
     MAYFLY_TRY(x86_64::restore_vcpu(vcpu, saved.at(vcpu.id())));
