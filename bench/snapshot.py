@@ -83,6 +83,7 @@ def stall_ms(name, binary, folder):
     """Of a live snapshot."""
     log = folder / "log"
     server = serve(binary, folder, log)
+    put(server, "/machine-config", {"vcpu_count": 1, "mem_size_mib": start.GUEST_MIB, "track_dirty_pages": True})
     put(server, "/boot-source", {"kernel_image_path": str(folder / "tick.elf")})
     put(server, "/actions", {"action_type": "InstanceStart"})
     start.await_output(server.begin, server.process)

@@ -192,10 +192,6 @@ TEST(ConfigFile, what_is_not_built_yet_or_left_out_on_purpose_is_refused_by_name
   EXPECT_NE(error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "cpu_template": "T2"})"))
                 .find("field \"cpu_template\": \"T2\": this monitor has no templates of its own; put what"),
             std::string::npos);
-  EXPECT_NE(
-      error_of(with(R"("machine-config": {"vcpu_count": 1, "mem_size_mib": 1, "track_dirty_pages": true})"))
-          .find("track_dirty_pages"),
-      std::string::npos);
 }
 
 TEST(ConfigFile, the_metadata_service_is_read_with_its_defaults) {

@@ -78,7 +78,8 @@ class RouterTest : public ::testing::Test {
                .console = {},
                .on_outcome = [](const Outcome&) {}}};
   std::unique_ptr<WorkerThread> files_ = WorkerThread::start("files", {}).value();
-  Router router_{{.instance_id = "vm-7", .monitor_version = "9.8.7"}, gate_, *files_, vm_, std::nullopt, std::nullopt};
+  Router router_{
+      {.instance_id = "vm-7", .monitor_version = "9.8.7"}, gate_, *files_, vm_, std::nullopt, std::nullopt};
 };
 
 TEST_F(RouterTest, instance_and_version_are_told_in_the_dialects_words) {
@@ -262,7 +263,8 @@ TEST_F(RouterTest, what_is_no_call_or_no_proper_one_is_refused_with_its_fault) {
            {"PUT", "/pmem/one", "{}", "no such device"},
            {"PUT", "/hotplug/memory", "{}", "no such device"},
            {"PUT", "/snapshot/create", "{}", "snapshot_path"},
-           {"PUT", "/snapshot/load", "{}", "snapshot_path"}}) {
+           {"PUT", "/snapshot/load", "{}", "snapshot_path"},
+           {"PUT", "/snapshot/load", R"({"snapshot_path": "s"})", "mem_backend"}}) {
     expect_refused(send(method, path, body), text);
   }
 }

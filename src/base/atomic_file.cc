@@ -148,8 +148,8 @@ Result<void> AtomicFile::prepare_name() {
   MAYFLY_CHECK(synced_, "a file is published once, and after it was synced");
   synced_ = false;
   struct stat former {};
-  if (partial_ || (::fstatat(directory_.get(), base_.c_str(), &former, AT_SYMLINK_NOFOLLOW) != 0 &&
-                   errno == ENOENT)) {
+  if (partial_ ||
+      (::fstatat(directory_.get(), base_.c_str(), &former, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT)) {
     return {};  // one step will do
   }
   const std::string partial = partial_name(base_);

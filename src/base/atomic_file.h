@@ -52,8 +52,8 @@ class AtomicFile {
   // Both.
   Result<void> commit();
   // publish() of two files that belong together, `first` first: all that takes time is done before the first
-  // or after the second has its name, so that hardly more than one system call lies between the two. A kill in
-  // that moment leaves the new `first` beside the former `second`, and so does an error that says so.
+  // or after the second has its name, so that hardly more than one system call lies between the two. A kill
+  // in that moment leaves the new `first` beside the former `second`, and so does an error that says so.
   static Result<void> publish_pair(AtomicFile& first, AtomicFile& second);
 
  private:

@@ -166,7 +166,8 @@ TEST_P(EveryHost, a_pair_of_which_the_second_gets_no_name_says_that_the_first_ha
     ASSERT_TRUE(one.sync() && other.sync());
     const auto published = AtomicFile::publish_pair(one, other);
     ASSERT_FALSE(published);
-    EXPECT_EQ(published.error().message(), "note " + path_ + " is the new one, its other half is not: name note " +
+    EXPECT_EQ(published.error().message(), "note " + path_ +
+                                               " is the new one, its other half is not: name note " +
                                                dir_.file("other") + ": Is a directory (EISDIR)");
   });
   EXPECT_THAT(names_in(folder_), ElementsAre("note", "other"));

@@ -65,7 +65,8 @@ Result<void> MicroVm::check_new_file(const char* role, const std::string& path) 
   MAYFLY_TRY(check_output(role, path));
   for (const auto& [other_role, other] : outputs_) {
     if (same_file(path, other)) {
-      return fail(ErrorCode::kInvalidArgument, std::string(path).append(": is written to by ").append(other_role));
+      return fail(ErrorCode::kInvalidArgument,
+                  std::string(path).append(": is written to by ").append(other_role));
     }
   }
   return {};

@@ -458,8 +458,8 @@ class Started(Served):
                 if when == "before start":
                     self.refused_naming(method, self.concrete(pattern, body), body, "only before")
                 elif pattern not in NEED_A_SNAPSHOT:
-                    if pattern == "/snapshot/create":
-                        self.do("PATCH", "/vm", {"state": "Resumed" if body.get("live") else "Paused"})
+                    if pattern == "/snapshot/create" and not body.get("live"):
+                        self.do("PATCH", "/vm", {"state": "Paused"})
                     self.do(method, self.concrete(pattern, body), body)
 
     test_every_field_is_checked_as_described = None

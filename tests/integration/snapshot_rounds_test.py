@@ -11,11 +11,12 @@ import http.client
 import os
 import random
 import select
+import subprocess
 import sys
 import threading
 import time
 
-from bare_guests import HANG, main
+from bare_guests import HANG, main, program
 from snapshot_test import Files, SnapshotCase, Vm
 
 ROUNDS = 50
@@ -79,6 +80,71 @@ class Rounds(PatternCase):
         numbers = self.numbers_of(said.split(b"\n")[:-1])
         self.assertEqual(numbers[0], 1)
         print(f"\n{ROUNDS} rounds in {time.monotonic() - begin:.0f} s, {numbers[-1]} pieces of 64 KiB verified", flush=True)
+
+
+class Kinds(PatternCase):
+    """Diff and live snapshots of a guest that writes all the time."""
+
+    def test_ten_diffs_in_a_row_are_merged_to_the_guest_as_it_was(self):
+        for loaded, tracked in ((False, True), (True, False), (True, True)):
+            with self.subTest(loaded=loaded, tracked=tracked):
+                base = Files(self.folder, "base")
+                vm = Vm(self).boot("pattern", until=b"1\n", mem_size_mib=64, track_dirty_pages=tracked)
+                vm.create(base)
+                if loaded:
+                    vm.kill()
+                    vm = Vm(self).load(base, track_dirty_pages=tracked)
+                said, diffs = self.saved_in_diffs(vm, 10, base)
+                merged = Files(self.folder, "merged")
+                subprocess.run([program(), "merge", base.memory, *(diff.memory for diff in diffs), "--output", merged.memory],
+                               check=True, timeout=HANG)
+                os.replace(diffs[-1].state, merged.state)
+                copy = Vm(self).load(merged)
+                self.runs_on(copy, 5)
+                # The first line of what is loaded may have begun before.
+                self.numbers_of((said + self.rest_of(copy)).split(b"\n")[1:-1])
+
+    def saved_in_diffs(self, vm, count, base):
+        """What a microVM said up to the last of so many diffs, and they."""
+        diffs = [Files(self.folder, f"diff{turn}") for turn in range(count)]
+        try:
+            for diff in diffs:
+                vm.resume()
+                self.runs_on(vm)
+                vm.pause()
+                vm.do("PUT", "/snapshot/create", diff.create(snapshot_type="Diff"))
+                self.assertLess(os.stat(diff.memory).st_blocks, os.stat(base.memory).st_blocks + 16 * 2048)
+        finally:
+            said = self.rest_of(vm)
+        return said, diffs
+
+    def test_live_ones_are_whole_and_the_guest_runs_on(self):
+        for loaded in (False, True):
+            with self.subTest(loaded=loaded):
+                vm = Vm(self).boot("pattern", until=b"1\n", mem_size_mib=64, track_dirty_pages=not loaded)
+                if loaded:
+                    base = Files(self.folder, "base")
+                    vm.create(base)
+                    vm.kill()
+                    vm = Vm(self).load(base, track_dirty_pages=True)
+                said = b""
+                try:
+                    for _ in range(5):
+                        vm.do("PUT", "/snapshot/create", self.files.create(live=True))
+                        self.assertEqual(vm.get("/")["state"], "Running")
+                        copy = Vm(self).load(self.files)
+                        self.runs_on(copy, 2)
+                        self.numbers_of(self.rest_of(copy).split(b"\n")[1:-1])
+                        self.runs_on(vm)
+                finally:
+                    said = self.rest_of(vm)
+                # The first line of what is loaded may have begun before.
+                self.numbers_of(said.split(b"\n")[1:-1])
+
+    def test_a_live_one_of_a_guest_whose_writes_are_not_tracked_is_refused(self):
+        vm = Vm(self).boot("pattern", until=b"1\n", mem_size_mib=64)
+        vm.refuse("PUT", "/snapshot/create", self.files.create(live=True), "needs track_dirty_pages")
+        self.runs_on(vm)
 
 
 class Kills(PatternCase):

@@ -1,6 +1,6 @@
-/* Verifies and rewrites 4 MiB without end, word by word, and prints a number after each 64 KiB: 1, 2, 3. What a word has to
- * be follows from its place and from how often it was written, so that one that is lost, old, or in another place shows.
- * Then it says "WRONG" and where, and powers off. */
+/* Verifies and rewrites 4 MiB without end, word by word, and prints a number after each 64 KiB: 1, 2, 3. What
+ * a word has to be follows from its place and from how often it was written, so that one that is lost, old,
+ * or in another place shows. Then it says "WRONG" and where, and powers off. */
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned long u64;

@@ -1,18 +1,18 @@
-/* Has state of every kind that a snapshot keeps, and shows that it is still there; does as it is told by letters on
- * the serial port:
+/* Has state of every kind that a snapshot keeps, and shows that it is still there; does as it is told by
+ * letters on the serial port:
  *
  *   c  counts in memory and prints the number
  *   k  prints the kvmclock, nanoseconds as 16 hexadecimal digits
- *   f  reads nothing until it was paused, having said "full" once something is there; then prints all that is there
+ *   f  says "full" once something has come in, and reads it after a pause only
  *   t  arms the local APIC's timer, says "armed", and halts until it rings: "timer"
- *   p  has the PIT tick, and prints a dot every few ticks, between which it halts, until something comes in
- *   a  starts all other processors, each of which fills its registers and then waits: "holding" once all do
- *   y  the same with MXCSR and the upper halves of the vector registers, which a KVM that interprets does not know
+ *   p  has the PIT tick, prints a dot every few ticks, and halts in between, until something comes in
+ *   a  starts all other processors, which fill their registers and wait: "holding" once all do
+ *   y  the same with MXCSR and whole vector registers, which a KVM that interprets does not know
  *   v  has all processors compare their registers with what they were: "PASS", or what is another
  *   q  powers off
  *
- * Of the other processors the first waits in a loop, the second halts with its timer armed, and the others halt until
- * an interrupt from the first processor comes.
+ * Of the other processors the first waits in a loop, the second halts with its timer armed, and the others
+ * halt until an interrupt from the first processor comes.
  */
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -39,8 +39,8 @@ enum {
 #define LOCAL_APIC 0xfee00000u
 #define IO_APIC 0xfec00000u
 
-/* What a processor holds: general registers but the stack's and the one that finds this, the vector registers, and what
- * else can be read back. */
+/* What a processor holds: general registers but the stack's and the one that finds this, the vector
+ * registers, and what else can be read back. */
 struct registers {
   u64 general[14];
   u64 vector[16][4];
@@ -70,7 +70,8 @@ volatile u32 go;
 volatile u32 ticks; /* of the PIT */
 u64 interrupt_table[2 * 256] __attribute__((aligned(16)));
 
-/* The boot's own tables map the first gigabyte: this one maps the one from 3 GiB on, where the local APIC lies. */
+/* The boot's own tables map the first gigabyte: this one maps the one from 3 GiB on, where the local APIC
+ * lies. */
 __asm__(
     ".global _start\n"
     "_start:\n"
@@ -285,7 +286,8 @@ static u32 has_input(void) {
   return in8(kCom1 + 5) & 1;
 }
 
-/* --- kvmclock: Linux's Documentation/virt/kvm/x86/msr.rst ------------------------------------------------------- */
+/* --- kvmclock: Linux's Documentation/virt/kvm/x86/msr.rst
+ * ------------------------------------------------------- */
 
 static volatile struct {
   u32 version, padding;
@@ -311,7 +313,8 @@ static u64 clock_ns(void) {
   }
 }
 
-/* --- interrupts -------------------------------------------------------------------------------------------------- */
+/* --- interrupts
+ * -------------------------------------------------------------------------------------------------- */
 
 static void set_handler(u32 vector, void (*handler)(void)) {
   const u64 at = (u64)handler;
@@ -363,10 +366,13 @@ static void tick(void) {
   print("\n");
 }
 
-/* --- the other processors -------------------------------------------------------------------------------------------- */
+/* --- the other processors
+ * -------------------------------------------------------------------------------------------- */
 
-/* The last one is what tells the processors apart for rdtscp; the others hold addresses, which must be canonical. */
-static const u32 kMsrs[8] = {0xc0000081, 0xc0000082, 0xc0000083, 0xc0000100, 0xc0000101, 0xc0000102, 0x175, 0x176};
+/* The last one is what tells the processors apart for rdtscp; the others hold addresses, which must be
+ * canonical. */
+static const u32 kMsrs[8] = {0xc0000081, 0xc0000082, 0xc0000083, 0xc0000100,
+                             0xc0000101, 0xc0000102, 0x175,      0x176};
 
 static void choose_values(struct registers* wanted, u32 id, u32 has_avx) {
   u64 value = 0x123456789abcdef1u + id;
@@ -392,8 +398,8 @@ static void set_others(const struct registers* wanted) {
   }
   __asm__ volatile("mov %0, %%dr0; mov %1, %%dr1; mov %2, %%dr2; mov %3, %%dr3; mov %4, %%cr2"
                    :
-                   : "r"(wanted->debug[0]), "r"(wanted->debug[1]), "r"(wanted->debug[2]), "r"(wanted->debug[3]),
-                     "r"(wanted->fault_address));
+                   : "r"(wanted->debug[0]), "r"(wanted->debug[1]), "r"(wanted->debug[2]),
+                     "r"(wanted->debug[3]), "r"(wanted->fault_address));
 }
 
 static void take_down_others(struct registers* found) {
@@ -401,14 +407,15 @@ static void take_down_others(struct registers* found) {
     found->msrs[index] = read_msr(kMsrs[index]);
   }
   __asm__ volatile("mov %%dr0, %0; mov %%dr1, %1; mov %%dr2, %2; mov %%dr3, %3; mov %%cr2, %4"
-                   : "=r"(found->debug[0]), "=r"(found->debug[1]), "=r"(found->debug[2]), "=r"(found->debug[3]),
-                     "=r"(found->fault_address));
+                   : "=r"(found->debug[0]), "=r"(found->debug[1]), "=r"(found->debug[2]),
+                     "=r"(found->debug[3]), "=r"(found->fault_address));
   found->tsc = read_tsc();
 }
 
 static void allow_avx(void) {
   __asm__ volatile(
-      "mov %%cr4, %%rax; or $0x40000, %%rax; mov %%rax, %%cr4; xor %%ecx, %%ecx; xor %%edx, %%edx; mov $7, %%eax; xsetbv"
+      "mov %%cr4, %%rax; or $0x40000, %%rax; mov %%rax, %%cr4; xor %%ecx, %%ecx; xor %%edx, %%edx; mov $7, "
+      "%%eax; xsetbv"
       :
       :
       : "rax", "rcx", "rdx");
@@ -486,7 +493,8 @@ static u32 is_as_it_was(u32 id) {
   const struct registers* const found = &cpus[id].found;
   u32 same = compare(id, "register", wanted->general, found->general, 14);
   for (u32 index = 0; index < 16; ++index) {
-    same &= compare(id, "vector register", wanted->vector[index], found->vector[index], wanted->has_avx ? 4 : 2);
+    same &=
+        compare(id, "vector register", wanted->vector[index], found->vector[index], wanted->has_avx ? 4 : 2);
   }
   same &= compare(id, "MSR", wanted->msrs, found->msrs, 8);
   same &= compare(id, "debug register", wanted->debug, found->debug, 4);
