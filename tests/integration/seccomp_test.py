@@ -82,6 +82,9 @@ class Vm:
         self.output = self.master if terminal else self.process.stdout and self.process.stdout.fileno()
 
     def clean_up(self):
+        if self.forks:
+            with contextlib.suppress(OSError, ValueError):  # there is none any more
+                os.kill(self.pid(), signal.SIGKILL)
         self.process.kill()
         self.process.wait()
         for file in (self.process.stdin, self.process.stdout, self.process.stderr):
