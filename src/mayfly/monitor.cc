@@ -210,12 +210,11 @@ class Api {
                       }));
     return {};
   }
-  OrFailure<void> open(const std::string& instance_id, const std::string& socket) {
+  Result<void> open(const std::string& instance_id, const std::string& socket) {
     instance_id_ = instance_id;
     router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
                     *files_, vm_, plan_.logger, plan_.metrics);
-    MAYFLY_TRY(server_->listen(socket).map_error(blame_flag("--api-sock")));
-    return {};
+    return server_->listen(socket);
   }
 
   // Any thread, from start() to stop().
@@ -373,7 +372,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   Way way{.has_api = options.api_socket.has_value(), .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
-              MAYFLY_TRY(api->open(options.id, *options.api_socket));
+              MAYFLY_TRY(api->open(options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
               LOG_INFO("control API at %s%s", options.api_socket->c_str(),
                        plan.vm ? "" : ": waiting for calls");
             }

@@ -151,7 +151,8 @@ struct Child {
   UniqueFd channel;
   };
 
-// Its message within the time. Errors: it ended, it does not answer, or what it said it failed by.
+// Its message within the time. Errors: kNotFound where it ended, kIo where it does not answer, or what it said
+// it failed by.
 Result<char> hear_child(const Child& child, Clock::time_point deadline) {
   for (;;) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
@@ -165,7 +166,7 @@ Result<char> hear_child(const Child& child, Clock::time_point deadline) {
     }
     const std::string message = hear(child.channel);
     if (message.empty()) {
-      return fail(ErrorCode::kIo, "a clone's process has ended before its guest ran");
+      return fail(ErrorCode::kNotFound, "a clone's process has ended before its guest ran");
     }
     if (message.front() == kFailed) {
       return fail(ErrorCode::kUnsupported, message.substr(1));
@@ -269,6 +270,11 @@ class Template {
     std::ranges::sort(kept);
     close_others(kept);
     ::setsid();
+    // Who reads what the template prints must not wait for a clone's end. The log alone is shared.
+    if (const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC)); null) {
+      ::dup2(null.get(), STDIN_FILENO);
+      ::dup2(null.get(), STDOUT_FILENO);
+    }
   }
 
   // The child's life. Nothing of the template's is destroyed in it: its memory is shared until it is
@@ -441,18 +447,24 @@ class Template {
     return sent ? Result<void>() : fail_errno(error, "tell a clone's process who it is");
   }
 
-  // The oldest of the pool, with a place made.
+  // The oldest of the pool that lives, with a place made.
   Result<Child> take_ready() {
-    if (pool_.empty()) {
-      MAYFLY_TRY(fork_child());
-    }
-    Child child = std::move(pool_.front());
-    pool_.pop_front();
-    if (const auto heard = hear_child(child, Clock::now() + kPatience); !heard) {
+    for (std::size_t attempts = pool_.size() + 1;; --attempts) {
+      if (pool_.empty()) {
+        MAYFLY_TRY(fork_child());
+      }
+      Child child = std::move(pool_.front());
+      pool_.pop_front();
+      const auto heard = hear_child(child, Clock::now() + kPatience);
+      if (heard) {
+        return child;
+      }
       end(child);
-      return tl::make_unexpected(heard.error().within("make a VM ahead"));
+      // Whoever was killed while it waited has successors.
+      if (heard.error().code() != ErrorCode::kNotFound || attempts == 1) {
+        return tl::make_unexpected(heard.error().within("make a VM ahead"));
+      }
     }
-    return child;
   }
 
   static Result<void> hear_birth(Birth& birth) {
