@@ -47,6 +47,7 @@ def read(path):
 class Template:
     def __init__(self, case, *arguments, state="state", memory="memory"):
         self.case = case
+        self.pool = int(arguments[arguments.index("--pool") + 1]) if "--pool" in arguments else 8
         self.socket = case.path("t.sock")
         self.log = case.path(f"template{len(os.listdir(case.folder))}.log")
         with open(self.log, "wb") as log:  # clones keep it open
@@ -80,11 +81,11 @@ class Template:
         return answer["clones"]
 
     def refused(self, text, body, path="/clone", method="POST"):
-        before = self.children()
         status, answer = self.call(method, path, body)
         self.case.assertEqual(status, 400, answer)
         self.case.assertIn(text, answer["fault_message"])
-        wait_until(self.case, "nothing is left behind", lambda: len(self.children()) <= len(before))
+        wait_until(self.case, "nothing but the pool and those that lived is left",
+                   lambda: len(self.children()) == self.pool + self.call("GET", "/")[1]["clones"])
 
     def children(self):
         with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="utf-8") as file:
