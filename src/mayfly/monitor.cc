@@ -120,12 +120,12 @@ void release_startup_pages() {
   }
 }
 
-// Gives back what a clone's birth has used of heap and stack: a clone shares the program's pages with all others,
-// and what it has to itself is mostly this.
+// Gives back what a clone's birth has used of heap and stack: a clone shares the program's pages with all
+// others, and what it has to itself is mostly this.
 void release_birth_pages() {
   ::malloc_trim(0);
   // The stack below what is in use, and what the next few calls need, holds nothing.
-  constexpr std::uint64_t kInUse = 8192;     // bytes
+  constexpr std::uint64_t kInUse = 8192;      // bytes
   constexpr std::uint64_t kDeepest = 131072;  // the deepest frames of a birth end before
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   // SAFETY: an address as a number.
@@ -269,8 +269,8 @@ struct Way {
   ConsoleConfig console{};
   bool has_api = false;
   void (*release)() = release_startup_pages;
-  // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that to
-  // the API's callers.
+  // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that
+  // to the API's callers.
   std::function<OrFailure<void>(MicroVm&, Api*)> begin;
 };
 

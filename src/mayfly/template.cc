@@ -149,15 +149,16 @@ std::string hear(const UniqueFd& channel) {
 struct Child {
   pid_t pid = 0;
   UniqueFd channel;
-  };
+};
 
-// Its message within the time. Errors: kNotFound where it ended, kIo where it does not answer, or what it said
-// it failed by.
+// Its message within the time. Errors: kNotFound where it ended, kIo where it does not answer, or what it
+// said it failed by.
 Result<char> hear_child(const Child& child, Clock::time_point deadline) {
   for (;;) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
     pollfd ready{.fd = child.channel.get(), .events = POLLIN, .revents = 0};
-    const int count = ::poll(&ready, 1, static_cast<int>(std::max(left, std::chrono::milliseconds(0)).count()));
+    const int count =
+        ::poll(&ready, 1, static_cast<int>(std::max(left, std::chrono::milliseconds(0)).count()));
     if (count < 0 && errno == EINTR) {
       continue;
     }
@@ -190,11 +191,10 @@ class Template {
     MAYFLY_TRY(set_handlers(on_signal));
     MAYFLY_TRY_ASSIGN(auto listener,
                       api::UnixListener::bind(*options_.api_socket).map_error(blame_flag("--api-sock")));
-    MAYFLY_TRY_ASSIGN(
-        const auto server,
-        api::HttpServer::create(std::move(listener), {.max_body_bytes = options_.max_body_bytes},
-                                "Mayfly template",
-                                [this](const api::HttpRequest& request) { return answer(request); }));
+    MAYFLY_TRY_ASSIGN(const auto server,
+                      api::HttpServer::create(
+                          std::move(listener), {.max_body_bytes = options_.max_body_bytes}, "Mayfly template",
+                          [this](const api::HttpRequest& request) { return answer(request); }));
     g_server = server.get();
     LOG_INFO("template %s at %s", options_.id.c_str(), options_.api_socket->c_str());
     Result<void> served;
@@ -336,14 +336,10 @@ class Template {
   }
 
   void show_as_clone(const CloneBirth& birth, const MachineConfig& machine) const {
-    std::vector<std::string> arguments = {"mayfly",
-                                          std::string(kCloneMark) + options_.id + "]",
-                                          "--id",
-                                          birth.id,
-                                          "--cpus",
-                                          std::to_string(machine.vcpu_count),
-                                          "--memory",
-                                          std::to_string(machine.mem_size_mib) + "M"};
+    std::vector<std::string> arguments = {"mayfly",   std::string(kCloneMark) + options_.id + "]",
+                                          "--id",     birth.id,
+                                          "--cpus",   std::to_string(machine.vcpu_count),
+                                          "--memory", std::to_string(machine.mem_size_mib) + "M"};
     if (birth.api_socket) {
       arguments.insert(arguments.end(), {"--api-sock", *birth.api_socket});
     }
@@ -432,8 +428,8 @@ class Template {
 
   Result<void> send_order(const api::CloneRequest& request, std::vector<Birth>& births) {
     const std::uint64_t number = ++last_number_;
-    api::BornClone clone{.id = request.id.value_or(request.id_prefix.value_or(options_.id) + "-" +
-                                                   std::to_string(number))};
+    api::BornClone clone{
+        .id = request.id.value_or(request.id_prefix.value_or(options_.id) + "-" + std::to_string(number))};
     if (ids_.contains(clone.id)) {
       return fail(ErrorCode::kBusy, "the id \"" + clone.id + "\" is taken: a clone that lives has it");
     }
