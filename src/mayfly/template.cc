@@ -188,6 +188,7 @@ class Template {
 
   OrFailure<void> serve() {
     kept_ = open_descriptors();
+    prepare_process_arguments();
     MAYFLY_TRY(set_handlers(on_signal));
     MAYFLY_TRY_ASSIGN(auto listener,
                       api::UnixListener::bind(*options_.api_socket).map_error(blame_flag("--api-sock")));
