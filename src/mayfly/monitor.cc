@@ -1,6 +1,7 @@
 #include "mayfly/monitor.h"
 
 #include <link.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -119,6 +120,22 @@ void release_startup_pages() {
   }
 }
 
+// Gives back what a clone's birth has used of heap and stack: a clone shares the program's pages with all
+// others, and what it has to itself is mostly this.
+void release_birth_pages() {
+  ::malloc_trim(0);
+  // The stack below what is in use, and what the next few calls need, holds nothing.
+  constexpr std::uint64_t kInUse = 8192;      // bytes
+  constexpr std::uint64_t kDeepest = 131072;  // the deepest frames of a birth end before
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  // SAFETY: an address as a number.
+  const auto here = reinterpret_cast<std::uint64_t>(__builtin_frame_address(0));
+  const std::uint64_t end = (here - kInUse) & ~(page - 1);
+  // SAFETY: the stack of the process's first thread. It grows down, and the kernel keeps 1 MiB free below it:
+  // as far as it has not grown yet, there is nothing.
+  ::madvise(reinterpret_cast<void*>(end - kDeepest), kDeepest, MADV_DONTNEED);
+}
+
 // A monitor that was killed a moment ago may hold its image for a little longer: the kernel takes an io_uring
 // and the files registered with it apart in the background (30 ms were seen). Who starts by a configuration
 // file cannot ask again; who calls the API can, and is told at once.
@@ -166,9 +183,10 @@ OrFailure<void> start_at_once(MicroVm& vm, const VmConfig& config, const Options
 // What the start of a guest sets off, whoever starts it.
 class AfterStart {
  public:
-  static Result<AfterStart> create(EventLoop& loop, const SerialMetrics& serial) {
+  // `release` is what gives back memory that only the start needed.
+  static Result<AfterStart> create(EventLoop& loop, const SerialMetrics& serial, void (*release)()) {
     AfterStart after;
-    MAYFLY_TRY_ASSIGN(after.release_, loop.make_timer(release_startup_pages));
+    MAYFLY_TRY_ASSIGN(after.release_, loop.make_timer(release));
     MAYFLY_TRY_ASSIGN(after.silence_, loop.make_timer([&serial] {
       if (serial.write_count.load() == 0) {
         LOG_WARN(
@@ -179,8 +197,11 @@ class AfterStart {
     return after;
   }
 
-  Result<void> arm() {
+  Result<void> arm(bool has_console) {
     MAYFLY_TRY(release_->start(kStartIsOver));
+    if (!has_console) {
+      return {};  // nor anybody who waits for a first line
+    }
     // Looked at now: the filter of a microVM that runs allows no look around on the host.
     return lacks_hardware_modules() ? silence_->start(kSilence) : Result<void>();
   }
@@ -210,12 +231,11 @@ class Api {
                       }));
     return {};
   }
-  OrFailure<void> open(const std::string& instance_id, const std::string& socket) {
+  Result<void> open(const std::string& instance_id, const std::string& socket) {
     instance_id_ = instance_id;
     router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
                     *files_, vm_, plan_.logger, plan_.metrics);
-    MAYFLY_TRY(server_->listen(socket).map_error(blame_flag("--api-sock")));
-    return {};
+    return server_->listen(socket);
   }
 
   // Any thread, from start() to stop().
@@ -248,8 +268,9 @@ class Api {
 struct Way {
   ConsoleConfig console{};
   bool has_api = false;
-  // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that to
-  // the API's callers.
+  void (*release)() = release_startup_pages;
+  // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that
+  // to the API's callers.
   std::function<OrFailure<void>(MicroVm&, Api*)> begin;
 };
 
@@ -283,7 +304,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   flush_metrics();
 
   SerialMetrics serial_metrics;
-  MAYFLY_TRY_ASSIGN(AfterStart after_start, AfterStart::create(*loop, serial_metrics));
+  MAYFLY_TRY_ASSIGN(AfterStart after_start, AfterStart::create(*loop, serial_metrics, way.release));
   way.console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
   way.console.on_foreground = foreground;
   const bool has_console = way.console.input >= 0;
@@ -294,11 +315,10 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
               .console = std::move(way.console),
               .on_outcome = end_with,
               .before_start = [&]() -> Result<void> {
-                if (!has_console) {
-                  return {};  // nor anybody who waits for a first line; and pages that all clones share
+                if (has_console) {
+                  MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
                 }
-                MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
-                return after_start.arm();
+                return after_start.arm(has_console);
               },
               .start_failed = [&terminal] { terminal.reset(); },
               .confine_vcpu = confinement(filters, FilteredThread::kVcpu),
@@ -373,7 +393,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   Way way{.has_api = options.api_socket.has_value(), .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
-              MAYFLY_TRY(api->open(options.id, *options.api_socket));
+              MAYFLY_TRY(api->open(options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
               LOG_INFO("control API at %s%s", options.api_socket->c_str(),
                        plan.vm ? "" : ": waiting for calls");
             }
@@ -386,7 +406,9 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 
 OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait& wait) {
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
-  Way way{.has_api = !options.clones.no_api, .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
+  Way way{.has_api = !options.clones.no_api,
+          .release = release_birth_pages,
+          .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             MAYFLY_TRY(vm.take_place(std::move(place)));
             MAYFLY_TRY_ASSIGN(const CloneBirth birth, wait.for_birth());
             if (birth.api_socket && api != nullptr) {

@@ -319,6 +319,39 @@ TEST(Options, subcommands_for_running_microvms_refuse_what_they_have_no_use_for)
   EXPECT_EQ(parse({"stop"}).error().hint, "Try 'mayfly stop --help'.\n");
 }
 
+TEST(Options, a_template_takes_a_snapshot_and_a_socket) {
+  const auto options = parse({"template", "s", "m", "--api-sock", "/t", "--pool", "3", "--no-clone-api"});
+  ASSERT_TRUE(options) << options.error().text;
+  EXPECT_EQ(options->subcommand, Subcommand::kTemplate);
+  EXPECT_EQ(options->id, "template");
+  EXPECT_EQ(options->clones.state_path, "s");
+  EXPECT_EQ(options->clones.memory_path, "m");
+  EXPECT_EQ(options->clones.pool, 3U);
+  EXPECT_TRUE(options->clones.no_api);
+  EXPECT_EQ(parse({"template", "s", "m", "--api-sock", "/t", "--name", "web"})->id, "web");
+  EXPECT_FALSE(parse({"template", "s", "m"}));
+  EXPECT_FALSE(parse({"template", "s", "--api-sock", "/t"}));
+  EXPECT_FALSE(parse({"template", "s", "m", "--api-sock", "/t", "--pool", "0"}));
+  EXPECT_FALSE(parse({"template", "s", "m", "--api-sock", "/t", "--name", "a/b"}));
+}
+
+TEST(Options, clones_are_asked_of_a_template_by_their_number) {
+  const auto options =
+      parse({"clone", "web", "-n", "100", "--id-prefix", "w", "--paused", "--no-api", "--serial", "{id}"});
+  ASSERT_TRUE(options) << options.error().text;
+  EXPECT_EQ(options->subcommand, Subcommand::kClone);
+  EXPECT_EQ(options->clones.template_name, "web");
+  EXPECT_EQ(options->clones.count, 100U);
+  EXPECT_EQ(options->clones.id_prefix, "w");
+  EXPECT_TRUE(options->clones.paused);
+  EXPECT_TRUE(options->clones.no_api);
+  EXPECT_EQ(options->clones.serial_path, "{id}");
+  EXPECT_EQ(parse({"clone", "web", "--count=2"})->clones.count, 2U);
+  EXPECT_FALSE(parse({"clone"}));
+  EXPECT_FALSE(parse({"clone", "web", "-n", "1025"}));
+  EXPECT_FALSE(parse({"clone", "web", "--api-sock", "/s"}));
+}
+
 TEST(Options, the_version_of_snapshots_is_text_for_stdout_whatever_else_is_said) {
   for (const auto& stop : {parse({"--snapshot-version"}), parse({"--snapshot-version", "--no-api"})}) {
     ASSERT_FALSE(stop.has_value());

@@ -62,6 +62,12 @@ struct Layout {
   prctl_mm_map map{};
 };
 
+// As it was when somebody asked first.
+const std::optional<Layout>& first_layout() {
+  static const std::optional<Layout> layout = Layout::read();
+  return layout;
+}
+
 bool point_to(const Layout& layout, const std::string& text) {
   prctl_mm_map map = layout.map;
   // SAFETY: addresses as numbers, as the kernel takes them; it reads nothing there by this call.
@@ -84,10 +90,13 @@ bool write_over(const Layout& layout, const std::string& text) {
 
 }  // namespace
 
+void prepare_process_arguments() {
+  first_layout();
+}
+
 bool set_process_arguments(const std::vector<std::string>& arguments) {
-  // Where they were at first; and where they are, for as long as anybody may look.
-  static const std::optional<Layout> layout = Layout::read();
-  static std::string shown;
+  const std::optional<Layout>& layout = first_layout();
+  static std::string shown;  // for as long as anybody may look
   if (!layout) {
     return false;
   }

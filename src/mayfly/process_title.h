@@ -7,6 +7,10 @@
 
 namespace mayfly {
 
+// What set_process_arguments() has to know of this process, and of all that are forked from it. Optional: the
+// first call asks otherwise, which takes longer.
+void prepare_process_arguments();
+
 // Makes `arguments` those that /proc/self/cmdline shows; to be called again and again, by one thread at a time.
 // Where the kernel does not let a process say where its arguments lie (prctl(2), PR_SET_MM_MAP), they are
 // written over those it was started with. False where they find no room there: nothing has changed.

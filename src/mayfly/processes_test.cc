@@ -49,6 +49,7 @@ class FakeProc {
     std::filesystem::create_symlink(process.root, folder + "/root");
   }
   std::string path(const std::string& name) const { return dir_.file(name); }
+  ProcessView view() const { return {.proc = dir_.file("."), .user = kUser}; }
   std::vector<MonitorProcess> find() const {
     const auto found = find_monitors({.proc = dir_.file("."), .user = kUser});
     EXPECT_TRUE(found) << found.error().message();
@@ -153,6 +154,33 @@ TEST(FindMonitors, hostile_and_half_dead_processes_do_no_harm) {
   const auto found = proc.find();
   ASSERT_EQ(found.size(), 1U);
   EXPECT_EQ(found[0].socket, "/home/u/\x1b]0;x\x07\n");
+}
+
+TEST(FindMonitors, a_clone_is_known_by_the_arguments_that_it_shows_and_its_template_is_none) {
+  const FakeProc proc;
+  const std::vector<std::string> source = {"mayfly", "template", "/s",         "/m",
+                                           "--name", "web",      "--api-sock", "/t"};
+  proc.add(30, {.arguments = source});
+  proc.add(31, {.arguments = source, .parent = 30});  // waits in the pool
+  proc.add(32, {.arguments = {"mayfly", "[clone of web]", "--id", "web-1", "--cpus", "2", "--memory", "64M",
+                              "--api-sock", "/run/web-1.sock"},
+                .parent = 30});
+  // Written over longer ones.
+  proc.add(33, {.arguments = {"mayfly", "[clone of web]", "--id", "web-2", "", ""}, .parent = 1});
+  const auto found = proc.find();
+  ASSERT_EQ(found.size(), 2U);
+  EXPECT_EQ(found[0].id, "web-1");
+  EXPECT_EQ(found[0].socket, "/run/web-1.sock");
+  EXPECT_EQ(found[0].vcpus, 2U);
+  EXPECT_EQ(found[0].memory_mib, 64U);
+  EXPECT_EQ(found[1].id, "web-2");
+  EXPECT_FALSE(found[1].socket);
+  const auto templates = find_templates(proc.view());
+  ASSERT_TRUE(templates);
+  ASSERT_EQ(templates->size(), 1U);
+  EXPECT_EQ(templates->front().pid, 30);
+  EXPECT_EQ(templates->front().id, "web");
+  EXPECT_EQ(templates->front().socket, "/t");
 }
 
 TEST(FindMonitors, a_folder_that_is_not_there_is_an_error) {

@@ -222,11 +222,11 @@ OrFailure<std::string> find_template(const ProcessView& view, const std::string&
     return named.front().socket_to_connect;
   }
   return tl::make_unexpected(Failure(
-      ExitCode::kError, named.empty() ? "there is no template \"" + name + "\" of this user; " +
-                                            (templates.empty() ? "none is running"
-                                                               : "running are: " + list_of(templates))
-                                      : "several templates are called \"" + name +
-                                            "\": name one by its socket's path: " + list_of(named)));
+      ExitCode::kError,
+      named.empty() ? "there is no template \"" + name + "\" of this user; " +
+                          (templates.empty() ? "none is running" : "running are: " + list_of(templates))
+                    : "several templates are called \"" + name +
+                          "\": name one by its socket's path: " + list_of(named)));
 }
 
 OrFailure<std::string> clone(const ProcessView& view, const CloneOptions& wanted) {

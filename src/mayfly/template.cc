@@ -149,14 +149,16 @@ std::string hear(const UniqueFd& channel) {
 struct Child {
   pid_t pid = 0;
   UniqueFd channel;
-  };
+};
 
-// Its message within the time. Errors: it ended, it does not answer, or what it said it failed by.
+// Its message within the time. Errors: kNotFound where it ended, kIo where it does not answer, or what it
+// said it failed by.
 Result<char> hear_child(const Child& child, Clock::time_point deadline) {
   for (;;) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
     pollfd ready{.fd = child.channel.get(), .events = POLLIN, .revents = 0};
-    const int count = ::poll(&ready, 1, static_cast<int>(std::max(left, std::chrono::milliseconds(0)).count()));
+    const int count =
+        ::poll(&ready, 1, static_cast<int>(std::max(left, std::chrono::milliseconds(0)).count()));
     if (count < 0 && errno == EINTR) {
       continue;
     }
@@ -165,7 +167,7 @@ Result<char> hear_child(const Child& child, Clock::time_point deadline) {
     }
     const std::string message = hear(child.channel);
     if (message.empty()) {
-      return fail(ErrorCode::kIo, "a clone's process has ended before its guest ran");
+      return fail(ErrorCode::kNotFound, "a clone's process has ended before its guest ran");
     }
     if (message.front() == kFailed) {
       return fail(ErrorCode::kUnsupported, message.substr(1));
@@ -186,14 +188,14 @@ class Template {
 
   OrFailure<void> serve() {
     kept_ = open_descriptors();
+    prepare_process_arguments();
     MAYFLY_TRY(set_handlers(on_signal));
     MAYFLY_TRY_ASSIGN(auto listener,
                       api::UnixListener::bind(*options_.api_socket).map_error(blame_flag("--api-sock")));
-    MAYFLY_TRY_ASSIGN(
-        const auto server,
-        api::HttpServer::create(std::move(listener), {.max_body_bytes = options_.max_body_bytes},
-                                "Mayfly template",
-                                [this](const api::HttpRequest& request) { return answer(request); }));
+    MAYFLY_TRY_ASSIGN(const auto server,
+                      api::HttpServer::create(
+                          std::move(listener), {.max_body_bytes = options_.max_body_bytes}, "Mayfly template",
+                          [this](const api::HttpRequest& request) { return answer(request); }));
     g_server = server.get();
     LOG_INFO("template %s at %s", options_.id.c_str(), options_.api_socket->c_str());
     Result<void> served;
@@ -269,6 +271,11 @@ class Template {
     std::ranges::sort(kept);
     close_others(kept);
     ::setsid();
+    // Who reads what the template prints must not wait for a clone's end. The log alone is shared.
+    if (const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC)); null) {
+      ::dup2(null.get(), STDIN_FILENO);
+      ::dup2(null.get(), STDOUT_FILENO);
+    }
   }
 
   // The child's life. Nothing of the template's is destroyed in it: its memory is shared until it is
@@ -330,14 +337,10 @@ class Template {
   }
 
   void show_as_clone(const CloneBirth& birth, const MachineConfig& machine) const {
-    std::vector<std::string> arguments = {"mayfly",
-                                          std::string(kCloneMark) + options_.id + "]",
-                                          "--id",
-                                          birth.id,
-                                          "--cpus",
-                                          std::to_string(machine.vcpu_count),
-                                          "--memory",
-                                          std::to_string(machine.mem_size_mib) + "M"};
+    std::vector<std::string> arguments = {"mayfly",   std::string(kCloneMark) + options_.id + "]",
+                                          "--id",     birth.id,
+                                          "--cpus",   std::to_string(machine.vcpu_count),
+                                          "--memory", std::to_string(machine.mem_size_mib) + "M"};
     if (birth.api_socket) {
       arguments.insert(arguments.end(), {"--api-sock", *birth.api_socket});
     }
@@ -426,8 +429,8 @@ class Template {
 
   Result<void> send_order(const api::CloneRequest& request, std::vector<Birth>& births) {
     const std::uint64_t number = ++last_number_;
-    api::BornClone clone{.id = request.id.value_or(request.id_prefix.value_or(options_.id) + "-" +
-                                                   std::to_string(number))};
+    api::BornClone clone{
+        .id = request.id.value_or(request.id_prefix.value_or(options_.id) + "-" + std::to_string(number))};
     if (ids_.contains(clone.id)) {
       return fail(ErrorCode::kBusy, "the id \"" + clone.id + "\" is taken: a clone that lives has it");
     }
@@ -441,18 +444,24 @@ class Template {
     return sent ? Result<void>() : fail_errno(error, "tell a clone's process who it is");
   }
 
-  // The oldest of the pool, with a place made.
+  // The oldest of the pool that lives, with a place made.
   Result<Child> take_ready() {
-    if (pool_.empty()) {
-      MAYFLY_TRY(fork_child());
-    }
-    Child child = std::move(pool_.front());
-    pool_.pop_front();
-    if (const auto heard = hear_child(child, Clock::now() + kPatience); !heard) {
+    for (std::size_t attempts = pool_.size() + 1;; --attempts) {
+      if (pool_.empty()) {
+        MAYFLY_TRY(fork_child());
+      }
+      Child child = std::move(pool_.front());
+      pool_.pop_front();
+      const auto heard = hear_child(child, Clock::now() + kPatience);
+      if (heard) {
+        return child;
+      }
       end(child);
-      return tl::make_unexpected(heard.error().within("make a VM ahead"));
+      // Whoever was killed while it waited has successors.
+      if (heard.error().code() != ErrorCode::kNotFound || attempts == 1) {
+        return tl::make_unexpected(heard.error().within("make a VM ahead"));
+      }
     }
-    return child;
   }
 
   static Result<void> hear_birth(Birth& birth) {

@@ -216,14 +216,14 @@ tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request
 
 Result<void> MicroVm::take_place(ClonePlace place) {
   MAYFLY_TRY(expect_not_started());
-  MAYFLY_TRY_ASSIGN(auto machine, Machine::make_ahead(std::move(place.frame),
-                                                      {.registrar = around_.registrar,
-                                                       .console = late_console_,
-                                                       .serial_metrics = around_.serial_metrics,
-                                                       .trace = around_.trace,
-                                                       .on_outcome = around_.on_outcome,
-                                                       .on_boot_mark = on_boot_mark(),
-                                                       .confine_vcpu = around_.confine_vcpu}));
+  MAYFLY_TRY_ASSIGN(auto machine,
+                    Machine::make_ahead(std::move(place.frame), {.registrar = around_.registrar,
+                                                                 .console = late_console_,
+                                                                 .serial_metrics = around_.serial_metrics,
+                                                                 .trace = around_.trace,
+                                                                 .on_outcome = around_.on_outcome,
+                                                                 .on_boot_mark = on_boot_mark(),
+                                                                 .confine_vcpu = around_.confine_vcpu}));
   MAYFLY_TRY(machine->wait_confined());
   ahead_.emplace(Ahead{std::move(place.config), std::move(place.state), std::move(machine)});
   return {};

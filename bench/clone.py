@@ -1,0 +1,265 @@
+#!/usr/bin/python3
+"""Clones of a template: how soon one runs, how many are born a second, and what each costs.
+
+  clone.py [--program BINARY] [--births N] [--alive N] [--directory D] [--check]
+
+BINARY is mayfly, by default that which MAYFLY_PROGRAM names. The guest is bare metal, of 128 MiB; its first
+instructions as a clone send a byte. Beside it runs bench/kvm_floor.c, a process from its start to its guest's first
+byte by the fewest KVM calls that there can be.
+
+  first     a request at the template's socket to the byte in the clone's serial file
+  answer    the same to the answer, which is sent once the clone runs
+  births    clones a second while one caller asks for 64 at a time, all on one core
+  memory    private memory of a clone that halts (smaps_rollup), the guest's own pages among it
+  alive     `first` of the 1st, of the 100th and of the last clone while all before them live; all without a control API
+            and with one
+
+The files lie in D, by default a directory in memory.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import api
+import priority
+import start
+
+# What is promised, as medians.
+FIRST_LIMIT = 1.0  # ms or, where the host takes longer for a VM of its own, times the floor: see over_limits()
+FIRST_LIMIT_OF_FLOOR = 1.35
+BIRTHS_LIMIT = 200  # a second
+PRIVATE_LIMIT_KIB = 300
+GROWTH_LIMIT = 1.5  # the last clones' time, times the first ones'
+IN_ONE_CALL = 64
+SAMPLE = 25  # clones whose median stands for "the 1st", "the 100th", "the last"
+
+
+class Template:
+    def __init__(self, binary, folder, *arguments, core=None):
+        self.folder = folder
+        self.path = str(folder / "template.sock")
+        self.fifo = str(folder / "serial")
+        if not os.path.exists(self.fifo):
+            os.mkfifo(self.fifo)
+        self.serial = os.open(self.fifo, os.O_RDONLY | os.O_NONBLOCK)
+        self.kept_open = os.open(self.fifo, os.O_WRONLY)
+        self.born = []
+        command = [binary, "template", folder / "state", folder / "memory", "--api-sock", self.path, *arguments]
+        self.process = subprocess.Popen([*(["taskset", "-c", str(core)] if core is not None else []), *command],
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + start.LIMIT
+        while not os.path.exists(self.path):
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise RuntimeError("no template")
+            time.sleep(0.01)
+        time.sleep(0.3)  # until its pool is filled
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(self.path)
+
+    def ask(self, **body):
+        """Clones; and when the answer and the first byte of a guest's came, in ms."""
+        text = json.dumps(body)
+        request = f"POST /clone HTTP/1.1\r\nHost: mayfly\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+        answer, times = b"", {}
+        wanted = {self.socket: "answer"}
+        if body.get("serial_out_path"):
+            wanted[self.serial] = "first"
+        begin = time.perf_counter()
+        self.socket.sendall(request)
+        while len(times) < len(wanted):
+            ready = select.select(list(wanted), [], [], start.LIMIT)[0]
+            now = (time.perf_counter() - begin) * 1e3
+            if not ready:
+                raise RuntimeError("a clone does not answer")
+            if self.serial in ready and os.read(self.serial, 4096):
+                times["first"] = now
+            if self.socket in ready:
+                answer += self.socket.recv(1 << 20)
+                head, _, content = answer.partition(b"\r\n\r\n")
+                length = next((int(line.split(b":")[1]) for line in head.split(b"\r\n")
+                               if line.lower().startswith(b"content-length")), None)
+                if length is not None and len(content) >= length:
+                    times["answer"] = now
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(answer.decode())
+        born = [each["pid"] for each in json.loads(content)["clones"]]
+        self.born += born
+        return born, times
+
+    def stop(self):
+        for pid in self.born:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        self.process.terminate()
+        self.process.wait()
+        self.socket.close()
+        os.close(self.serial)
+        os.close(self.kept_open)
+        for pid in self.born:
+            while os.path.exists(f"/proc/{pid}"):
+                time.sleep(0.005)
+        self.born = []
+
+
+def snapshot(binary, folder):
+    path = str(folder / "parent.sock")
+    parent = subprocess.Popen([binary, "run", "--kernel", folder / "first_step.elf", "--memory", f"{start.GUEST_MIB}M",
+                               "--api-sock", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    parent.stdout.readline()
+    for method, where, body in (
+            ("PATCH", "/vm", {"state": "Paused"}),
+            ("PUT", "/snapshot/create", {"snapshot_path": str(folder / "state"), "mem_file_path": str(folder / "memory")})):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(api.request(method, where, body))
+            if not client.recv(4096).startswith(b"HTTP/1.1 204"):
+                raise RuntimeError(f"{method} {where}")
+    parent.terminate()
+    parent.wait()
+    parent.stdout.close()
+
+
+def private_kib(pid):
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
+def measure_floor(folder):
+    begin, process = start.start([folder / "kvm_floor"])
+    took = start.await_output(begin, process)
+    process.wait()
+    process.stdout.close()
+    return took
+
+
+def measure_latency(binary, folder, runs):
+    """Medians by name; the floor takes turns."""
+    figures = {}
+    for has_api in (True, False):
+        with priority.real_time():
+            template = Template(binary, folder, *([] if has_api else ["--no-clone-api"]))
+        name = "with an API" if has_api else "without"
+        try:
+            for _ in range(runs):
+                with priority.real_time():
+                    times = template.ask(serial_out_path=template.fifo)[1]
+                    figures.setdefault("floor ms", []).append(measure_floor(folder))
+                for what, took in times.items():
+                    figures.setdefault(f"{what} ms, {name}", []).append(took)
+                time.sleep(0.02)  # the pool is filled
+            time.sleep(0.2)
+            figures[f"private KiB, {name}"] = [private_kib(pid) for pid in template.born]
+        finally:
+            template.stop()
+    return {name: statistics.median(values) for name, values in figures.items()}
+
+
+def measure_births(binary, folder, count):
+    core = max(os.sched_getaffinity(0))
+    template = Template(binary, folder, "--no-clone-api", core=core)
+    try:
+        with priority.real_time():
+            os.sched_setscheduler(template.process.pid, os.SCHED_RR, os.sched_param(1))
+            begin = time.perf_counter()
+            for _ in range(0, count, IN_ONE_CALL):
+                template.ask(count=IN_ONE_CALL)
+            took = time.perf_counter() - begin
+        return len(template.born) / took
+    finally:
+        template.stop()
+
+
+def measure_alive(binary, folder, count, has_api):
+    """Median `first` of the 1st, the 100th and the last, in ms; the median private KiB, and how many MiB all took."""
+    before = available_mib()
+    with priority.real_time():
+        template = Template(binary, folder, *([] if has_api else ["--no-clone-api"]))
+    times = []
+    try:
+        while len(template.born) < count:
+            near = len(template.born) < SAMPLE or 100 <= len(template.born) < 100 + SAMPLE or count - len(template.born) <= SAMPLE
+            if near:
+                with priority.real_time():
+                    times.append(template.ask(serial_out_path=template.fifo)[1]["first"])
+                time.sleep(0.02)
+            else:
+                limit = 100 if len(template.born) < 100 else count - SAMPLE
+                template.ask(count=min(IN_ONE_CALL, limit - len(template.born)))
+        time.sleep(1)
+        alive = sum(os.path.exists(f"/proc/{pid}/smaps_rollup") for pid in template.born)
+        if alive != count:
+            raise RuntimeError(f"only {alive} of {count} clones live")
+        private = statistics.median(private_kib(pid) for pid in template.born)
+        used = before - available_mib()
+    finally:
+        template.stop()
+    thirds = [times[at:at + SAMPLE] for at in range(0, len(times), SAMPLE)]
+    return [statistics.median(each) for each in thirds], private, used
+
+
+def available_mib():
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default=os.environ.get("MAYFLY_PROGRAM"))
+    parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--births", type=int, default=512)
+    parser.add_argument("--alive", type=int, default=1000)
+    parser.add_argument("--directory", default="/dev/shm")
+    parser.add_argument("--check", action="store_true",
+                        help=f"exit with 1 where the first byte takes more than {FIRST_LIMIT} ms and {FIRST_LIMIT_OF_FLOOR} x "
+                             f"floor, fewer than {BIRTHS_LIMIT} are born a second, an idle clone has more than "
+                             f"{PRIVATE_LIMIT_KIB} KiB of its own, or the last take {GROWTH_LIMIT} x the first ones' time")
+    options = parser.parse_args()
+    if not options.program or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        parser.error("name a program by --program or MAYFLY_PROGRAM, on a host with a usable /dev/kvm")
+    folder = Path(tempfile.mkdtemp(prefix="mayfly-clone-", dir=options.directory))
+    wrong = []
+    try:
+        start.build(folder, guests=("first_step",))
+        snapshot(options.program, folder)
+        medians = measure_latency(options.program, folder, options.runs)
+        for name, value in medians.items():
+            print(f"{name:26} {value:8.2f}")
+        for name in ("with an API", "without"):
+            first = medians[f"first ms, {name}"]
+            if first > max(FIRST_LIMIT, FIRST_LIMIT_OF_FLOOR * medians["floor ms"]):
+                wrong.append(f"first byte, {name}: {first:.2f} ms, {first / medians['floor ms']:.2f} x floor")
+            if medians[f"private KiB, {name}"] > PRIVATE_LIMIT_KIB:
+                wrong.append(f"private memory, {name}: more than {PRIVATE_LIMIT_KIB} KiB")
+        births = measure_births(options.program, folder, options.births)
+        print(f"{'births a second, one core':26} {births:8.0f}")
+        if births < BIRTHS_LIMIT:
+            wrong.append(f"births: fewer than {BIRTHS_LIMIT} a second")
+        for has_api in (False, True):
+            times, private, used = measure_alive(options.program, folder, options.alive, has_api)
+            print(f"{options.alive} alive {'with an API' if has_api else 'without':12}: first ms of the 1st, 100th, last: "
+                  + ", ".join(f"{each:.2f}" for each in times) + f"; {private:.0f} KiB private, {used} MiB in all")
+            if times[-1] > GROWTH_LIMIT * times[0]:
+                wrong.append("the cost of a clone grows with their number")
+    finally:
+        shutil.rmtree(folder)
+    for each in wrong:
+        print(f"over the limit: {each}", file=sys.stderr)
+    return 1 if options.check and wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+#!/usr/bin/python3
+"""Clones of bare guests on this host's /dev/kvm, by a template and its socket.
+
+  clone_test.py --mayfly BINARY --guests FOLDER [unittest's own arguments]
+
+The guest own_pattern.S writes a pattern of its VM generation id and looks for anybody else's. A host without a usable
+/dev/kvm cannot run it: that is said, and the exit code is 77 (skipped).
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+from bare_guests import HANG, Case, Connection, guest, main, mayfly, program
+
+
+def wait_until(case, what, true):
+    end = time.monotonic() + HANG
+    while not true():
+        if time.monotonic() > end:
+            case.fail(f"in vain: {what}")
+        time.sleep(0.01)
+
+
+def is_alive(pid):
+    """Whether it runs: a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def read(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+class Template:
+    def __init__(self, case, *arguments, state="state", memory="memory"):
+        self.case = case
+        self.pool = int(arguments[arguments.index("--pool") + 1]) if "--pool" in arguments else 8
+        self.socket = case.path("t.sock")
+        self.log = case.path(f"template{len(os.listdir(case.folder))}.log")
+        with open(self.log, "wb") as log:  # clones keep it open
+            self.process = subprocess.Popen(
+                [program(), "template", case.path(state), case.path(memory), "--api-sock", self.socket, *arguments],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+        case.addCleanup(self.stop)
+        wait_until(case, "the template listens", lambda: os.path.exists(self.socket) or self.process.poll() is not None)
+        case.assertIsNone(self.process.poll(), "the template has ended")
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+        out, _ = self.process.communicate(timeout=HANG)
+        return self.process.returncode, out, read(self.log)
+
+    def call(self, method, path, body=None):
+        api = Connection(self.socket)
+        try:
+            api.request(method, path, body=body if body is None or isinstance(body, str) else json.dumps(body))
+            answer = api.getresponse()
+            return answer.status, json.loads(answer.read() or "null")
+        finally:
+            api.close()
+
+    def clone(self, **body):
+        status, answer = self.call("POST", "/clone", body)
+        self.case.assertEqual(status, 200, answer)
+        for each in answer["clones"]:
+            self.case.addCleanup(kill, each["pid"])
+        return answer["clones"]
+
+    def refused(self, text, body, path="/clone", method="POST"):
+        status, answer = self.call(method, path, body)
+        self.case.assertEqual(status, 400, answer)
+        self.case.assertIn(text, answer["fault_message"])
+        wait_until(self.case, "nothing but the pool and those that lived is left",
+                   lambda: len(self.children()) == self.pool + self.call("GET", "/")[1]["clones"])
+
+    def children(self):
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="utf-8") as file:
+            return [int(pid) for pid in file.read().split() if is_alive(pid)]
+
+
+def kill(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+class CloneCase(Case):
+    def setUp(self):
+        super().setUp()
+        self.snapshot("own_pattern")
+
+    def call(self, path, method, where, body):
+        api = Connection(path)
+        try:
+            api.request(method, where, body=json.dumps(body))
+            answer = api.getresponse()
+            content = answer.read()
+            self.assertIn(answer.status, (200, 204), content)
+        finally:
+            api.close()
+
+    def save(self, api, state="state", memory="memory"):
+        self.call(api, "PATCH", "/vm", {"state": "Paused"})
+        self.call(api, "PUT", "/snapshot/create",
+                  {"snapshot_path": self.path(state), "mem_file_path": self.path(memory)})
+
+    def snapshot(self, name, *arguments):
+        api = self.path("parent.sock")
+        process = subprocess.Popen([program(), "run", "--kernel", guest(name), "--memory", "64M", "--api-sock", api, *arguments],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            self.assertEqual(process.stdout.readline(), b"ready\n")
+            self.save(api)
+        finally:
+            process.terminate()
+            process.communicate(timeout=HANG)
+
+    def ids_of(self, clones, times=1):
+        """The VM generation ids that the guests said, once each has said that its memory is its own."""
+        said = []
+        for each in clones:
+            path = self.path(each["id"] + ".log")
+            wait_until(self, f"{each['id']} has kept its pattern", lambda path=path: read(path).count("kept\n") == times)
+            said.append(re.fullmatch(r"(?:([0-9a-f]{16})\nkept\n)+", read(path))[1])
+        return said
+
+
+class Births(CloneCase):
+    def test_clones_diverge_and_never_see_each_others_writes(self):
+        template = Template(self)
+        clones = template.clone(count=5, serial_out_path=self.path("{id}.log"))
+        self.assertEqual([each["id"] for each in clones], [f"template-{n}" for n in range(1, 6)])
+        self.assertEqual(len(set(self.ids_of(clones))), 5)
+
+    def test_a_hundred_are_born_and_all_differ(self):
+        template = Template(self, "--no-clone-api")
+        clones = template.clone(count=100, id_prefix="many", serial_out_path=self.path("{id}.log"))
+        self.assertEqual(len(set(self.ids_of(clones))), 100)
+        self.assertEqual({each["api_sock"] for each in clones}, {None})
+        self.assertEqual(template.call("GET", "/")[1]["clones"], 100)
+
+    def test_a_clones_snapshot_is_cloned(self):
+        first = Template(self)
+        [parent] = first.clone(serial_out_path=self.path("{id}.log"))
+        own = self.ids_of([parent])
+        self.save(parent["api_sock"], "state2", "memory2")
+        first.stop()
+        os.unlink(self.path("template-1.log"))
+        kill(parent["pid"])
+        second = Template(self, "--name", "second", state="state2", memory="memory2")
+        children = second.clone(count=3, serial_out_path=self.path("{id}.log"))
+        self.assertEqual(len({*self.ids_of(children), *own}), 4)
+
+    def test_a_clone_has_an_api_as_any_microvm(self):
+        template = Template(self)
+        [clone] = template.clone(id="web", api_sock=self.path("x-{id}.sock"), resume_vm=False)
+        self.assertEqual(clone["api_sock"], self.path("x-web.sock"))
+        api = Connection(clone["api_sock"])
+        api.request("GET", "/")
+        answer = json.loads(api.getresponse().read())
+        api.close()
+        self.assertEqual((answer["id"], answer["state"]), ("web", "Paused"))
+        listed = {row["pid"]: row for row in json.loads(mayfly("ps", "--json").out)}[clone["pid"]]
+        self.assertEqual((listed["name"], listed["state"], listed["mem_size_mib"]), ("web", "Paused", 64))
+        self.assertEqual(mayfly("stop", "--now", str(clone["pid"])).code, 0)
+        self.assertFalse(os.path.exists(clone["api_sock"]))
+
+    def test_the_shell_command_prints_them(self):
+        template = Template(self, "--name", f"shell{os.getpid()}")
+        done = mayfly("clone", f"shell{os.getpid()}", "-n", "3", "--id-prefix", "sh", "--paused")
+        self.assertEqual(done.code, 0, done)
+        lines = [line.split() for line in done.out.decode().splitlines()]
+        for pid, _, _ in lines:
+            self.addCleanup(kill, int(pid))
+        self.assertEqual([line[1] for line in lines], ["sh-1", "sh-2", "sh-3"])
+        self.assertEqual([line[2] for line in lines], [self.path(f"sh-{n}.sock") for n in (1, 2, 3)])
+        self.assertEqual(template.call("GET", "/")[1]["clones"], 3)
+        done = mayfly("clone", self.path("nobody.sock"))
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("nobody.sock", done.err)
+
+    def test_a_replaced_snapshot_file_changes_nothing(self):
+        template = Template(self, "--pool", "1")
+        for name in ("state", "memory"):
+            with open(self.path("other"), "wb") as file:
+                file.write(b"another")
+            os.rename(self.path("other"), self.path(name))
+        clones = template.clone(count=4, serial_out_path=self.path("{id}.log"))
+        self.assertEqual(len(set(self.ids_of(clones))), 4)
+
+
+class Endings(CloneCase):
+    def test_the_templates_end_is_not_its_clones(self):
+        template = Template(self)
+        [clone] = template.clone(serial_out_path=self.path("{id}.log"))
+        waiting = [pid for pid in template.children() if pid != clone["pid"]]
+        self.assertTrue(waiting)
+        self.assertEqual(template.stop(), (0, b"", ""))
+        self.assertFalse(os.path.exists(template.socket))
+        wait_until(self, "the pool has ended", lambda: not any(map(is_alive, waiting)))
+        self.ids_of([clone])
+        self.assertTrue(is_alive(clone["pid"]))
+
+    def test_a_killed_template_takes_its_pool_along(self):
+        template = Template(self)
+        [clone] = template.clone()
+        waiting = [pid for pid in template.children() if pid != clone["pid"]]
+        template.process.kill()
+        wait_until(self, "the pool has ended", lambda: not any(map(is_alive, waiting)))
+        self.assertTrue(is_alive(clone["pid"]))
+
+    def test_a_killed_clone_is_reaped_and_its_id_is_free(self):
+        template = Template(self, "--pool", "2")
+        [clone] = template.clone(id="web")
+        kill(clone["pid"])
+        wait_until(self, "it is gone, also as a zombie", lambda: not os.path.exists(f"/proc/{clone['pid']}"))
+        os.unlink(clone["api_sock"])  # a killed monitor leaves it
+        template.clone(id="web")
+
+    def test_killed_places_are_replaced(self):
+        template = Template(self, "--pool", "3")
+        for pid in template.children():
+            kill(pid)
+        wait_until(self, "there are others", lambda: len(template.children()) == 3)
+        clones = template.clone(count=5, serial_out_path=self.path("{id}.log"))
+        self.assertEqual(len(set(self.ids_of(clones))), 5)
+
+    def test_sigterm_ends_a_clone_in_good_order(self):
+        template = Template(self)
+        [clone] = template.clone()
+        os.kill(clone["pid"], signal.SIGTERM)
+        wait_until(self, "it has ended", lambda: not os.path.exists(f"/proc/{clone['pid']}"))
+        self.assertFalse(os.path.exists(clone["api_sock"]))
+
+
+class Refusals(CloneCase):
+    def test_hostile_requests_are_refused_and_leave_nothing(self):
+        template = Template(self, "--pool", "2")
+        template.clone(id="taken", resume_vm=False)
+        for text, body in (
+                ('the id "taken" is taken', {"id": "taken"}),
+                ("serves a socket there", {"id": "other", "api_sock": self.path("taken.sock")}),
+                ("no network interface", {"network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap0"}]}),
+                ("no drive", {"drive_overrides": [{"drive_id": "root", "path_on_host": "/x"}]}),
+                ("serial output", {"serial_out_path": self.path("no/such/folder")}),
+                ("take a shorter id_prefix", {"id_prefix": "a" * 64}),
+                ("count", {"count": 1000000}),
+                ("snapshot_path", {"snapshot_path": self.path("state")}),
+                ("the body", "{"),
+                ("the body", "[" * 1000)):
+            with self.subTest(body=body):
+                template.refused(text, body)
+        template.refused("there is no /machine-config", {}, path="/machine-config", method="PUT")
+        template.refused("GET is not possible on /clone", None, method="GET")
+        self.assertEqual(template.call("GET", "/")[1]["clones"], 1)
+        template.clone()
+
+    def test_all_are_born_or_none(self):
+        template = Template(self)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(self.path("b-3.sock"))
+            template.refused("b-3.sock", {"count": 5, "id_prefix": "b"})
+        self.assertEqual(template.call("GET", "/")[1]["clones"], 0)
+        for number in (1, 2, 4, 5):
+            self.assertFalse(os.path.exists(self.path(f"b-{number}.sock")), number)
+
+    def test_what_is_no_snapshot_is_no_template(self):
+        with open(self.path("junk"), "wb") as file:
+            file.write(b"junk" * 100)
+        for state, memory, text in (("junk", "memory", "junk"), ("none", "memory", "No such file"), ("state", "junk", "junk")):
+            done = mayfly("template", self.path(state), self.path(memory), "--api-sock", self.path("x.sock"))
+            self.assertEqual(done.code, 153, done)
+            self.assertIn(text, done.err)
+            self.assertFalse(os.path.exists(self.path("x.sock")))
+
+
+if __name__ == "__main__":
+    main(__doc__)
