@@ -449,7 +449,7 @@ class Started(Served):
         super().setUp()
         self.do("PUT", "/drives/rootfs", {"drive_id": "rootfs", "path_on_host": self.image("first"), "is_root_device": True})
         self.do("PUT", "/network-interfaces/eth1", {"iface_id": "eth1", "backend": "user"})
-        self.boot("spin")
+        self.boot("spin", track_dirty_pages=True)
 
     def test_every_call_is_possible_in_the_states_described_only(self):
         for method, pattern, schema, name, body in self.bodies():
