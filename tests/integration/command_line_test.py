@@ -15,7 +15,8 @@ import sys
 import tempfile
 import unittest
 
-SUBCOMMANDS = ["run", "doctor", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "merge", "completion"]
+SUBCOMMANDS = ["run", "doctor", "template", "clone", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "merge",
+               "completion"]
 
 MAYFLY = ""
 BUILD = ""
