@@ -87,7 +87,10 @@ std::uint32_t Kvm::max_vcpus() const {
 
 std::size_t Kvm::xsave_size() const {
   const int size = check_extension(KVM_CAP_XSAVE2);
-  return std::max(sizeof(kvm_xsave), size > 0 ? static_cast<std::size_t>(size) : 0);
+  // What KVM_GET_XSAVE takes. Not sizeof(kvm_xsave): its array without a size takes up room in C++, and a
+  // vCPU of any host would seem to have more state than that.
+  constexpr std::size_t kSmallest = 4096;
+  return std::max(kSmallest, size > 0 ? static_cast<std::size_t>(size) : 0);
 }
 
 Result<Vm> Kvm::create_vm(std::span<const MemoryRegion> memory, const VmOptions& options) const {

@@ -369,7 +369,7 @@ TEST(MemoryFile, a_page_with_one_byte_anywhere_is_no_page_of_zeros) {
     guest.write(0, page * kPage + page, Bytes(1, std::byte{1}));
   }
   const UniqueFd file = empty_file();
-  const auto written = write_full(guest.memory(), named(file), {});
+  const auto written = write_full(guest.memory(), named(file), {.served_by_handler = true});
   ASSERT_TRUE(written);
   EXPECT_EQ(written->written, kPage * kPage);
   EXPECT_EQ(written->zero, kPage);
