@@ -47,8 +47,6 @@ const auto kConstants = std::to_array<Constant>({
     {"OWN_PROCESS", seccomp_format::kOwnProcess},
     // ioctl requests
     MAYFLY_CONSTANT(BLKGETSIZE64),
-    MAYFLY_CONSTANT(KVM_CAP_XSAVE2),
-    MAYFLY_CONSTANT(KVM_CHECK_EXTENSION),
     MAYFLY_CONSTANT(KVM_GET_CLOCK),
     MAYFLY_CONSTANT(KVM_GET_DEBUGREGS),
     MAYFLY_CONSTANT(KVM_GET_DIRTY_LOG),
@@ -63,7 +61,6 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(KVM_GET_XCRS),
     // What they are about ends with an array without a size, which for C++ takes a byte.
     {"KVM_GET_MSRS", _IOWR(KVMIO, 0x88, std::uint64_t)},
-    {"KVM_GET_MSR_INDEX_LIST", _IOWR(KVMIO, 0x02, std::uint32_t)},
     {"KVM_GET_XSAVE", kGetXsave},
     {"KVM_GET_XSAVE2", kGetXsave2},
     MAYFLY_CONSTANT(KVM_IOEVENTFD),

@@ -256,6 +256,7 @@ const std::vector<Call>& what_must_never_be_allowed(const Policy& policy) {
       {SYS_ioctl, {none, TIOCSTI}},
       {SYS_ioctl, {none, FIONBIO}},
       {SYS_ioctl, {none, KVM_CREATE_VM}},
+      {SYS_ioctl, {none, KVM_SET_USER_MEMORY_REGION}},
       {SYS_ioctl, {none, KVM_CREATE_DEVICE}},
       {SYS_fcntl, {none, F_SETOWN, 1}},
       {SYS_fcntl, {none, F_DUPFD, 0}},
@@ -264,10 +265,6 @@ const std::vector<Call>& what_must_never_be_allowed(const Policy& policy) {
       {SYS_futex, {address, 6}},   // FUTEX_LOCK_PI
       {SYS_futex, {address, 12}},  // FUTEX_CMP_REQUEUE_PI
   };
-  // The monitor's thread begins and ends KVM's log of a slot by it, which no filter can tell from a new slot.
-  if (policy.thread != FilteredThread::kMonitor) {
-    calls.push_back({SYS_ioctl, {none, KVM_SET_USER_MEMORY_REGION}});
-  }
   // Nothing here is for any thread; a rule that says otherwise is a failure of its own.
   for (const Call& call : calls) {
     EXPECT_FALSE(allows(policy, call)) << syscall_name(call.number);
