@@ -26,7 +26,9 @@ std::string replaced(std::string text, std::string_view what, std::string_view w
 class Names {
  public:
   Names(const std::string& id, std::uint64_t number) : id_(id), number_(std::to_string(number)) {}
-  std::string in(const std::string& text) const { return replaced(replaced(text, "{n}", number_), "{id}", id_); }
+  std::string in(const std::string& text) const {
+    return replaced(replaced(text, "{n}", number_), "{id}", id_);
+  }
 
  private:
   const std::string& id_;
@@ -135,9 +137,8 @@ std::optional<std::string> clone_socket(const CloneRequest& request, const std::
 std::string clones_answer(const std::vector<BornClone>& clones) {
   json list = json::array();
   for (const BornClone& clone : clones) {
-    list.push_back({{"id", clone.id},
-                    {"pid", clone.pid},
-                    {"api_sock", clone.socket ? json(*clone.socket) : json()}});
+    list.push_back(
+        {{"id", clone.id}, {"pid", clone.pid}, {"api_sock", clone.socket ? json(*clone.socket) : json()}});
   }
   return text_of({{"clones", std::move(list)}});
 }

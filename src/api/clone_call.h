@@ -38,7 +38,8 @@ struct CloneRequest {
 Result<CloneRequest> parse_clone_request(std::string_view text);
 
 // What one of the clones is told: the same as a text that parse_clone_request() reads, with an id, no count,
-// and nothing left to stand for something else. kInvalidArgument where the id is none that a microVM can have.
+// and nothing left to stand for something else. kInvalidArgument where the id is none that a microVM can
+// have.
 Result<std::string> clone_order(const CloneRequest& request, const std::string& id, std::uint64_t number,
                                 const std::string& socket_folder);
 
@@ -54,7 +55,8 @@ struct BornClone {
 
 // {"clones": [{"id": "a-1", "pid": 12, "api_sock": "/run/a-1.sock"}]}; without a control API null.
 std::string clones_answer(const std::vector<BornClone>& clones);
-// {"id": ..., "ready": ..., "clones": ...}: who answers, how many places are made ahead, how many clones live.
+// {"id": ..., "ready": ..., "clones": ...}: who answers, how many places are made ahead, how many clones
+// live.
 std::string template_answer(const std::string& name, const std::string& version, std::size_t ready,
                             std::size_t clones);
 std::string fault_answer(const std::string& message);

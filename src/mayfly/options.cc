@@ -70,16 +70,20 @@ constexpr const char* kDoctorFooter =
 
 constexpr const char* kTemplateFooter =
     "\n"
-    "It reads the snapshot once, keeps a pool of processes with a VM made ahead, and answers POST /clone on its\n"
+    "It reads the snapshot once, keeps a pool of processes with a VM made ahead, and answers POST /clone on "
+    "its\n"
     "socket: each clone is a process and a microVM of its own, which shares the snapshot's memory with the\n"
-    "others until it writes to it. 'mayfly clone' asks for some; 'mayfly ps' lists them. SIGTERM and SIGINT end\n"
+    "others until it writes to it. 'mayfly clone' asks for some; 'mayfly ps' lists them. SIGTERM and SIGINT "
+    "end\n"
     "the template; its clones live on. docs/templates.md has the rest.\n"
     "\n"
-    "Exit status: 0 it was asked to end, 1 the host cannot, 153 the arguments or the snapshot cannot be used.\n";
+    "Exit status: 0 it was asked to end, 1 the host cannot, 153 the arguments or the snapshot cannot be "
+    "used.\n";
 
 constexpr const char* kCloneFooter =
     "\n"
-    "TEMPLATE is the --name of a template of this user, or the path of its socket. A line for each clone: its\n"
+    "TEMPLATE is the --name of a template of this user, or the path of its socket. A line for each clone: "
+    "its\n"
     "process, its id and its control API's socket, or '-'. Either all of them are born or none is.\n"
     "\n"
     "Exit status: 0 they run, 1 they do not, 153 the arguments cannot be used.\n";
@@ -563,7 +567,8 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
 }
 
 // A number from 1 to `most`, into `target`.
-void add_number(CLI::App* made, const char* name, std::uint32_t most, std::uint32_t& target, const char* help) {
+void add_number(CLI::App* made, const char* name, std::uint32_t most, std::uint32_t& target,
+                const char* help) {
   made->add_option_function<std::string>(
           name,
           [&target](const std::string& text) {

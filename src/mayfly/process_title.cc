@@ -82,7 +82,8 @@ bool write_over(const Layout& layout, const std::string& text) {
   if (layout.map.arg_start == 0 || text.size() > size) {
     return false;
   }
-  // SAFETY: the strings that the process was started with, which are writable, and which nobody reads any more.
+  // SAFETY: the strings that the process was started with, which are writable, and which nobody reads any
+  // more.
   auto* const place = reinterpret_cast<char*>(layout.map.arg_start);
   std::fill(std::copy(text.begin(), text.end(), place), place + size, '\0');
   return true;

@@ -100,8 +100,7 @@ Backing backing_of(HugePages huge_pages) {
 tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace) {
   const std::span<const CapabilityChange> capabilities =
       config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
-  MAYFLY_TRY_ASSIGN(Kvm kvm,
-                    traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
+  MAYFLY_TRY_ASSIGN(Kvm kvm, traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
   MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
                return kvm.check_extension(number);
              }).map_error(of_cpu_config));
@@ -184,8 +183,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
 
   std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
-                                               {std::move(vm), std::move(processor)},
-                                               std::move(serial_line), std::move(surroundings)));
+                                               {std::move(vm), std::move(processor)}, std::move(serial_line),
+                                               std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(traced(trace, "create vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
@@ -229,8 +228,8 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
   std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
-                                               {std::move(vm), std::move(processor)},
-                                               std::move(serial_line), std::move(surroundings)));
+                                               {std::move(vm), std::move(processor)}, std::move(serial_line),
+                                               std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(traced(trace, "restore vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
@@ -241,10 +240,9 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
 
 Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, MachineSurroundings surroundings) {
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
-  std::unique_ptr<Machine> machine(
-      new Machine(std::move(frame.memory), std::move(frame.windows),
-                  {std::move(frame.vm), std::move(frame.processor)},
-                  std::move(serial_line), std::move(surroundings)));
+  std::unique_ptr<Machine> machine(new Machine(std::move(frame.memory), std::move(frame.windows),
+                                               {std::move(frame.vm), std::move(frame.processor)},
+                                               std::move(serial_line), std::move(surroundings)));
   for (Vcpu& vcpu : frame.vcpus) {
     machine->add_cpu(std::move(vcpu));
   }
@@ -285,8 +283,9 @@ Result<void> Machine::restore_devices(const RestoreParts& parts) {
   }
   kvm_clock_data clock = state.clock;
   if (parts.advance_clock && (clock.flags & KVM_CLOCK_REALTIME) == 0) {
-    return fail(ErrorCode::kUnsupported,
-                "the clock cannot be moved on: the host of the snapshot did not say when it was taken (Linux 5.16)");
+    return fail(
+        ErrorCode::kUnsupported,
+        "the clock cannot be moved on: the host of the snapshot did not say when it was taken (Linux 5.16)");
   }
   clock.flags &= parts.advance_clock ? std::uint32_t{KVM_CLOCK_REALTIME} : 0;
   MAYFLY_TRY(platform_.vm.set_clock(clock));

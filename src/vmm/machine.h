@@ -42,8 +42,8 @@ namespace mayfly {
 // What a machine's memory is made of.
 Backing backing_of(HugePages huge_pages);
 
-// KVM, able to run that machine. `trace` may be null. What a CPU template asks for and this KVM does not have is
-// the configuration's fault.
+// KVM, able to run that machine. `trace` may be null. What a CPU template asks for and this KVM does not have
+// is the configuration's fault.
 tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace);
 
 // What a machine needs from around it. Borrowed; outlives the machine.
@@ -124,8 +124,8 @@ class Machine {
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings);
 
-  // For `devices` virtio devices. By the process that is to run it: KVM ties a VM to the address space that it
-  // was made in.
+  // For `devices` virtio devices. By the process that is to run it: KVM ties a VM to the address space that
+  // it was made in.
   static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
                                          Processor processor, std::uint32_t vcpus);
   // A machine of which nothing is missing but what restore_ahead() brings, its vCPUs' threads parked.
