@@ -143,6 +143,7 @@ class Kinds(PatternCase):
 
     def test_a_live_one_of_a_guest_whose_writes_are_not_tracked_is_refused(self):
         vm = Vm(self).boot("pattern", until=b"1\n", mem_size_mib=64)
+        self.addCleanup(vm.kill)
         vm.refused("needs track_dirty_pages", "PUT", "/snapshot/create", self.files.create(live=True))
         self.runs_on(vm)
 
