@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -16,7 +17,6 @@
 #include <climits>
 #include <csignal>
 #include <deque>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -29,6 +29,7 @@
 
 #include "api/clone_call.h"
 #include "api/http/http_server.h"
+#include "base/error.h"
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -45,6 +46,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // A place takes a host that is busy a tenth of a second; beyond this something is wrong.
+// So many that wait end before they are born until none is made ahead any more: something is wrong with all.
+constexpr unsigned kMostUnborn = 64;
 constexpr std::chrono::seconds kPatience{10};
 // Clones of one call that are being born at a time.
 constexpr std::size_t kAtATime = 4;
@@ -99,17 +102,18 @@ class SignalsHeld {
   sigset_t before_{};
 };
 
-// The descriptors that are open, ascending.
+// The descriptors that are open, ascending. Asked one by one: a jail has no /proc, and to read it there would
+// be one descriptor more.
 std::vector<int> open_descriptors() {
+  constexpr rlim_t kMost = 65536;  // a template has a dozen
+  rlimit limit{};
+  const rlim_t end = ::getrlimit(RLIMIT_NOFILE, &limit) == 0 ? std::min(limit.rlim_cur, kMost) : kMost;
   std::vector<int> open;
-  std::error_code error;
-  for (std::filesystem::directory_iterator entry("/proc/self/fd", error);
-       !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-    if (const auto fd = parse_integer<int>(entry->path().filename().native())) {
-      open.push_back(*fd);
+  for (int fd = 0; fd < static_cast<int>(end); ++fd) {
+    if (::fcntl(fd, F_GETFD) >= 0) {
+      open.push_back(fd);
     }
   }
-  std::ranges::sort(open);
   return open;
 }
 
@@ -129,7 +133,9 @@ void say(const UniqueFd& channel, char what, std::string_view text = {}) {
   std::string message(1, what);
   message.append(text.substr(0, kMaxAnswer - 1));
   // Not by send(2), which no filter of a monitor's has to allow. A reader that has gone misses nothing.
-  static_cast<void>(::write(channel.get(), message.data(), message.size()));
+  if (::write(channel.get(), message.data(), message.size()) < 0 && errno != EPIPE) {
+    LOG_WARN_LIMITED("%s", Error::from_errno(errno, "write to a clone's channel").message().c_str());
+  }
 }
 
 // The other end's next message, or nothing where it has gone.
@@ -201,7 +207,10 @@ class Template {
     Result<void> served;
     while (served && !g_ends) {
       reap();
-      fill(options_.clones.pool);
+      // Where none can be made, who asks for a clone is told why.
+      if (ended_unborn_ < kMostUnborn) {
+        fill(options_.clones.pool);
+      }
       served = server->run();
     }
     g_server = nullptr;
@@ -223,7 +232,13 @@ class Template {
         ids_.erase(found->second);
         living_.erase(found);
       }
-      std::erase_if(pool_, [pid](const Child& child) { return child.pid == pid; });
+      if (const auto unborn = std::ranges::find(pool_, pid, &Child::pid); unborn != pool_.end()) {
+        ++ended_unborn_;
+        LOG_WARN_LIMITED(
+            "a process that waited to be a clone has ended%s",
+            ended_unborn_ == kMostUnborn ? "; no more are made ahead until a clone is born" : "");
+        pool_.erase(unborn);
+      }
     }
   }
 
@@ -402,6 +417,7 @@ class Template {
       }
       return tl::make_unexpected(done.error());
     }
+    ended_unborn_ = 0;
     std::vector<api::BornClone> clones;
     for (Birth& birth : births) {
       ids_.insert(birth.clone.id);
@@ -491,6 +507,7 @@ class Template {
   const std::string socket_folder_;  // ends in '/', or empty
   std::vector<int> kept_;            // descriptors that are a clone's as well
   std::deque<Child> pool_;           // the oldest first
+  unsigned ended_unborn_ = 0;        // of the pool, since a clone was born last
   std::map<pid_t, std::string> living_;
   std::set<std::string> ids_;  // of those
   std::uint64_t last_number_ = 0;

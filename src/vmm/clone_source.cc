@@ -79,8 +79,8 @@ tl::expected<CloneSource, BuildError> CloneSource::open(const std::string& state
   MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, nullptr));
   MAYFLY_TRY_ASSIGN(Processor processor,
                     restore_processor(kvm, std::exchange(state.vcpus, {})).map_error(within));
-  return CloneSource(std::move(config), std::move(state), std::move(memory), std::move(name), std::move(kvm),
-                     std::move(processor));
+  return CloneSource({state_path, memory_path}, std::move(config), std::move(state), std::move(memory),
+                     std::move(name), std::move(kvm), std::move(processor));
 }
 
 Result<ClonePlace> CloneSource::make_place() && {
@@ -89,7 +89,7 @@ Result<ClonePlace> CloneSource::make_place() && {
   MAYFLY_TRY_ASSIGN(MachineFrame frame,
                     Machine::make_frame(std::move(memory), state_.drives.size() + state_.networks.size(),
                                         kvm_, std::move(processor_), config_.machine.vcpu_count));
-  return ClonePlace{std::move(config_), std::move(state_), std::move(frame)};
+  return ClonePlace{std::move(config_), std::move(state_), std::move(frame), std::move(files_)};
 }
 
 }  // namespace mayfly

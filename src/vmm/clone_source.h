@@ -32,6 +32,7 @@ struct ClonePlace {
   VmConfig config;
   MicroVmState state;  // its vCPUs are in the frame
   MachineFrame frame;
+  std::vector<std::string> files;  // that it is from
 };
 
 class CloneSource {
@@ -49,15 +50,17 @@ class CloneSource {
   Result<ClonePlace> make_place() &&;
 
  private:
-  CloneSource(VmConfig config, MicroVmState state, UniqueFd memory, std::string memory_name, Kvm kvm,
-              Processor processor)
-      : config_(std::move(config)),
+  CloneSource(std::vector<std::string> files, VmConfig config, MicroVmState state, UniqueFd memory,
+              std::string memory_name, Kvm kvm, Processor processor)
+      : files_(std::move(files)),
+        config_(std::move(config)),
         state_(std::move(state)),
         memory_(std::move(memory)),
         memory_name_(std::move(memory_name)),
         kvm_(std::move(kvm)),
         processor_(std::move(processor)) {}
 
+  std::vector<std::string> files_;
   VmConfig config_;
   MicroVmState state_;
   UniqueFd memory_;

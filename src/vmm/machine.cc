@@ -230,6 +230,9 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
                                                {std::move(vm), std::move(processor)}, std::move(serial_line),
                                                std::move(surroundings)));
+  if (parts.log_writes) {
+    MAYFLY_TRY(machine->dirty_log_.start());
+  }
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(traced(trace, "restore vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
@@ -254,6 +257,9 @@ tl::expected<void, BuildError> Machine::restore_ahead(const RestoreParts& parts)
   MAYFLY_CHECK(parts.devices.size() == parts.queues.size(), "every device has queues");
   if (parts.state.transports.size() != parts.devices.size()) {
     return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of devices");
+  }
+  if (parts.log_writes) {
+    MAYFLY_TRY(dirty_log_.start());
   }
   MAYFLY_TRY(add_virtio(parts.devices));
   MAYFLY_TRY(connect_devices());

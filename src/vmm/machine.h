@@ -100,6 +100,8 @@ struct RestoreParts {
   // The guests' clock (kvmclock) has gone on since, as far as the host's wall clock has. Otherwise it goes on
   // from where it stood.
   bool advance_clock = false;
+  // What is written to the memory is logged from before its vCPUs have their state, by which KVM writes.
+  bool log_writes = false;
 };
 
 // Made by build() with its guest loaded and its vCPUs parked. One thread owns it and calls it; the vCPU

@@ -273,6 +273,16 @@ Result<void> MicroVm::reopen_networks(const std::optional<MmdsConfig>& one,
 }
 
 Result<void> MicroVm::check_output(const std::string& role, const std::string& path) const {
+  for (const std::string& file : snapshot_files_) {
+    if (same_file(path, file)) {
+      return fail(ErrorCode::kInvalidArgument,
+                  path + ": is a file of the snapshot, which " + role + " would overwrite");
+    }
+  }
+  return check_no_input(role, path);
+}
+
+Result<void> MicroVm::check_no_input(const std::string& role, const std::string& path) const {
   const auto refuse_if = [&](const std::string& input, const std::string& what) -> Result<void> {
     if (same_file(path, input)) {
       return fail(ErrorCode::kInvalidArgument,
@@ -302,6 +312,13 @@ Result<void> MicroVm::check_inputs(const VmConfig& wanted) const {
   for (const BlockDeviceConfig& drive : wanted.drives) {
     inputs.push_back(drive.path);
     inputs.push_back(drive.overlay ? drive.overlay->path.value_or("") : "");
+  }
+  for (const std::string& file : snapshot_files_) {
+    for (const std::string& input : inputs) {
+      if (same_file(file, input)) {
+        return fail(ErrorCode::kInvalidArgument, std::string(input).append(": is a file of the snapshot"));
+      }
+    }
   }
   for (const auto& [role, path] : outputs_) {
     for (const std::string& input : inputs) {

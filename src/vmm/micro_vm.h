@@ -254,6 +254,8 @@ class MicroVm {
   Result<void> open_restored(const MicroVmState& state);
   Result<GuestMemory> load_memory(const LoadRequest& request, const MicroVmState& state);
   MemoryFileOptions memory_file_options() const;
+  Result<void> check_no_input(const std::string& role, const std::string& path) const;
+  Result<void> check_no_output(const std::string& path) const;
   Result<void> check_new_file(const char* role, const std::string& path) const;
   Result<void> follow_working_set(const LoadRequest& request, const GuestMemory& memory,
                                   const std::optional<SnapshotMark>& mark);
@@ -302,7 +304,9 @@ class MicroVm {
   bool machine_is_put_ = false;
   std::optional<GuestFiles> files_;
   std::map<std::string, std::string> outputs_;  // paths by role
-  UniqueFd serial_output_;                      // not open: the console's own
+  // What it goes on from, and others may: to be replaced by another snapshot, and never to be written to.
+  std::vector<std::string> snapshot_files_;
+  UniqueFd serial_output_;  // not open: the console's own
   std::optional<TokenBucketConfig> serial_rate_limiter_;
   // One for each drive and network of config_, in its order. Before the machine, which borrows them.
   std::vector<std::unique_ptr<BlockDevice>> drives_;

@@ -39,7 +39,8 @@ Result<UniqueFd> connect_to_handler(const std::string& path) {
                                                  std::to_string(sizeof(address.sun_path) - 1) + " bytes");
   }
   path.copy(address.sun_path, path.size());
-  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  // Who does not take connections must not hold up this thread.
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) {
     return fail_errno(errno, "make a socket for the page fault handler");
   }
@@ -62,7 +63,11 @@ Result<Config*> find_overridden(std::vector<Config>& list, const std::string& id
 }  // namespace
 
 Result<void> MicroVm::check_new_file(const char* role, const std::string& path) const {
-  MAYFLY_TRY(check_output(role, path));
+  MAYFLY_TRY(check_no_input(role, path));
+  return check_no_output(path);
+}
+
+Result<void> MicroVm::check_no_output(const std::string& path) const {
   for (const auto& [other_role, other] : outputs_) {
     if (same_file(path, other)) {
       return fail(ErrorCode::kInvalidArgument,
@@ -148,6 +153,8 @@ Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
       captured.content = CapturedVm::Pages{&ledger_->since_last()};
     } else if (diff_base_ == DiffBase::kLoadedFile) {
       captured.content = CapturedVm::OwnPages{};
+    } else {
+      captured.content = CapturedVm::AllAsDiff{};
     }
   }
   return captured;
@@ -225,6 +232,7 @@ Result<void> MicroVm::take_place(ClonePlace place) {
                                                                  .on_boot_mark = on_boot_mark(),
                                                                  .confine_vcpu = around_.confine_vcpu}));
   MAYFLY_TRY(machine->wait_confined());
+  snapshot_files_ = std::move(place.files);
   ahead_.emplace(Ahead{std::move(place.config), std::move(place.state), std::move(machine)});
   return {};
 }
@@ -258,6 +266,7 @@ tl::expected<void, BuildError> MicroVm::load_by(const LoadRequest& request, cons
   if (!loaded) {
     take_down();
     diff_base_ = DiffBase::kNone;
+    snapshot_files_.clear();
     drives_.clear();
     networks_.clear();
     config_ = before;
@@ -285,6 +294,11 @@ tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
   const auto within = [&request](const Error& error) {
     return error.within("snapshot " + request.state_path);
   };
+  for (const std::string& path :
+       {request.state_path, request.memory_path, request.working_set_path.value_or("")}) {
+    MAYFLY_TRY(check_no_output(path));
+  }
+  snapshot_files_ = {request.state_path, request.memory_path};
   MAYFLY_TRY_ASSIGN(const std::string bytes, read_snapshot_state(request.state_path));
   MAYFLY_TRY_ASSIGN(MicroVmState saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
   MAYFLY_TRY_ASSIGN(config_, config_of(saved).map_error(within));
@@ -333,7 +347,8 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
                        .devices = devices,
                        .queues = queues,
                        .state = std::move(machine),
-                       .advance_clock = request.advance_clock};
+                       .advance_clock = request.advance_clock,
+                       .log_writes = config_.machine.track_dirty_pages};
     std::unique_ptr<Machine> restored;
     if (parts.memory) {
       MAYFLY_TRY_ASSIGN(restored, Machine::restore(config_, std::move(parts), std::move(surroundings)));
@@ -346,9 +361,7 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
     return restored;
   };
   MAYFLY_TRY(bring_up(make));
-  diff_base_ = ledger_                  ? DiffBase::kLogged
-               : maps_file && page_map_ ? DiffBase::kLoadedFile
-                                        : DiffBase::kNone;
+  diff_base_ = ledger_ ? DiffBase::kLogged : maps_file && page_map_ ? DiffBase::kLoadedFile : DiffBase::kNone;
   return {};
 }
 

@@ -1,7 +1,10 @@
 #include "vmm/snapshot_job.h"
 
+#include <algorithm>
+#include <cstdint>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "base/file.h"
 #include "base/same_file.h"
@@ -39,6 +42,13 @@ Result<WrittenMemory> SnapshotJob::write_memory(const CapturedVm& captured) {
   }
   if (const auto* dirty = std::get_if<CapturedVm::Pages>(&captured.content)) {
     return write_diff(memory, *dirty->pages, memory_file(), captured.options);
+  }
+  if (std::holds_alternative<CapturedVm::AllAsDiff>(captured.content)) {
+    PageSet all = no_pages(memory);
+    for (std::vector<std::uint64_t>& region : all) {
+      std::ranges::fill(region, ~std::uint64_t{0});
+    }
+    return write_diff(memory, all, memory_file(), captured.options);
   }
   if (std::holds_alternative<CapturedVm::OwnPages>(captured.content)) {
     MAYFLY_TRY_ASSIGN(const PageSet own, find_written_pages(memory, *captured.options.pages));

@@ -52,9 +52,10 @@ struct LiveMemory {
 
 // A microVM at one moment. Its memory is borrowed, and is of that moment as long as the microVM stands still.
 struct CapturedVm {
-  struct All {};       // of its memory
-  struct OwnPages {};  // those that are no longer the ones of the file that it was loaded from
-  struct Rest {        // what is not written ahead
+  struct AllAsDiff {};  // all of its memory onto whatever is there: zeros, too
+  struct All {};        // of its memory
+  struct OwnPages {};   // those that are no longer the ones of the file that it was loaded from
+  struct Rest {         // what is not written ahead
     DirtyPageSource* log;
   };
   struct Pages {
@@ -64,7 +65,7 @@ struct CapturedVm {
   std::vector<std::byte> state;  // the state file
   const GuestMemory* memory = nullptr;
   MemoryFileOptions options{};
-  std::variant<All, OwnPages, Rest, Pages> content{};
+  std::variant<All, AllAsDiff, OwnPages, Rest, Pages> content{};
 };
 
 class SnapshotJob {

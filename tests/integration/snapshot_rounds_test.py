@@ -32,6 +32,9 @@ def taken_option(name, usual):
     return usual
 
 
+MARK_PAGE = 0xdf000
+
+
 class PatternCase(SnapshotCase):
     def numbers_of(self, lines):
         """What a guest counted, one after the other."""
@@ -117,6 +120,39 @@ class Kinds(PatternCase):
         finally:
             said = self.rest_of(vm)
         return said, diffs
+
+    def test_a_merged_diff_is_memory_to_the_byte_whatever_is_known_of_what_was_written(self):
+        """Of a guest whose pages become zeros and back, and of what KVM itself writes at a load."""
+        for loaded, more in ((False, {}), (False, {"track_dirty_pages": True}), (True, {}), (True, {"track_dirty_pages": True}),
+                             (True, {"huge_pages": "Transparent"})):
+            with self.subTest(loaded=loaded, **more):
+                base, diff, whole, merged = (Files(self.folder, name) for name in ("base", "diff", "whole", "merged"))
+                vm = Vm(self).boot("flips", mem_size_mib=64, **({} if loaded else more))
+                try:
+                    vm.create(base)
+                    if loaded:
+                        vm.kill()
+                        vm = Vm(self)
+                        vm.do("PUT", "/snapshot/load", {**base.load(**more), "resume_vm": False})
+                    for _ in range(4):
+                        vm.do("PUT", "/snapshot/create", diff.create(snapshot_type="Diff"))
+                        vm.do("PUT", "/snapshot/create", whole.create())
+                        subprocess.run([program(), "merge", base.memory, diff.memory, "--output", merged.memory],
+                                       check=True, timeout=HANG)
+                        self.assertEqual(self.pages_of(merged), self.pages_of(whole))
+                        os.replace(whole.memory, base.memory)
+                        vm.resume()
+                        time.sleep(0.02)
+                        vm.pause()
+                finally:
+                    vm.kill()
+
+    @staticmethod
+    def pages_of(files):
+        """All but the one with the mark, which is each snapshot's own."""
+        with open(files.memory, "rb") as file:
+            memory = file.read()
+        return {at: memory[at:at + 4096] for at in range(0, len(memory), 4096) if at != MARK_PAGE and any(memory[at:at + 4096])}
 
     def test_live_ones_are_whole_and_the_guest_runs_on(self):
         for loaded in (False, True):
