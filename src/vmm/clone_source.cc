@@ -54,6 +54,11 @@ Result<GuestMemory> load_saved_memory(const MicroVmState& state, HugePages pages
                                       const std::string& name, const std::string& state_path) {
   MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state));
   MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory_file(ranges, backing_of(pages), std::move(file), name));
+  MAYFLY_TRY_ASSIGN(const RandomId base, read_snapshot_base(memory, vm_gen_id_page()));
+  if (base != RandomId{}) {
+    return fail(ErrorCode::kInvalidImage,
+                name + ": has only what changed since another snapshot (Diff): mayfly merge makes it whole");
+  }
   if (state.mark) {
     MAYFLY_TRY_ASSIGN(const RandomId mark, read_snapshot_mark(memory, vm_gen_id_page()));
     if (std::bit_cast<SnapshotMark>(mark) != *state.mark) {

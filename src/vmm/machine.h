@@ -158,7 +158,8 @@ class Machine {
   // else of the host's.
   Result<MachineState> save();
   // Ties the memory file that is written next to its state file.
-  Result<void> mark_snapshot(const RandomId& mark);
+  // `base`: the mark of what it is a diff to; zeros for one that is whole.
+  Result<void> mark_snapshot(const RandomId& mark, const RandomId& base);
   // To be read while the machine is paused, or with a dirty log beside.
   const GuestMemory& memory() const { return memory_; }
   // What is written to it, once it was started. Borrows the machine.

@@ -18,6 +18,7 @@
 #include "devices/serial/serial.h"
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/net/net_device.h"
+#include "devices/vmgenid/vmgenid.h"
 #include "event/event_loop.h"
 #include "memory/page_extents.h"
 #include "memory/precopy.h"
@@ -321,6 +322,8 @@ class MicroVm {
     kLogged,      // the last snapshot; the ledger knows
   };
   DiffBase diff_base_ = DiffBase::kNone;
+  RandomId diff_base_mark_{};  // of its memory file
+  RandomId last_mark_{};       // of the snapshot that was begun last
   LateConsole late_console_;
   std::optional<Ahead> ahead_;
   std::unique_ptr<Machine> machine_;

@@ -133,7 +133,9 @@ Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
   saved.serial = machine.serial;
   saved.power = machine.power;
   MAYFLY_TRY_ASSIGN(const RandomId mark, make_random_id());
-  MAYFLY_TRY(machine_->mark_snapshot(mark));
+  const bool is_diff = request.kind == SnapshotKind::kDiff && diff_base_ != DiffBase::kNone;
+  MAYFLY_TRY(machine_->mark_snapshot(mark, is_diff ? diff_base_mark_ : RandomId{}));
+  last_mark_ = mark;
   saved.mark = std::bit_cast<SnapshotMark>(mark);
   CapturedVm captured;
   MAYFLY_TRY_ASSIGN(captured.state, encode(saved));
@@ -175,6 +177,7 @@ void MicroVm::end_snapshot(bool stands) {
   if (ledger_ && stands) {
     ledger_->settle();
     diff_base_ = DiffBase::kLogged;
+    diff_base_mark_ = last_mark_;
   }
 }
 
@@ -361,6 +364,7 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
     return restored;
   };
   MAYFLY_TRY(bring_up(make));
+  diff_base_mark_ = mark ? std::bit_cast<RandomId>(*mark) : RandomId{};
   diff_base_ = ledger_ ? DiffBase::kLogged : maps_file && page_map_ ? DiffBase::kLoadedFile : DiffBase::kNone;
   return {};
 }

@@ -99,7 +99,8 @@ class Kinds(PatternCase):
                     vm = Vm(self).load(base, track_dirty_pages=tracked)
                 said, diffs = self.saved_in_diffs(vm, 10, base)
                 merged = Files(self.folder, "merged")
-                subprocess.run([program(), "merge", base.memory, *(diff.memory for diff in diffs), "--output", merged.memory],
+                subprocess.run([program(), "merge", base.memory, *(diff.memory for diff in (diffs if tracked else diffs[-1:])), "--output",
+                                merged.memory],
                                check=True, timeout=HANG)
                 os.replace(diffs[-1].state, merged.state)
                 copy = Vm(self).load(merged)
@@ -140,12 +141,43 @@ class Kinds(PatternCase):
                         subprocess.run([program(), "merge", base.memory, diff.memory, "--output", merged.memory],
                                        check=True, timeout=HANG)
                         self.assertEqual(self.pages_of(merged), self.pages_of(whole))
-                        os.replace(whole.memory, base.memory)
+                        self.load_only_if_whole(diff)
+                        if more.get("track_dirty_pages"):  # otherwise a diff is to what was loaded, or to nothing
+                            os.replace(whole.memory, base.memory)
                         vm.resume()
                         time.sleep(0.02)
                         vm.pause()
                 finally:
                     vm.kill()
+
+    def load_only_if_whole(self, diff):
+        vm = Vm(self)
+        try:
+            with open(diff.memory, "rb") as file:
+                file.seek(MARK_PAGE + 0x210)
+                if any(file.read(16)):
+                    vm.refused("mayfly merge", "PUT", "/snapshot/load", diff.load())
+        finally:
+            vm.kill()
+
+    def test_a_diff_goes_onto_what_it_was_taken_after_only(self):
+        vm = Vm(self).boot("flips", mem_size_mib=64, track_dirty_pages=True)
+        base, one, two, merged = (Files(self.folder, name) for name in ("base", "one", "two", "merged"))
+        try:
+            vm.create(base)
+            for diff in (one, two):
+                vm.do("PUT", "/snapshot/create", diff.create(snapshot_type="Diff"))
+        finally:
+            vm.kill()
+        for order, good in (((one, two), True), ((two,), False), ((two, one), False)):
+            done = subprocess.run([program(), "merge", base.memory, *(diff.memory for diff in order), "--output", merged.memory],
+                                  stderr=subprocess.PIPE, timeout=HANG)
+            self.assertEqual(done.returncode == 0, good, done.stderr)
+            self.assertEqual(b"another snapshot" in done.stderr, not good)
+        os.replace(two.state, merged.state)
+        subprocess.run([program(), "merge", base.memory, one.memory, two.memory, "--output", merged.memory], check=True)
+        copy = Vm(self).load(merged)
+        copy.kill()
 
     @staticmethod
     def pages_of(files):

@@ -56,4 +56,12 @@ Result<RandomId> read_snapshot_mark(const GuestMemory& memory, GuestAddress page
   return read_at(memory, page, kSnapshotMarkOffset);
 }
 
+Result<void> write_snapshot_base(GuestMemory& memory, GuestAddress page, const RandomId& mark) {
+  return write_at(memory, page, kSnapshotBaseOffset, mark);
+}
+
+Result<RandomId> read_snapshot_base(const GuestMemory& memory, GuestAddress page) {
+  return read_at(memory, page, kSnapshotBaseOffset);
+}
+
 }  // namespace mayfly

@@ -1,4 +1,5 @@
-// The VM generation id: a number in guest memory by which a guest notices that it has become a copy of itself.
+// The VM generation id: a number in guest memory by which a guest notices that it has become a copy of
+// itself.
 //
 // After Microsoft, "Virtual Machine Generation ID" (2012). The number lies in a page of guest RAM that the
 // guest's memory map reserves and that nothing else uses. Firmware tables tell the guest where, and an
@@ -8,6 +9,7 @@
 //   offset in the page   16 bytes
 //   0x100                the generation
 //   0x200                the snapshot mark; zeros: never saved
+//   0x210                of memory that is a diff: the mark of what it is a diff to; else zeros
 //
 // Both keep away from the page's start and its middle, where a PC's operating system looks for the signature
 // of an expansion ROM.
@@ -32,6 +34,7 @@ using RandomId = std::array<std::byte, 16>;
 
 inline constexpr std::uint64_t kGenerationOffset = 0x100;
 inline constexpr std::uint64_t kSnapshotMarkOffset = 0x200;
+inline constexpr std::uint64_t kSnapshotBaseOffset = 0x210;
 inline constexpr std::uint64_t kGenerationPageSize = 0x1000;  // bytes; its address is a multiple of it, too
 
 // From getrandom(2), which has no state in this process: two copies of it never make the same one.
@@ -42,5 +45,7 @@ Result<void> write_generation(GuestMemory& memory, GuestAddress page, const Rand
 Result<RandomId> read_generation(const GuestMemory& memory, GuestAddress page);
 Result<void> write_snapshot_mark(GuestMemory& memory, GuestAddress page, const RandomId& mark);
 Result<RandomId> read_snapshot_mark(const GuestMemory& memory, GuestAddress page);
+Result<void> write_snapshot_base(GuestMemory& memory, GuestAddress page, const RandomId& mark);
+Result<RandomId> read_snapshot_base(const GuestMemory& memory, GuestAddress page);
 
 }  // namespace mayfly

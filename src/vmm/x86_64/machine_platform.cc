@@ -191,8 +191,9 @@ Result<void> Machine::notify_generation_change() {
   return platform_.vm.pulse_line(x86_64::layout::kVmGenIdGsi);
 }
 
-Result<void> Machine::mark_snapshot(const RandomId& mark) {
-  return write_snapshot_mark(memory_, vm_gen_id_page(), mark);
+Result<void> Machine::mark_snapshot(const RandomId& mark, const RandomId& base) {
+  MAYFLY_TRY(write_snapshot_mark(memory_, vm_gen_id_page(), mark));
+  return write_snapshot_base(memory_, vm_gen_id_page(), base);
 }
 
 Result<void> Machine::connect_virtio(VirtioSlot& slot, std::uint32_t index) {
