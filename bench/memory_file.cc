@@ -5,8 +5,8 @@
 //
 // Writes to files in DIRECTORY, of 128 MiB of RAM of which 8 are touched unless it is told otherwise. What
 // comes out is a line of JSON with the medians in milliseconds: a full file by the page map, by mincore, by
-// reading all of it, and of a memfd; the plain write(2) of the touched bytes; fsync and publish; a diff of a tenth of the
-// touched pages; mapping the file, and reading it into memory of its own.
+// reading all of it, and of a memfd; the plain write(2) of the touched bytes; fsync and publish; a diff of a
+// tenth of the touched pages; mapping the file, and reading it into memory of its own.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -112,9 +112,8 @@ class Bench {
 
   // Last, as it touches all of the memory.
   void read_everything() {
-    timed("full_by_reading", [&](const NamedFile& file) {
-      must(write_full(anonymous_, file, {.served_by_handler = true}));
-    });
+    timed("full_by_reading",
+          [&](const NamedFile& file) { must(write_full(anonymous_, file, {.served_by_handler = true})); });
   }
 
   void print() {

@@ -234,9 +234,10 @@ class Template {
       }
       if (const auto unborn = std::ranges::find(pool_, pid, &Child::pid); unborn != pool_.end()) {
         ++ended_unborn_;
-        LOG_WARN_LIMITED(
-            "a process that waited to be a clone has ended%s",
-            ended_unborn_ == kMostUnborn ? "; no more are made ahead until a clone is born" : "");
+        LOG_WARN_LIMITED("a process that waited to be a clone has ended");
+        if (ended_unborn_ == kMostUnborn) {
+          LOG_WARN("%u of them have ended: no more are made ahead until a clone is born", kMostUnborn);
+        }
         pool_.erase(unborn);
       }
     }

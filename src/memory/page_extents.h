@@ -23,8 +23,8 @@ std::uint64_t count_pages(const PageSet& pages);
 // The pages of `more` as well. Both are of the same memory.
 void add_pages(PageSet& pages, const PageSet& more);
 
-// This process's page tables, as /proc/self/pagemap shows them. A jail has no /proc: there it cannot be opened;
-// looking needs no privilege. Thread-safe.
+// This process's page tables, as /proc/self/pagemap shows them. A jail has no /proc: there it cannot be
+// opened; looking needs no privilege. Thread-safe.
 class PageMap {
  public:
   enum class Kind : std::uint8_t {
@@ -57,9 +57,9 @@ struct Extent {
 
 // Calls `visit` for each extent of `region` of `memory`, ascending; its error ends the walk and is handed on.
 // Takes from the kernel's books where it can (page tables, holes of files), and else says "all of it".
-// `pages` may be null: then mincore(2) tells of anonymous memory and private files, on a host that has no swap,
-// and on others they are told to be all there. A guest that runs meanwhile may touch more pages; its dirty
-// log has them.
+// `pages` may be null: then mincore(2) tells of anonymous memory and private files, on a host that has no
+// swap, and on others they are told to be all there. A guest that runs meanwhile may touch more pages; its
+// dirty log has them.
 //
 // Not for memory that a userfaultfd handler serves: there a page that is not there is not zero.
 Result<void> for_each_extent(const GuestMemory& memory, const MemoryRegion& region, const PageMap* pages,

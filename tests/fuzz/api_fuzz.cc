@@ -129,7 +129,8 @@ class Session {
                .console = {},
                .on_outcome = [](const Outcome&) {}}};
   std::unique_ptr<WorkerThread> files_ = WorkerThread::start("files", {}).value();
-  Router router_{{.instance_id = "f", .monitor_version = "0"}, gate_, *files_, vm_, std::nullopt, std::nullopt};
+  Router router_{
+      {.instance_id = "f", .monitor_version = "0"}, gate_, *files_, vm_, std::nullopt, std::nullopt};
   HttpCodec codec_{"F"};
 };
 

@@ -268,6 +268,34 @@ class Refusals(CloneCase):
         self.assertEqual(template.call("GET", "/")[1]["clones"], 1)
         template.clone()
 
+    def test_a_clone_has_no_socket_of_the_templates(self):
+        def sockets(pid):
+            return {name for fd in os.listdir(f"/proc/{pid}/fd")
+                    if (name := os.readlink(f"/proc/{pid}/fd/{fd}")).startswith("socket:")}
+        template = Template(self)
+        clones = template.clone(count=3)
+        of_template = sockets(template.process.pid)
+        self.assertTrue(of_template)
+        for clone in clones:
+            self.assertEqual(sockets(clone["pid"]) & of_template, set())
+
+    def test_the_files_of_the_snapshot_are_no_output_and_stay_as_they_are(self):
+        template = Template(self)
+        for name in ("memory", "state"):
+            template.refused("is a file of the snapshot", {"serial_out_path": self.path(name)})
+        template.clone()
+
+    def test_where_no_place_can_be_made_none_is_made_for_ever_and_the_cause_is_told(self):
+        template = Template(self, "--pool", "4")
+        os.truncate(self.path("memory"), 4096)
+        for pid in template.children():
+            kill(pid)
+        wait_until(self, "it gives up", lambda: "no more are made ahead" in read(template.log))
+        self.assertEqual(template.call("GET", "/")[1]["ready"], 0)
+        status, answer = template.call("POST", "/clone", {})
+        self.assertEqual(status, 400)
+        self.assertIn("memory", answer["fault_message"])
+
     def test_all_are_born_or_none(self):
         template = Template(self)
         with socket.socket(socket.AF_UNIX) as other:

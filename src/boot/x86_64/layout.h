@@ -49,8 +49,8 @@ inline constexpr std::uint16_t kPowerPort = 0x600;
 // Interrupts of the generic event device.
 inline constexpr std::uint32_t kVmGenIdGsi = 3;
 inline constexpr std::uint32_t kShutdownRequestGsi = 5;
-inline constexpr std::uint32_t kVirtioFirstGsi = 6;      // legacy pins first, then 16..23
-inline constexpr std::uint32_t kMaxVirtioDevices = 18;   // one line each, up to the I/O APIC's last pin, 23
+inline constexpr std::uint32_t kVirtioFirstGsi = 6;     // legacy pins first, then 16..23
+inline constexpr std::uint32_t kMaxVirtioDevices = 18;  // one line each, up to the I/O APIC's last pin, 23
 inline constexpr std::uint32_t kMaxVcpus = 32;
 
 }  // namespace mayfly::x86_64::layout

@@ -177,8 +177,8 @@ aml::Bytes make_dsdt(const AcpiConfig& config) {
                     })));
   }
   // A generic event device (5.6.9): each of its interrupts is an event, and _EVT's argument says which.
-  // 6.3.5.1: a request to shut down gracefully. No power button beside it: a guest that heard of both would be
-  // told twice, and what it makes of a button is not always its end.
+  // 6.3.5.1: a request to shut down gracefully. No power button beside it: a guest that heard of both would
+  // be told twice, and what it makes of a button is not always its end.
   constexpr std::uint64_t kShutdownRequest = 0x81;
   aml::Bytes events = aml::edge_interrupt(config.power.shutdown_gsi);
   aml::Bytes handlers = aml::if_equal(aml::argument(0), aml::integer(config.power.shutdown_gsi),
