@@ -291,7 +291,7 @@ class Refusals(CloneCase):
         for pid in template.children():
             kill(pid)
         wait_until(self, "it gives up", lambda: "no more are made ahead" in read(template.log))
-        self.assertEqual(template.call("GET", "/")[1]["ready"], 0)
+        wait_until(self, "the last ones have ended", lambda: template.call("GET", "/")[1]["ready"] == 0)
         status, answer = template.call("POST", "/clone", {})
         self.assertEqual(status, 400)
         self.assertIn("memory", answer["fault_message"])
