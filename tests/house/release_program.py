@@ -4,7 +4,7 @@
 hardening     a position-independent, fully static ELF file; read-only relocations bound before main; no stack or
               segment that is writable and executable; compiled with stack protection, FORTIFY and indirect-branch
               landing pads
-size          at most so many KiB stripped (3,584)
+size          at most so many KiB stripped (4,096)
 empty_chroot  runs where there is no other file
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import house
 
-MAXIMUM_KIB = 3584
+MAXIMUM_KIB = 4096
 OWN_SYMBOL = "6mayfly"  # the namespace, as it is mangled
 
 
