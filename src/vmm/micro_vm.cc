@@ -275,8 +275,10 @@ Result<void> MicroVm::reopen_networks(const std::optional<MmdsConfig>& one,
 Result<void> MicroVm::check_output(const std::string& role, const std::string& path) const {
   for (const std::string& file : snapshot_files_) {
     if (same_file(path, file)) {
-      return fail(ErrorCode::kInvalidArgument,
-                  path + ": is a file of the snapshot, which " + role + " would overwrite");
+      return fail(ErrorCode::kInvalidArgument, std::string(path)
+                                                   .append(": is a file of the snapshot, which ")
+                                                   .append(role)
+                                                   .append(" would overwrite"));
     }
   }
   return check_no_input(role, path);
