@@ -5,8 +5,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
+#include <cstddef>
+#include <span>
 #include <string>
 
 #include "seccomp/format.h"
@@ -21,15 +23,15 @@ class Reader {
  public:
   explicit Reader(std::string_view rest) : rest_(rest) {}
 
-  bool take(void* to, std::size_t size) {
-    if (rest_.size() < size) {
+  bool take(std::span<std::byte> to) {
+    if (rest_.size() < to.size()) {
       return false;
     }
-    std::memcpy(to, rest_.data(), size);
-    rest_.remove_prefix(size);
+    std::ranges::copy(std::as_bytes(std::span(rest_.substr(0, to.size()))), to.begin());
+    rest_.remove_prefix(to.size());
     return true;
   }
-  bool take(std::uint32_t& value) { return take(&value, sizeof(value)); }
+  bool take(std::uint32_t& value) { return take(std::as_writable_bytes(std::span(&value, 1))); }
   bool at_end() const { return rest_.empty(); }
 
  private:
@@ -76,7 +78,7 @@ Result<Filters> Filters::parse(std::string_view file) {
       return wrong("damaged: a filter of no length that there can be");
     }
     program.resize(count);
-    if (!reader.take(program.data(), program.size() * sizeof(sock_filter))) {
+    if (!reader.take(std::as_writable_bytes(std::span(program)))) {
       return wrong("damaged: it ends within a filter");
     }
     for (sock_filter& instruction : program) {

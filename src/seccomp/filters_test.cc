@@ -10,9 +10,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,9 +33,10 @@ std::string words(const std::vector<std::uint32_t>& values) {
 
 std::string program_of(const std::vector<sock_filter>& instructions) {
   std::string text = words({static_cast<std::uint32_t>(instructions.size())});
-  std::string body(instructions.size() * sizeof(sock_filter), '\0');
-  std::memcpy(body.data(), instructions.data(), body.size());
-  return text + body;
+  for (const std::byte byte : std::as_bytes(std::span(instructions))) {
+    text += static_cast<char>(byte);
+  }
+  return text;
 }
 
 std::string file_of(const std::vector<sock_filter>& monitor, const std::vector<sock_filter>& api,
