@@ -58,7 +58,7 @@ def snapshot(folder, name, **more):
 def take(name, binary, folder, add):
     server = serve(binary, folder)
     put(server, "/machine-config", {"vcpu_count": 1, "mem_size_mib": start.GUEST_MIB, "track_dirty_pages": True})
-    put(server, "/boot-source", {"kernel_image_path": str(folder / "tick.elf")})
+    put(server, "/boot-source", {"kernel_image_path": str(folder / "flood.elf")})
     put(server, "/actions", {"action_type": "InstanceStart"})
     start.await_output(server.begin, server.process)
     put(server, "/vm", {"state": "Paused"}, "PATCH")
@@ -84,7 +84,7 @@ def stall_ms(name, binary, folder):
     log = folder / "log"
     server = serve(binary, folder, log)
     put(server, "/machine-config", {"vcpu_count": 1, "mem_size_mib": start.GUEST_MIB, "track_dirty_pages": True})
-    put(server, "/boot-source", {"kernel_image_path": str(folder / "tick.elf")})
+    put(server, "/boot-source", {"kernel_image_path": str(folder / "flood.elf")})
     put(server, "/actions", {"action_type": "InstanceStart"})
     start.await_output(server.begin, server.process)
     put(server, "/snapshot/create", snapshot(folder, f"{name}-live", live=True))
@@ -107,7 +107,7 @@ def main():
     in_memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=options.directory or in_memory) as directory:
         folder = Path(directory)
-        start.build(folder, ("tick",))
+        start.build(folder, ("flood",))
         first = next(iter(monitors))
         for run in range(options.runs + 1):
             def add_to(name):

@@ -20,13 +20,6 @@ Result<std::unique_ptr<WorkerThread>> WorkerThread::start(const std::string& nam
   } catch (const std::system_error& error) {
     return fail_errno(error.code().value(), "start the thread " + name);
   }
-  const MutexLock lock(worker->mutex_);
-  while (!worker->confined_) {
-    worker->changed_.wait(worker->mutex_);
-  }
-  if (!*worker->confined_) {
-    return tl::make_unexpected(worker->confined_->error());
-  }
   return worker;
 }
 
@@ -39,6 +32,14 @@ WorkerThread::~WorkerThread() {
     }
     thread_.join();
   }
+}
+
+Result<void> WorkerThread::wait_confined() {
+  const MutexLock lock(mutex_);
+  while (!confined_) {
+    changed_.wait(mutex_);
+  }
+  return *confined_;
 }
 
 void WorkerThread::run(const std::function<void()>& task) {

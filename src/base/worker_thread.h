@@ -15,8 +15,8 @@ namespace mayfly {
 
 class WorkerThread {
  public:
-  // `confine` is called on the thread first: what it takes away is missing from then on. May be empty.
-  // Errors: that of `confine`; kExhausted where the host has no thread left.
+  // `confine` is called on the thread first: what it takes away is missing from then on. May be empty. Error
+  // kExhausted where the host has no thread left.
   static Result<std::unique_ptr<WorkerThread>> start(const std::string& name,
                                                      std::function<Result<void>()> confine);
   WorkerThread(const WorkerThread&) = delete;
@@ -24,8 +24,11 @@ class WorkerThread {
   // Waits for the task under way. Nobody waits in run() any more.
   ~WorkerThread();
 
-  // Runs `task` there, after those of others, and comes back when it has ended. Any thread but its own.
-  // `task` must not throw.
+  // Waits until `confine` has been called, and answers its error: then the thread takes no tasks.
+  Result<void> wait_confined();
+
+  // After wait_confined(). Runs `task` there, after those of others, and comes back when it has ended. Any
+  // thread but its own. `task` must not throw.
   void run(const std::function<void()>& task);
 
  private:

@@ -56,16 +56,19 @@ TEST(WorkerThread, it_is_confined_before_its_first_task) {
                         confined = std::this_thread::get_id();
                         return {};
                       }).value();
+  ASSERT_TRUE(worker->wait_confined().has_value());
   std::thread::id where;
   worker->run([&] { where = std::this_thread::get_id(); });
   EXPECT_EQ(confined, where);
 }
 
-TEST(WorkerThread, one_that_cannot_be_confined_is_none) {
-  const auto worker = WorkerThread::start(
-      "worker", [] { return Result<void>(fail(ErrorCode::kUnsupported, "no walls here")); });
-  ASSERT_FALSE(worker.has_value());
-  EXPECT_EQ(worker.error().message(), "no walls here");
+TEST(WorkerThread, one_that_cannot_be_confined_says_why) {
+  const auto worker = WorkerThread::start("worker", [] {
+                        return Result<void>(fail(ErrorCode::kUnsupported, "no walls here"));
+                      }).value();
+  const auto confined = worker->wait_confined();
+  ASSERT_FALSE(confined.has_value());
+  EXPECT_EQ(confined.error().message(), "no walls here");
 }
 
 }  // namespace

@@ -229,7 +229,8 @@ class Api {
     MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
                         return router_->handle(request);
                       }));
-    return {};
+    // Both threads were confined side by side.
+    return files_->wait_confined();
   }
   Result<void> open(const std::string& instance_id, const std::string& socket) {
     instance_id_ = instance_id;
@@ -268,6 +269,7 @@ class Api {
 struct Way {
   ConsoleConfig console{};
   bool has_api = false;
+  bool makes_machine = true;  // false: it was made ahead
   void (*release)() = release_startup_pages;
   // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that
   // to the API's callers.
@@ -301,6 +303,10 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
                       }
                     }));
   MAYFLY_TRY(install_vcpu_kick_handler());
+  std::optional<HostProcessor> host_processor;
+  if (way.makes_machine) {
+    host_processor.emplace(trace);
+  }
   flush_metrics();
 
   SerialMetrics serial_metrics;
@@ -328,7 +334,8 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
               .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }
                                       : std::function<void(const MicroVmEvent&)>(),
-              .snapshots = way.has_api});
+              .snapshots = way.has_api,
+              .host_processor = host_processor ? &*host_processor : nullptr});
   const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
     if (path) {
       vm.note_output(role, *path);
@@ -407,6 +414,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait& wait) {
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   Way way{.has_api = !options.clones.no_api,
+          .makes_machine = false,
           .release = release_birth_pages,
           .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             MAYFLY_TRY(vm.take_place(std::move(place)));

@@ -51,12 +51,18 @@ struct Processor {
   std::function<Result<arch::VcpuState>(const Vcpu&)> save;
 };
 
+// What KVM can give a guest of this host's processor.
+Result<arch::SupportedProcessor> supported_processor(const Kvm& kvm);
+
 // Chooses the processor that guests of this KVM see, as the configuration asks for it. Needs no VM. What a
 // CPU template asks for and this host does not have is the configuration's fault.
-tl::expected<Processor, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config);
+tl::expected<Processor, BuildError> choose_processor(const Kvm& kvm,
+                                                     const arch::SupportedProcessor& supported,
+                                                     const VmConfig& config);
 
 // The processor that was saved: its vCPUs go on where they were. `saved` by id, from 0 on. kUnsupported where
 // this host lacks what the guest may be using, naming it.
-Result<Processor> restore_processor(const Kvm& kvm, std::vector<arch::VcpuState> saved);
+Result<Processor> restore_processor(const Kvm& kvm, const arch::SupportedProcessor& supported,
+                                    std::vector<arch::VcpuState> saved);
 
 }  // namespace mayfly

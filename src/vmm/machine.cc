@@ -2,10 +2,9 @@
 
 #include <optional>
 #include <string>
-#include <system_error>
-#include <thread>
 #include <utility>
 
+#include "base/aside.h"
 #include "base/check.h"
 #include "base/log.h"
 #include "base/metrics.h"
@@ -41,47 +40,17 @@ std::unique_ptr<BootMark> make_boot_mark(BootTrace* trace, std::function<void()>
   });
 }
 
+// `ahead` may be null.
+Result<arch::SupportedProcessor> ask(HostProcessor* ahead, const Kvm& kvm) {
+  return ahead == nullptr ? supported_processor(kvm) : ahead->take(kvm);
+}
+
 // A file that is not what it should be is the configuration's fault; one that the host fails to read is not.
 BuildError fault_of_loading(Error error) {
   const ErrorCode code = error.code();
   const bool host = code == ErrorCode::kIo || code == ErrorCode::kInternal || code == ErrorCode::kExhausted;
   return host ? BuildError(std::move(error)) : BuildError::of_configuration(std::move(error));
 }
-
-// Work on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for grace periods
-// of the host's kernel and so goes first: the work fills the gaps, even on a single processor. All that
-// `work` borrows outlives this.
-template <typename Result>
-class Aside {
- public:
-  explicit Aside(std::function<Result()> work) : work_(std::move(work)) {
-    try {
-      thread_ = std::thread([this]() noexcept { result_.emplace(work_()); });
-    } catch (const std::system_error&) {
-      result_.emplace(work_());  // no thread to be had: the vCPUs' own will say so
-    }
-  }
-  ~Aside() { join(); }
-  Aside(const Aside&) = delete;
-  Aside& operator=(const Aside&) = delete;
-
-  // Once.
-  Result take() {
-    join();
-    return std::move(*result_);
-  }
-
- private:
-  void join() {
-    if (thread_.joinable()) {
-      thread_.join();
-    }
-  }
-
-  const std::function<Result()> work_;
-  std::optional<Result> result_;
-  std::thread thread_;  // last: everything above is there before it starts
-};
 
 }  // namespace
 
@@ -169,11 +138,16 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
   MAYFLY_TRY_ASSIGN(const Kvm kvm, open_kvm(config, trace));
+  // Beside it the VM is made, which is mostly waiting for grace periods of the host's kernel and so goes
+  // first: the loading fills the gaps, even on a single processor.
   Aside<Result<EnterGuest>> loader([&] {
     return traced(trace, "load guest", [&] { return load_guest(memory, config, parts.files, trace); });
   });
   auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
-  auto chosen = traced(trace, "choose CPUID", [&] { return choose_processor(kvm, config); });
+  auto chosen = traced(trace, "choose CPUID", [&]() -> tl::expected<Processor, BuildError> {
+    MAYFLY_TRY_ASSIGN(const auto supported, ask(surroundings.host_processor, kvm));
+    return choose_processor(kvm, supported, config);
+  });
   // What is wrong with the guest's files is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "wait for the guest", [&] {
                       return loader.take().map_error(fault_of_loading);
@@ -188,8 +162,10 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
   MAYFLY_TRY(traced(trace, "create vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
-  MAYFLY_TRY(enter_guest(machine->cpus_.front()->vcpu()));
+  // Their threads are confined while they are set up.
   MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
+  MAYFLY_TRY(traced(trace, "set up vCPUs", [&] { return machine->set_up_cpus(); }));
+  MAYFLY_TRY(enter_guest(machine->cpus_.front()->vcpu()));
   return machine;
 }
 
@@ -215,29 +191,18 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
       parts.state.transports.size() != parts.devices.size()) {
     return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
   }
-  GuestMemory& memory = parts.memory.value();
-  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
   MAYFLY_TRY_ASSIGN(const Kvm kvm, open_kvm(config, trace));
-  Aside<Result<Processor>> comparison([&] {
-    return traced(trace, "compare CPUID",
-                  [&] { return restore_processor(kvm, std::move(parts.state.vcpus)); });
-  });
-  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
   // That this host is another is said before what making the VM refuses.
-  MAYFLY_TRY_ASSIGN(Processor processor, comparison.take());
-  MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
-  MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
-  std::unique_ptr<Machine> machine(new Machine(std::move(memory), std::move(windows),
-                                               {std::move(vm), std::move(processor)}, std::move(serial_line),
-                                               std::move(surroundings)));
-  if (parts.log_writes) {
-    MAYFLY_TRY(machine->dirty_log_.start());
-  }
-  MAYFLY_TRY(machine->add_virtio(parts.devices));
-  MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
-  MAYFLY_TRY(traced(trace, "restore vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
-  MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
-  MAYFLY_TRY(machine->finish_restore(parts));
+  MAYFLY_TRY_ASSIGN(Processor processor, traced(trace, "compare CPUID", [&]() -> Result<Processor> {
+                      MAYFLY_TRY_ASSIGN(const auto supported, ask(surroundings.host_processor, kvm));
+                      return restore_processor(kvm, supported, std::move(parts.state.vcpus));
+                    }));
+  MAYFLY_TRY_ASSIGN(MachineFrame frame, traced(trace, "create VM", [&] {
+                      return make_frame(std::move(parts.memory).value(), parts.devices.size(), kvm,
+                                        std::move(processor), config.machine.vcpu_count);
+                    }));
+  MAYFLY_TRY_ASSIGN(auto machine, make_ahead(std::move(frame), std::move(surroundings)));
+  MAYFLY_TRY(machine->restore_ahead(parts));
   return machine;
 }
 
@@ -249,7 +214,7 @@ Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, Machine
   for (Vcpu& vcpu : frame.vcpus) {
     machine->add_cpu(std::move(vcpu));
   }
-  MAYFLY_TRY(machine->start_threads());
+  MAYFLY_TRY(traced(machine->trace_, "start threads", [&] { return machine->start_threads(); }));
   return machine;
 }
 
@@ -262,20 +227,13 @@ tl::expected<void, BuildError> Machine::restore_ahead(const RestoreParts& parts)
     MAYFLY_TRY(dirty_log_.start());
   }
   MAYFLY_TRY(add_virtio(parts.devices));
-  MAYFLY_TRY(connect_devices());
-  for (const auto& cpu : cpus_) {
-    MAYFLY_TRY(platform_.processor.set_up(cpu->vcpu()));
-  }
-  platform_.processor.set_up = {};  // and what it held
-  MAYFLY_TRY(finish_restore(parts));
-  return {};
-}
-
-Result<void> Machine::finish_restore(const RestoreParts& parts) {
+  MAYFLY_TRY(traced(trace_, "connect devices", [&] { return connect_devices(); }));
+  MAYFLY_TRY(traced(trace_, "restore vCPUs", [&] { return set_up_cpus(); }));
   MAYFLY_TRY(traced(trace_, "restore devices", [&] { return restore_devices(parts); }));
   state_ = State::kPaused;
   // A guest that was saved may go on more than once, and has to know.
-  return notify_generation_change();
+  MAYFLY_TRY(notify_generation_change());
+  return {};
 }
 
 // After the vCPUs: interrupts that were pending are raised again, at local APICs that are there.
@@ -312,11 +270,17 @@ void Machine::add_cpu(Vcpu vcpu) {
   cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), CpuBuses{ports_, mmio_, &power_line_}, trace_));
 }
 
-tl::expected<void, BuildError> Machine::create_cpus(std::uint32_t count) {
+Result<void> Machine::create_cpus(std::uint32_t count) {
   for (std::uint32_t index = 0; index < count; ++index) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, platform_.vm.create_vcpu(index));
-    MAYFLY_TRY(platform_.processor.set_up(vcpu));
     add_cpu(std::move(vcpu));
+  }
+  return {};
+}
+
+tl::expected<void, BuildError> Machine::set_up_cpus() {
+  for (const auto& cpu : cpus_) {
+    MAYFLY_TRY(platform_.processor.set_up(cpu->vcpu()));
   }
   platform_.processor.set_up = {};  // and what it held
   return {};

@@ -31,6 +31,7 @@
 #include "vmm/dirty_log.h"
 #include "vmm/event_line.h"
 #include "vmm/guest_files.h"
+#include "vmm/host_processor.h"
 #include "vmm/kvm_cpu.h"
 #include "vmm/outcome.h"
 #include "vmm/vcpu_thread.h"
@@ -60,6 +61,7 @@ struct MachineSurroundings {
   std::function<void()> on_boot_mark{};
   // Called on each vCPU's thread before it runs the guest: VcpuThread::start().
   std::function<Result<void>()> confine_vcpu{};
+  HostProcessor* host_processor = nullptr;  // null: KVM is asked when the answer is needed
 };
 
 // What a machine is made of besides its configuration. Borrowed: the files until it is built, the devices for
@@ -214,10 +216,10 @@ class Machine {
   // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
-  tl::expected<void, BuildError> create_cpus(std::uint32_t count);
+  Result<void> create_cpus(std::uint32_t count);
+  tl::expected<void, BuildError> set_up_cpus();
   void add_cpu(Vcpu vcpu);
   // After the vCPUs are restored.
-  Result<void> finish_restore(const RestoreParts& parts);
   Result<void> restore_devices(const RestoreParts& parts);
   Result<void> start_threads();
   void note_pause();

@@ -461,7 +461,8 @@ tl::expected<void, BuildError> MicroVm::bring_up(const Make& make) {
                                              .trace = around_.trace,
                                              .on_outcome = around_.on_outcome,
                                              .on_boot_mark = std::move(on_boot_mark),
-                                             .confine_vcpu = around_.confine_vcpu}));
+                                             .confine_vcpu = around_.confine_vcpu,
+                                             .host_processor = around_.host_processor}));
   if (config_.machine.track_dirty_pages) {
     // Nothing runs yet, and the filters to come do not allow it.
     MAYFLY_TRY(machine_->dirty_log().start());

@@ -87,6 +87,9 @@ Result<PlatformState> save_platform(const Vm& vm);
 // kInvalidArgument where the state's parts are not those they stand for.
 Result<void> restore_platform(const Vm& vm, const PlatformState& state);
 
+// What KVM can give guests on this host (supported_cpuid()).
+using SupportedProcessor = std::vector<kvm_cpuid_entry2>;
+
 // Whether a guest that was given `guest`, its CPUID, finds here all that it may be using: `supported` is what
 // KVM can give on this host. kUnsupported that names the first thing missing: another vendor's processor
 // ("saved on an AMD processor, this one is Intel's"), features by leaf and bit. Features of the host that the

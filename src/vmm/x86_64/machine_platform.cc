@@ -76,8 +76,13 @@ Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
   return kvm.create_vm(memory.regions(), options);
 }
 
-tl::expected<Processor, BuildError> choose_processor(const Kvm& kvm, const VmConfig& config) {
-  MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
+Result<arch::SupportedProcessor> supported_processor(const Kvm& kvm) {
+  return x86_64::supported_cpuid(kvm);
+}
+
+tl::expected<Processor, BuildError> choose_processor(const Kvm& kvm,
+                                                     const arch::SupportedProcessor& supported,
+                                                     const VmConfig& config) {
   MAYFLY_TRY_ASSIGN(auto cpuid,
                     x86_64::make_guest_cpuid(
                         supported, {.vcpu_count = config.machine.vcpu_count,
@@ -128,8 +133,8 @@ tl::expected<Processor, BuildError> choose_processor(const Kvm& kvm, const VmCon
   return processor;
 }
 
-Result<Processor> restore_processor(const Kvm& kvm, std::vector<arch::VcpuState> saved) {
-  MAYFLY_TRY_ASSIGN(const auto supported, x86_64::supported_cpuid(kvm));
+Result<Processor> restore_processor(const Kvm& kvm, const arch::SupportedProcessor& supported,
+                                    std::vector<arch::VcpuState> saved) {
   for (const x86_64::VcpuState& vcpu : saved) {
     MAYFLY_TRY(x86_64::check_cpuid_fits(vcpu.cpuid, supported));
   }
