@@ -3,34 +3,37 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "api/http/http_server.h"
+#include "base/mutex.h"
 #include "base/result.h"
 
 namespace mayfly::api {
 
 struct ApiServerConfig {
-  std::string socket_path;  // empty: listen() is to say
   HttpLimits limits{};
   // Called on the server's thread before it serves anybody: what it takes away is missing from then on. Where
-  // it fails so does the start. May be empty.
+  // it fails nobody is served. May be empty.
   std::function<Result<void>()> confine{};
 };
 
 class ApiServer {
  public:
-  // Makes the socket and starts the thread, named <program>_api. `handler` is called on it alone, until the
-  // end of stop(). Errors: those of UnixListener::bind() and of `confine`; kExhausted where the host has no
-  // thread left.
+  // Starts the thread, named <program>_api. `handler` is called on it alone, from listen() to the end of
+  // stop(). Error kExhausted where the host has no thread left.
   static Result<std::unique_ptr<ApiServer>> start(const ApiServerConfig& config, HttpHandler handler);
   ApiServer(const ApiServer&) = delete;
   ApiServer& operator=(const ApiServer&) = delete;
   // Stops.
   ~ApiServer();
 
-  // Makes the socket of one that was started without; once. Errors: those of UnixListener::bind().
+  // Waits until `confine` has been called, and answers its error.
+  Result<void> wait_confined();
+
+  // Makes the socket; once. Errors: those of UnixListener::bind().
   Result<void> listen(const std::string& socket_path);
 
   // Waits for the request under way and ends the thread; removes the socket. Idempotent. What the handler
@@ -42,8 +45,12 @@ class ApiServer {
 
  private:
   explicit ApiServer(std::unique_ptr<HttpServer> server) : server_(std::move(server)) {}
+  void serve(const std::function<Result<void>()>& confine) noexcept;
 
   std::unique_ptr<HttpServer> server_;
+  Mutex mutex_;  // a leaf
+  CondVar changed_;
+  std::optional<Result<void>> confined_ MAYFLY_GUARDED_BY(mutex_);  // once it is known
   std::thread thread_;
 };
 

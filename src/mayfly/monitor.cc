@@ -214,28 +214,32 @@ class AfterStart {
 // The control API while it serves.
 class Api {
  public:
-  // All are borrowed; `vm` is used by tasks of the loop only.
-  Api(const Plan& plan, EventLoop& loop, MicroVm& vm) : plan_(plan), gate_(loop), vm_(vm) {}
+  // All are borrowed.
+  Api(const Plan& plan, EventLoop& loop) : plan_(plan), gate_(loop) {}
   Api(const Api&) = delete;
   Api& operator=(const Api&) = delete;
   ~Api() { stop(); }
 
-  // The threads, each confined; and with open() whom they serve, as whose.
+  // The threads, which are confined while others get ready; and with open() whom they serve, as whose. `vm`
+  // is borrowed, and used by tasks of the loop only.
   Result<void> start(std::size_t max_body_bytes, const std::optional<Filters>& filters) {
-    api::ApiServerConfig config{.socket_path = {}, .confine = confinement(filters, FilteredThread::kApi)};
+    api::ApiServerConfig config{.confine = confinement(filters, FilteredThread::kApi)};
     config.limits.max_body_bytes = max_body_bytes;
-    MAYFLY_TRY_ASSIGN(
-        files_, WorkerThread::start("mayfly_snapshot", confinement(filters, FilteredThread::kSnapshot)));
     MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
                         return router_->handle(request);
                       }));
-    // Both threads were confined side by side.
+    MAYFLY_TRY_ASSIGN(
+        files_, WorkerThread::start("mayfly_snapshot", confinement(filters, FilteredThread::kSnapshot)));
+    return {};
+  }
+  Result<void> wait_confined() {
+    MAYFLY_TRY(server_->wait_confined());
     return files_->wait_confined();
   }
-  Result<void> open(const std::string& instance_id, const std::string& socket) {
+  Result<void> open(MicroVm& vm, const std::string& instance_id, const std::string& socket) {
     instance_id_ = instance_id;
     router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
-                    *files_, vm_, plan_.logger, plan_.metrics);
+                    *files_, vm, plan_.logger, plan_.metrics);
     return server_->listen(socket);
   }
 
@@ -259,7 +263,6 @@ class Api {
   std::string instance_id_;
   const Plan& plan_;
   api::LoopGate gate_;
-  MicroVm& vm_;
   std::unique_ptr<WorkerThread> files_;
   std::optional<api::Router> router_;
   std::unique_ptr<api::ApiServer> server_;
@@ -303,6 +306,11 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
                       }
                     }));
   MAYFLY_TRY(install_vcpu_kick_handler());
+  std::optional<Api> api;  // before the microVM, which tells of itself to its very end
+  if (way.has_api) {
+    api.emplace(plan, *loop);
+    MAYFLY_TRY(api->start(options.max_body_bytes, filters));
+  }
   std::optional<HostProcessor> host_processor;
   if (way.makes_machine) {
     host_processor.emplace(trace);
@@ -314,7 +322,6 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   way.console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
   way.console.on_foreground = foreground;
   const bool has_console = way.console.input >= 0;
-  std::optional<Api> api;  // before the microVM, which tells of itself to its very end
   MicroVm vm({.registrar = *loop,
               .serial_metrics = serial_metrics,
               .trace = trace,
@@ -363,9 +370,8 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   }));
   MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
 
-  if (way.has_api) {
-    api.emplace(plan, *loop, vm);
-    MAYFLY_TRY(api->start(options.max_body_bytes, filters));
+  if (api) {
+    MAYFLY_TRY(api->wait_confined());
   }
   MAYFLY_TRY(way.begin(vm, api ? &*api : nullptr));
 
@@ -400,7 +406,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   Way way{.has_api = options.api_socket.has_value(), .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
-              MAYFLY_TRY(api->open(options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
+              MAYFLY_TRY(api->open(vm, options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
               LOG_INFO("control API at %s%s", options.api_socket->c_str(),
                        plan.vm ? "" : ": waiting for calls");
             }
@@ -420,7 +426,7 @@ OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait
             MAYFLY_TRY(vm.take_place(std::move(place)));
             MAYFLY_TRY_ASSIGN(const CloneBirth birth, wait.for_birth());
             if (birth.api_socket && api != nullptr) {
-              MAYFLY_TRY(api->open(birth.id, *birth.api_socket));
+              MAYFLY_TRY(api->open(vm, birth.id, *birth.api_socket));
             }
             options.api_socket = birth.api_socket;
             if (birth.serial_path) {
