@@ -72,14 +72,14 @@ int refuse(const Failure& failure) {
   return refuse(failure.exit_code, failure.message);
 }
 
-// An error once the log is open. Whoever says `mayfly run` is told in a sentence; the log has it where it is
-// elsewhere.
+// An error once the log is open. Whoever says `mayfly run` or `mayfly restore` is told in a sentence; the log
+// has it where it is elsewhere.
 void report_error(const Options& options, const std::string& text) {
-  const bool is_run = options.subcommand == Subcommand::kRun;
-  if (is_run) {
+  const bool is_monitor = options.subcommand == Subcommand::kMonitor;
+  if (!is_monitor) {
     tell(text);
   }
-  if (!is_run || options.log.path) {
+  if (is_monitor || options.log.path) {
     LOG_ERROR("%s", text.c_str());
   }
 }
@@ -198,6 +198,7 @@ int main_of(int argument_count, char** arguments) {
   switch (options->subcommand) {
     case Subcommand::kMonitor:
     case Subcommand::kRun:
+    case Subcommand::kRestore:
       return run(*options, start);
     case Subcommand::kTemplate:
       return run_as_template(*options);

@@ -404,11 +404,19 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
 
 OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
+  const bool begins_at_once = plan.vm.has_value() || options.subcommand == Subcommand::kRestore;
   Way way{.has_api = options.api_socket.has_value(), .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
               MAYFLY_TRY(api->open(vm, options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
               LOG_INFO("control API at %s%s", options.api_socket->c_str(),
-                       plan.vm ? "" : ": waiting for calls");
+                       begins_at_once ? "" : ": waiting for calls");
+            }
+            if (options.subcommand == Subcommand::kRestore) {
+              return vm.load_snapshot(options.load).map_error([](const BuildError& error) {
+                return error.fault == BuildError::Fault::kConfiguration
+                           ? with_code(ExitCode::kBadConfiguration)(error.error)
+                           : Failure(error.error);
+              });
             }
             return plan.vm ? start_at_once(vm, *plan.vm, options) : OrFailure<void>();
           }};

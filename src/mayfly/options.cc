@@ -32,6 +32,7 @@ constexpr const char* kFooter =
     "\n"
     "Examples:\n"
     "  mayfly run --kernel vmlinux --initrd initramfs.cpio --cpus 2 --memory 512M\n"
+    "  mayfly restore vm.state vm.mem\n"
     "  mayfly --api-sock /run/user/1000/vm.sock\n"
     "  mayfly --no-api --config-file vm.json\n"
     "  mayfly doctor\n"
@@ -45,7 +46,8 @@ constexpr const char* kFooter =
     "  1    the microVM failed: a triple fault, a vCPU that KVM cannot run any further, or an error of the\n"
     "       host, which may be unable to run microVMs at all\n"
     "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
-    "       memory (not enough huge pages: 1), or an output file that the configuration file names\n"
+    "       memory (not enough huge pages: 1), snapshot, or an output file that the configuration file "
+    "names\n"
     "  153  the arguments cannot be used, or an output file that they name\n"
     "  148, 149, 150, 154, 156, 157\n"
     "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXCPU, SIGHUP, SIGILL\n"
@@ -62,6 +64,19 @@ constexpr const char* kRunFooter =
     "statuses.\n"
     "\n"
     "--metadata, --mmds-size-limit, --boot-timer and --config-file go without 'run'.\n";
+
+constexpr const char* kRestoreFooter =
+    "\n"
+    "STATE and MEMORY are the files of a snapshot ('mayfly snapshot', PUT /snapshot/create) whose memory is\n"
+    "whole: 'mayfly merge' makes that of diffs. The guest goes on where it was saved, with the disks and "
+    "taps "
+    "of\n"
+    "then unless others are named, and its serial console on this terminal, as of 'mayfly run'.\n"
+    "\n"
+    "  mayfly restore vm.state vm.mem --disk disk1=copy.img --tap net1=tap7\n"
+    "\n"
+    "Exit status: 152 the snapshot, a disk or a tap cannot be used; else as of 'mayfly run' ('mayfly "
+    "--help').\n";
 
 constexpr const char* kDoctorFooter =
     "\n"
@@ -489,6 +504,93 @@ void add_run_options(CLI::App* run, const Named& named, Options& options, std::v
   add_common_options(*run, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 
+// "ID=VALUE", without an ID or a VALUE that is empty; nothing where it is none.
+std::optional<std::pair<std::string, std::string>> split_override(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
+    return std::nullopt;
+  }
+  return std::pair(text.substr(0, equals), text.substr(equals + 1));
+}
+
+Result<DriveOverride> parse_drive_override(const std::string& text) {
+  const auto parts = split_override(text);
+  if (!parts) {
+    return fail(ErrorCode::kInvalidArgument, "\"" + text + "\" must be ID=IMAGE[:overlay[=FILE]]");
+  }
+  MAYFLY_TRY_ASSIGN(const BlockDeviceConfig drive, parse_drive_option(parts->second));
+  if (drive.read_only) {
+    return fail(ErrorCode::kInvalidArgument,
+                "\"" + text + "\": whether a disk is read-only is as the guest knows it, from the snapshot");
+  }
+  return DriveOverride{.id = parts->first, .path = drive.path, .overlay = drive.overlay};
+}
+
+void add_restore_options(CLI::App* made, const Named& named, Options& options) {
+  made->footer(kRestoreFooter);
+  LoadRequest& load = options.load;
+  load.resume = true;
+  made->add_option("STATE", load.state_path, "The snapshot's state file")->type_name("FILE")->required();
+  made->add_option("MEMORY", load.memory_path, "The snapshot's memory file")->type_name("FILE")->required();
+  if (named("--disk")) {
+    made->add_option_function<std::vector<std::string>>(
+            "--disk",
+            [&load](const std::vector<std::string>& texts) {
+              for (const std::string& text : texts) {
+                if (auto drive = parse_drive_override(text)) {
+                  load.drives.push_back(std::move(*drive));
+                }
+              }
+            },
+            "Another image of the same size for the drive with that id (rootfs, disk1, ...), and another "
+            "overlay; may be given several times")
+        ->type_name("ID=IMAGE[:overlay[=FILE]]")
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check([](const std::string& text) {
+          const auto drive = parse_drive_override(text);
+          return drive ? std::string() : drive.error().message();
+        });
+  }
+  if (named("--tap")) {
+    made->add_option_function<std::vector<std::string>>(
+            "--tap",
+            [&load](const std::vector<std::string>& texts) {
+              for (const std::string& text : texts) {
+                if (const auto parts = split_override(text)) {
+                  load.networks.push_back({.id = parts->first, .tap = parts->second});
+                }
+              }
+            },
+            "Another tap for the network interface with that id (net1, ...); may be given several times")
+        ->type_name("ID=TAP")
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check([](const std::string& text) {
+          return split_override(text) ? "" : "\"" + text + "\" must be ID=TAP, such as net1=tap7";
+        });
+  }
+  if (named("--paused")) {
+    made->add_flag_callback(
+        "--paused", [&load] { load.resume = false; }, "Leave it paused ('mayfly resume'); needs --api-sock");
+  }
+  if (named("--clock-realtime")) {
+    made->add_flag("--clock-realtime", load.advance_clock,
+                   "Move the guest's clock on by the time since it was saved");
+  }
+  if (named("--track-dirty-pages")) {
+    made->add_flag("--track-dirty-pages", load.track_dirty_pages,
+                   "Note which memory is written: for --live snapshots and fast --diff ones");
+  }
+  if (named("--working-set")) {
+    made->add_option("--working-set", load.working_set_path,
+                     "Read ahead the memory that this file says an earlier run has touched")
+        ->type_name("FILE");
+  }
+  add_api_options(*made, named, options);
+  add_common_options(*made, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
+}
+
 // A day: what is longer is a mistake.
 constexpr std::uint32_t kMaxTimeout = 86'400;
 
@@ -692,7 +794,7 @@ tl::unexpected<ParseStop> refused(const std::string& text, const std::string& pr
 }
 
 bool is_subcommand(const std::string& word) {
-  return word == "run" || word == "doctor" || word == "template" || word == "clone" ||
+  return word == "run" || word == "restore" || word == "doctor" || word == "template" || word == "clone" ||
          std::ranges::any_of(kShellCommands,
                              [&word](const ShellCommand& command) { return word == command.name; });
 }
@@ -778,6 +880,12 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
     CLI::App* made = app.add_subcommand("run", "Boot a kernel, with its console on this terminal");
     add_run_options(made, named, options, macs);
     subcommands.emplace_back(made, Subcommand::kRun);
+  }
+  if (is_offered("restore")) {
+    CLI::App* made =
+        app.add_subcommand("restore", "Go on from a snapshot, with its console on this terminal");
+    add_restore_options(made, named, options);
+    subcommands.emplace_back(made, Subcommand::kRestore);
   }
   if (is_offered("doctor")) {
     CLI::App* made =
@@ -880,8 +988,15 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
     return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
   }
   const bool is_template = options.subcommand == Subcommand::kTemplate;
-  if (!is_monitor && options.subcommand != Subcommand::kRun && !is_template && options.api_socket) {
-    return refused("--api-sock goes with 'mayfly run', 'mayfly template' or without a subcommand", "mayfly");
+  const bool is_restore = options.subcommand == Subcommand::kRestore;
+  if (!is_monitor && options.subcommand != Subcommand::kRun && !is_restore && !is_template &&
+      options.api_socket) {
+    return refused(
+        "--api-sock goes with 'mayfly run', 'mayfly restore', 'mayfly template' or without a subcommand",
+        "mayfly");
+  }
+  if (is_restore && !options.load.resume && !options.api_socket) {
+    return refused("--paused needs --api-sock PATH: nobody could resume it", "mayfly restore");
   }
   if (is_template && !options.api_socket) {
     return refused("--api-sock PATH is needed: where clones are asked for", "mayfly template");

@@ -11,12 +11,14 @@
 #include "boot/boot.h"
 #include "devices/virtio/block/block_config.h"
 #include "devices/virtio/net/net_config.h"
+#include "vmm/load_request.h"
 
 namespace mayfly {
 
 enum class Subcommand : std::uint8_t {
   kMonitor,  // no subcommand: the dialect's own flags
   kRun,
+  kRestore,
   kDoctor,
   kTemplate,
   kClone,
@@ -101,6 +103,7 @@ struct Options {
   ProcessStart process_start;
   LogOptions log;
   RunOptions run;
+  LoadRequest load;  // restore
   ShellOptions shell;
   CloneOptions clones;
 };

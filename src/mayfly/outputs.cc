@@ -37,7 +37,12 @@ OrFailure<void> keep_inputs_from_outputs(const Options& options, const Plan& pla
       NamedFile{"the initrd", vm.boot_source.initrd_path},
       NamedFile{"the configuration file", options.config_file},
       NamedFile{"the CPU template", plan.cpu_config_path},
+      NamedFile{"the snapshot's working set", options.load.working_set_path},
   };
+  if (options.subcommand == Subcommand::kRestore) {
+    inputs.push_back({"the snapshot's state", options.load.state_path});
+    inputs.push_back({"the snapshot's memory", options.load.memory_path});
+  }
   for (const BlockDeviceConfig& drive : vm.drives) {
     inputs.push_back({"a drive's image", drive.path});
     inputs.push_back({"a drive's overlay", drive.overlay ? drive.overlay->path : std::nullopt});

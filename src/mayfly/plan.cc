@@ -85,6 +85,9 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
     plan.metrics = std::move(file.metrics);
     return plan;
   }
+  if (options.subcommand == Subcommand::kRestore) {
+    return plan;
+  }
   const RunOptions& run = options.run;
   VmConfig& vm = plan.vm.emplace();
   MachineConfig& machine = vm.machine;

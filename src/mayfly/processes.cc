@@ -100,7 +100,8 @@ std::vector<std::string> split_arguments(std::string_view text) {
 
 using Wanted = bool (*)(Subcommand);
 bool is_monitor(Subcommand subcommand) {
-  return subcommand == Subcommand::kMonitor || subcommand == Subcommand::kRun;
+  return subcommand == Subcommand::kMonitor || subcommand == Subcommand::kRun ||
+         subcommand == Subcommand::kRestore;
 }
 bool is_template(Subcommand subcommand) {
   return subcommand == Subcommand::kTemplate;

@@ -21,6 +21,13 @@ struct BuildError {
     result.fault = Fault::kConfiguration;
     return result;
   }
+  // Of what is loaded: a file that is not what it should be is the configuration's fault; one that the host
+  // fails to read is not.
+  static BuildError of_loading(Error error) {
+    const ErrorCode code = error.code();
+    const bool host = code == ErrorCode::kIo || code == ErrorCode::kInternal || code == ErrorCode::kExhausted;
+    return host ? BuildError(std::move(error)) : of_configuration(std::move(error));
+  }
 };
 
 // Of what a CPU template asks for.

@@ -45,13 +45,6 @@ Result<arch::SupportedProcessor> ask(HostProcessor* ahead, const Kvm& kvm) {
   return ahead == nullptr ? supported_processor(kvm) : ahead->take(kvm);
 }
 
-// A file that is not what it should be is the configuration's fault; one that the host fails to read is not.
-BuildError fault_of_loading(Error error) {
-  const ErrorCode code = error.code();
-  const bool host = code == ErrorCode::kIo || code == ErrorCode::kInternal || code == ErrorCode::kExhausted;
-  return host ? BuildError(std::move(error)) : BuildError::of_configuration(std::move(error));
-}
-
 }  // namespace
 
 Backing backing_of(HugePages huge_pages) {
@@ -150,7 +143,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   });
   // What is wrong with the guest's files is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(const EnterGuest enter_guest, traced(trace, "wait for the guest", [&] {
-                      return loader.take().map_error(fault_of_loading);
+                      return loader.take().map_error(BuildError::of_loading);
                     }));
   MAYFLY_TRY_ASSIGN(Vm vm, std::move(made));
   MAYFLY_TRY_ASSIGN(Processor processor, std::move(chosen));
@@ -170,10 +163,10 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
 }
 
 Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
-                                         Processor processor, std::uint32_t vcpus) {
+                                         std::uint32_t vcpus) {
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
   MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(kvm, memory, windows.all()));
-  MachineFrame frame{std::move(memory), std::move(windows), std::move(vm), std::move(processor), {}};
+  MachineFrame frame{std::move(memory), std::move(windows), std::move(vm), {}, {}};
   for (std::uint32_t id = 0; id < vcpus; ++id) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
     frame.vcpus.push_back(std::move(vcpu));
@@ -192,15 +185,16 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
     return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
   }
   MAYFLY_TRY_ASSIGN(const Kvm kvm, open_kvm(config, trace));
+  auto made = traced(trace, "create VM", [&] {
+    return make_frame(std::move(parts.memory).value(), parts.devices.size(), kvm, config.machine.vcpu_count);
+  });
   // That this host is another is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(Processor processor, traced(trace, "compare CPUID", [&]() -> Result<Processor> {
                       MAYFLY_TRY_ASSIGN(const auto supported, ask(surroundings.host_processor, kvm));
                       return restore_processor(kvm, supported, std::move(parts.state.vcpus));
                     }));
-  MAYFLY_TRY_ASSIGN(MachineFrame frame, traced(trace, "create VM", [&] {
-                      return make_frame(std::move(parts.memory).value(), parts.devices.size(), kvm,
-                                        std::move(processor), config.machine.vcpu_count);
-                    }));
+  MAYFLY_TRY_ASSIGN(MachineFrame frame, std::move(made));
+  frame.processor = std::move(processor);
   MAYFLY_TRY_ASSIGN(auto machine, make_ahead(std::move(frame), std::move(surroundings)));
   MAYFLY_TRY(machine->restore_ahead(parts));
   return machine;

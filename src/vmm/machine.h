@@ -128,10 +128,10 @@ class Machine {
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings);
 
-  // For `devices` virtio devices. By the process that is to run it: KVM ties a VM to the address space that
-  // it was made in.
+  // For `devices` virtio devices, without a processor, which the caller adds. By the process that is to run
+  // it: KVM ties a VM to the address space that it was made in.
   static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
-                                         Processor processor, std::uint32_t vcpus);
+                                         std::uint32_t vcpus);
   // A machine of which nothing is missing but what restore_ahead() brings, its vCPUs' threads parked.
   static Result<std::unique_ptr<Machine>> make_ahead(MachineFrame frame, MachineSurroundings surroundings);
   // Makes of it what restore() makes; once. After an error it is to be given up.

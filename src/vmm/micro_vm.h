@@ -34,6 +34,7 @@
 #include "vmm/clone_source.h"
 #include "vmm/config.h"
 #include "vmm/guest_files.h"
+#include "vmm/load_request.h"
 #include "vmm/machine.h"
 #include "vmm/micro_vm_event.h"
 #include "vmm/outcome.h"
@@ -93,43 +94,10 @@ struct NetworkChanges {
   std::optional<RateLimiterConfig> tx_rate_limiter;
 };
 
-// Another tap for an interface of a snapshot's.
-struct NetworkOverride {
-  std::string id;
-  std::string tap;
-};
-
-// Another image for a drive of a snapshot's, of the same size, and another overlay: that of the clone alone.
-struct DriveOverride {
-  std::string id;
-  std::optional<std::string> path;
-  std::optional<BlockOverlayConfig> overlay;
-};
-
 // A recording of a microVM's memory, which it borrows.
 struct RecordedSet {
   std::unique_ptr<WorkingSetRecorder> recorder{};
   WorkingSetOwner owner{};
-};
-
-// What a microVM goes on from.
-struct LoadRequest {
-  std::string state_path{};
-  // The memory file; or the socket of a process that brings the pages (memory/userfault.h).
-  std::string memory_path{};
-  bool memory_from_handler = false;
-  bool track_dirty_pages = false;
-  std::optional<HugePages> huge_pages{};  // absent: as they were
-  // The guest's clock has gone on since; otherwise it goes on from where it stood.
-  bool advance_clock = false;
-  bool resume = false;  // at once; otherwise it is paused
-  std::vector<NetworkOverride> networks{};
-  std::vector<DriveOverride> drives{};
-  std::optional<std::string> metadata{};  // JSON; takes the place of what was put
-  // Which pages of the memory file the guest touches is recorded, until take_working_set(); or those that
-  // another one touched are read ahead of it, by the file that was written then. Not both.
-  bool record_working_set = false;
-  std::optional<std::string> working_set_path{};
 };
 
 // One thread owns it and calls it. Every function does what it says or, after an error, has changed nothing;
@@ -247,6 +215,8 @@ class MicroVm {
   using Load = std::function<tl::expected<void, BuildError>()>;
   tl::expected<void, BuildError> load_by(const LoadRequest& request, const Load& load);
   tl::expected<void, BuildError> load(const LoadRequest& request);
+  // All of it but the machine.
+  Result<GuestMemory> read_snapshot(const LoadRequest& request, MicroVmState& saved);
   // What the request changes of config_, and whether that can be.
   Result<void> apply_changes(const LoadRequest& request);
   // With config_ as it is to be, and the devices open. Without memory: the machine that was made ahead.

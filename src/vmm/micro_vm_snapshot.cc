@@ -294,6 +294,12 @@ tl::expected<void, BuildError> MicroVm::load_by(const LoadRequest& request, cons
 }
 
 tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
+  MicroVmState saved;
+  MAYFLY_TRY_ASSIGN(GuestMemory memory, read_snapshot(request, saved).map_error(BuildError::of_loading));
+  return go_on(std::move(saved), std::move(memory), request);
+}
+
+Result<GuestMemory> MicroVm::read_snapshot(const LoadRequest& request, MicroVmState& saved) {
   const auto within = [&request](const Error& error) {
     return error.within("snapshot " + request.state_path);
   };
@@ -303,14 +309,13 @@ tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
   }
   snapshot_files_ = {request.state_path, request.memory_path};
   MAYFLY_TRY_ASSIGN(const std::string bytes, read_snapshot_state(request.state_path));
-  MAYFLY_TRY_ASSIGN(MicroVmState saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
+  MAYFLY_TRY_ASSIGN(saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
   MAYFLY_TRY_ASSIGN(config_, config_of(saved).map_error(within));
   config_.machine.track_dirty_pages = request.track_dirty_pages;
   config_.machine.huge_pages = request.huge_pages.value_or(config_.machine.huge_pages);
   MAYFLY_TRY(apply_changes(request));
   MAYFLY_TRY(open_restored(saved));
-  MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory(request, saved));
-  return go_on(std::move(saved), std::move(memory), request);
+  return load_memory(request, saved);
 }
 
 Result<void> MicroVm::apply_changes(const LoadRequest& request) {
