@@ -94,6 +94,11 @@ std::size_t Kvm::xsave_size() const {
 }
 
 Result<Vm> Kvm::create_vm(std::span<const MemoryRegion> memory, const VmOptions& options) const {
+  MAYFLY_TRY_ASSIGN(Vm vm, create_empty_vm());
+  return complete_vm(std::move(vm), memory, options);
+}
+
+Result<Vm> Kvm::create_empty_vm() const {
   const auto created = call(fd_, KVM_CREATE_VM, 0UL, "create a virtual machine (KVM_CREATE_VM)");
   if (!created) {
     return tl::make_unexpected(with_remedy(
@@ -101,7 +106,10 @@ Result<Vm> Kvm::create_vm(std::span<const MemoryRegion> memory, const VmOptions&
                              ? "; another hypervisor holds the processor's virtualization: stop it"
                              : ""));
   }
-  Vm vm(UniqueFd(*created), run_area_size_);
+  return Vm(UniqueFd(*created), run_area_size_);
+}
+
+Result<Vm> Kvm::complete_vm(Vm vm, std::span<const MemoryRegion> memory, const VmOptions& options) const {
   MAYFLY_TRY(vm.set_memory(memory));
   if (options.read_only && check_extension(KVM_CAP_READONLY_MEM) > 0) {
     MAYFLY_TRY(vm.set_read_only(*options.read_only));

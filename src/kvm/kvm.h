@@ -47,6 +47,9 @@ class Kvm {
   // GuestMemory::regions(), and what it points at must outlive the Vm. Errors: kBusy where another hypervisor
   // holds the processor's virtualization, kExhausted, kInvalidArgument for regions KVM refuses.
   Result<Vm> create_vm(std::span<const MemoryRegion> memory, const VmOptions& options) const;
+  // The same in two steps: KVM_CREATE_VM alone, and the rest of it, of a VM of this KVM's.
+  Result<Vm> create_empty_vm() const;
+  Result<Vm> complete_vm(Vm vm, std::span<const MemoryRegion> memory, const VmOptions& options) const;
 
   // The descriptor, for this room's own use.
   const UniqueFd& descriptor() const { return fd_; }

@@ -311,9 +311,9 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
     api.emplace(plan, *loop);
     MAYFLY_TRY(api->start(options.max_body_bytes, filters));
   }
-  std::optional<HostProcessor> host_processor;
+  std::optional<HostKvm> host_kvm;
   if (way.makes_machine) {
-    host_processor.emplace(trace);
+    host_kvm.emplace(trace);
   }
   flush_metrics();
 
@@ -342,7 +342,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
               .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }
                                       : std::function<void(const MicroVmEvent&)>(),
               .snapshots = way.has_api,
-              .host_processor = host_processor ? &*host_processor : nullptr});
+              .host_kvm = host_kvm ? &*host_kvm : nullptr});
   const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
     if (path) {
       vm.note_output(role, *path);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,8 +31,9 @@ Result<std::vector<GuestRange>> guest_memory_ranges(std::uint64_t size);
 GuestAddress vm_gen_id_page();
 
 // The VM with its memory and interrupt controllers, without vCPUs. `virtio` are the windows of the virtio
-// devices, one behind the other as the guest finds them. Both outlive it.
-Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
+// devices, one behind the other as the guest finds them. Both outlive it. `empty`: what it is made of, where
+// there is one.
+Result<Vm> create_platform_vm(std::optional<Vm> empty, const Kvm& kvm, const GuestMemory& memory,
                               std::span<const std::uint32_t> virtio);
 
 // Brings the first vCPU, fresh but for its SetUpVcpu, to the state in which the loaded guest starts. The

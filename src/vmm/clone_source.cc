@@ -81,12 +81,13 @@ tl::expected<CloneSource, BuildError> CloneSource::open(const std::string& state
   // Once for all clones: whether it is the snapshot's.
   MAYFLY_TRY_ASSIGN(UniqueFd copy, duplicate(memory, name));
   MAYFLY_TRY(load_saved_memory(state, config.machine.huge_pages, std::move(copy), name, state_path));
-  MAYFLY_TRY_ASSIGN(Kvm kvm, open_kvm(config, nullptr));
-  MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(kvm));
-  MAYFLY_TRY_ASSIGN(Processor processor,
-                    restore_processor(kvm, supported, std::exchange(state.vcpus, {})).map_error(within));
+  MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, nullptr, nullptr));
+  MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(opened.kvm));
+  MAYFLY_TRY_ASSIGN(
+      Processor processor,
+      restore_processor(opened.kvm, supported, std::exchange(state.vcpus, {})).map_error(within));
   return CloneSource({state_path, memory_path}, std::move(config), std::move(state), std::move(memory),
-                     std::move(name), std::move(kvm), std::move(processor));
+                     std::move(name), std::move(opened), std::move(processor));
 }
 
 Result<ClonePlace> CloneSource::make_place() && {

@@ -8,7 +8,6 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
-#include "kvm/kvm.h"
 #include "memory/guest_memory.h"
 #include "snapshot/micro_vm_state.h"
 #include "vmm/arch.h"
@@ -51,7 +50,7 @@ class CloneSource {
 
  private:
   CloneSource(std::vector<std::string> files, VmConfig config, MicroVmState state, UniqueFd memory,
-              std::string memory_name, Kvm kvm, Processor processor)
+              std::string memory_name, OpenKvm kvm, Processor processor)
       : files_(std::move(files)),
         config_(std::move(config)),
         state_(std::move(state)),
@@ -65,7 +64,7 @@ class CloneSource {
   MicroVmState state_;
   UniqueFd memory_;
   std::string memory_name_;
-  Kvm kvm_;
+  OpenKvm kvm_;
   Processor processor_;
 };
 

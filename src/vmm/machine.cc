@@ -41,8 +41,9 @@ std::unique_ptr<BootMark> make_boot_mark(BootTrace* trace, std::function<void()>
 }
 
 // `ahead` may be null.
-Result<arch::SupportedProcessor> ask(HostProcessor* ahead, const Kvm& kvm) {
-  return ahead == nullptr ? supported_processor(kvm) : ahead->take(kvm);
+Result<arch::SupportedProcessor> supported_processor(HostKvm* ahead, const Kvm& kvm) {
+  auto known = ahead == nullptr ? std::nullopt : ahead->take_supported();
+  return known ? std::move(*known) : supported_processor(kvm);
 }
 
 }  // namespace
@@ -59,10 +60,19 @@ Backing backing_of(HugePages huge_pages) {
   return Backing::kAnonymous;
 }
 
-tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace) {
+tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace, HostKvm* ahead) {
+  const TracePhase phase(trace, "open KVM");
   const std::span<const CapabilityChange> capabilities =
       config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
-  MAYFLY_TRY_ASSIGN(Kvm kvm, traced(trace, "open KVM", [&] { return Kvm::open("/dev/kvm", capabilities); }));
+  std::optional<OpenKvm> opened;
+  if (ahead != nullptr && capabilities.empty()) {
+    opened = ahead->take();
+  }
+  if (!opened) {
+    MAYFLY_TRY_ASSIGN(Kvm in_place, Kvm::open("/dev/kvm", capabilities));
+    opened.emplace(OpenKvm{.kvm = std::move(in_place)});
+  }
+  const Kvm& kvm = opened->kvm;
   MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
                return kvm.check_extension(number);
              }).map_error(of_cpu_config));
@@ -73,7 +83,7 @@ tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace)
     return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
-  return kvm;
+  return std::move(*opened);
 }
 
 void Machine::Ending::power_event(PowerEvent event) noexcept {
@@ -130,15 +140,17 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
-  MAYFLY_TRY_ASSIGN(const Kvm kvm, open_kvm(config, trace));
+  MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, surroundings.host_kvm));
+  const Kvm& kvm = opened.kvm;
   // Beside it the VM is made, which is mostly waiting for grace periods of the host's kernel and so goes
   // first: the loading fills the gaps, even on a single processor.
   Aside<Result<EnterGuest>> loader([&] {
     return traced(trace, "load guest", [&] { return load_guest(memory, config, parts.files, trace); });
   });
-  auto made = traced(trace, "create VM", [&] { return create_platform_vm(kvm, memory, windows.all()); });
+  auto made = traced(trace, "create VM",
+                     [&] { return create_platform_vm(std::move(opened.vm), kvm, memory, windows.all()); });
   auto chosen = traced(trace, "choose CPUID", [&]() -> tl::expected<Processor, BuildError> {
-    MAYFLY_TRY_ASSIGN(const auto supported, ask(surroundings.host_processor, kvm));
+    MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(surroundings.host_kvm, kvm));
     return choose_processor(kvm, supported, config);
   });
   // What is wrong with the guest's files is said before what making the VM refuses.
@@ -162,10 +174,11 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   return machine;
 }
 
-Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
+Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, OpenKvm& opened,
                                          std::uint32_t vcpus) {
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
-  MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(kvm, memory, windows.all()));
+  MAYFLY_TRY_ASSIGN(
+      Vm vm, create_platform_vm(std::exchange(opened.vm, std::nullopt), opened.kvm, memory, windows.all()));
   MachineFrame frame{std::move(memory), std::move(windows), std::move(vm), {}, {}};
   for (std::uint32_t id = 0; id < vcpus; ++id) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
@@ -184,13 +197,16 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
       parts.state.transports.size() != parts.devices.size()) {
     return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
   }
-  MAYFLY_TRY_ASSIGN(const Kvm kvm, open_kvm(config, trace));
+  MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, surroundings.host_kvm));
+  const Kvm& kvm = opened.kvm;
   auto made = traced(trace, "create VM", [&] {
-    return make_frame(std::move(parts.memory).value(), parts.devices.size(), kvm, config.machine.vcpu_count);
+    return make_frame(std::move(parts.memory).value(), parts.devices.size(), opened,
+                      config.machine.vcpu_count);
   });
   // That this host is another is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(Processor processor, traced(trace, "compare CPUID", [&]() -> Result<Processor> {
-                      MAYFLY_TRY_ASSIGN(const auto supported, ask(surroundings.host_processor, kvm));
+                      MAYFLY_TRY_ASSIGN(const auto supported,
+                                        supported_processor(surroundings.host_kvm, kvm));
                       return restore_processor(kvm, supported, std::move(parts.state.vcpus));
                     }));
   MAYFLY_TRY_ASSIGN(MachineFrame frame, std::move(made));

@@ -31,7 +31,7 @@
 #include "vmm/dirty_log.h"
 #include "vmm/event_line.h"
 #include "vmm/guest_files.h"
-#include "vmm/host_processor.h"
+#include "vmm/host_kvm.h"
 #include "vmm/kvm_cpu.h"
 #include "vmm/outcome.h"
 #include "vmm/vcpu_thread.h"
@@ -43,9 +43,9 @@ namespace mayfly {
 // What a machine's memory is made of.
 Backing backing_of(HugePages huge_pages);
 
-// KVM, able to run that machine. `trace` may be null. What a CPU template asks for and this KVM does not have
-// is the configuration's fault.
-tl::expected<Kvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace);
+// KVM, able to run that machine. `trace` and `ahead` may be null. What a CPU template asks for and this KVM
+// does not have is the configuration's fault.
+tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace, HostKvm* ahead);
 
 // What a machine needs from around it. Borrowed; outlives the machine.
 struct MachineSurroundings {
@@ -61,7 +61,7 @@ struct MachineSurroundings {
   std::function<void()> on_boot_mark{};
   // Called on each vCPU's thread before it runs the guest: VcpuThread::start().
   std::function<Result<void>()> confine_vcpu{};
-  HostProcessor* host_processor = nullptr;  // null: KVM is asked when the answer is needed
+  HostKvm* host_kvm = nullptr;  // null: there is nothing ahead
 };
 
 // What a machine is made of besides its configuration. Borrowed: the files until it is built, the devices for
@@ -128,9 +128,9 @@ class Machine {
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings);
 
-  // For `devices` virtio devices, without a processor, which the caller adds. By the process that is to run
-  // it: KVM ties a VM to the address space that it was made in.
-  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
+  // In the VM of `opened`, if it has one, for `devices` virtio devices, without a processor, which the caller
+  // adds. By the process that is to run it: KVM ties a VM to the address space that it was made in.
+  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, OpenKvm& opened,
                                          std::uint32_t vcpus);
   // A machine of which nothing is missing but what restore_ahead() brings, its vCPUs' threads parked.
   static Result<std::unique_ptr<Machine>> make_ahead(MachineFrame frame, MachineSurroundings surroundings);

@@ -462,7 +462,7 @@ tl::expected<void, BuildError> MicroVm::bring_up(const Make& make) {
                                              .on_outcome = around_.on_outcome,
                                              .on_boot_mark = std::move(on_boot_mark),
                                              .confine_vcpu = around_.confine_vcpu,
-                                             .host_processor = around_.host_processor}));
+                                             .host_kvm = around_.host_kvm}));
   if (config_.machine.track_dirty_pages) {
     // Nothing runs yet, and the filters to come do not allow it.
     MAYFLY_TRY(machine_->dirty_log().start());

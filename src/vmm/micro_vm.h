@@ -70,7 +70,7 @@ struct MicroVmSurroundings {
   std::function<void(const MicroVmEvent&)> on_event{};
   // Snapshots may be asked for: what they need is opened before the owner is confined.
   bool snapshots = false;
-  HostProcessor* host_processor = nullptr;  // null: KVM is asked when the answer is needed
+  HostKvm* host_kvm = nullptr;  // null: there is nothing ahead
 };
 
 // Where the serial port's output goes.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <bit>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -65,7 +66,7 @@ GuestAddress vm_gen_id_page() {
   return GuestAddress(x86_64::layout::kVmGenIdPage);
 }
 
-Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
+Result<Vm> create_platform_vm(std::optional<Vm> empty, const Kvm& kvm, const GuestMemory& memory,
                               std::span<const std::uint32_t> virtio) {
   static_assert(x86_64::layout::kVirtioMmioWindow == MmioTransport::kWindow, "they lie without gaps");
   VmOptions options;
@@ -73,7 +74,10 @@ Result<Vm> create_platform_vm(const Kvm& kvm, const GuestMemory& memory,
           GuestRange::make(GuestAddress(x86_64::layout::kVirtioMmioStart), virtio.size_bytes())) {
     options.read_only = ReadOnlyPages{*range, virtio.data()};
   }
-  return kvm.create_vm(memory.regions(), options);
+  if (!empty) {
+    MAYFLY_TRY_ASSIGN(empty, kvm.create_empty_vm());
+  }
+  return kvm.complete_vm(std::move(*empty), memory.regions(), options);
 }
 
 Result<arch::SupportedProcessor> supported_processor(const Kvm& kvm) {

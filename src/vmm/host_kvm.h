@@ -1,0 +1,46 @@
+// This host's KVM, looked at while others get ready for it.
+#pragma once
+
+#include <optional>
+#include <thread>
+
+#include "base/handover.h"
+#include "base/result.h"
+#include "kvm/arch.h"
+#include "kvm/kvm.h"
+#include "kvm/vm.h"
+#include "vmm/boot_trace.h"
+
+namespace mayfly {
+
+struct OpenKvm {
+  Kvm kvm;
+  std::optional<Vm> vm{};  // of this process, with nothing in it; where somebody has made one ahead
+};
+
+// Opens KVM, makes a VM and asks what guests can have of the host's processor, which takes some tenths of a
+// millisecond each: on a thread of its own, which ends by itself. It is ahead only: who gets nothing here
+// asks KVM in its place, and hears what stands against it. One thread calls it.
+class HostKvm {
+ public:
+  // `trace` may be null; outlives this.
+  explicit HostKvm(BootTrace* trace);
+  HostKvm(const HostKvm&) = delete;
+  HostKvm& operator=(const HostKvm&) = delete;
+  ~HostKvm();
+
+  // These wait. Nothing where it could not be had, or was taken before.
+  std::optional<OpenKvm> take();
+  std::optional<arch::SupportedProcessor> take_supported();
+
+ private:
+  void look(BootTrace* trace) noexcept;
+
+  Handover<Result<OpenKvm>> opened_;
+  Handover<Result<arch::SupportedProcessor>> supported_;
+  bool opened_is_there_ = true;
+  bool supported_is_there_ = true;
+  std::thread thread_;  // last: everything above is there before it starts
+};
+
+}  // namespace mayfly
