@@ -273,6 +273,55 @@ TEST(Options, run_serves_the_control_api_where_it_is_given_a_socket) {
   EXPECT_FALSE(parsed({"run"}).api_socket.has_value());
 }
 
+TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
+  const Options bare = parsed({"restore", "/s/state", "/s/mem"});
+  EXPECT_EQ(bare.subcommand, Subcommand::kRestore);
+  EXPECT_EQ(bare.load.state_path, "/s/state");
+  EXPECT_EQ(bare.load.memory_path, "/s/mem");
+  EXPECT_TRUE(bare.load.resume);
+  EXPECT_FALSE(bare.load.advance_clock || bare.load.track_dirty_pages || bare.load.working_set_path);
+  const Options full = parsed({"restore",
+                               "/s/state",
+                               "/s/mem",
+                               "--disk",
+                               "rootfs=/a=b.img:overlay=/o",
+                               "--disk",
+                               "disk1=/c",
+                               "--tap",
+                               "net1=tap7",
+                               "--tap",
+                               "net2=tap8",
+                               "--paused",
+                               "--clock-realtime",
+                               "--track-dirty-pages",
+                               "--working-set",
+                               "/w",
+                               "--api-sock",
+                               "/sock",
+                               "--id",
+                               "copy"});
+  ASSERT_EQ(full.load.drives.size(), 2U);
+  EXPECT_EQ(full.load.drives[0].id, "rootfs");
+  EXPECT_EQ(full.load.drives[0].path, "/a=b.img");
+  EXPECT_EQ(full.load.drives[0].overlay->path, "/o");
+  EXPECT_EQ(full.load.drives[1].path, "/c");
+  EXPECT_FALSE(full.load.drives[1].overlay.has_value());
+  ASSERT_EQ(full.load.networks.size(), 2U);
+  EXPECT_EQ(full.load.networks[1].id, "net2");
+  EXPECT_EQ(full.load.networks[1].tap, "tap8");
+  EXPECT_FALSE(full.load.resume);
+  EXPECT_TRUE(full.load.advance_clock && full.load.track_dirty_pages);
+  EXPECT_EQ(full.load.working_set_path, "/w");
+  EXPECT_EQ(full.api_socket, "/sock");
+  expect_refused({"restore", "/s/state"}, "MEMORY");
+  expect_refused({"restore", "/s/state", "/s/mem", "--paused"}, "--api-sock");
+  expect_refused({"restore", "/s/state", "/s/mem", "--disk", "disk1"}, "ID=IMAGE");
+  expect_refused({"restore", "/s/state", "/s/mem", "--disk", "=x"}, "ID=IMAGE");
+  expect_refused({"restore", "/s/state", "/s/mem", "--disk", "disk1=x:ro"}, "as the guest knows it");
+  expect_refused({"restore", "/s/state", "/s/mem", "--tap", "net1="}, "ID=TAP");
+  expect_refused({"restore", "/s/state", "/s/mem", "--kernel", "k"}, "--kernel");
+}
+
 TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) {
   EXPECT_EQ(parsed({"ps"}).subcommand, Subcommand::kPs);
   EXPECT_TRUE(parsed({"ps", "--json"}).shell.json);

@@ -83,17 +83,22 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
     ASSERT_TRUE(install_vcpu_kick_handler());
   }
 
-  std::unique_ptr<Machine> build(const std::string& guest) {
+  std::unique_ptr<Machine> build(const std::string& guest, HostKvm* ahead = nullptr) {
     VmConfig config;
     config.machine.vcpu_count = GetParam();
     config.machine.mem_size_mib = 32;
     config.boot_source.kernel_image_path = std::string(MAYFLY_GUESTS) + "/" + guest + ".elf";
     const auto files = GuestFiles::open(config.boot_source);
     EXPECT_TRUE(files.has_value()) << files.error().message();
-    auto machine = Machine::build(config, {*files, {}},
-                                  {registrar_, paper_, metrics_, nullptr, [this](const Outcome& outcome) {
-                                     EXPECT_TRUE(expect_end_) << "it ended: " << outcome.detail;
-                                   }});
+    auto machine = Machine::build(
+        config, {*files, {}},
+        {.registrar = registrar_,
+         .console = paper_,
+         .serial_metrics = metrics_,
+         .trace = nullptr,
+         .on_outcome =
+             [this](const Outcome& outcome) { EXPECT_TRUE(expect_end_) << "it ended: " << outcome.detail; },
+         .host_kvm = ahead});
     EXPECT_TRUE(machine.has_value()) << machine.error().error.message();
     return machine ? std::move(*machine) : nullptr;
   }
@@ -130,6 +135,19 @@ TEST_P(MachineDevice, a_guest_runs_from_its_start_on_and_never_while_it_is_pause
   ASSERT_TRUE(paper_.grows_beyond(paper_.size()));
   EXPECT_TRUE(machine->stop());
   EXPECT_EQ(machine->state(), Machine::State::kStopped);
+}
+
+TEST_P(MachineDevice, what_was_made_ahead_is_of_use_once_and_then_made_in_place) {
+  HostKvm ahead(nullptr);
+  for (int round = 0; round < 2; ++round) {
+    const auto machine = build("flood", &ahead);
+    ASSERT_NE(machine, nullptr);
+    EXPECT_FALSE(ahead.take().has_value());
+    EXPECT_FALSE(ahead.take_supported().has_value());
+    ASSERT_TRUE(machine->start());
+    EXPECT_TRUE(paper_.grows_beyond(paper_.size()));
+    ASSERT_TRUE(machine->stop());
+  }
 }
 
 TEST_P(MachineDevice, a_guest_that_spins_with_interrupts_off_is_paused_resumed_and_stopped) {

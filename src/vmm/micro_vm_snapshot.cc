@@ -365,7 +365,7 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
       late_console_.connect(*console_);
       MAYFLY_TRY(restored->restore_ahead(parts));
     }
-    MAYFLY_TRY(follow_working_set(request, restored->memory(), mark));
+    MAYFLY_TRY(follow_working_set(request, restored->memory(), mark).map_error(BuildError::of_loading));
     return restored;
   };
   MAYFLY_TRY(bring_up(make));

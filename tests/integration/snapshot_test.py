@@ -238,6 +238,56 @@ class GoingOn(SnapshotCase):
         vm.seen = b""
         vm.until(b"4\n")
 
+    def test_the_shell_goes_on_from_one_with_the_console_on_its_own_streams(self):
+        self.taken()
+        contents = self.files.contents()
+        copy = Running("restore", self.files.state, self.files.memory, stdin=subprocess.PIPE)
+        self.addCleanup(copy.process.kill)
+        copy.send(b"c")
+        copy.until(b"4\n")
+        copy.process.send_signal(signal.SIGTERM)
+        self.expect(copy.end(), 0)
+        # Another one is asked at its socket, and is paused.
+        socket_path = self.path("own.sock")
+        paused = Running("restore", self.files.state, self.files.memory, "--paused", "--id", "copy",
+                         "--api-sock", socket_path, stdin=subprocess.PIPE)
+        self.addCleanup(paused.process.kill)
+        end = time.monotonic() + HANG
+        while not os.path.exists(socket_path) and paused.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        api = Connection(socket_path)
+        api.request("GET", "/")
+        told = json.load(api.getresponse())
+        api.close()
+        self.assertEqual((told["state"], told["id"]), ("Paused", "copy"))
+        listed = subprocess.run([program(), "ps", "--json"], capture_output=True, check=True, timeout=HANG)
+        self.assertIn(("copy", "Paused"), [(vm["name"], vm["state"]) for vm in json.loads(listed.stdout)])
+        subprocess.run([program(), "resume", str(paused.process.pid)], check=True, timeout=HANG)
+        paused.send(b"c")
+        paused.until(b"4\n")
+        paused.process.send_signal(signal.SIGTERM)
+        self.expect(paused.end(), 0)
+        self.assertEqual(self.files.contents(), contents)
+
+    def test_the_shell_is_told_what_stands_against_it(self):
+        self.taken()
+        contents = self.files.contents()
+        for arguments, code, said in (
+                (["none", self.files.memory], 152, "none"),
+                ([self.files.memory, self.files.state], 152, self.files.memory),
+                ([self.files.state, self.files.state], 152, self.files.state),
+                ([self.files.state, self.files.memory, "--disk", "disk9=x"], 152, "disk9"),
+                ([self.files.state, self.files.memory, "--tap", "net9=x"], 152, "net9"),
+                ([self.files.state, self.files.memory, "--working-set", "none"], 152, "none"),
+                ([self.files.state, self.files.memory, "--log-path", self.files.memory], 153, "--log-path"),
+                ([self.files.state, self.files.memory, "--boot-trace", self.files.state], 153, "--boot-trace")):
+            with self.subTest(arguments=arguments):
+                ended = subprocess.run([program(), "restore", *arguments], capture_output=True, text=True, timeout=HANG,
+                                       stdin=subprocess.DEVNULL, cwd=self.folder, check=False)
+                self.assertEqual((ended.returncode, ended.stdout), (code, ""), ended.stderr)
+                self.assertIn(said, ended.stderr)
+        self.assertEqual(self.files.contents(), contents)
+
     def test_registers_of_four_processors_their_waits_and_a_pending_timer_are_kept(self):
         original = self.taken((b"a", b"holding\n"), vcpu_count=4)
         for vm in (self.restored(), original, self.restored()):
