@@ -163,6 +163,18 @@ Result<void> check_owner(const UniqueFd& folder, const std::string& path) {
   return {};
 }
 
+Result<void> check_private(const UniqueFd& folder, const std::string& path) {
+  MAYFLY_TRY(check_owner(folder, path));
+  struct stat found {};
+  if (::fstat(folder.get(), &found) != 0) {
+    return fail_errno(errno, "look at " + path);
+  }
+  if ((found.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+    return fail(ErrorCode::kInvalidArgument, path + ": others may put files there, and must not");
+  }
+  return {};
+}
+
 Result<SafeFolder> follow(const std::string& path) {
   MAYFLY_TRY_ASSIGN(UniqueFd root, open_file("/", O_RDONLY | O_DIRECTORY, "directory"));
   SafeFolder folder{.fd = std::move(root), .path = "", .missing = path.substr(1)};

@@ -22,6 +22,9 @@ Result<UniqueFd> open_own_folder(const UniqueFd& parent, const std::string& name
 // nobody else may write to it, unless it is sticky (/tmp), where others cannot touch what they do not own.
 Result<void> check_owner(const UniqueFd& folder, const std::string& path);
 
+// The same of a directory in which there must be nothing of somebody else's: neither if it is sticky.
+Result<void> check_private(const UniqueFd& folder, const std::string& path);
+
 struct SafeFolder {
   UniqueFd fd;          // the last one that is there
   std::string path;     // its path

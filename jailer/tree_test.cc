@@ -147,6 +147,26 @@ TEST_F(TreeTest, whatever_was_prepared_in_the_place_of_the_jails_own_is_refused)
   }
 }
 
+TEST_F(TreeTest, a_jails_folder_that_others_may_put_files_in_is_refused) {
+  fs::create_directories(dir_.file("base/mayfly/vm1/root"));
+  ASSERT_EQ(::chmod(dir_.file("base/mayfly/vm1").c_str(), 01777), 0);
+  for (const auto& refused : {check_tree(plan_), make().map([](const Tree&) {})}) {
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message(), HasSubstr("vm1: others may put files there"));
+  }
+  EXPECT_FALSE(fs::exists(dir_.file("base/mayfly/vm1/.jail")));
+}
+
+TEST_F(TreeTest, a_record_that_is_none_is_refused_before_anything_is_made) {
+  fs::create_directories(dir_.file("base/mayfly/vm1/root"));
+  fs::create_hard_link(dir_.file("mayfly"), dir_.file("base/mayfly/vm1/.jail"));
+  for (const auto& refused : {check_tree(plan_), make().map([](const Tree&) {})}) {
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message(), HasSubstr("with no other name"));
+  }
+  EXPECT_GT(fs::file_size(dir_.file("mayfly")), 0U);
+}
+
 TEST_F(TreeTest, a_folder_of_jails_that_others_may_change_is_refused) {
   fs::create_directories(dir_.file("base"));
   ASSERT_EQ(::chmod(dir_.file("base").c_str(), 0777), 0);

@@ -703,21 +703,35 @@ class Refusals(JailCase):
             (lambda: (os.makedirs(root), os.mkfifo(f"{root}/{self.name()}.pid")), "is there already"),
             (lambda: (os.makedirs(root), os.symlink("/etc", f"{root}/run")), "is a symbolic link"),
             (lambda: (os.makedirs(root), os.mkfifo(f"{root}/run")), "is not a directory"),
+            (lambda: (os.makedirs(f"{root}/run"), os.chown(f"{root}/run", 99, 99)), "run: belongs to user 99"),
         ]
         for number, (prepare, text) in enumerate(attempts):
             with self.subTest(number=number):
                 shutil.rmtree(self.base, ignore_errors=True)
                 os.makedirs(os.path.dirname(self.jail()))
                 prepare()
-                before = self.tree()
-                self.refused(self.run_jailer(), text)
-                self.assertEqual(self.tree(), before)
+                self.refuses(texts=[text])
                 self.assertEqual(text_of(victim), "kept")
+
+    def test_what_was_prepared_is_as_it_was_when_the_start_fails(self):
+        self.prepare(kernel=b"kernel")
+        os.mkdir(f"{self.root()}/run", 0o711)
+        for path, mode in ((f"{self.root()}/run", 0o711), (self.root(), 0o2750)):
+            os.chown(path, UID, GID)
+            os.chmod(path, mode)
+        before = self.tree()
+        for late in (("--resource-limit", f"no-file={1 << 40}"), ("--core-scheduling",)):
+            if self.run_jailer(*late).code == 0:  # a host that has it
+                self.expect(self.cleanup(), 0)
+                continue
+            self.assertEqual(self.tree(), before)
 
     def test_a_jail_that_runs_or_was_left(self):
         process = self.start(own=("do", "wait"))
         self.assertEqual(process.stdout.readline(), b"waiting\n")
+        changed = os.stat(self.root()).st_ctime_ns
         self.refuses(texts=[self.root(), "is there already", "jailer --cleanup"])
+        self.assertEqual(os.stat(self.root()).st_ctime_ns, changed, "not for a moment is it closed to the one that runs")
         self.refused(self.cleanup(), f"process {process.pid} runs in it; end that first")
         process.kill()
         process.wait()
@@ -777,6 +791,47 @@ class Refusals(JailCase):
         after = os.lstat("/etc")
         self.assertEqual((before.st_mode, before.st_uid, before.st_gid, before.st_mtime_ns),
                          (after.st_mode, after.st_uid, after.st_gid, after.st_mtime_ns))
+
+    def exchange(self, victim):
+        """As the jail's user, all the time: its own folder `mine` for `dev`, and in both the victim for a new node."""
+        attacker = os.fork()
+        if attacker == 0:
+            os.setgroups([])
+            os.setgid(GID)
+            os.setuid(UID)
+            exchange, here = ctypes.CDLL(None).renameat2, -100  # AT_FDCWD
+            dev, mine = f"{self.root()}/dev", f"{self.root()}/mine"
+            while True:
+                exchange(here, dev.encode(), here, mine.encode(), 2)  # RENAME_EXCHANGE
+                for node in (f"{folder}/{name}" for folder in (dev, mine) for name in ("kvm", "urandom")):
+                    with contextlib.suppress(OSError):
+                        if stat.S_ISCHR(os.lstat(node).st_mode):
+                            os.unlink(node)
+                            os.link(victim, node)
+        return attacker
+
+    def test_a_folder_that_is_exchanged_leads_to_no_file_of_others(self):
+        """The owner of the root directory has all the time he wants: the jailer is held up at each step."""
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        victim = self.write("victim", "kept")
+        os.chmod(victim, 0o666)  # which is what fs.protected_hardlinks lets anybody link
+        self.prepare()
+        os.mkdir(f"{self.root()}/mine")
+        for folder in (self.root(), f"{self.root()}/mine"):
+            os.chown(folder, UID, GID)
+        attacker = self.exchange(victim)
+        try:
+            done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=openat2,fchownat", "-e",
+                                   "inject=openat2,fchownat:delay_enter=100000", *self.arguments(own=("do", "hello"))],
+                                  stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG)
+        finally:
+            os.kill(attacker, signal.SIGKILL)
+            os.waitpid(attacker, 0)
+        self.assertEqual((os.stat(victim).st_uid, os.stat(victim).st_gid), (0, 0))
+        self.assertEqual((done.returncode, done.stdout), (0, b"hello\n"), done.stderr)
+        for name in DEVICES:
+            self.assertTrue(stat.S_ISCHR(os.lstat(f"{self.root()}/dev/{name}").st_mode), name)
 
     def test_core_scheduling_is_refused_where_the_host_lacks_it(self):
         result = self.run_jailer("--core-scheduling")
