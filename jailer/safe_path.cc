@@ -45,6 +45,17 @@ Result<UniqueFd> open_closed(const UniqueFd& parent, const std::string& name, co
   return open_beneath(parent, name, path, resolve);
 }
 
+// Whoever has a directory open, or works in it, can add to it no more, nor move what is in it.
+Result<void> close_to_others(const UniqueFd& folder, const std::string& path) {
+  if (::geteuid() != 0) {
+    return {};  // an ordinary user removes but his own
+  }
+  if (::fchown(folder.get(), 0, 0) != 0 || ::fchmod(folder.get(), S_IRWXU) != 0) {
+    return fail_errno(errno, "close " + path + " to others");
+  }
+  return {};
+}
+
 // Deeper folders are moved up and emptied there, so that what was prepared cannot use up our descriptors.
 constexpr unsigned kMaxDepth = 32;
 
@@ -95,6 +106,7 @@ class Remover {
       return {};
     }
     MAYFLY_TRY_ASSIGN(const UniqueFd below, open_closed(folder, name, path_ + ": " + name, RESOLVE_NO_XDEV));
+    MAYFLY_TRY(close_to_others(below, path_ + ": " + name));
     MAYFLY_TRY(empty(below, depth + 1));
     if (::unlinkat(folder.get(), name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
       return fail_errno(errno, "remove " + name + " in " + path_);

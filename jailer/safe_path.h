@@ -41,8 +41,9 @@ Result<std::vector<std::string>> names_in(const UniqueFd& folder, const std::str
 inline constexpr const char* kMovedPrefix = ".removed-";
 
 // Empties the directory and everything below it, whatever may have been prepared there: nothing outside it is
-// touched, links are removed and not followed, mounts are not entered but refused. What is named `kept` in
-// the directory itself stays. `path` names it in errors.
+// touched, links are removed and not followed, mounts are not entered but refused. Root takes each directory
+// below it from its owner first, so that nobody can go on filling it. What is named `kept` in the directory
+// itself stays. `path` names it in errors.
 Result<void> remove_contents(const UniqueFd& folder, const std::string& path, std::string_view kept = {});
 
 }  // namespace mayfly::jail

@@ -1060,6 +1060,27 @@ class Leftovers(JailCase):
         self.assertEqual(os.listdir(victim), ["kept"])
         self.assertFalse(os.path.exists(self.jail()))
 
+    def test_cleanup_comes_to_its_end_while_another_user_goes_on_filling_the_jail(self):
+        """One whose user is not the jail's, in a folder of his that was prepared there."""
+        shared = os.path.join(self.root(), "shared")
+        os.makedirs(shared, 0o755)
+        os.chown(shared, UID + 7, GID)
+        filler = subprocess.Popen(
+            ["setpriv", "--reuid", str(UID + 7), "--regid", str(GID), "--clear-groups", sys.executable, "-c",
+             "import itertools, os\nos.write(1, b'.')\nfor name in itertools.cycle('abcdefgh'):\n"
+             "  try:\n    os.mkdir(name)\n  except OSError:\n    pass"],
+            cwd=shared, stdout=subprocess.PIPE)
+        try:
+            self.assertEqual(filler.stdout.read(1), b".")
+            self.expect(self.run_jailer(), 0)
+            self.expect(self.cleanup(), 0)
+            self.assertIsNone(filler.poll())
+            self.assertFalse(os.path.exists(self.jail()))
+        finally:
+            filler.kill()
+            filler.wait()
+            filler.stdout.close()
+
     def test_cleanup_does_not_enter_what_is_mounted_in_the_jail(self):
         self.expect(self.run_jailer(), 0)
         mounted = os.path.join(self.root(), "data")
