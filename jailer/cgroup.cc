@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "safe_path.h"
 
 namespace mayfly::jail {
 namespace {
@@ -146,6 +147,25 @@ std::string flag_of(const CgroupSetting& setting) {
   return "--cgroup " + shown(setting.file + "=" + setting.value);
 }
 
+// Which version alone has this file of a controller that both have: what is taken for the other's most often.
+std::optional<CgroupVersion> only_version(std::string_view file) {
+  constexpr std::array kOf1 = std::to_array<std::string_view>(
+      {"cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.cfs_burst_us", "cpu.rt_runtime_us",
+       "cpu.rt_period_us", "memory.swappiness", "memory.oom_control", "memory.use_hierarchy",
+       "memory.move_charge_at_immigrate"});
+  constexpr std::array kOf2 = std::to_array<std::string_view>(
+      {"cpu.weight", "cpu.weight.nice", "cpu.max", "cpu.max.burst", "memory.min", "memory.low", "memory.high",
+       "memory.max", "memory.oom.group", "memory.swap.high", "memory.swap.max", "memory.zswap.max"});
+  if (std::ranges::find(kOf1, file) != kOf1.end() || file.ends_with("_in_bytes")) {
+    return CgroupVersion::k1;
+  }
+  if (std::ranges::find(kOf2, file) != kOf2.end() ||
+      (file.starts_with("hugetlb.") && file.ends_with(".max"))) {
+    return CgroupVersion::k2;
+  }
+  return std::nullopt;
+}
+
 std::string lacks(const CgroupSetting& setting) {
   return flag_of(setting)
       .append(": this host has no controller ")
@@ -217,6 +237,12 @@ Result<void> hand_down(const std::string& parent, const std::vector<CgroupSettin
   return {};
 }
 
+tl::unexpected<Error> is_used(const std::string& path) {
+  return fail(ErrorCode::kBusy, path +
+                                    ": the cgroup is there already: of a jail of this --id that runs, or "
+                                    "left by one that has ended (jailer --cleanup removes it)");
+}
+
 // Makes one group of the path; answers whether it was not there.
 Result<bool> make_group(const std::string& path, bool must_be_new) {
   if (::mkdir(path.c_str(), 0755) == 0) {
@@ -226,9 +252,7 @@ Result<bool> make_group(const std::string& path, bool must_be_new) {
     return false;
   }
   if (errno == EEXIST) {
-    return fail(ErrorCode::kBusy, path +
-                                      ": the cgroup is there already: of a jail of this --id that runs, or "
-                                      "left by one that has ended (jailer --cleanup removes it)");
+    return is_used(path);
   }
   return fail_errno(errno, "make cgroup " + path);
 }
@@ -252,6 +276,65 @@ Result<void> make_path(const CgroupPlan& plan, Undo& undo) {
       MAYFLY_TRY(inherit_cpuset(parent, path));
     }
     parent = path;
+  }
+  return {};
+}
+
+Result<UniqueFd> open_members(const CgroupPlan& plan) {
+  const std::string path = plan.hierarchy.path + "/" + plan.group + members_file(plan.hierarchy);
+  auto members = open_file(path, O_WRONLY | O_NOFOLLOW, kRole);
+  if (!members && plan.is_joined_only) {
+    return tl::make_unexpected(members.error().within("--parent-cgroup " + shown(plan.group)));
+  }
+  return members;
+}
+
+bool is_folder(const std::string& path) {
+  struct stat found {};
+  return ::lstat(path.c_str(), &found) == 0 && S_ISDIR(found.st_mode);
+}
+
+// Some group in which a file of the controller's must be if groups have it at all: the root has fewer. Nothing
+// where there is none yet.
+Result<std::optional<std::string>> group_with(const CgroupHierarchy& hierarchy,
+                                              const std::string& controller) {
+  if (hierarchy.version == CgroupVersion::k2) {
+    MAYFLY_TRY_ASSIGN(const std::string handed,
+                      read_file(hierarchy.path + "/cgroup.subtree_control", kRole, kMaxFile));
+    const auto handed_names = split(trimmed(handed), ' ');
+    if (std::ranges::find(handed_names, controller) == handed_names.end()) {
+      return std::nullopt;
+    }
+  }
+  MAYFLY_TRY_ASSIGN(const UniqueFd folder, open_file(hierarchy.path, O_RDONLY | O_DIRECTORY, kRole));
+  MAYFLY_TRY_ASSIGN(const auto names, names_in(folder, hierarchy.path));
+  for (const std::string& name : names) {
+    std::string path = hierarchy.path + "/" + name;
+    if (is_folder(path)) {
+      return path;
+    }
+  }
+  return std::nullopt;
+}
+
+// Version 2: whether a group that is there already can hand the jail's controllers down.
+Result<void> check_handing_down(const std::string& parent, const std::vector<CgroupSetting>& settings) {
+  MAYFLY_TRY_ASSIGN(const std::string offered, read_file(parent + "/cgroup.controllers", kRole, kMaxFile));
+  const auto names = split(trimmed(offered), ' ');
+  for (const CgroupSetting& setting : settings) {
+    if (std::ranges::find(names, setting.controller()) == names.end()) {
+      return fail(ErrorCode::kUnsupported,
+                  flag_of(setting).append(": ").append(parent).append(" does not have the controller ") +
+                      setting.controller());
+    }
+  }
+  // The root, which has no type, may have processes of its own besides.
+  if (::access((parent + "/cgroup.type").c_str(), F_OK) == 0) {
+    MAYFLY_TRY_ASSIGN(const std::string processes, read_file(parent + "/cgroup.procs", kRole, kMaxFile));
+    if (!processes.empty()) {
+      return fail(ErrorCode::kBusy,
+                  parent + " cannot hand controllers down while it has processes of its own");
+    }
   }
   return {};
 }
@@ -333,6 +416,12 @@ Result<std::vector<CgroupPlan>> plan_cgroups(const Options& options,
         return fail(ErrorCode::kUnsupported, std::move(why));
       }
     }
+    const auto only = only_version(setting.file);
+    if (only && *only != options.cgroup_version) {
+      return fail(ErrorCode::kInvalidArgument,
+                  flag_of(setting) + (is_v2 ? ": is a file of cgroup version 1, and --cgroup-version 2 is given"
+                                            : ": is a file of cgroup version 2, which --cgroup-version 2 means"));
+    }
     auto plan =
         std::ranges::find_if(plans, [&](const CgroupPlan& one) { return one.hierarchy.path == found->path; });
     if (plan == plans.end()) {
@@ -385,11 +474,35 @@ Result<UniqueFd> make_cgroup(const CgroupPlan& plan, Undo& undo) {
       MAYFLY_TRY(set_value(group, setting));
     }
   }
-  auto members = open_file(group + members_file(plan.hierarchy), O_WRONLY | O_NOFOLLOW, kRole);
-  if (!members && plan.is_joined_only) {
-    return tl::make_unexpected(members.error().within("--parent-cgroup " + shown(plan.group)));
+  return open_members(plan);
+}
+
+Result<void> check_cgroup(const CgroupPlan& plan) {
+  const CgroupHierarchy& hierarchy = plan.hierarchy;
+  const std::string group = hierarchy.path + "/" + plan.group;
+  if (plan.is_joined_only) {
+    return open_members(plan).map([](const UniqueFd&) {});
   }
-  return members;
+  if (is_folder(group)) {
+    return is_used(group);
+  }
+  if (hierarchy.version == CgroupVersion::k2) {
+    std::string parent = hierarchy.path;
+    for (const std::string_view name : split(plan.group, '/')) {
+      if (!is_folder(parent)) {
+        break;
+      }
+      MAYFLY_TRY(check_handing_down(parent, plan.settings));
+      parent.append("/").append(name);
+    }
+  }
+  for (const CgroupSetting& setting : plan.settings) {
+    MAYFLY_TRY_ASSIGN(const auto like, group_with(hierarchy, setting.controller()));
+    if (like && ::access((*like + "/" + setting.file).c_str(), F_OK) != 0) {
+      return fail_errno(errno, flag_of(setting) + ": look for it in " + *like);
+    }
+  }
+  return {};
 }
 
 Result<void> join_cgroup(const UniqueFd& members, const CgroupPlan& plan) {

@@ -312,6 +312,24 @@ Result<Plan> make_plan(Options options) {
               .landlock = landlock_version()};
 }
 
+Result<void> rehearse(const Plan& plan) {
+  MAYFLY_TRY(check_tree(plan.tree));
+  for (const CgroupPlan& cgroup : plan.cgroups) {
+    MAYFLY_TRY(check_cgroup(cgroup));
+  }
+  if (plan.options.rootless) {
+    MAYFLY_TRY(enter_user_namespace(plan.options.uid, plan.options.gid));
+  }
+  if (plan.netns) {
+    MAYFLY_TRY(join_netns(*plan.netns, *plan.options.netns));
+  }
+  MAYFLY_TRY(enter_namespaces());
+  for (const Limit& limit : plan.limits) {
+    MAYFLY_TRY(check_limit(limit));
+  }
+  return plan.options.core_scheduling ? claim_cores() : Result<void>();
+}
+
 std::string describe(const Plan& plan) {
   const Options& options = plan.options;
   std::vector<std::string> lines = describe(plan.tree, options.exec_file);

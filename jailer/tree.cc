@@ -33,6 +33,12 @@ constexpr mode_t kMonitorMode = 0111;
 constexpr mode_t kRootlessMonitorMode = 0555;
 constexpr mode_t kPermissions = 07777;
 
+#if defined(__x86_64__)
+constexpr Elf64_Half kMachine = EM_X86_64;
+#elif defined(__aarch64__)
+constexpr Elf64_Half kMachine = EM_AARCH64;
+#endif
+
 using SharedFd = std::shared_ptr<const UniqueFd>;
 
 Result<SharedFd> duplicate(const UniqueFd& fd) {
@@ -281,7 +287,7 @@ bool is_static_program(const UniqueFd& file) {
   Elf64_Ehdr header{};
   const auto got = read_at(file, 0, {.iov_base = &header, .iov_len = sizeof header}, "the monitor");
   if (!got || *got != sizeof header || std::memcmp(&header.e_ident[0], ELFMAG, SELFMAG) != 0 ||
-      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_phentsize != sizeof(Elf64_Phdr)) {
+      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != kMachine || header.e_phentsize != sizeof(Elf64_Phdr)) {
     return false;
   }
   for (unsigned index = 0; index < header.e_phnum; ++index) {
@@ -327,7 +333,7 @@ Result<UniqueFd> open_monitor(const Options& options) {
         "the jail's user could change it: it must belong to another, and be writable by its owner only");
   }
   if (!is_static_program(*file)) {
-    return refuse("must be a static 64-bit ELF program: there are no libraries in the jail");
+    return refuse("must be a static 64-bit ELF program for this machine: there are no libraries in the jail");
   }
   return file;
 }

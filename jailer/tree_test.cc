@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -28,6 +29,10 @@ class TreeTest : public ::testing::Test {
     header.e_ident[EI_MAG2] = ELFMAG2;
     header.e_ident[EI_MAG3] = ELFMAG3;
     header.e_ident[EI_CLASS] = ELFCLASS64;
+    // This very program's kind.
+    std::ifstream("/proc/self/exe")
+        .seekg(offsetof(Elf64_Ehdr, e_machine))
+        .read(reinterpret_cast<char*>(&header.e_machine), sizeof header.e_machine);  // SAFETY: a plain number
     header.e_phentsize = sizeof(Elf64_Phdr);
     // SAFETY: the bytes of a structure of plain numbers.
     std::ofstream(dir_.file("mayfly")).write(reinterpret_cast<const char*>(&header), sizeof header);
@@ -207,6 +212,11 @@ TEST_F(TreeTest, a_monitor_that_is_none_is_refused_by_name_and_rule) {
   std::ofstream(options_.exec_file) << "#!/bin/sh\n";
   ASSERT_EQ(::chmod(options_.exec_file.c_str(), 0755), 0);
   refuses("static 64-bit ELF program");
+
+  options_.exec_file = dir_.file("mayfly");
+  EXPECT_EQ(refusal(), "");
+  std::fstream(options_.exec_file).seekp(offsetof(Elf64_Ehdr, e_machine)).put(static_cast<char>(EM_386));
+  refuses("static 64-bit ELF program for this machine");
 }
 
 }  // namespace

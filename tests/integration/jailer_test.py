@@ -194,6 +194,23 @@ class JailCase(Case):
         for text in texts:
             self.assertIn(text, result.err)
 
+    def tree(self):
+        """All that is in this test's folder, with what it is."""
+        found = {}
+        for folder, folders, files in os.walk(self.folder):
+            for name in (*folders, *files):
+                entry = os.lstat(os.path.join(folder, name))
+                found[os.path.join(folder, name)] = (entry.st_mode, entry.st_uid, entry.st_gid, entry.st_ino, entry.st_size)
+        return found
+
+    def refuses(self, *options, texts, code=1, own=("do", "hello"), **keywords):
+        """A dry run refuses what the real one does."""
+        before, groups = self.tree(), self.groups()
+        for dry in ((), ("--dry-run",)):
+            self.refused(self.run_jailer(*options, *dry, own=own, **keywords), *texts, code=code)
+            self.assertEqual(self.tree(), before)
+            self.assertEqual(self.groups(), groups)
+
     def nothing_left(self):
         self.assertFalse(os.path.exists(self.base), list(os.walk(self.base)))
         self.assertEqual(self.groups(), [])
@@ -575,22 +592,6 @@ class Walls(JailCase):
 class Refusals(JailCase):
     """Hostile arguments and prepared directories: each is refused by name, and nothing is left."""
 
-    def tree(self):
-        """All that is in this test's folder, with what it is."""
-        found = {}
-        for folder, folders, files in os.walk(self.folder):
-            for name in (*folders, *files):
-                entry = os.lstat(os.path.join(folder, name))
-                found[os.path.join(folder, name)] = (entry.st_mode, entry.st_uid, entry.st_gid, entry.st_ino, entry.st_size)
-        return found
-
-    def refuses(self, *options, texts, code=1, own=("do", "hello"), **keywords):
-        before = self.tree()
-        for dry in ((), ("--dry-run",)):
-            self.refused(self.run_jailer(*options, *dry, own=own, **keywords), *texts, code=code)
-            self.assertEqual(self.tree(), before)
-            self.assertEqual(self.groups(), [])
-
     def test_arguments(self):
         for options, text in (((), "--id \"../../etc\": must be 1 to 64"),):
             self.refuses(*options, texts=[text], code=153, jail_id="../../etc")
@@ -620,7 +621,7 @@ class Refusals(JailCase):
         for path, text in ((self.path("none"), "No such file"), (fifo, "is no network namespace"),
                            ("/dev/null", "is no network namespace"), (self.folder, "is no network namespace")):
             self.refuses("--netns", path, texts=[f"--netns \"{path}\"", text])
-        self.refused(self.run_jailer("--netns", "/proc/self/ns/mnt"), "--netns", "not of the network")
+        self.refuses("--netns", "/proc/self/ns/mnt", texts=["--netns", "not of the network"])
         self.nothing_left_but("fifo")
 
     def nothing_left_but(self, *names):
@@ -652,7 +653,7 @@ class Refusals(JailCase):
         """The last step fails, with all rights given up: everything goes nevertheless."""
         self.monitor = self.path("lying")
         header = bytearray(bytes_of(PROBE)[:4096])
-        header[18] = 0xff  # e_machine
+        header[16] = 0xff  # e_type
         with open(self.monitor, "wb") as file:
             file.write(header)
         os.chmod(self.monitor, 0o755)
@@ -834,10 +835,9 @@ class Refusals(JailCase):
             self.assertTrue(stat.S_ISCHR(os.lstat(f"{self.root()}/dev/{name}").st_mode), name)
 
     def test_core_scheduling_is_refused_where_the_host_lacks_it(self):
-        result = self.run_jailer("--core-scheduling")
-        if result.code == 0:
+        if self.run_jailer("--core-scheduling").code == 0:
             self.skipTest("this host has core scheduling")
-        self.refused(result, "--core-scheduling: this host's kernel cannot do it", "CONFIG_SCHED_CORE")
+        self.refuses("--core-scheduling", texts=["--core-scheduling: this host's kernel cannot do it", "CONFIG_SCHED_CORE"])
         self.nothing_left()
 
     def test_core_scheduling_is_asked_for_the_whole_process_where_the_host_has_it(self):
@@ -905,8 +905,7 @@ class Limits(JailCase):
             self.expect(self.cleanup(), 0)
 
     def test_a_limit_above_the_hard_one_is_refused_by_name(self):
-        result = self.run_jailer("--resource-limit", f"no-file={1 << 40}")
-        self.refused(result, f"no-file={1 << 40}")
+        self.refuses("--resource-limit", f"no-file={1 << 40}", texts=[f"no-file={1 << 40}"])
         self.nothing_left()
 
     def grouped(self, *settings, own):
@@ -967,11 +966,18 @@ class Limits(JailCase):
             self.refused(result, f"--cgroup \"{setting}\"", text)
             self.nothing_left()
 
+    def test_a_file_that_the_version_does_not_have(self):
+        self.needs("pids", "memory")
+        self.refuses("--cgroup", "memory.max=300M", texts=["--cgroup \"memory.max=300M\": is a file of cgroup version 2"])
+        os.mkdir(f"{hierarchies()['pids']}/{self.parent}")  # so that a dry run can see what there is in a group
+        self.refuses("--parent-cgroup", self.parent, "--cgroup", "pids.none=1",
+                     texts=["--cgroup \"pids.none=1\"", "No such file"])
+
     def test_a_group_that_is_there_already(self):
         self.needs("pids")
         group = f"{hierarchies()['pids']}/{self.parent}/{self.unique}"
         os.makedirs(group)
-        self.refused(self.grouped("pids.max=7", own=("do", "hello")), group, "is there already")
+        self.refuses("--parent-cgroup", self.parent, "--cgroup", "pids.max=7", texts=[group, "is there already"])
         self.assertTrue(os.path.exists(group))
         self.assertFalse(os.path.exists(self.base))
         self.expect(self.cleanup("--parent-cgroup", self.parent), 0)
@@ -982,7 +988,7 @@ class Limits(JailCase):
             self.skipTest("cgroup version 2 is not mounted")
         group = f"{hierarchies()['']}/{self.parent}"
         options = ("--cgroup-version", "2", "--parent-cgroup", self.parent)
-        self.refused(self.run_jailer(*options), f"--parent-cgroup \"{self.parent}\"", "No such file")
+        self.refuses(*options, texts=[f"--parent-cgroup \"{self.parent}\"", "No such file"])
         self.nothing_left()
         os.mkdir(group)
         process = self.start(*options, own=("do", "wait"))
@@ -993,8 +999,8 @@ class Limits(JailCase):
     def test_version_2_names_what_it_does_not_offer(self):
         if "" not in hierarchies():
             self.skipTest("cgroup version 2 is not mounted")
-        result = self.run_jailer("--cgroup-version", "2", "--cgroup", "nothing.max=1")
-        self.refused(result, "--cgroup \"nothing.max=1\"", "no controller nothing of cgroup version 2")
+        self.refuses("--cgroup-version", "2", "--cgroup", "nothing.max=1",
+                     texts=["--cgroup \"nothing.max=1\"", "no controller nothing of cgroup version 2"])
 
 
 class Leftovers(JailCase):
@@ -1315,7 +1321,7 @@ class Rootless(MicroVm):
     def test_a_rootless_jail_that_fails_leaves_nothing(self):
         lying = self.path("lying")
         header = bytearray(bytes_of(PROBE)[:4096])
-        header[18] = 0xff  # e_machine
+        header[16] = 0xff  # e_type
         with open(lying, "wb") as file:
             file.write(header)
         os.chmod(lying, 0o755)
