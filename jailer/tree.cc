@@ -152,7 +152,7 @@ Result<void> check_prepared(const TreePlan& plan, const UniqueFd& folder, const 
     return fail(ErrorCode::kInvalidArgument, path + ": belongs to user " + std::to_string(found.st_uid) +
                                                  ", and must belong to root or to the jail's user");
   }
-  return {};
+  return check_server(folder, path);
 }
 
 // A jail's root directory that was prepared holds files for the microVM, perhaps a folder for the API's

@@ -13,13 +13,16 @@ import ctypes
 import errno
 import fcntl
 import glob
+import http.client
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import termios
@@ -378,8 +381,83 @@ class Running(MicroVm):
         self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
         again = {"snapshot_path": "/again.state", "mem_file_path": "/again.memory"}
         self.assertEqual(self.call("PUT", "/snapshot/create", again), (204, b""))
+        # What belongs to root stays what others can be started from.
+        self.assertEqual(self.call("PUT", "/snapshot/create", files)[0], 400)
+        for name in files.values():
+            self.assertEqual(bytes_of(os.path.join(self.root(), name)), bytes_of(self.path(name)))
         process.terminate()
         self.assertEqual(process.wait(HANG), 0)
+
+    def test_outputs_that_name_a_device_of_the_hosts_are_refused(self):
+        self.start(own=())
+        for path in ("/dev/kmsg", "/dev/tty", "/dev/vda", "/dev/mem"):
+            for call, field in (("/serial", "serial_out_path"), ("/logger", "log_path"), ("/metrics", "metrics_path")):
+                status, answer = self.call("PUT", call, {field: path})
+                self.assertEqual((status, path in answer.decode()), (400, True), answer)
+        self.assertEqual(sorted(os.listdir(os.path.join(self.root(), "dev"))), sorted({name.split("/")[0] for name in DEVICES}))
+
+    def handler(self, goes):
+        """Takes the descriptor of the guest's memory, waits for the first page that is missed, and brings none."""
+        path = os.path.join(self.root(), "handler")
+        listener = socket.socket(socket.AF_UNIX)
+        folder = os.open(self.root(), os.O_PATH)
+        listener.bind(f"/proc/self/fd/{folder}/handler")
+        os.close(folder)
+        os.chown(path, UID, GID)
+        listener.listen()
+        self.addCleanup(listener.close)
+        asked = threading.Event()
+
+        def run():
+            connection = listener.accept()[0]
+            _, [descriptor], _, _ = socket.recv_fds(connection, 65536, 1)
+            self.addCleanup(connection.close)
+            missed = select.select([descriptor], [], [], HANG)[0]
+            if goes:
+                os.close(descriptor)
+            else:
+                self.addCleanup(os.close, descriptor)
+            if missed:
+                asked.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join)
+        return asked
+
+    def test_a_handler_of_page_faults_that_brings_none_holds_up_its_own_microvm_which_can_be_ended(self):
+        if "userfaultfd" not in DEVICES:
+            self.skipTest("this host has no /dev/userfaultfd")
+        self.start_guest()
+        self.running()
+        self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
+        files = {"snapshot_path": "vm.state", "mem_file_path": "vm.memory"}
+        self.assertEqual(self.call("PUT", "/snapshot/create", files), (204, b""))
+        shutil.copy(os.path.join(self.root(), "vm.state"), self.folder)
+        os.kill(self.pid_of_file(), signal.SIGKILL)
+        wait_until(lambda: not self.jailed(), "the monitor has ended")
+        for goes in (False, True):
+            with self.subTest(goes=goes):
+                self.expect(self.cleanup(), 0)
+                self.prepare(**{"vm.state": self.path("vm.state")})
+                asked = self.handler(goes)
+                process = self.start(own=())
+                answers = []
+
+                def load(answers=answers):
+                    with contextlib.suppress(OSError, http.client.HTTPException):
+                        answers.append(self.call("PUT", "/snapshot/load", {
+                            "snapshot_path": "vm.state", "resume_vm": True,
+                            "mem_backend": {"backend_type": "Uffd", "backend_path": "handler"}}))
+
+                loader = threading.Thread(target=load)
+                loader.start()
+                self.assertTrue(asked.wait(HANG))
+                self.assertIsNone(process.poll())
+                process.kill()
+                self.assertEqual(process.wait(HANG), -signal.SIGKILL)
+                loader.join()
+                self.assertEqual(answers, [], "a page that nobody brought is none of zeros")
 
     def test_start_up_times_are_counted_from_the_jailers_start(self):
         begin = time.monotonic_ns() // 1000
@@ -589,6 +667,36 @@ class Walls(JailCase):
         self.nothing_left()
 
 
+class Fuse:
+    """A FUSE file system with nothing in it, which says that its directory is root's (linux/fuse.h)."""
+
+    def __init__(self, path, user):
+        self.path, self.device = path, os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={self.device},rootmode=40000,user_id={user},group_id=0,allow_other"
+        no_device, no_suid = 4, 2
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"lies", path.encode(), b"fuse", no_device | no_suid, options.encode()) != 0:
+            raise OSError(ctypes.get_errno(), "no FUSE here")
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self):
+        attributes = struct.pack("<6Q10I", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
+        answers = {26: struct.pack("<4I2H7I", 7, 23, 4096, 0, 0, 0, 4096, *[0] * 6), 3: struct.pack("<QII", 0, 0, 0) + attributes,
+                   17: bytes(80), 27: bytes(16), 29: b""}  # INIT, GETATTR, STATFS, OPENDIR, RELEASEDIR
+        with contextlib.suppress(OSError):  # ENODEV when it is unmounted
+            while True:
+                _, kind, unique = struct.unpack_from("<IIQ", os.read(self.device, 1 << 17))
+                answer = answers.get(kind)
+                error = -errno.ENOENT if kind == 1 else -errno.ENOSYS if answer is None else 0  # LOOKUP
+                os.write(self.device, struct.pack("<IiQ", 16 + len(answer or b""), error, unique) + (answer or b""))
+
+    def end(self):
+        subprocess.run(["umount", "--lazy", self.path], check=True)
+        self.thread.join()
+        os.close(self.device)
+
+
 class Refusals(JailCase):
     """Hostile arguments and prepared directories: each is refused by name, and nothing is left."""
 
@@ -713,6 +821,22 @@ class Refusals(JailCase):
                 prepare()
                 self.refuses(texts=[text])
                 self.assertEqual(text_of(victim), "kept")
+
+    def test_a_file_system_that_another_users_process_serves(self):
+        """Whoever may mount one says of owners and modes what the jailer wants to hear, and later something else."""
+        os.makedirs(self.root())
+        for mounted in (self.root(), self.jail(), self.base):
+            with self.subTest(mounted=mounted):
+                try:
+                    served = Fuse(mounted, UID)
+                except OSError as problem:
+                    self.skipTest(str(problem))
+                try:
+                    for dry in ((), ("--dry-run",)):
+                        self.refused(self.run_jailer(*dry), f"{mounted}: is of a file system that a process of user {UID} serves")
+                finally:
+                    served.end()
+        self.assertEqual(os.listdir(self.jail()), ["root"])
 
     def test_what_was_prepared_is_as_it_was_when_the_start_fails(self):
         self.prepare(kernel=b"kernel")
@@ -903,6 +1027,19 @@ class Limits(JailCase):
             process.kill()
             process.wait()
             self.expect(self.cleanup(), 0)
+
+    def test_a_file_system_of_its_own_is_all_that_it_can_fill(self):
+        os.makedirs(self.root())
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=40,mode=755", "jail", self.root()], check=False,
+                                 capture_output=True)
+        self.assertEqual(mounted.returncode, 0, mounted.stderr)
+        try:
+            result = self.run_jailer(own=("do", "write", str(8 << 20)))
+            self.assertIn("write: ENOSPC\n", result.out, str(result))
+            self.assertTrue(stat.S_ISCHR(os.stat(f"{self.root()}/dev/kvm").st_mode))
+        finally:
+            subprocess.run(["umount", self.root()], check=True)
+        self.expect(self.cleanup(), 0)
 
     def test_a_limit_above_the_hard_one_is_refused_by_name(self):
         self.refuses("--resource-limit", f"no-file={1 << 40}", texts=[f"no-file={1 << 40}"])
