@@ -268,6 +268,20 @@ Result<void> start_monitor(const Plan& plan, Prepared& prepared, const StartTime
   return {};  // without a word it ends as the monitor only, if a short-lived one
 }
 
+// What becomes another user, and what executes a file that it cannot read, is dumpable as this says (proc(5)): with
+// 1, a process of the jail's user could trace the jailer as it changes its user, with a thread that is root, and the
+// monitor.
+Result<void> check_dumpable() {
+  constexpr const char* kPath = "/proc/sys/fs/suid_dumpable";
+  MAYFLY_TRY_ASSIGN(const std::string mode, read_file(kPath, "who may be traced", kMaxProcFile));
+  if (mode.starts_with('1')) {
+    return fail(ErrorCode::kUnsupported,
+                "fs.suid_dumpable is 1, by which any process of --uid could trace this one; 0 or 2 (sysctl) keeps "
+                "them apart");
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Plan> make_plan(Options options) {
@@ -286,6 +300,8 @@ Result<Plan> make_plan(Options options) {
                   [](const Device& device) { return ::access(("/dev/" + device.path).c_str(), F_OK) != 0; });
   } else if (::geteuid() != 0) {
     return fail(ErrorCode::kPermission, "a jail takes root to make; --rootless makes a weaker one without");
+  } else {
+    MAYFLY_TRY(check_dumpable());
   }
   std::optional<UniqueFd> netns;
   if (options.netns) {

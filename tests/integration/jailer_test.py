@@ -990,6 +990,20 @@ class Refusals(JailCase):
         self.assertEqual((result.code, result.out), (0, "hello\n"), str(result))
         self.assertIn("warning: --gid should not be 0", result.err)
 
+    def test_a_host_that_lets_everybody_trace_what_changed_its_user(self):
+        for mode, is_refused in (("1\n", True), ("0\n", False), ("2\n", False)):
+            with self.subTest(mode=mode):
+                bind = f"mount --bind {self.write('mode', mode)} /proc/sys/fs/suid_dumpable && exec \"$@\""
+                done = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", bind, "sh",
+                                       *self.arguments(own=("do", "hello"))], stdin=subprocess.DEVNULL, capture_output=True,
+                                      check=False, text=True, timeout=HANG)
+                if is_refused:
+                    self.refused(Result(done.returncode, done.stdout, done.stderr), "fs.suid_dumpable is 1")
+                    self.nothing_left()
+                else:
+                    self.assertEqual((done.returncode, done.stdout), (0, "hello\n"), done.stderr)
+                    self.expect(self.cleanup(), 0)
+
     def test_a_jailer_that_works_cannot_be_traced(self):
         """Its files in /proc are not even its own user's, from the first step on."""
         if not shutil.which("strace"):
