@@ -131,15 +131,19 @@ bool word_reads_as(std::string_view written, std::string_view read) {
 // Version 1 lets a thread move by itself. A whole process is moved under a lock that waits for every
 // processor of the host first: milliseconds for each group.
 const char* members_file(const CgroupHierarchy& hierarchy) {
-  return hierarchy.version == CgroupVersion::k1 ? "/tasks" : "/cgroup.procs";
+  return hierarchy.version == CgroupVersion::k1 ? "tasks" : "cgroup.procs";
 }
 
-Result<void> write_value(const std::string& path, std::string_view value) {
-  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_WRONLY | O_NOFOLLOW, kRole));
+Result<void> write_to(const UniqueFd& file, std::string_view value, const std::string& path) {
   if (::write(file.get(), value.data(), value.size()) != static_cast<ssize_t>(value.size())) {
     return fail_errno(errno, std::string("write ").append(shown(value)).append(" to ").append(path));
   }
   return {};
+}
+
+Result<void> write_value(const std::string& path, std::string_view value) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_WRONLY | O_NOFOLLOW, kRole));
+  return write_to(file, value, path);
 }
 
 // As it was given.
@@ -173,17 +177,68 @@ std::string lacks(const CgroupSetting& setting) {
       .append(" of cgroup version ");
 }
 
-Result<void> set_value(const std::string& group, const CgroupSetting& setting) {
+// A jail's own group, held by its descriptor: the owner of its parent can put another in the place of its
+// name.
+struct Group {
+  UniqueFd folder;
+  std::string path;  // for errors
+};
+
+Result<Group> open_made(std::string path) {
+  MAYFLY_TRY_ASSIGN(UniqueFd folder, open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, "cgroup"));
+  struct stat found {};
+  if (::fstat(folder.get(), &found) != 0) {
+    return fail_errno(errno, "look at cgroup " + path);
+  }
+  if (found.st_uid != ::geteuid()) {
+    return fail(ErrorCode::kInvalidArgument,
+                path + ": belongs to user " + std::to_string(found.st_uid) + ", and not to who made it");
+  }
+  return Group{.folder = std::move(folder), .path = std::move(path)};
+}
+
+Result<UniqueFd> open_in(const Group& group, const std::string& file, int flags) {
+  UniqueFd opened(::openat(group.folder.get(), file.c_str(), flags | O_NOFOLLOW | O_CLOEXEC));
+  if (!opened) {
+    return fail_errno(errno, std::string("open ") + kRole + " " + group.path + "/" + file);
+  }
+  return opened;
+}
+
+Result<std::string> read_in(const Group& group, const std::string& name) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_in(group, name, O_RDONLY));
+  std::string text;
+  std::array<char, 4096> buffer{};
+  for (;;) {
+    const ssize_t count = ::read(file.get(), buffer.data(), buffer.size());
+    if (count < 0) {
+      return fail_errno(errno, std::string("read ") + kRole + " " + group.path + "/" + name);
+    }
+    text.append(buffer.data(), static_cast<std::size_t>(count));
+    if (count == 0 || text.size() > kMaxFile) {
+      return text;
+    }
+  }
+}
+
+Result<void> write_in(const Group& group, const CgroupSetting& setting, bool& is_readable) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_in(group, setting.file, O_WRONLY));
+  struct stat found {};
+  is_readable = ::fstat(file.get(), &found) != 0 || (found.st_mode & S_IRUSR) != 0;
+  return write_to(file, setting.value, group.path + "/" + setting.file);
+}
+
+Result<void> set_value(const Group& group, const CgroupSetting& setting) {
   const std::string flag = flag_of(setting);
-  const std::string path = group + "/" + setting.file;
-  if (auto written = write_value(path, setting.value); !written) {
+  const std::string path = group.path + "/" + setting.file;
+  bool is_readable = true;
+  if (auto written = write_in(group, setting, is_readable); !written) {
     return tl::make_unexpected(written.error().within(flag));
   }
-  struct stat file {};
-  if (::stat(path.c_str(), &file) == 0 && (file.st_mode & S_IRUSR) == 0) {
+  if (!is_readable) {
     return {};  // devices.allow and others are for writing only
   }
-  auto read = read_file(path, kRole, kMaxFile);
+  auto read = read_in(group, setting.file);
   if (!read) {
     return tl::make_unexpected(read.error().within(flag));
   }
@@ -257,33 +312,37 @@ Result<bool> make_group(const std::string& path, bool must_be_new) {
   return fail_errno(errno, "make cgroup " + path);
 }
 
-Result<void> make_path(const CgroupPlan& plan, Undo& undo) {
+// The groups on the way, and the jail's own.
+Result<Group> make_path(const CgroupPlan& plan, Undo& undo) {
   std::string parent = plan.hierarchy.path;
   const auto names = split(plan.group, '/');
   const bool is_v2 = plan.hierarchy.version == CgroupVersion::k2;
   const bool is_cpuset = !is_v2 && has(plan.hierarchy.controllers, "cpuset");
-  for (std::size_t at = 0; at < names.size(); ++at) {
+  for (std::size_t at = 0;; ++at) {
     if (is_v2) {
       MAYFLY_TRY(hand_down(parent, plan.settings));
     }
     const std::string path = parent + "/" + std::string(names[at]);
-    MAYFLY_TRY_ASSIGN(const bool is_new, make_group(path, at + 1 == names.size()));
+    const bool is_own = at + 1 == names.size();
+    MAYFLY_TRY_ASSIGN(const bool is_new, make_group(path, is_own));
     if (is_new) {
-      const bool is_own = at + 1 == names.size();
       undo.add([path, is_own]() { return is_own ? remove_cgroup(path) : remove_unused_cgroup(path); });
     }
     if (is_cpuset) {
       MAYFLY_TRY(inherit_cpuset(parent, path));
     }
+    if (is_own) {
+      return open_made(path);
+    }
     parent = path;
   }
-  return {};
 }
 
-Result<UniqueFd> open_members(const CgroupPlan& plan) {
-  const std::string path = plan.hierarchy.path + "/" + plan.group + members_file(plan.hierarchy);
-  auto members = open_file(path, O_WRONLY | O_NOFOLLOW, kRole);
-  if (!members && plan.is_joined_only) {
+// The members of a group that is not the jail's own.
+Result<UniqueFd> open_joined(const CgroupPlan& plan) {
+  const std::string group = plan.hierarchy.path + "/" + plan.group;
+  auto members = open_file(group + "/" + members_file(plan.hierarchy), O_WRONLY | O_NOFOLLOW, kRole);
+  if (!members) {
     return tl::make_unexpected(members.error().within("--parent-cgroup " + shown(plan.group)));
   }
   return members;
@@ -294,8 +353,8 @@ bool is_folder(const std::string& path) {
   return ::lstat(path.c_str(), &found) == 0 && S_ISDIR(found.st_mode);
 }
 
-// Some group in which a file of the controller's must be if groups have it at all: the root has fewer. Nothing
-// where there is none yet.
+// Some group in which a file of the controller's must be if groups have it at all: the root has fewer.
+// Nothing where there is none yet.
 Result<std::optional<std::string>> group_with(const CgroupHierarchy& hierarchy,
                                               const std::string& controller) {
   if (hierarchy.version == CgroupVersion::k2) {
@@ -418,9 +477,10 @@ Result<std::vector<CgroupPlan>> plan_cgroups(const Options& options,
     }
     const auto only = only_version(setting.file);
     if (only && *only != options.cgroup_version) {
-      return fail(ErrorCode::kInvalidArgument,
-                  flag_of(setting) + (is_v2 ? ": is a file of cgroup version 1, and --cgroup-version 2 is given"
-                                            : ": is a file of cgroup version 2, which --cgroup-version 2 means"));
+      return fail(
+          ErrorCode::kInvalidArgument,
+          flag_of(setting) + (is_v2 ? ": is a file of cgroup version 1, and --cgroup-version 2 is given"
+                                    : ": is a file of cgroup version 2, which --cgroup-version 2 means"));
     }
     auto plan =
         std::ranges::find_if(plans, [&](const CgroupPlan& one) { return one.hierarchy.path == found->path; });
@@ -461,27 +521,27 @@ bool reads_as(std::string_view written, std::string_view read) {
 }
 
 Result<UniqueFd> make_cgroup(const CgroupPlan& plan, Undo& undo) {
-  const std::string group = plan.hierarchy.path + "/" + plan.group;
-  if (!plan.is_joined_only) {
-    // A jail that ends may take a parent away that this one was about to use.
-    constexpr int kTries = 10;
-    auto made = make_path(plan, undo);
-    for (int tries = 1; !made && made.error().os_errno() == ENOENT && tries < kTries; ++tries) {
-      made = make_path(plan, undo);
-    }
-    MAYFLY_TRY(made);
-    for (const CgroupSetting& setting : plan.settings) {
-      MAYFLY_TRY(set_value(group, setting));
-    }
+  if (plan.is_joined_only) {
+    return open_joined(plan);
   }
-  return open_members(plan);
+  // A jail that ends may take a parent away that this one was about to use.
+  constexpr int kTries = 10;
+  auto made = make_path(plan, undo);
+  for (int tries = 1; !made && made.error().os_errno() == ENOENT && tries < kTries; ++tries) {
+    made = make_path(plan, undo);
+  }
+  MAYFLY_TRY_ASSIGN(const Group group, std::move(made));
+  for (const CgroupSetting& setting : plan.settings) {
+    MAYFLY_TRY(set_value(group, setting));
+  }
+  return open_in(group, members_file(plan.hierarchy), O_WRONLY);
 }
 
 Result<void> check_cgroup(const CgroupPlan& plan) {
   const CgroupHierarchy& hierarchy = plan.hierarchy;
   const std::string group = hierarchy.path + "/" + plan.group;
   if (plan.is_joined_only) {
-    return open_members(plan).map([](const UniqueFd&) {});
+    return open_joined(plan).map([](const UniqueFd&) {});
   }
   if (is_folder(group)) {
     return is_used(group);
@@ -532,8 +592,8 @@ std::optional<UniqueFd> open_own_cgroup(const CgroupHierarchy& hierarchy, std::s
                                   return has(hierarchy.controllers, one);
                                 });
     if (is_meant) {
-      auto members = open_file(hierarchy.path + std::string(line.substr(path + 1)) + members_file(hierarchy),
-                               O_WRONLY, kRole);
+      const std::string own = hierarchy.path + std::string(line.substr(path + 1));
+      auto members = open_file(own + "/" + members_file(hierarchy), O_WRONLY, kRole);
       return members ? std::optional(std::move(*members)) : std::nullopt;
     }
   }

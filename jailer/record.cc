@@ -19,7 +19,8 @@ constexpr std::string_view kUser = "user ";
 constexpr std::string_view kCgroup = "cgroup ";
 constexpr std::size_t kMaxRecord = 1U << 20U;
 
-// With another name, it could be another file that its maker has: what is written here would be written there.
+// With another name, it could be another file that its maker has: what is written here would be written
+// there.
 Result<void> check(const struct stat& found, const std::string& name) {
   if (!S_ISREG(found.st_mode) || (found.st_uid != 0 && found.st_uid != ::geteuid()) || found.st_nlink > 1) {
     return fail(ErrorCode::kInvalidArgument,

@@ -57,9 +57,10 @@ TEST_F(RecordOfAJail, one_at_a_time_has_the_lock) {
 }
 
 TEST_F(RecordOfAJail, what_is_none_is_refused) {
-  for (const char* const text : {"x", "jail 1", "jail 2\n", "jail 1\nuser x\n", "jail 1\ncgroup relative\n",
-                                 "jail 1\ncgroup /a/../../b\n", "jail 1\ncgroup /a/..\n", "jail 1\ncgroup /..\n",
-                                 "jail 1\ncgroup /a/./b\n", "jail 1\ncgroup /a/.\n", "jail 1\nother\n", "jail 1\nuser 1"}) {
+  for (const char* const text :
+       {"x", "jail 1", "jail 2\n", "jail 1\nuser x\n", "jail 1\ncgroup relative\n",
+        "jail 1\ncgroup /a/../../b\n", "jail 1\ncgroup /a/..\n", "jail 1\ncgroup /..\n",
+        "jail 1\ncgroup /a/./b\n", "jail 1\ncgroup /a/.\n", "jail 1\nother\n", "jail 1\nuser 1"}) {
     std::ofstream(dir_.file(kRecordName)) << text;
     const auto file = lock_record(folder(), path());
     ASSERT_TRUE(file && *file);

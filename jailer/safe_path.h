@@ -22,15 +22,16 @@ Result<UniqueFd> open_folder(const UniqueFd& parent, const std::string& name, co
 Result<UniqueFd> open_own_folder(const UniqueFd& parent, const std::string& name, const std::string& path);
 
 // The user whose process serves the FUSE file system of the mount with this number, by the text of
-// /proc/self/mountinfo (proc(5)): it says of owners, modes and contents what it likes. Nothing of other mounts.
+// /proc/self/mountinfo (proc(5)): it says of owners, modes and contents what it likes. Nothing of other
+// mounts.
 std::optional<uid_t> server_of(std::string_view mountinfo, std::string_view mount);
 
 // Refuses a directory whose file system is a process of somebody's but root's and this process's user.
 Result<void> check_server(const UniqueFd& folder, const std::string& path);
 
 // Refuses a directory that somebody else could change: its owner must be root or this process's user, and
-// nobody else may write to it, unless it is sticky (/tmp), where others cannot touch what they do not own; and
-// check_server().
+// nobody else may write to it, unless it is sticky (/tmp), where others cannot touch what they do not own;
+// and check_server().
 Result<void> check_owner(const UniqueFd& folder, const std::string& path);
 
 // The same of a directory in which there must be nothing of somebody else's: neither if it is sticky.

@@ -287,7 +287,8 @@ bool is_static_program(const UniqueFd& file) {
   Elf64_Ehdr header{};
   const auto got = read_at(file, 0, {.iov_base = &header, .iov_len = sizeof header}, "the monitor");
   if (!got || *got != sizeof header || std::memcmp(&header.e_ident[0], ELFMAG, SELFMAG) != 0 ||
-      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != kMachine || header.e_phentsize != sizeof(Elf64_Phdr)) {
+      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != kMachine ||
+      header.e_phentsize != sizeof(Elf64_Phdr)) {
     return false;
   }
   for (unsigned index = 0; index < header.e_phnum; ++index) {
@@ -354,8 +355,7 @@ Result<Tree> make_tree(const TreePlan& plan, const UniqueFd& monitor, Undo& undo
   MAYFLY_TRY(record_jail(plan, *jail, undo));
   // Whoever it belonged to, or may write to it, could have its names mean something else at every step. From
   // here on it is root's alone, so it is looked at once more.
-  MAYFLY_TRY(
-      hand_over(root, plan.root(), ::geteuid(), ::getegid(), kClosedMode, plan.is_rootless, undo));
+  MAYFLY_TRY(hand_over(root, plan.root(), ::geteuid(), ::getegid(), kClosedMode, plan.is_rootless, undo));
   MAYFLY_TRY(check_root(plan, root.fd));
   MAYFLY_TRY_ASSIGN(const Folder dev, make_folder(root.fd, "dev", plan.root() + "/dev", undo));
   if (!dev.is_new) {

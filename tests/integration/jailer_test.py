@@ -711,6 +711,12 @@ class Refusals(JailCase):
         self.refuses("--cgroup", "nothing.max=1", texts=["--cgroup \"nothing.max=1\"", "no controller nothing"])
         self.refuses("--cgroup", "\x1b[31m.x=1", texts=["--cgroup \"\\x1b[31m.x=1\""], code=153)
 
+    def test_names_and_paths_that_are_too_long_for_what_is_made_of_them(self):
+        self.base = "/" + "/".join(["x" * 99] * 40) + "/" + "x" * 80
+        self.refuses(texts=["--chroot-base-dir", "a path of more than 4095 characters"])
+        self.base, self.monitor = self.path("jails"), "/" + "x" * 252
+        self.refuses(texts=["--exec-file", "255 characters"], code=153)
+
     def test_arguments_of_a_megabyte(self):
         """As long as the kernel lets one argument be, in each place."""
         long = "x" * 131_000
@@ -1116,6 +1122,35 @@ class Limits(JailCase):
             result = self.grouped("pids.max=7", setting, own=("do", "hello"))
             self.refused(result, f"--cgroup \"{setting}\"", text)
             self.nothing_left()
+
+    def test_a_group_that_the_owner_of_its_parent_replaces_is_not_joined(self):
+        """A sub-tree that was handed to a user, who makes a group of his own of the jail's name, with limits of his own."""
+        self.needs("pids")
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        parent = f"{hierarchies()['pids']}/{self.parent}"
+        group = f"{parent}/{self.unique}"
+        os.mkdir(parent)
+        os.chown(parent, UID + 9, GID)
+        attacker = os.fork()
+        if attacker == 0:
+            os.setuid(UID + 9)
+            while True:
+                with contextlib.suppress(OSError):
+                    if os.stat(group).st_uid == 0:
+                        os.rmdir(group)
+                        os.mkdir(group)
+        self.addCleanup(os.chown, parent, 0, 0)
+        try:
+            result = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=mkdir", "-e",
+                                     "inject=mkdir:delay_exit=200000", *self.arguments(
+                                         "--parent-cgroup", self.parent, "--cgroup", "pids.max=5", own=("do", "hello"))],
+                                    stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG, text=True)
+        finally:
+            os.kill(attacker, signal.SIGKILL)
+            os.waitpid(attacker, 0)
+        self.refused(Result(result.returncode, result.stdout, result.stderr), group, f"belongs to user {UID + 9}")
+        self.assertFalse(os.path.exists(self.base))
 
     def test_a_file_that_the_version_does_not_have(self):
         self.needs("pids", "memory")
