@@ -428,14 +428,14 @@ class Running(MicroVm):
     def test_a_handler_of_page_faults_that_brings_none_holds_up_its_own_microvm_which_can_be_ended(self):
         if "userfaultfd" not in DEVICES:
             self.skipTest("this host has no /dev/userfaultfd")
-        self.start_guest()
+        process = self.start_guest()
         self.running()
         self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
         files = {"snapshot_path": "vm.state", "mem_file_path": "vm.memory"}
         self.assertEqual(self.call("PUT", "/snapshot/create", files), (204, b""))
         shutil.copy(os.path.join(self.root(), "vm.state"), self.folder)
-        os.kill(self.pid_of_file(), signal.SIGKILL)
-        wait_until(lambda: not self.jailed(), "the monitor has ended")
+        process.kill()
+        process.wait(HANG)
         for goes in (False, True):
             with self.subTest(goes=goes):
                 self.expect(self.cleanup(), 0)
@@ -1441,6 +1441,29 @@ class Failing(JailCase):
 
     def test_at_every_system_call_of_a_jail(self):
         self.check("--cgroup", "pids.max=9")
+
+    def test_what_was_prepared_is_as_it_was_wherever_it_fails(self):
+        """Owners, modes and contents of the root directory and of run, given back by what still can."""
+        self.prepare(kernel=b"kernel")
+        os.mkdir(f"{self.root()}/run")
+        for path, mode in ((f"{self.root()}/run", 0o711), (self.root(), 0o750)):
+            os.chown(path, UID, GID)
+            os.chmod(path, mode)
+        saved, before = self.path("saved"), self.tree()
+        subprocess.run(["cp", "-a", self.base, saved], check=True)
+        entry = lambda found: {path: what[:3] for path, what in found.items() if path.startswith(self.base)}
+        calls = [call for call in self.calls(()) if call[0] in ("fchown", "fchmod", "fchownat", "mkdirat", "mknodat", "openat2",
+                                                                "mount", "pivot_root", "setresuid", "landlock_restrict_self")]
+        self.assertGreater(len(calls), 20)
+        for name, number in calls:
+            with self.subTest(call=name, number=number):
+                subprocess.run(["rm", "-rf", self.base], check=True)
+                subprocess.run(["cp", "-a", saved, self.base], check=True)
+                done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={name}", "-e",
+                                       f"inject={name}:error=EIO:when={number}", *self.arguments(own=("do", "hello"))],
+                                      stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertEqual(entry(self.tree()), entry(before), done.stderr)
 
     def test_at_every_system_call_of_a_jail_with_a_process_of_its_own(self):
         self.check("--cgroup", "pids.max=9", "--new-pid-ns", "--daemonize")
