@@ -1527,6 +1527,18 @@ class Rootless(MicroVm):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(os.listdir(self.base), [])
 
+    def test_a_rootless_dry_run_sees_where_there_are_no_user_namespaces(self):
+        command = [JAILER, "--rootless", "--id", "a", "--exec-file", PROBE, "--uid", "7", "--gid", "7", "--chroot-base-dir",
+                   self.base, "--dry-run"]
+        allowed = subprocess.run(command, user=UID, group=GID, extra_groups=[], capture_output=True, check=False, text=True)
+        self.assertEqual(allowed.returncode, 0, allowed.stderr)
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        denied = subprocess.run(["strace", "-qq", "-o", "/dev/null", "-e", "inject=unshare:error=ENOSPC:when=1", *command],
+                                capture_output=True, check=False, text=True)
+        self.refused(Result(denied.returncode, denied.stdout, denied.stderr), "--rootless: make a user namespace")
+        self.assertEqual(os.listdir(self.base), [])
+
     def test_a_rootless_jail_that_fails_leaves_nothing(self):
         lying = self.path("lying")
         header = bytearray(bytes_of(PROBE)[:4096])
