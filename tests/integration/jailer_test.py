@@ -1535,7 +1535,7 @@ class Rootless(MicroVm):
         if not shutil.which("strace"):
             self.skipTest("strace is not installed")
         denied = subprocess.run(["strace", "-qq", "-o", "/dev/null", "-e", "inject=unshare:error=ENOSPC:when=1", *command],
-                                capture_output=True, check=False, text=True)
+                                user=UID, group=GID, extra_groups=[], capture_output=True, check=False, text=True)
         self.refused(Result(denied.returncode, denied.stdout, denied.stderr), "--rootless: make a user namespace")
         self.assertEqual(os.listdir(self.base), [])
 
