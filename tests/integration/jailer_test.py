@@ -711,6 +711,21 @@ class Refusals(JailCase):
         self.refuses("--cgroup", "nothing.max=1", texts=["--cgroup \"nothing.max=1\"", "no controller nothing"])
         self.refuses("--cgroup", "\x1b[31m.x=1", texts=["--cgroup \"\\x1b[31m.x=1\""], code=153)
 
+    def test_device_nodes_of_a_file_system_that_is_mounted_without_them_stay_dead(self):
+        """An image that is not trusted is the root directory: its nodes are not, and the jail's own are all there is."""
+        os.makedirs(self.root())
+        for options, found in (("mode=755,nodev", "EACCES"), ("mode=755", "0")):
+            with self.subTest(options=options):
+                subprocess.run(["mount", "-t", "tmpfs", "-o", options, "image", self.root()], check=True)
+                try:
+                    os.mknod(f"{self.root()}/node", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+                    os.chown(f"{self.root()}/node", UID, GID)
+                    self.expect(self.run_jailer(own=("do", "open", "/node")), 0, out=f"/node: {found}\n/dev/urandom: 0\n")
+                finally:
+                    subprocess.run(["umount", self.root()], check=True)
+                self.expect(self.cleanup(), 0)
+                os.makedirs(self.root())
+
     def test_names_and_paths_that_are_too_long_for_what_is_made_of_them(self):
         self.base = "/" + "/".join(["x" * 99] * 40) + "/" + "x" * 80
         self.refuses(texts=["--chroot-base-dir", "a path of more than 4095 characters"])
