@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/text.h"
+#include "safe_path.h"
 
 namespace mayfly::jail {
 namespace {
@@ -130,20 +131,43 @@ bool word_reads_as(std::string_view written, std::string_view read) {
 // Version 1 lets a thread move by itself. A whole process is moved under a lock that waits for every
 // processor of the host first: milliseconds for each group.
 const char* members_file(const CgroupHierarchy& hierarchy) {
-  return hierarchy.version == CgroupVersion::k1 ? "/tasks" : "/cgroup.procs";
+  return hierarchy.version == CgroupVersion::k1 ? "tasks" : "cgroup.procs";
 }
 
-Result<void> write_value(const std::string& path, std::string_view value) {
-  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_WRONLY | O_NOFOLLOW, kRole));
+Result<void> write_to(const UniqueFd& file, std::string_view value, const std::string& path) {
   if (::write(file.get(), value.data(), value.size()) != static_cast<ssize_t>(value.size())) {
     return fail_errno(errno, std::string("write ").append(shown(value)).append(" to ").append(path));
   }
   return {};
 }
 
+Result<void> write_value(const std::string& path, std::string_view value) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_WRONLY | O_NOFOLLOW, kRole));
+  return write_to(file, value, path);
+}
+
 // As it was given.
 std::string flag_of(const CgroupSetting& setting) {
   return "--cgroup " + shown(setting.file + "=" + setting.value);
+}
+
+// Which version alone has this file of a controller that both have: what is taken for the other's most often.
+std::optional<CgroupVersion> only_version(std::string_view file) {
+  constexpr std::array kOf1 = std::to_array<std::string_view>(
+      {"cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.cfs_burst_us", "cpu.rt_runtime_us",
+       "cpu.rt_period_us", "memory.swappiness", "memory.oom_control", "memory.use_hierarchy",
+       "memory.move_charge_at_immigrate"});
+  constexpr std::array kOf2 = std::to_array<std::string_view>(
+      {"cpu.weight", "cpu.weight.nice", "cpu.max", "cpu.max.burst", "memory.min", "memory.low", "memory.high",
+       "memory.max", "memory.oom.group", "memory.swap.high", "memory.swap.max", "memory.zswap.max"});
+  if (std::ranges::find(kOf1, file) != kOf1.end() || file.ends_with("_in_bytes")) {
+    return CgroupVersion::k1;
+  }
+  if (std::ranges::find(kOf2, file) != kOf2.end() ||
+      (file.starts_with("hugetlb.") && file.ends_with(".max"))) {
+    return CgroupVersion::k2;
+  }
+  return std::nullopt;
 }
 
 std::string lacks(const CgroupSetting& setting) {
@@ -153,17 +177,68 @@ std::string lacks(const CgroupSetting& setting) {
       .append(" of cgroup version ");
 }
 
-Result<void> set_value(const std::string& group, const CgroupSetting& setting) {
+// A jail's own group, held by its descriptor: the owner of its parent can put another in the place of its
+// name.
+struct Group {
+  UniqueFd folder;
+  std::string path;  // for errors
+};
+
+Result<Group> open_made(std::string path) {
+  MAYFLY_TRY_ASSIGN(UniqueFd folder, open_file(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, "cgroup"));
+  struct stat found {};
+  if (::fstat(folder.get(), &found) != 0) {
+    return fail_errno(errno, "look at cgroup " + path);
+  }
+  if (found.st_uid != ::geteuid()) {
+    return fail(ErrorCode::kInvalidArgument,
+                path + ": belongs to user " + std::to_string(found.st_uid) + ", and not to who made it");
+  }
+  return Group{.folder = std::move(folder), .path = std::move(path)};
+}
+
+Result<UniqueFd> open_in(const Group& group, const std::string& file, int flags) {
+  UniqueFd opened(::openat(group.folder.get(), file.c_str(), flags | O_NOFOLLOW | O_CLOEXEC));
+  if (!opened) {
+    return fail_errno(errno, std::string("open ") + kRole + " " + group.path + "/" + file);
+  }
+  return opened;
+}
+
+Result<std::string> read_in(const Group& group, const std::string& name) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_in(group, name, O_RDONLY));
+  std::string text;
+  std::array<char, 4096> buffer{};
+  for (;;) {
+    const ssize_t count = ::read(file.get(), buffer.data(), buffer.size());
+    if (count < 0) {
+      return fail_errno(errno, std::string("read ") + kRole + " " + group.path + "/" + name);
+    }
+    text.append(buffer.data(), static_cast<std::size_t>(count));
+    if (count == 0 || text.size() > kMaxFile) {
+      return text;
+    }
+  }
+}
+
+Result<void> write_in(const Group& group, const CgroupSetting& setting, bool& is_readable) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_in(group, setting.file, O_WRONLY));
+  struct stat found {};
+  is_readable = ::fstat(file.get(), &found) != 0 || (found.st_mode & S_IRUSR) != 0;
+  return write_to(file, setting.value, group.path + "/" + setting.file);
+}
+
+Result<void> set_value(const Group& group, const CgroupSetting& setting) {
   const std::string flag = flag_of(setting);
-  const std::string path = group + "/" + setting.file;
-  if (auto written = write_value(path, setting.value); !written) {
+  const std::string path = group.path + "/" + setting.file;
+  bool is_readable = true;
+  if (auto written = write_in(group, setting, is_readable); !written) {
     return tl::make_unexpected(written.error().within(flag));
   }
-  struct stat file {};
-  if (::stat(path.c_str(), &file) == 0 && (file.st_mode & S_IRUSR) == 0) {
+  if (!is_readable) {
     return {};  // devices.allow and others are for writing only
   }
-  auto read = read_file(path, kRole, kMaxFile);
+  auto read = read_in(group, setting.file);
   if (!read) {
     return tl::make_unexpected(read.error().within(flag));
   }
@@ -217,6 +292,12 @@ Result<void> hand_down(const std::string& parent, const std::vector<CgroupSettin
   return {};
 }
 
+tl::unexpected<Error> is_used(const std::string& path) {
+  return fail(ErrorCode::kBusy, path +
+                                    ": the cgroup is there already: of a jail of this --id that runs, or "
+                                    "left by one that has ended (jailer --cleanup removes it)");
+}
+
 // Makes one group of the path; answers whether it was not there.
 Result<bool> make_group(const std::string& path, bool must_be_new) {
   if (::mkdir(path.c_str(), 0755) == 0) {
@@ -226,32 +307,93 @@ Result<bool> make_group(const std::string& path, bool must_be_new) {
     return false;
   }
   if (errno == EEXIST) {
-    return fail(ErrorCode::kBusy, path +
-                                      ": the cgroup is there already: of a jail of this --id that runs, or "
-                                      "left by one that has ended (jailer --cleanup removes it)");
+    return is_used(path);
   }
   return fail_errno(errno, "make cgroup " + path);
 }
 
-Result<void> make_path(const CgroupPlan& plan, Undo& undo) {
+// The groups on the way, and the jail's own.
+Result<Group> make_path(const CgroupPlan& plan, Undo& undo) {
   std::string parent = plan.hierarchy.path;
   const auto names = split(plan.group, '/');
   const bool is_v2 = plan.hierarchy.version == CgroupVersion::k2;
   const bool is_cpuset = !is_v2 && has(plan.hierarchy.controllers, "cpuset");
-  for (std::size_t at = 0; at < names.size(); ++at) {
+  for (std::size_t at = 0;; ++at) {
     if (is_v2) {
       MAYFLY_TRY(hand_down(parent, plan.settings));
     }
     const std::string path = parent + "/" + std::string(names[at]);
-    MAYFLY_TRY_ASSIGN(const bool is_new, make_group(path, at + 1 == names.size()));
+    const bool is_own = at + 1 == names.size();
+    MAYFLY_TRY_ASSIGN(const bool is_new, make_group(path, is_own));
     if (is_new) {
-      const bool is_own = at + 1 == names.size();
       undo.add([path, is_own]() { return is_own ? remove_cgroup(path) : remove_unused_cgroup(path); });
     }
     if (is_cpuset) {
       MAYFLY_TRY(inherit_cpuset(parent, path));
     }
+    if (is_own) {
+      return open_made(path);
+    }
     parent = path;
+  }
+}
+
+// The members of a group that is not the jail's own.
+Result<UniqueFd> open_joined(const CgroupPlan& plan) {
+  const std::string group = plan.hierarchy.path + "/" + plan.group;
+  auto members = open_file(group + "/" + members_file(plan.hierarchy), O_WRONLY | O_NOFOLLOW, kRole);
+  if (!members) {
+    return tl::make_unexpected(members.error().within("--parent-cgroup " + shown(plan.group)));
+  }
+  return members;
+}
+
+bool is_folder(const std::string& path) {
+  struct stat found {};
+  return ::lstat(path.c_str(), &found) == 0 && S_ISDIR(found.st_mode);
+}
+
+// Some group in which a file of the controller's must be if groups have it at all: the root has fewer.
+// Nothing where there is none yet.
+Result<std::optional<std::string>> group_with(const CgroupHierarchy& hierarchy,
+                                              const std::string& controller) {
+  if (hierarchy.version == CgroupVersion::k2) {
+    MAYFLY_TRY_ASSIGN(const std::string handed,
+                      read_file(hierarchy.path + "/cgroup.subtree_control", kRole, kMaxFile));
+    const auto handed_names = split(trimmed(handed), ' ');
+    if (std::ranges::find(handed_names, controller) == handed_names.end()) {
+      return std::nullopt;
+    }
+  }
+  MAYFLY_TRY_ASSIGN(const UniqueFd folder, open_file(hierarchy.path, O_RDONLY | O_DIRECTORY, kRole));
+  MAYFLY_TRY_ASSIGN(const auto names, names_in(folder, hierarchy.path));
+  for (const std::string& name : names) {
+    std::string path = hierarchy.path + "/" + name;
+    if (is_folder(path)) {
+      return path;
+    }
+  }
+  return std::nullopt;
+}
+
+// Version 2: whether a group that is there already can hand the jail's controllers down.
+Result<void> check_handing_down(const std::string& parent, const std::vector<CgroupSetting>& settings) {
+  MAYFLY_TRY_ASSIGN(const std::string offered, read_file(parent + "/cgroup.controllers", kRole, kMaxFile));
+  const auto names = split(trimmed(offered), ' ');
+  for (const CgroupSetting& setting : settings) {
+    if (std::ranges::find(names, setting.controller()) == names.end()) {
+      return fail(ErrorCode::kUnsupported,
+                  flag_of(setting).append(": ").append(parent).append(" does not have the controller ") +
+                      setting.controller());
+    }
+  }
+  // The root, which has no type, may have processes of its own besides.
+  if (::access((parent + "/cgroup.type").c_str(), F_OK) == 0) {
+    MAYFLY_TRY_ASSIGN(const std::string processes, read_file(parent + "/cgroup.procs", kRole, kMaxFile));
+    if (!processes.empty()) {
+      return fail(ErrorCode::kBusy,
+                  parent + " cannot hand controllers down while it has processes of its own");
+    }
   }
   return {};
 }
@@ -333,6 +475,13 @@ Result<std::vector<CgroupPlan>> plan_cgroups(const Options& options,
         return fail(ErrorCode::kUnsupported, std::move(why));
       }
     }
+    const auto only = only_version(setting.file);
+    if (only && *only != options.cgroup_version) {
+      return fail(
+          ErrorCode::kInvalidArgument,
+          flag_of(setting) + (is_v2 ? ": is a file of cgroup version 1, and --cgroup-version 2 is given"
+                                    : ": is a file of cgroup version 2, which --cgroup-version 2 means"));
+    }
     auto plan =
         std::ranges::find_if(plans, [&](const CgroupPlan& one) { return one.hierarchy.path == found->path; });
     if (plan == plans.end()) {
@@ -372,24 +521,48 @@ bool reads_as(std::string_view written, std::string_view read) {
 }
 
 Result<UniqueFd> make_cgroup(const CgroupPlan& plan, Undo& undo) {
-  const std::string group = plan.hierarchy.path + "/" + plan.group;
-  if (!plan.is_joined_only) {
-    // A jail that ends may take a parent away that this one was about to use.
-    constexpr int kTries = 10;
-    auto made = make_path(plan, undo);
-    for (int tries = 1; !made && made.error().os_errno() == ENOENT && tries < kTries; ++tries) {
-      made = make_path(plan, undo);
-    }
-    MAYFLY_TRY(made);
-    for (const CgroupSetting& setting : plan.settings) {
-      MAYFLY_TRY(set_value(group, setting));
+  if (plan.is_joined_only) {
+    return open_joined(plan);
+  }
+  // A jail that ends may take a parent away that this one was about to use.
+  constexpr int kTries = 10;
+  auto made = make_path(plan, undo);
+  for (int tries = 1; !made && made.error().os_errno() == ENOENT && tries < kTries; ++tries) {
+    made = make_path(plan, undo);
+  }
+  MAYFLY_TRY_ASSIGN(const Group group, std::move(made));
+  for (const CgroupSetting& setting : plan.settings) {
+    MAYFLY_TRY(set_value(group, setting));
+  }
+  return open_in(group, members_file(plan.hierarchy), O_WRONLY);
+}
+
+Result<void> check_cgroup(const CgroupPlan& plan) {
+  const CgroupHierarchy& hierarchy = plan.hierarchy;
+  const std::string group = hierarchy.path + "/" + plan.group;
+  if (plan.is_joined_only) {
+    return open_joined(plan).map([](const UniqueFd&) {});
+  }
+  if (is_folder(group)) {
+    return is_used(group);
+  }
+  if (hierarchy.version == CgroupVersion::k2) {
+    std::string parent = hierarchy.path;
+    for (const std::string_view name : split(plan.group, '/')) {
+      if (!is_folder(parent)) {
+        break;
+      }
+      MAYFLY_TRY(check_handing_down(parent, plan.settings));
+      parent.append("/").append(name);
     }
   }
-  auto members = open_file(group + members_file(plan.hierarchy), O_WRONLY | O_NOFOLLOW, kRole);
-  if (!members && plan.is_joined_only) {
-    return tl::make_unexpected(members.error().within("--parent-cgroup " + shown(plan.group)));
+  for (const CgroupSetting& setting : plan.settings) {
+    MAYFLY_TRY_ASSIGN(const auto like, group_with(hierarchy, setting.controller()));
+    if (like && ::access((*like + "/" + setting.file).c_str(), F_OK) != 0) {
+      return fail_errno(errno, flag_of(setting) + ": look for it in " + *like);
+    }
   }
-  return members;
+  return {};
 }
 
 Result<void> join_cgroup(const UniqueFd& members, const CgroupPlan& plan) {
@@ -419,8 +592,8 @@ std::optional<UniqueFd> open_own_cgroup(const CgroupHierarchy& hierarchy, std::s
                                   return has(hierarchy.controllers, one);
                                 });
     if (is_meant) {
-      auto members = open_file(hierarchy.path + std::string(line.substr(path + 1)) + members_file(hierarchy),
-                               O_WRONLY, kRole);
+      const std::string own = hierarchy.path + std::string(line.substr(path + 1));
+      auto members = open_file(own + "/" + members_file(hierarchy), O_WRONLY, kRole);
       return members ? std::optional(std::move(*members)) : std::nullopt;
     }
   }

@@ -34,9 +34,8 @@ struct CgroupPlan {
 };
 
 // The groups that the options ask for: one for every hierarchy with a controller of --cgroup; of version 2
-// the
-// --parent-cgroup itself where there is no --cgroup, as the dialect has it. A controller that the host does
-// not offer is refused.
+// the --parent-cgroup itself where there is no --cgroup, as the dialect has it. A controller that the host
+// does not offer is refused, and so is a file that only the other version has.
 Result<std::vector<CgroupPlan>> plan_cgroups(const Options& options,
                                              const std::vector<CgroupHierarchy>& hierarchies);
 
@@ -50,6 +49,9 @@ bool reads_as(std::string_view written, std::string_view read);
 // jail's name that is there already is refused: a jail's group is its own. Answers its list of members, open
 // for writing.
 Result<UniqueFd> make_cgroup(const CgroupPlan& plan, Undo& undo);
+
+// Refuses what make_cgroup() would refuse, as far as that can be seen without making anything: for a dry run.
+Result<void> check_cgroup(const CgroupPlan& plan);
 
 // Moves the calling thread (version 1) or process (version 2) into a group, by its open list of members.
 Result<void> join_cgroup(const UniqueFd& members, const CgroupPlan& plan);

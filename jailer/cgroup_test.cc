@@ -109,6 +109,27 @@ TEST(PlanCgroups, a_controller_that_the_host_lacks_is_named_with_its_flag) {
   EXPECT_FALSE(plan_cgroups(with({{"pids.max", "3"}}, CgroupVersion::k2), {}));
 }
 
+TEST(PlanCgroups, a_file_of_the_other_version_is_refused_by_name) {
+  std::string mounts(kMounts);
+  for (const char* const file : {"memory.max", "memory.high", "cpu.weight", "cpu.max"}) {
+    const auto plans = plan_cgroups(with({{file, "1"}}), cgroup_hierarchies(mounts));
+    ASSERT_FALSE(plans) << file;
+    EXPECT_THAT(plans.error().message(), HasSubstr(std::string("--cgroup \"") + file + "=1\": is a file of " +
+                                                   "cgroup version 2, which --cgroup-version 2 means"));
+  }
+  const testing::TempDir dir;
+  std::ofstream(dir.file("cgroup.controllers")) << "cpu memory hugetlb pids\n";
+  const std::vector<CgroupHierarchy> unified = {
+      {.path = dir.file("."), .version = CgroupVersion::k2, .controllers = {}}};
+  for (const char* const file :
+       {"memory.limit_in_bytes", "cpu.shares", "memory.swappiness", "hugetlb.2MB.limit_in_bytes"}) {
+    const auto plans = plan_cgroups(with({{file, "1"}}, CgroupVersion::k2), unified);
+    ASSERT_FALSE(plans) << file;
+    EXPECT_THAT(plans.error().message(), HasSubstr("is a file of cgroup version 1"));
+  }
+  EXPECT_TRUE(plan_cgroups(with({{"pids.max", "1"}, {"hugetlb.2MB.max", "1"}}, CgroupVersion::k2), unified));
+}
+
 TEST(PlanCgroups, version_2_without_values_joins_the_parent_itself) {
   Options options = with({}, CgroupVersion::k2);
   EXPECT_TRUE(plan_cgroups(options, cgroup_hierarchies(kMounts))->empty());
@@ -171,6 +192,48 @@ TEST_F(CgroupTree, a_controller_that_is_handed_down_already_is_not_written) {
   EXPECT_EQ(read("h/cgroup.subtree_control"), "cpu pids\n");
   EXPECT_EQ(read("h/mayfly/cgroup.subtree_control"), "+pids");
   fs::remove(dir_.file("h/mayfly/cgroup.subtree_control"));
+}
+
+TEST_F(CgroupTree, a_check_makes_nothing_and_looks_where_another_group_has_its_files) {
+  fs::create_directories(dir_.file("h"));
+  const auto wanted = plan(CgroupVersion::k1, {{"cpu.shares", "1"}});
+  EXPECT_TRUE(check_cgroup(wanted)) << "where there is no group, nobody can know";
+  fs::create_directories(dir_.file("h/other"));
+  const auto missing = check_cgroup(wanted);
+  ASSERT_FALSE(missing);
+  EXPECT_THAT(missing.error().message(), HasSubstr("--cgroup \"cpu.shares=1\": look for it in"));
+  write("h/other/cpu.shares", "");
+  EXPECT_TRUE(check_cgroup(wanted));
+  EXPECT_FALSE(fs::exists(dir_.file("h/mayfly")));
+  fs::create_directories(dir_.file("h/mayfly/vm1"));
+  EXPECT_EQ(check_cgroup(wanted).error().code(), ErrorCode::kBusy);
+}
+
+TEST_F(CgroupTree, a_check_refuses_parents_that_cannot_hand_controllers_down) {
+  const auto wanted = plan(CgroupVersion::k2, {{"pids.max", "1"}});
+  write("h/cgroup.controllers", "cpu pids\n");
+  write("h/cgroup.subtree_control", "cpu\n");
+  write("h/cgroup.procs", "1\n");
+  EXPECT_TRUE(check_cgroup(wanted)) << "the root may have processes";
+  write("h/mayfly/cgroup.controllers", "cpu\n");
+  write("h/mayfly/cgroup.type", "domain\n");
+  write("h/mayfly/cgroup.procs", "7\n");
+  EXPECT_THAT(check_cgroup(wanted).error().message(), HasSubstr("mayfly does not have the controller pids"));
+  write("h/mayfly/cgroup.controllers", "cpu pids\n");
+  EXPECT_THAT(check_cgroup(wanted).error().message(), HasSubstr("while it has processes of its own"));
+  write("h/mayfly/cgroup.procs", "");
+  EXPECT_TRUE(check_cgroup(wanted));
+  write("h/cgroup.subtree_control", "cpu pids\n");
+  EXPECT_THAT(check_cgroup(wanted).error().message(), HasSubstr("\"pids.max=1\": look for it in"));
+}
+
+TEST_F(CgroupTree, a_parent_to_join_must_be_there) {
+  auto wanted = plan(CgroupVersion::k2, {});
+  wanted.group = "vms";
+  wanted.is_joined_only = true;
+  EXPECT_THAT(check_cgroup(wanted).error().message(), HasSubstr("--parent-cgroup \"vms\""));
+  write("h/vms/cgroup.procs", "");
+  EXPECT_TRUE(check_cgroup(wanted));
 }
 
 TEST_F(CgroupTree, the_own_group_is_found_in_each_version) {

@@ -1,8 +1,11 @@
 #include "cleanup.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -40,12 +43,16 @@ Result<std::vector<std::string>> groups_of(const Options& options, const Record&
   }
   std::vector<std::string> groups;
   for (const std::string& group : candidates) {
-    struct stat found {};
-    if (::lstat(group.c_str(), &found) != 0) {
-      if (errno == ENOENT) {
-        continue;
-      }
-      return fail_errno(errno, "look at " + group);
+    const UniqueFd folder(::open(group.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!folder && errno == ENOENT) {
+      continue;
+    }
+    struct statfs system {};
+    if (!folder || ::fstatfs(folder.get(), &system) != 0) {
+      return fail_errno(errno, "look at cgroup " + group);
+    }
+    if (system.f_type != CGROUP_SUPER_MAGIC && system.f_type != CGROUP2_SUPER_MAGIC) {
+      return fail(ErrorCode::kInvalidArgument, group + ": is no cgroup, and is not removed");
     }
     MAYFLY_TRY_ASSIGN(const std::string inside,
                       read_file(group + "/cgroup.procs", "the cgroup's processes", kMaxFile));
@@ -291,7 +298,7 @@ Result<void> clean_up(const Options& options) {
   if (!jail) {
     return tl::make_unexpected(jail.error());
   }
-  MAYFLY_TRY(check_owner(*jail, tree.path()));
+  MAYFLY_TRY(check_private(*jail, tree.path()));
   MAYFLY_TRY(check_shape(*jail, tree));
   MAYFLY_TRY_ASSIGN(const auto file, lock_record(*jail, tree.path()));
   if (!file) {

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -91,6 +92,28 @@ TEST_F(Cleanup, a_jail_that_was_removed_in_part_goes) {
   const auto cleaned = clean_up(options());
   ASSERT_TRUE(cleaned) << cleaned.error().message();
   EXPECT_FALSE(fs::exists(dir_.file("base/no-such-monitor")));
+}
+
+TEST_F(Cleanup, a_recorded_group_that_is_none_is_refused_and_kept) {
+  const std::string jail = "base/no-such-monitor/vm1-of-a-unit-test";
+  fs::create_directories(dir_.file(jail + "/root"));
+  fs::create_directories(dir_.file("victim"));
+  std::ofstream(dir_.file("victim/cgroup.procs")).flush();
+  std::ofstream(dir_.file(jail + "/.jail")) << "jail 1\ncgroup " << dir_.file("victim") << "\n";
+  const auto cleaned = clean_up(options());
+  ASSERT_FALSE(cleaned);
+  EXPECT_THAT(cleaned.error().message(), HasSubstr("is no cgroup"));
+  EXPECT_TRUE(fs::exists(dir_.file("victim/cgroup.procs")));
+}
+
+TEST_F(Cleanup, a_folder_that_others_may_put_files_in_is_refused_and_kept) {
+  const std::string jail = dir_.file("base/no-such-monitor/vm1-of-a-unit-test");
+  fs::create_directories(jail + "/root");
+  ASSERT_EQ(::chmod(jail.c_str(), 01777), 0);
+  const auto cleaned = clean_up(options());
+  ASSERT_FALSE(cleaned);
+  EXPECT_THAT(cleaned.error().message(), HasSubstr("others may put files there"));
+  EXPECT_TRUE(fs::exists(jail + "/root"));
 }
 
 TEST_F(Cleanup, the_folders_of_other_jails_stay) {

@@ -27,6 +27,7 @@ namespace mayfly::jail {
 namespace {
 
 constexpr std::size_t kMaxProcFile = std::size_t{16} << 20U;
+constexpr std::size_t kMaxPath = 4095;  // PATH_MAX with its end: mount(2) takes no longer one
 constexpr mode_t kMonitorUmask = 0077;
 
 // What is made before the jail is entered, and needed then.
@@ -268,6 +269,21 @@ Result<void> start_monitor(const Plan& plan, Prepared& prepared, const StartTime
   return {};  // without a word it ends as the monitor only, if a short-lived one
 }
 
+// What becomes another user, and what executes a file that it cannot read, is dumpable as this says
+// (proc(5)): with 1, a process of the jail's user could trace the jailer as it changes its user, with a
+// thread that is root, and the monitor.
+Result<void> check_dumpable() {
+  constexpr const char* kPath = "/proc/sys/fs/suid_dumpable";
+  MAYFLY_TRY_ASSIGN(const std::string mode, read_file(kPath, "who may be traced", kMaxProcFile));
+  if (mode.starts_with('1')) {
+    return fail(
+        ErrorCode::kUnsupported,
+        "fs.suid_dumpable is 1, by which any process of --uid could trace this one; 0 or 2 (sysctl) keeps "
+        "them apart");
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Plan> make_plan(Options options) {
@@ -280,12 +296,20 @@ Result<Plan> make_plan(Options options) {
                 .group = options.gid,
                 .is_rootless = options.rootless,
                 .devices = jail_devices(misc)};
+  if (tree.root().size() > kMaxPath) {
+    return fail(ErrorCode::kInvalidArgument,
+                "--chroot-base-dir " + shown(options.chroot_base) +
+                    ": the jail's root directory in it has a path of more than 4095 "
+                    "characters");
+  }
   if (options.rootless) {
     // There is nothing to mount where the host has no such device.
     std::erase_if(tree.devices,
                   [](const Device& device) { return ::access(("/dev/" + device.path).c_str(), F_OK) != 0; });
   } else if (::geteuid() != 0) {
     return fail(ErrorCode::kPermission, "a jail takes root to make; --rootless makes a weaker one without");
+  } else {
+    MAYFLY_TRY(check_dumpable());
   }
   std::optional<UniqueFd> netns;
   if (options.netns) {
@@ -310,6 +334,24 @@ Result<Plan> make_plan(Options options) {
               .cgroups = std::move(cgroups),
               .limits = std::move(limits),
               .landlock = landlock_version()};
+}
+
+Result<void> rehearse(const Plan& plan) {
+  MAYFLY_TRY(check_tree(plan.tree));
+  for (const CgroupPlan& cgroup : plan.cgroups) {
+    MAYFLY_TRY(check_cgroup(cgroup));
+  }
+  if (plan.options.rootless) {
+    MAYFLY_TRY(enter_user_namespace(plan.options.uid, plan.options.gid));
+  }
+  if (plan.netns) {
+    MAYFLY_TRY(join_netns(*plan.netns, *plan.options.netns));
+  }
+  MAYFLY_TRY(enter_namespaces());
+  for (const Limit& limit : plan.limits) {
+    MAYFLY_TRY(check_limit(limit));
+  }
+  return plan.options.core_scheduling ? claim_cores() : Result<void>();
 }
 
 std::string describe(const Plan& plan) {

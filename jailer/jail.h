@@ -33,6 +33,10 @@ struct Plan {
 };
 Result<Plan> make_plan(Options options);
 
+// Refuses what run_jail() would refuse, as far as that can be found out without making anything: for a dry
+// run. Nothing changes but this process, which may be in other namespaces afterwards.
+Result<void> rehearse(const Plan& plan);
+
 // What run_jail() would do, a line each.
 std::string describe(const Plan& plan);
 

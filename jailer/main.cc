@@ -80,7 +80,7 @@ int run(Options options, const StartTimes& start) {
     return end(ExitCode::kError, plan.error().message());
   }
   if (is_dry) {
-    const auto fits = check_tree(plan->tree);
+    const auto fits = rehearse(*plan);
     return fits ? print(describe(*plan)) : end(ExitCode::kError, fits.error().message());
   }
   const auto ran = run_jail(std::move(*plan), start);

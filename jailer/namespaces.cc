@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,6 +27,28 @@ Result<void> write_file(const std::string& path, std::string_view text) {
   MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_WRONLY, "for writing"));
   if (::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
     return fail_errno(errno, std::string("write ").append(text).append(" to ").append(path));
+  }
+  return {};
+}
+
+// In the root directory to be, programs work, and the device nodes that were made in `dev`. Others do where
+// its file system was not mounted without them: it may be an image that is not trusted.
+Result<void> allow_devices(const std::string& doing) {
+  struct statvfs found {};
+  if (::statvfs(".", &found) != 0) {
+    return fail_errno(errno, doing + "look at its mount");
+  }
+  constexpr unsigned long kRemount = MS_REMOUNT | MS_BIND | MS_NOSUID;
+  const bool is_without = (found.f_flag & ST_NODEV) != 0;
+  if (is_without && ::mount("dev", "dev", nullptr, MS_BIND, nullptr) != 0) {
+    return fail_errno(errno, doing + "mount its device nodes");
+  }
+  if (is_without && ::mount(nullptr, "dev", nullptr, kRemount | MS_NOEXEC, nullptr) != 0) {
+    return fail_errno(errno, doing + "allow its device nodes");
+  }
+  if (::mount(nullptr, ".", nullptr, kRemount | (is_without ? static_cast<unsigned long>(MS_NODEV) : 0),
+              nullptr) != 0) {
+    return fail_errno(errno, doing + "allow its program");
   }
   return {};
 }
@@ -108,8 +131,8 @@ Result<void> change_root(const std::string& path, const UniqueFd& root, bool is_
   if (!is_same(meant, found)) {
     return fail(ErrorCode::kInvalidArgument, doing + "it was replaced by another meanwhile");
   }
-  if (!is_rootless && ::mount(nullptr, ".", nullptr, MS_REMOUNT | MS_BIND | MS_NOSUID, nullptr) != 0) {
-    return fail_errno(errno, doing + "allow its device nodes");
+  if (!is_rootless) {
+    MAYFLY_TRY(allow_devices(doing));
   }
   for (const std::string& device : devices) {
     const std::string outside = "/dev/" + device;

@@ -25,9 +25,10 @@ Result<void> enter_namespaces();
 Result<void> enter_cgroup_namespace();
 
 // Makes `path`, an absolute path of the directory `root`, the root directory of the mount namespace, from
-// which everything else is gone afterwards. Device nodes and programs work in it; with `is_rootless` as far
-// as they did before, and `devices` (paths in /dev) are the host's, mounted on files that are there. To be
-// called in a mount namespace of its own.
+// which everything else is gone afterwards. Programs work in it, device nodes in its `dev`, and others where
+// its file system was not mounted without (nodev); with `is_rootless` as far as they did before, and
+// `devices` (paths in /dev) are the host's, mounted on files that are there. To be called in a mount
+// namespace of its own.
 Result<void> change_root(const std::string& path, const UniqueFd& root, bool is_rootless,
                          const std::vector<std::string>& devices);
 

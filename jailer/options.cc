@@ -16,6 +16,7 @@ constexpr std::size_t kMaxShown = 80;
 constexpr std::size_t kMaxName = 255;  // NAME_MAX
 constexpr std::size_t kMaxPath = 4095;
 constexpr std::size_t kMaxValue = 4095;
+constexpr std::string_view kPidSuffix = ".pid";
 
 using Checked = Result<void>;
 
@@ -73,6 +74,10 @@ Checked take_exec_file(Options& options, std::string_view flag, std::string_view
   if (!is_name(name)) {
     return refuse(flag, value,
                   "its last part names folders, so it must be letters, digits, '.', '_' and '-'");
+  }
+  if (name.size() + kPidSuffix.size() > kMaxName) {
+    return refuse(flag, value,
+                  "its last part, with \".pid\" behind it, must be a file's name: 255 characters");
   }
   if (name == "dev" || name == "run") {
     return refuse(flag, value, "its last part is a file in the jail, which has a folder of that name");

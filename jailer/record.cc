@@ -19,14 +19,37 @@ constexpr std::string_view kUser = "user ";
 constexpr std::string_view kCgroup = "cgroup ";
 constexpr std::size_t kMaxRecord = 1U << 20U;
 
+// With another name, it could be another file that its maker has: what is written here would be written
+// there.
+Result<void> check(const struct stat& found, const std::string& name) {
+  if (!S_ISREG(found.st_mode) || (found.st_uid != 0 && found.st_uid != ::geteuid()) || found.st_nlink > 1) {
+    return fail(ErrorCode::kInvalidArgument,
+                name + ": must be a file of root's or of who runs this, with no other name");
+  }
+  return {};
+}
+
+bool is_group_path(std::string_view path) {
+  if (!path.starts_with('/')) {
+    return false;
+  }
+  while (!path.empty()) {
+    path.remove_prefix(1);
+    const std::string_view name = path.substr(0, path.find('/'));
+    if (name == "." || name == "..") {
+      return false;
+    }
+    path.remove_prefix(name.size());
+  }
+  return true;
+}
+
 Result<std::optional<RecordFile>> lock(UniqueFd file, bool& is_taken, const std::string& name) {
   struct stat found {};
   if (::fstat(file.get(), &found) != 0) {
     return fail_errno(errno, "look at " + name);
   }
-  if (!S_ISREG(found.st_mode) || (found.st_uid != 0 && found.st_uid != ::geteuid())) {
-    return fail(ErrorCode::kInvalidArgument, name + ": must be a file of root's or of who runs this");
-  }
+  MAYFLY_TRY(check(found, name));
   if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
     is_taken = errno == EWOULDBLOCK;
     return is_taken ? fail(ErrorCode::kBusy, name + ": another jailer is at work on this --id")
@@ -63,6 +86,14 @@ Result<std::optional<RecordFile>> lock_record(const UniqueFd& folder, const std:
     ::unlinkat(folder.get(), kRecordName, 0);
   }
   return locked;
+}
+
+Result<void> check_record(const UniqueFd& folder, const std::string& path) {
+  struct stat found {};
+  if (::fstatat(folder.get(), kRecordName, &found, AT_SYMLINK_NOFOLLOW) == 0) {
+    return check(found, path + "/" + kRecordName);
+  }
+  return errno == ENOENT ? Result<void>() : fail_errno(errno, "look at " + path + "/" + kRecordName);
 }
 
 Result<void> write_record(const RecordFile& file, const Record& record, const std::string& path) {
@@ -106,8 +137,7 @@ Result<Record> read_record(const RecordFile& file, const std::string& path) {
       record.user = parse_integer<uid_t>(line.substr(kUser.size()));
       is_known = record.user.has_value();
     } else {
-      is_known = line.starts_with(kCgroup) && line.substr(kCgroup.size()).starts_with('/') &&
-                 line.find("/../") == std::string_view::npos;
+      is_known = line.starts_with(kCgroup) && is_group_path(line.substr(kCgroup.size()));
       record.cgroups.emplace_back(line.substr(std::min(line.size(), kCgroup.size())));
     }
   }

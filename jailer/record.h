@@ -30,6 +30,9 @@ struct RecordFile {
 // folder was removed meanwhile. kBusy: another jailer is at work. `path`, the folder's, is for errors.
 Result<std::optional<RecordFile>> lock_record(const UniqueFd& folder, const std::string& path);
 
+// Refuses one that lock_record() would refuse, whether or not it is locked; none is fine.
+Result<void> check_record(const UniqueFd& folder, const std::string& path);
+
 Result<void> write_record(const RecordFile& file, const Record& record, const std::string& path);
 // An empty one tells nothing. Refuses what write_record() does not write.
 Result<Record> read_record(const RecordFile& file, const std::string& path);

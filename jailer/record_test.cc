@@ -57,8 +57,10 @@ TEST_F(RecordOfAJail, one_at_a_time_has_the_lock) {
 }
 
 TEST_F(RecordOfAJail, what_is_none_is_refused) {
-  for (const char* const text : {"x", "jail 1", "jail 2\n", "jail 1\nuser x\n", "jail 1\ncgroup relative\n",
-                                 "jail 1\ncgroup /a/../../b\n", "jail 1\nother\n", "jail 1\nuser 1"}) {
+  for (const char* const text :
+       {"x", "jail 1", "jail 2\n", "jail 1\nuser x\n", "jail 1\ncgroup relative\n",
+        "jail 1\ncgroup /a/../../b\n", "jail 1\ncgroup /a/..\n", "jail 1\ncgroup /..\n",
+        "jail 1\ncgroup /a/./b\n", "jail 1\ncgroup /a/.\n", "jail 1\nother\n", "jail 1\nuser 1"}) {
     std::ofstream(dir_.file(kRecordName)) << text;
     const auto file = lock_record(folder(), path());
     ASSERT_TRUE(file && *file);
@@ -66,9 +68,28 @@ TEST_F(RecordOfAJail, what_is_none_is_refused) {
     ASSERT_FALSE(record) << text;
     EXPECT_THAT(record.error().message(), HasSubstr("is no record of a jail"));
   }
+}
+
+TEST_F(RecordOfAJail, what_leads_to_another_file_is_refused_and_not_written_to) {
+  EXPECT_TRUE(check_record(folder(), path())) << "there is none";
+  std::ofstream(dir_.file("other")) << "kept";
+  fs::create_hard_link(dir_.file("other"), dir_.file(kRecordName));
+  EXPECT_FALSE(check_record(folder(), path()));
+  const auto linked = lock_record(folder(), path());
+  ASSERT_FALSE(linked);
+  EXPECT_THAT(linked.error().message(), HasSubstr("with no other name"));
+  EXPECT_TRUE(fs::exists(dir_.file(kRecordName)));
   fs::remove(dir_.file(kRecordName));
   fs::create_symlink("/dev/null", dir_.file(kRecordName));
+  EXPECT_FALSE(check_record(folder(), path()));
   EXPECT_FALSE(lock_record(folder(), path()));
+}
+
+TEST_F(RecordOfAJail, a_name_of_dots_is_a_name) {
+  std::ofstream(dir_.file(kRecordName)) << "jail 1\ncgroup /a/.../..b/c..\n";
+  const auto file = lock_record(folder(), path());
+  ASSERT_TRUE(file && *file);
+  EXPECT_TRUE(read_record(**file, path()));
 }
 
 }  // namespace

@@ -21,6 +21,14 @@ std::vector<Limit> jail_limits(const Options& options) {
   return limits;
 }
 
+Result<void> check_limit(const Limit& limit) {
+  rlimit now{};
+  if (::getrlimit(limit.resource, &now) != 0) {
+    return fail_errno(errno, std::string("look at the resource limit ") + limit.name);
+  }
+  return limit.value > now.rlim_max ? set_limit(limit) : Result<void>();
+}
+
 Result<void> set_limit(const Limit& limit) {
   const rlimit both{.rlim_cur = limit.value, .rlim_max = limit.value};
   if (::setrlimit(limit.resource, &both) == 0) {

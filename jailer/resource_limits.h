@@ -21,6 +21,9 @@ struct Limit {
 // no-file always; fsize where it is given; no core files, which would carry the guest's memory to the disk.
 std::vector<Limit> jail_limits(const Options& options);
 
+// Whether set_limit() may, which this process shows by raising its own limit; it never lowers it.
+Result<void> check_limit(const Limit& limit);
+
 // Sets both the soft and the hard limit of this process.
 Result<void> set_limit(const Limit& limit);
 

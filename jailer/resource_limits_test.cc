@@ -33,6 +33,17 @@ TEST(ResourceLimits, what_is_asked_for_is_limited) {
   EXPECT_EQ(limit_of(limits, RLIMIT_FSIZE), 0U);
 }
 
+TEST(ResourceLimits, a_check_lowers_nothing_and_refuses_what_cannot_be_set) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(check_limit({.resource = RLIMIT_NOFILE, .name = "no-file", .value = 20}));
+  EXPECT_FALSE(check_limit({.resource = RLIMIT_NOFILE, .name = "no-file", .value = 1ULL << 40U}));
+  rlimit after{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &after), 0);
+  EXPECT_EQ(after.rlim_cur, before.rlim_cur);
+  EXPECT_EQ(after.rlim_max, before.rlim_max);
+}
+
 TEST(ResourceLimits, both_limits_of_the_process_are_set) {
   const pid_t child = ::fork();
   if (child == 0) {

@@ -1,15 +1,21 @@
 #include "safe_path.h"
 
 #include <dirent.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <memory>
 #include <vector>
+
+#include "base/file.h"
+#include "base/text.h"
 
 namespace mayfly::jail {
 namespace {
@@ -43,6 +49,17 @@ Result<UniqueFd> open_closed(const UniqueFd& parent, const std::string& name, co
     return fail_errno(ENOENT, "open directory " + path);
   }
   return open_beneath(parent, name, path, resolve);
+}
+
+// Whoever has a directory open, or works in it, can add to it no more, nor move what is in it.
+Result<void> close_to_others(const UniqueFd& folder, const std::string& path) {
+  if (::geteuid() != 0) {
+    return {};  // an ordinary user removes but his own
+  }
+  if (::fchown(folder.get(), 0, 0) != 0 || ::fchmod(folder.get(), S_IRWXU) != 0) {
+    return fail_errno(errno, "close " + path + " to others");
+  }
+  return {};
 }
 
 // Deeper folders are moved up and emptied there, so that what was prepared cannot use up our descriptors.
@@ -95,6 +112,7 @@ class Remover {
       return {};
     }
     MAYFLY_TRY_ASSIGN(const UniqueFd below, open_closed(folder, name, path_ + ": " + name, RESOLVE_NO_XDEV));
+    MAYFLY_TRY(close_to_others(below, path_ + ": " + name));
     MAYFLY_TRY(empty(below, depth + 1));
     if (::unlinkat(folder.get(), name.c_str(), AT_REMOVEDIR) != 0 && errno != ENOENT) {
       return fail_errno(errno, "remove " + name + " in " + path_);
@@ -148,6 +166,49 @@ Result<std::vector<std::string>> names_in(const UniqueFd& folder, const std::str
   return names;
 }
 
+std::optional<uid_t> server_of(std::string_view mountinfo, std::string_view mount) {
+  // 36 35 0:50 / /srv/a rw,nosuid,nodev - fuse.name name rw,user_id=1000,group_id=1000,allow_other
+  constexpr std::string_view kUser = ",user_id=";
+  while (!mountinfo.empty()) {
+    const std::string_view line = mountinfo.substr(0, mountinfo.find('\n'));
+    mountinfo.remove_prefix(std::min(mountinfo.size(), line.size() + 1));
+    if (line.substr(0, line.find(' ')) == mount) {
+      const std::size_t options = line.rfind(' ');
+      const std::size_t user = line.find(kUser, options == std::string_view::npos ? 0 : options);
+      if (user == std::string_view::npos) {
+        return std::nullopt;
+      }
+      const std::string_view number = line.substr(user + kUser.size());
+      return parse_integer<uid_t>(number.substr(0, number.find(',')));
+    }
+  }
+  return std::nullopt;
+}
+
+Result<void> check_server(const UniqueFd& folder, const std::string& path) {
+  struct statfs system {};
+  if (::fstatfs(folder.get(), &system) != 0) {
+    return fail_errno(errno, "look at the file system of " + path);
+  }
+  if (system.f_type != FUSE_SUPER_MAGIC) {
+    return {};
+  }
+  constexpr std::size_t kMaxFile = std::size_t{16} << 20U;
+  constexpr std::string_view kMount = "mnt_id:\t";
+  MAYFLY_TRY_ASSIGN(const std::string info, read_file("/proc/self/fdinfo/" + std::to_string(folder.get()),
+                                                      "a directory's mount", kMaxFile));
+  MAYFLY_TRY_ASSIGN(const std::string mounts, read_file("/proc/self/mountinfo", "the mounts", kMaxFile));
+  const std::string_view number =
+      std::string_view(info).substr(std::min(info.size(), info.find(kMount) + kMount.size()));
+  const auto server = server_of(mounts, number.substr(0, number.find('\n')));
+  if (server && *server != 0 && *server != ::geteuid()) {
+    return fail(ErrorCode::kInvalidArgument, path + ": is of a file system that a process of user " +
+                                                 std::to_string(*server) +
+                                                 " serves, who could change anything in it");
+  }
+  return {};
+}
+
 Result<void> check_owner(const UniqueFd& folder, const std::string& path) {
   struct stat found {};
   if (::fstat(folder.get(), &found) != 0) {
@@ -159,6 +220,18 @@ Result<void> check_owner(const UniqueFd& folder, const std::string& path) {
   }
   if ((found.st_mode & (S_IWGRP | S_IWOTH)) != 0 && (found.st_mode & S_ISVTX) == 0) {
     return fail(ErrorCode::kInvalidArgument, path + ": others may write to it, and must not");
+  }
+  return check_server(folder, path);
+}
+
+Result<void> check_private(const UniqueFd& folder, const std::string& path) {
+  MAYFLY_TRY(check_owner(folder, path));
+  struct stat found {};
+  if (::fstat(folder.get(), &found) != 0) {
+    return fail_errno(errno, "look at " + path);
+  }
+  if ((found.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+    return fail(ErrorCode::kInvalidArgument, path + ": others may put files there, and must not");
   }
   return {};
 }

@@ -1,6 +1,9 @@
 // Directories that nobody but root and the caller can have tampered with.
 #pragma once
 
+#include <sys/types.h>
+
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,9 +21,21 @@ Result<UniqueFd> open_folder(const UniqueFd& parent, const std::string& name, co
 // The same of a directory that is about to be removed: one of an ordinary user's is opened to him first.
 Result<UniqueFd> open_own_folder(const UniqueFd& parent, const std::string& name, const std::string& path);
 
+// The user whose process serves the FUSE file system of the mount with this number, by the text of
+// /proc/self/mountinfo (proc(5)): it says of owners, modes and contents what it likes. Nothing of other
+// mounts.
+std::optional<uid_t> server_of(std::string_view mountinfo, std::string_view mount);
+
+// Refuses a directory whose file system is a process of somebody's but root's and this process's user.
+Result<void> check_server(const UniqueFd& folder, const std::string& path);
+
 // Refuses a directory that somebody else could change: its owner must be root or this process's user, and
-// nobody else may write to it, unless it is sticky (/tmp), where others cannot touch what they do not own.
+// nobody else may write to it, unless it is sticky (/tmp), where others cannot touch what they do not own;
+// and check_server().
 Result<void> check_owner(const UniqueFd& folder, const std::string& path);
+
+// The same of a directory in which there must be nothing of somebody else's: neither if it is sticky.
+Result<void> check_private(const UniqueFd& folder, const std::string& path);
 
 struct SafeFolder {
   UniqueFd fd;          // the last one that is there
@@ -38,8 +53,9 @@ Result<std::vector<std::string>> names_in(const UniqueFd& folder, const std::str
 inline constexpr const char* kMovedPrefix = ".removed-";
 
 // Empties the directory and everything below it, whatever may have been prepared there: nothing outside it is
-// touched, links are removed and not followed, mounts are not entered but refused. What is named `kept` in
-// the directory itself stays. `path` names it in errors.
+// touched, links are removed and not followed, mounts are not entered but refused. Root takes each directory
+// below it from its owner first, so that nobody can go on filling it. What is named `kept` in the directory
+// itself stays. `path` names it in errors.
 Result<void> remove_contents(const UniqueFd& folder, const std::string& path, std::string_view kept = {});
 
 }  // namespace mayfly::jail

@@ -71,6 +71,19 @@ TEST_F(SafePath, a_directory_that_others_may_change_is_refused) {
   EXPECT_TRUE(follow(path("a/b"))) << "sticky, as /tmp is";
 }
 
+TEST(ServerOf, the_user_is_that_of_the_mount_and_only_of_file_systems_that_say_so) {
+  constexpr const char* kMounts =
+      "24 1 254:0 / / rw - ext4 /dev/vda rw\n"
+      "36 24 0:50 / /srv/a rw,nosuid,nodev - fuse.name na\\040me rw,user_id=1000,group_id=7,allow_other\n"
+      "37 24 0:51 / /srv/,user_id=5 rw - fuse name rw,group_id=7\n"
+      "38 24 0:52 / /srv/c rw - fuse name rw,user_id=0";
+  EXPECT_EQ(server_of(kMounts, "36"), 1000U);
+  EXPECT_EQ(server_of(kMounts, "38"), 0U);
+  for (const char* const none : {"24", "37", "3", "6", "", "99"}) {
+    EXPECT_EQ(server_of(kMounts, none), std::nullopt) << none;
+  }
+}
+
 TEST_F(SafePath, a_folder_is_opened_in_its_parent_and_nowhere_else) {
   fs::create_directories(path("a"));
   const UniqueFd parent = open(path("a"));

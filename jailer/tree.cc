@@ -23,6 +23,8 @@ constexpr mode_t kFolderMode = 0755;
 // The group's: the monitor makes files in it. Sticky, so that it cannot replace those that are root's.
 constexpr mode_t kRootMode = 01770;
 constexpr mode_t kRootlessMode = 0700;
+// While the jail is made: nobody else can move, replace or add anything in it.
+constexpr mode_t kClosedMode = 0700;
 constexpr mode_t kRunMode = 0700;
 constexpr mode_t kDeviceMode = 0600;
 constexpr mode_t kPidMode = 0644;
@@ -30,6 +32,12 @@ constexpr mode_t kPidMode = 0644;
 constexpr mode_t kMonitorMode = 0111;
 constexpr mode_t kRootlessMonitorMode = 0555;
 constexpr mode_t kPermissions = 07777;
+
+#if defined(__x86_64__)
+constexpr Elf64_Half kMachine = EM_X86_64;
+#elif defined(__aarch64__)
+constexpr Elf64_Half kMachine = EM_AARCH64;
+#endif
 
 using SharedFd = std::shared_ptr<const UniqueFd>;
 
@@ -73,6 +81,13 @@ Result<Folder> make_folder(const UniqueFd& parent, const std::string& name, cons
     remove_later(undo, std::move(*holder), name, AT_REMOVEDIR);
   }
   MAYFLY_TRY_ASSIGN(UniqueFd fd, open_folder(parent, name, path));
+  struct stat found {};
+  if (is_new && ::fstat(fd.get(), &found) != 0) {
+    return fail_errno(errno, "look at " + path);
+  }
+  if (is_new && found.st_uid != ::geteuid()) {
+    return fail(ErrorCode::kInvalidArgument, path + ": was replaced by another meanwhile");
+  }
   return Folder{.fd = std::move(fd), .is_new = is_new};
 }
 
@@ -127,25 +142,38 @@ tl::unexpected<Error> is_used(const TreePlan& plan, const std::string& what) {
                   "has ended (jailer --cleanup removes it)");
 }
 
-// A jail's root directory that was prepared holds files for the microVM, and nothing that the jail itself is
-// made of; and it is nobody else's.
-Result<void> check_root(const TreePlan& plan, const UniqueFd& root) {
+// What was prepared is the jail's user's already, or nobody's whom he could take it from.
+Result<void> check_prepared(const TreePlan& plan, const UniqueFd& folder, const std::string& path) {
   struct stat found {};
-  if (::fstat(root.get(), &found) != 0) {
-    return fail_errno(errno, "look at " + plan.root());
+  if (::fstat(folder.get(), &found) != 0) {
+    return fail_errno(errno, "look at " + path);
   }
   if (found.st_uid != 0 && found.st_uid != ::geteuid() && found.st_uid != plan.user) {
-    return fail(ErrorCode::kInvalidArgument, plan.root() + ": belongs to user " +
-                                                 std::to_string(found.st_uid) +
+    return fail(ErrorCode::kInvalidArgument, path + ": belongs to user " + std::to_string(found.st_uid) +
                                                  ", and must belong to root or to the jail's user");
   }
+  return check_server(folder, path);
+}
+
+// A jail's root directory that was prepared holds files for the microVM, perhaps a folder for the API's
+// socket, and nothing else that the jail itself is made of.
+Result<void> check_root(const TreePlan& plan, const UniqueFd& root) {
+  MAYFLY_TRY(check_prepared(plan, root, plan.root()));
   for (const std::string& name : {std::string("dev"), plan.name, plan.name + ".pid"}) {
     struct stat any {};
     if (::fstatat(root.get(), name.c_str(), &any, AT_SYMLINK_NOFOLLOW) == 0) {
       return is_used(plan, name);
     }
   }
-  return {};
+  const std::string run = plan.root() + "/run";
+  const auto prepared = open_folder(root, "run", run);
+  if (!prepared && prepared.error().os_errno() == ENOENT) {
+    return {};
+  }
+  if (!prepared) {
+    return tl::make_unexpected(prepared.error());
+  }
+  return check_prepared(plan, *prepared, run);
 }
 
 // A file that must not be there, with nothing in it.
@@ -184,7 +212,17 @@ Result<void> make_device(const TreePlan& plan, const UniqueFd& folder, const std
     return fail_errno(errno, "make device node " + path);
   }
   remove_later(undo, std::move(holder), name, 0);
-  if (::fchownat(folder.get(), name.c_str(), plan.user, plan.group, AT_SYMLINK_NOFOLLOW) != 0) {
+  // What is given away is what was made, whatever its name has come to mean.
+  const UniqueFd node(::openat(folder.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  struct stat found {};
+  if (!node || ::fstat(node.get(), &found) != 0) {
+    return fail_errno(errno, "look at device node " + path);
+  }
+  if (!S_ISCHR(found.st_mode) || found.st_rdev != ::makedev(device.major, device.minor) ||
+      found.st_uid != ::geteuid()) {
+    return fail(ErrorCode::kInvalidArgument, path + ": was replaced by another meanwhile");
+  }
+  if (::fchownat(node.get(), "", plan.user, plan.group, AT_EMPTY_PATH) != 0) {
     return fail_errno(errno, "give device node " + path + " to its user");
   }
   return {};
@@ -220,7 +258,7 @@ Result<std::optional<LockedFolder>> make_locked(const TreePlan& plan, const Uniq
   if (!jail) {
     return tl::make_unexpected(jail.error());
   }
-  MAYFLY_TRY(check_owner(jail->fd, plan.path()));
+  MAYFLY_TRY(check_private(jail->fd, plan.path()));
   MAYFLY_TRY_ASSIGN(SharedFd holder, duplicate(jail->fd));
   MAYFLY_TRY_ASSIGN(auto record, lock_record(jail->fd, plan.path()));
   if (!record) {
@@ -249,7 +287,8 @@ bool is_static_program(const UniqueFd& file) {
   Elf64_Ehdr header{};
   const auto got = read_at(file, 0, {.iov_base = &header, .iov_len = sizeof header}, "the monitor");
   if (!got || *got != sizeof header || std::memcmp(&header.e_ident[0], ELFMAG, SELFMAG) != 0 ||
-      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_phentsize != sizeof(Elf64_Phdr)) {
+      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != kMachine ||
+      header.e_phentsize != sizeof(Elf64_Phdr)) {
     return false;
   }
   for (unsigned index = 0; index < header.e_phnum; ++index) {
@@ -295,7 +334,7 @@ Result<UniqueFd> open_monitor(const Options& options) {
         "the jail's user could change it: it must belong to another, and be writable by its owner only");
   }
   if (!is_static_program(*file)) {
-    return refuse("must be a static 64-bit ELF program: there are no libraries in the jail");
+    return refuse("must be a static 64-bit ELF program for this machine: there are no libraries in the jail");
   }
   return file;
 }
@@ -314,17 +353,22 @@ Result<Tree> make_tree(const TreePlan& plan, const UniqueFd& monitor, Undo& undo
   // Before anything is changed there: it may be a jail that runs.
   MAYFLY_TRY(check_root(plan, root.fd));
   MAYFLY_TRY(record_jail(plan, *jail, undo));
+  // Whoever it belonged to, or may write to it, could have its names mean something else at every step. From
+  // here on it is root's alone, so it is looked at once more.
+  MAYFLY_TRY(hand_over(root, plan.root(), ::geteuid(), ::getegid(), kClosedMode, plan.is_rootless, undo));
+  MAYFLY_TRY(check_root(plan, root.fd));
   MAYFLY_TRY_ASSIGN(const Folder dev, make_folder(root.fd, "dev", plan.root() + "/dev", undo));
   if (!dev.is_new) {
     return is_used(plan, "dev");
   }
-  MAYFLY_TRY(hand_over(root, plan.root(), ::geteuid(), plan.group,
-                       plan.is_rootless ? kRootlessMode : kRootMode, plan.is_rootless, undo));
   MAYFLY_TRY_ASSIGN(auto copy, copy_monitor(plan, root.fd, monitor, undo));
   MAYFLY_TRY(make_devices(plan, dev, undo));
   MAYFLY_TRY_ASSIGN(const Folder run, make_folder(root.fd, "run", plan.root() + "/run", undo));
   MAYFLY_TRY(hand_over(run, plan.root() + "/run", plan.user, plan.group, kRunMode, plan.is_rootless, undo));
   MAYFLY_TRY_ASSIGN(UniqueFd pid_file, make_file(plan, root.fd, plan.name + ".pid", kPidMode, undo));
+  // Open to the jail's group again, now that it is sticky and all in it that matters belongs to root.
+  MAYFLY_TRY(hand_over(root, plan.root(), ::geteuid(), plan.group,
+                       plan.is_rootless ? kRootlessMode : kRootMode, plan.is_rootless, undo));
   return Tree{.record = std::move(jail->record),
               .root = std::move(root.fd),
               .pid_file = std::move(pid_file),
@@ -336,6 +380,8 @@ Result<void> check_tree(const TreePlan& plan) {
   if (!jail.missing.empty()) {
     return {};
   }
+  MAYFLY_TRY(check_private(jail.fd, plan.path()));
+  MAYFLY_TRY(check_record(jail.fd, plan.path()));
   const auto root = open_folder(jail.fd, "root", plan.root());
   if (!root && root.error().os_errno() == ENOENT) {
     return {};

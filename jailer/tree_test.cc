@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -28,6 +29,10 @@ class TreeTest : public ::testing::Test {
     header.e_ident[EI_MAG2] = ELFMAG2;
     header.e_ident[EI_MAG3] = ELFMAG3;
     header.e_ident[EI_CLASS] = ELFCLASS64;
+    // This very program's kind.
+    std::ifstream("/proc/self/exe")
+        .seekg(offsetof(Elf64_Ehdr, e_machine))
+        .read(reinterpret_cast<char*>(&header.e_machine), sizeof header.e_machine);  // SAFETY: a plain number
     header.e_phentsize = sizeof(Elf64_Phdr);
     // SAFETY: the bytes of a structure of plain numbers.
     std::ofstream(dir_.file("mayfly")).write(reinterpret_cast<const char*>(&header), sizeof header);
@@ -147,6 +152,26 @@ TEST_F(TreeTest, whatever_was_prepared_in_the_place_of_the_jails_own_is_refused)
   }
 }
 
+TEST_F(TreeTest, a_jails_folder_that_others_may_put_files_in_is_refused) {
+  fs::create_directories(dir_.file("base/mayfly/vm1/root"));
+  ASSERT_EQ(::chmod(dir_.file("base/mayfly/vm1").c_str(), 01777), 0);
+  for (const auto& refused : {check_tree(plan_), make().map([](const Tree&) {})}) {
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message(), HasSubstr("vm1: others may put files there"));
+  }
+  EXPECT_FALSE(fs::exists(dir_.file("base/mayfly/vm1/.jail")));
+}
+
+TEST_F(TreeTest, a_record_that_is_none_is_refused_before_anything_is_made) {
+  fs::create_directories(dir_.file("base/mayfly/vm1/root"));
+  fs::create_hard_link(dir_.file("mayfly"), dir_.file("base/mayfly/vm1/.jail"));
+  for (const auto& refused : {check_tree(plan_), make().map([](const Tree&) {})}) {
+    ASSERT_FALSE(refused);
+    EXPECT_THAT(refused.error().message(), HasSubstr("with no other name"));
+  }
+  EXPECT_GT(fs::file_size(dir_.file("mayfly")), 0U);
+}
+
 TEST_F(TreeTest, a_folder_of_jails_that_others_may_change_is_refused) {
   fs::create_directories(dir_.file("base"));
   ASSERT_EQ(::chmod(dir_.file("base").c_str(), 0777), 0);
@@ -187,6 +212,11 @@ TEST_F(TreeTest, a_monitor_that_is_none_is_refused_by_name_and_rule) {
   std::ofstream(options_.exec_file) << "#!/bin/sh\n";
   ASSERT_EQ(::chmod(options_.exec_file.c_str(), 0755), 0);
   refuses("static 64-bit ELF program");
+
+  options_.exec_file = dir_.file("mayfly");
+  EXPECT_EQ(refusal(), "");
+  std::fstream(options_.exec_file).seekp(offsetof(Elf64_Ehdr, e_machine)).put(static_cast<char>(EM_386));
+  refuses("static 64-bit ELF program for this machine");
 }
 
 }  // namespace

@@ -178,6 +178,7 @@ class Installation(unittest.TestCase):
                          "fish/vendor_completions.d/mayfly.fish", "man/man8/jailer.8"):
                 self.assertGreater(os.path.getsize(os.path.join(folder, "share", name)), 1000, name)
             self.assertIn("jailer", output(os.path.join(folder, "bin/jailer"), "--version"))
+            self.assertIn("mayfly-seccomp", output(os.path.join(folder, "bin/mayfly-seccomp"), "--help"))
 
 
 class Jailer(unittest.TestCase):

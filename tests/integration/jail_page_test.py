@@ -34,7 +34,7 @@ class Commands(Case):
         self.assertEqual(done.returncode, 0, f"{done.stdout}\n{done.stderr}")
         self.assertEqual(done.stderr, "")
         for text in (f"Uid:\t{user}\t{user}\t{user}\t{user}\n", f"CapEff:\t{'0' * 16}\n", f"CapBnd:\t{'0' * 16}\n",
-                     "NoNewPrivs:\t1\n", "\nvm.json\n"):
+                     "NoNewPrivs:\t1\n", "\nvm.json\n", "/root/console\n"):
             self.assertIn(text, done.stdout)
         self.assertEqual(sorted(os.listdir(self.folder)), ["initrd", "jails"])
         self.assertEqual(os.listdir(self.path("jails")), [])

@@ -13,13 +13,16 @@ import ctypes
 import errno
 import fcntl
 import glob
+import http.client
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import termios
@@ -194,6 +197,23 @@ class JailCase(Case):
         for text in texts:
             self.assertIn(text, result.err)
 
+    def tree(self):
+        """All that is in this test's folder, with what it is."""
+        found = {}
+        for folder, folders, files in os.walk(self.folder):
+            for name in (*folders, *files):
+                entry = os.lstat(os.path.join(folder, name))
+                found[os.path.join(folder, name)] = (entry.st_mode, entry.st_uid, entry.st_gid, entry.st_ino, entry.st_size)
+        return found
+
+    def refuses(self, *options, texts, code=1, own=("do", "hello"), **keywords):
+        """A dry run refuses what the real one does."""
+        before, groups = self.tree(), self.groups()
+        for dry in ((), ("--dry-run",)):
+            self.refused(self.run_jailer(*options, *dry, own=own, **keywords), *texts, code=code)
+            self.assertEqual(self.tree(), before)
+            self.assertEqual(self.groups(), groups)
+
     def nothing_left(self):
         self.assertFalse(os.path.exists(self.base), list(os.walk(self.base)))
         self.assertEqual(self.groups(), [])
@@ -361,8 +381,83 @@ class Running(MicroVm):
         self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
         again = {"snapshot_path": "/again.state", "mem_file_path": "/again.memory"}
         self.assertEqual(self.call("PUT", "/snapshot/create", again), (204, b""))
+        # What belongs to root stays what others can be started from.
+        self.assertEqual(self.call("PUT", "/snapshot/create", files)[0], 400)
+        for name in files.values():
+            self.assertEqual(bytes_of(os.path.join(self.root(), name)), bytes_of(self.path(name)))
         process.terminate()
         self.assertEqual(process.wait(HANG), 0)
+
+    def test_outputs_that_name_a_device_of_the_hosts_are_refused(self):
+        self.start(own=())
+        for path in ("/dev/kmsg", "/dev/tty", "/dev/vda", "/dev/mem"):
+            for call, field in (("/serial", "serial_out_path"), ("/logger", "log_path"), ("/metrics", "metrics_path")):
+                status, answer = self.call("PUT", call, {field: path})
+                self.assertEqual((status, path in answer.decode()), (400, True), answer)
+        self.assertEqual(sorted(os.listdir(os.path.join(self.root(), "dev"))), sorted({name.split("/")[0] for name in DEVICES}))
+
+    def handler(self, goes):
+        """Takes the descriptor of the guest's memory, waits for the first page that is missed, and brings none."""
+        path = os.path.join(self.root(), "handler")
+        listener = socket.socket(socket.AF_UNIX)
+        folder = os.open(self.root(), os.O_PATH)
+        listener.bind(f"/proc/self/fd/{folder}/handler")
+        os.close(folder)
+        os.chown(path, UID, GID)
+        listener.listen()
+        self.addCleanup(listener.close)
+        asked = threading.Event()
+
+        def run():
+            connection = listener.accept()[0]
+            _, [descriptor], _, _ = socket.recv_fds(connection, 65536, 1)
+            self.addCleanup(connection.close)
+            missed = select.select([descriptor], [], [], HANG)[0]
+            if goes:
+                os.close(descriptor)
+            else:
+                self.addCleanup(os.close, descriptor)
+            if missed:
+                asked.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.addCleanup(thread.join)
+        return asked
+
+    def test_a_handler_of_page_faults_that_brings_none_holds_up_its_own_microvm_which_can_be_ended(self):
+        if "userfaultfd" not in DEVICES:
+            self.skipTest("this host has no /dev/userfaultfd")
+        process = self.start_guest()
+        self.running()
+        self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
+        files = {"snapshot_path": "vm.state", "mem_file_path": "vm.memory"}
+        self.assertEqual(self.call("PUT", "/snapshot/create", files), (204, b""))
+        shutil.copy(os.path.join(self.root(), "vm.state"), self.folder)
+        process.kill()
+        process.wait(HANG)
+        for goes in (False, True):
+            with self.subTest(goes=goes):
+                self.expect(self.cleanup(), 0)
+                self.prepare(**{"vm.state": self.path("vm.state")})
+                asked = self.handler(goes)
+                process = self.start(own=())
+                answers = []
+
+                def load(answers=answers):
+                    with contextlib.suppress(OSError, http.client.HTTPException):
+                        answers.append(self.call("PUT", "/snapshot/load", {
+                            "snapshot_path": "vm.state", "resume_vm": True,
+                            "mem_backend": {"backend_type": "Uffd", "backend_path": "handler"}}))
+
+                loader = threading.Thread(target=load)
+                loader.start()
+                self.assertTrue(asked.wait(HANG))
+                self.assertIsNone(process.poll())
+                process.kill()
+                self.assertEqual(process.wait(HANG), -signal.SIGKILL)
+                loader.join()
+                self.assertEqual(answers, [], "a page that nobody brought is none of zeros")
 
     def test_start_up_times_are_counted_from_the_jailers_start(self):
         begin = time.monotonic_ns() // 1000
@@ -414,7 +509,10 @@ class Inside(MicroVm):
     def test_descriptors(self):
         kinds = set()
         for name in os.listdir(f"{self.proc}/fd"):
-            target = os.readlink(f"{self.proc}/fd/{name}")
+            try:
+                target = os.readlink(f"{self.proc}/fd/{name}")
+            except FileNotFoundError:
+                continue  # of the connection by which it was asked whether it runs
             kind = [one for one in self.DESCRIPTORS if re.fullmatch(one, target)]
             self.assertEqual(len(kind), 1, f"descriptor {name}: {target}")
             kinds.update(kind)
@@ -572,24 +670,38 @@ class Walls(JailCase):
         self.nothing_left()
 
 
+class Fuse:
+    """A FUSE file system with nothing in it, which says that its directory is root's (linux/fuse.h)."""
+
+    def __init__(self, path, user):
+        self.path, self.device = path, os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={self.device},rootmode=40000,user_id={user},group_id=0,allow_other"
+        no_device, no_suid = 4, 2
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(b"lies", path.encode(), b"fuse", no_device | no_suid, options.encode()) != 0:
+            raise OSError(ctypes.get_errno(), "no FUSE here")
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self):
+        attributes = struct.pack("<6Q10I", 1, 0, 0, 0, 0, 0, 0, 0, 0, 0o40755, 2, 0, 0, 0, 4096, 0)
+        answers = {26: struct.pack("<4I2H7I", 7, 23, 4096, 0, 0, 0, 4096, *[0] * 6), 3: struct.pack("<QII", 0, 0, 0) + attributes,
+                   17: bytes(80), 27: bytes(16), 29: b""}  # INIT, GETATTR, STATFS, OPENDIR, RELEASEDIR
+        with contextlib.suppress(OSError):  # ENODEV when it is unmounted
+            while True:
+                _, kind, unique = struct.unpack_from("<IIQ", os.read(self.device, 1 << 17))
+                answer = answers.get(kind)
+                error = -errno.ENOENT if kind == 1 else -errno.ENOSYS if answer is None else 0  # LOOKUP
+                os.write(self.device, struct.pack("<IiQ", 16 + len(answer or b""), error, unique) + (answer or b""))
+
+    def end(self):
+        subprocess.run(["umount", "--lazy", self.path], check=True)
+        self.thread.join()
+        os.close(self.device)
+
+
 class Refusals(JailCase):
     """Hostile arguments and prepared directories: each is refused by name, and nothing is left."""
-
-    def tree(self):
-        """All that is in this test's folder, with what it is."""
-        found = {}
-        for folder, folders, files in os.walk(self.folder):
-            for name in (*folders, *files):
-                entry = os.lstat(os.path.join(folder, name))
-                found[os.path.join(folder, name)] = (entry.st_mode, entry.st_uid, entry.st_gid, entry.st_ino, entry.st_size)
-        return found
-
-    def refuses(self, *options, texts, code=1, own=("do", "hello"), **keywords):
-        before = self.tree()
-        for dry in ((), ("--dry-run",)):
-            self.refused(self.run_jailer(*options, *dry, own=own, **keywords), *texts, code=code)
-            self.assertEqual(self.tree(), before)
-            self.assertEqual(self.groups(), [])
 
     def test_arguments(self):
         for options, text in (((), "--id \"../../etc\": must be 1 to 64"),):
@@ -601,6 +713,27 @@ class Refusals(JailCase):
         self.refuses("--cgroup", "a/b.c=1", texts=["--cgroup \"a/b.c=1\"", "CONTROLLER.NAME"], code=153)
         self.refuses("--cgroup", "nothing.max=1", texts=["--cgroup \"nothing.max=1\"", "no controller nothing"])
         self.refuses("--cgroup", "\x1b[31m.x=1", texts=["--cgroup \"\\x1b[31m.x=1\""], code=153)
+
+    def test_device_nodes_of_a_file_system_that_is_mounted_without_them_stay_dead(self):
+        """An image that is not trusted is the root directory: its nodes are not, and the jail's own are all there is."""
+        os.makedirs(self.root())
+        for options, found in (("mode=755,nodev", "EACCES"), ("mode=755", "0")):
+            with self.subTest(options=options):
+                subprocess.run(["mount", "-t", "tmpfs", "-o", options, "image", self.root()], check=True)
+                try:
+                    os.mknod(f"{self.root()}/node", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+                    os.chown(f"{self.root()}/node", UID, GID)
+                    self.expect(self.run_jailer(own=("do", "open", "/node")), 0, out=f"/node: {found}\n/dev/urandom: 0\n")
+                finally:
+                    subprocess.run(["umount", self.root()], check=True)
+                self.expect(self.cleanup(), 0)
+                os.makedirs(self.root())
+
+    def test_names_and_paths_that_are_too_long_for_what_is_made_of_them(self):
+        self.base = "/" + "/".join(["x" * 99] * 40) + "/" + "x" * 80
+        self.refuses(texts=["--chroot-base-dir", "a path of more than 4095 characters"])
+        self.base, self.monitor = self.path("jails"), "/" + "x" * 252
+        self.refuses(texts=["--exec-file", "255 characters"], code=153)
 
     def test_arguments_of_a_megabyte(self):
         """As long as the kernel lets one argument be, in each place."""
@@ -620,7 +753,7 @@ class Refusals(JailCase):
         for path, text in ((self.path("none"), "No such file"), (fifo, "is no network namespace"),
                            ("/dev/null", "is no network namespace"), (self.folder, "is no network namespace")):
             self.refuses("--netns", path, texts=[f"--netns \"{path}\"", text])
-        self.refused(self.run_jailer("--netns", "/proc/self/ns/mnt"), "--netns", "not of the network")
+        self.refuses("--netns", "/proc/self/ns/mnt", texts=["--netns", "not of the network"])
         self.nothing_left_but("fifo")
 
     def nothing_left_but(self, *names):
@@ -652,7 +785,7 @@ class Refusals(JailCase):
         """The last step fails, with all rights given up: everything goes nevertheless."""
         self.monitor = self.path("lying")
         header = bytearray(bytes_of(PROBE)[:4096])
-        header[18] = 0xff  # e_machine
+        header[16] = 0xff  # e_type
         with open(self.monitor, "wb") as file:
             file.write(header)
         os.chmod(self.monitor, 0o755)
@@ -703,21 +836,51 @@ class Refusals(JailCase):
             (lambda: (os.makedirs(root), os.mkfifo(f"{root}/{self.name()}.pid")), "is there already"),
             (lambda: (os.makedirs(root), os.symlink("/etc", f"{root}/run")), "is a symbolic link"),
             (lambda: (os.makedirs(root), os.mkfifo(f"{root}/run")), "is not a directory"),
+            (lambda: (os.makedirs(f"{root}/run"), os.chown(f"{root}/run", 99, 99)), "run: belongs to user 99"),
         ]
         for number, (prepare, text) in enumerate(attempts):
             with self.subTest(number=number):
                 shutil.rmtree(self.base, ignore_errors=True)
                 os.makedirs(os.path.dirname(self.jail()))
                 prepare()
-                before = self.tree()
-                self.refused(self.run_jailer(), text)
-                self.assertEqual(self.tree(), before)
+                self.refuses(texts=[text])
                 self.assertEqual(text_of(victim), "kept")
+
+    def test_a_file_system_that_another_users_process_serves(self):
+        """Whoever may mount one says of owners and modes what the jailer wants to hear, and later something else."""
+        os.makedirs(self.root())
+        for mounted in (self.root(), self.jail(), self.base):
+            with self.subTest(mounted=mounted):
+                try:
+                    served = Fuse(mounted, UID)
+                except OSError as problem:
+                    self.skipTest(str(problem))
+                try:
+                    for dry in ((), ("--dry-run",)):
+                        self.refused(self.run_jailer(*dry), f"{mounted}: is of a file system that a process of user {UID} serves")
+                finally:
+                    served.end()
+        self.assertEqual(os.listdir(self.jail()), ["root"])
+
+    def test_what_was_prepared_is_as_it_was_when_the_start_fails(self):
+        self.prepare(kernel=b"kernel")
+        os.mkdir(f"{self.root()}/run", 0o711)
+        for path, mode in ((f"{self.root()}/run", 0o711), (self.root(), 0o2750)):
+            os.chown(path, UID, GID)
+            os.chmod(path, mode)
+        before = self.tree()
+        for late in (("--resource-limit", f"no-file={1 << 40}"), ("--core-scheduling",)):
+            if self.run_jailer(*late).code == 0:  # a host that has it
+                self.expect(self.cleanup(), 0)
+                continue
+            self.assertEqual(self.tree(), before)
 
     def test_a_jail_that_runs_or_was_left(self):
         process = self.start(own=("do", "wait"))
         self.assertEqual(process.stdout.readline(), b"waiting\n")
+        changed = os.stat(self.root()).st_ctime_ns
         self.refuses(texts=[self.root(), "is there already", "jailer --cleanup"])
+        self.assertEqual(os.stat(self.root()).st_ctime_ns, changed, "not for a moment is it closed to the one that runs")
         self.refused(self.cleanup(), f"process {process.pid} runs in it; end that first")
         process.kill()
         process.wait()
@@ -778,11 +941,51 @@ class Refusals(JailCase):
         self.assertEqual((before.st_mode, before.st_uid, before.st_gid, before.st_mtime_ns),
                          (after.st_mode, after.st_uid, after.st_gid, after.st_mtime_ns))
 
+    def exchange(self, victim):
+        """As the jail's user, all the time: its own folder `mine` for `dev`, and in both the victim for a new node."""
+        attacker = os.fork()
+        if attacker == 0:
+            os.setgroups([])
+            os.setgid(GID)
+            os.setuid(UID)
+            exchange, here = ctypes.CDLL(None).renameat2, -100  # AT_FDCWD
+            dev, mine = f"{self.root()}/dev", f"{self.root()}/mine"
+            while True:
+                exchange(here, dev.encode(), here, mine.encode(), 2)  # RENAME_EXCHANGE
+                for node in (f"{folder}/{name}" for folder in (dev, mine) for name in ("kvm", "urandom")):
+                    with contextlib.suppress(OSError):
+                        if stat.S_ISCHR(os.lstat(node).st_mode):
+                            os.unlink(node)
+                            os.link(victim, node)
+        return attacker
+
+    def test_a_folder_that_is_exchanged_leads_to_no_file_of_others(self):
+        """The owner of the root directory has all the time he wants: the jailer is held up at each step."""
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        victim = self.write("victim", "kept")
+        os.chmod(victim, 0o666)  # which is what fs.protected_hardlinks lets anybody link
+        self.prepare()
+        os.mkdir(f"{self.root()}/mine")
+        for folder in (self.root(), f"{self.root()}/mine"):
+            os.chown(folder, UID, GID)
+        attacker = self.exchange(victim)
+        try:
+            done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=openat2,fchownat", "-e",
+                                   "inject=openat2,fchownat:delay_enter=100000", *self.arguments(own=("do", "hello"))],
+                                  stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG)
+        finally:
+            os.kill(attacker, signal.SIGKILL)
+            os.waitpid(attacker, 0)
+        self.assertEqual((os.stat(victim).st_uid, os.stat(victim).st_gid), (0, 0))
+        self.assertEqual((done.returncode, done.stdout), (0, b"hello\n"), done.stderr)
+        for name in DEVICES:
+            self.assertTrue(stat.S_ISCHR(os.lstat(f"{self.root()}/dev/{name}").st_mode), name)
+
     def test_core_scheduling_is_refused_where_the_host_lacks_it(self):
-        result = self.run_jailer("--core-scheduling")
-        if result.code == 0:
+        if self.run_jailer("--core-scheduling").code == 0:
             self.skipTest("this host has core scheduling")
-        self.refused(result, "--core-scheduling: this host's kernel cannot do it", "CONFIG_SCHED_CORE")
+        self.refuses("--core-scheduling", texts=["--core-scheduling: this host's kernel cannot do it", "CONFIG_SCHED_CORE"])
         self.nothing_left()
 
     def test_core_scheduling_is_asked_for_the_whole_process_where_the_host_has_it(self):
@@ -810,6 +1013,20 @@ class Refusals(JailCase):
         result = self.run_jailer(gid=0)
         self.assertEqual((result.code, result.out), (0, "hello\n"), str(result))
         self.assertIn("warning: --gid should not be 0", result.err)
+
+    def test_a_host_that_lets_everybody_trace_what_changed_its_user(self):
+        for mode, is_refused in (("1\n", True), ("0\n", False), ("2\n", False)):
+            with self.subTest(mode=mode):
+                bind = f"mount --bind {self.write('mode', mode)} /proc/sys/fs/suid_dumpable && exec \"$@\""
+                done = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", bind, "sh",
+                                       *self.arguments(own=("do", "hello"))], stdin=subprocess.DEVNULL, capture_output=True,
+                                      check=False, text=True, timeout=HANG)
+                if is_refused:
+                    self.refused(Result(done.returncode, done.stdout, done.stderr), "fs.suid_dumpable is 1")
+                    self.nothing_left()
+                else:
+                    self.assertEqual((done.returncode, done.stdout), (0, "hello\n"), done.stderr)
+                    self.expect(self.cleanup(), 0)
 
     def test_a_jailer_that_works_cannot_be_traced(self):
         """Its files in /proc are not even its own user's, from the first step on."""
@@ -849,9 +1066,21 @@ class Limits(JailCase):
             process.wait()
             self.expect(self.cleanup(), 0)
 
+    def test_a_file_system_of_its_own_is_all_that_it_can_fill(self):
+        os.makedirs(self.root())
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=40,mode=755", "jail", self.root()], check=False,
+                                 capture_output=True)
+        self.assertEqual(mounted.returncode, 0, mounted.stderr)
+        try:
+            result = self.run_jailer(own=("do", "write", str(8 << 20)))
+            self.assertIn("write: ENOSPC\n", result.out, str(result))
+            self.assertTrue(stat.S_ISCHR(os.stat(f"{self.root()}/dev/kvm").st_mode))
+        finally:
+            subprocess.run(["umount", self.root()], check=True)
+        self.expect(self.cleanup(), 0)
+
     def test_a_limit_above_the_hard_one_is_refused_by_name(self):
-        result = self.run_jailer("--resource-limit", f"no-file={1 << 40}")
-        self.refused(result, f"no-file={1 << 40}")
+        self.refuses("--resource-limit", f"no-file={1 << 40}", texts=[f"no-file={1 << 40}"])
         self.nothing_left()
 
     def grouped(self, *settings, own):
@@ -912,11 +1141,47 @@ class Limits(JailCase):
             self.refused(result, f"--cgroup \"{setting}\"", text)
             self.nothing_left()
 
+    def test_a_group_that_the_owner_of_its_parent_replaces_is_not_joined(self):
+        """A sub-tree that was handed to a user, who makes a group of his own of the jail's name, with limits of his own."""
+        self.needs("pids")
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        parent = f"{hierarchies()['pids']}/{self.parent}"
+        group = f"{parent}/{self.unique}"
+        os.mkdir(parent)
+        os.chown(parent, UID + 9, GID)
+        attacker = os.fork()
+        if attacker == 0:
+            os.setuid(UID + 9)
+            while True:
+                with contextlib.suppress(OSError):
+                    if os.stat(group).st_uid == 0:
+                        os.rmdir(group)
+                        os.mkdir(group)
+        self.addCleanup(os.chown, parent, 0, 0)
+        try:
+            result = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=mkdir", "-e",
+                                     "inject=mkdir:delay_exit=200000", *self.arguments(
+                                         "--parent-cgroup", self.parent, "--cgroup", "pids.max=5", own=("do", "hello"))],
+                                    stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG, text=True)
+        finally:
+            os.kill(attacker, signal.SIGKILL)
+            os.waitpid(attacker, 0)
+        self.refused(Result(result.returncode, result.stdout, result.stderr), group, f"belongs to user {UID + 9}")
+        self.assertFalse(os.path.exists(self.base))
+
+    def test_a_file_that_the_version_does_not_have(self):
+        self.needs("pids", "memory")
+        self.refuses("--cgroup", "memory.max=300M", texts=["--cgroup \"memory.max=300M\": is a file of cgroup version 2"])
+        os.mkdir(f"{hierarchies()['pids']}/{self.parent}")  # so that a dry run can see what there is in a group
+        self.refuses("--parent-cgroup", self.parent, "--cgroup", "pids.none=1",
+                     texts=["--cgroup \"pids.none=1\"", "No such file"])
+
     def test_a_group_that_is_there_already(self):
         self.needs("pids")
         group = f"{hierarchies()['pids']}/{self.parent}/{self.unique}"
         os.makedirs(group)
-        self.refused(self.grouped("pids.max=7", own=("do", "hello")), group, "is there already")
+        self.refuses("--parent-cgroup", self.parent, "--cgroup", "pids.max=7", texts=[group, "is there already"])
         self.assertTrue(os.path.exists(group))
         self.assertFalse(os.path.exists(self.base))
         self.expect(self.cleanup("--parent-cgroup", self.parent), 0)
@@ -927,7 +1192,7 @@ class Limits(JailCase):
             self.skipTest("cgroup version 2 is not mounted")
         group = f"{hierarchies()['']}/{self.parent}"
         options = ("--cgroup-version", "2", "--parent-cgroup", self.parent)
-        self.refused(self.run_jailer(*options), f"--parent-cgroup \"{self.parent}\"", "No such file")
+        self.refuses(*options, texts=[f"--parent-cgroup \"{self.parent}\"", "No such file"])
         self.nothing_left()
         os.mkdir(group)
         process = self.start(*options, own=("do", "wait"))
@@ -938,8 +1203,8 @@ class Limits(JailCase):
     def test_version_2_names_what_it_does_not_offer(self):
         if "" not in hierarchies():
             self.skipTest("cgroup version 2 is not mounted")
-        result = self.run_jailer("--cgroup-version", "2", "--cgroup", "nothing.max=1")
-        self.refused(result, "--cgroup \"nothing.max=1\"", "no controller nothing of cgroup version 2")
+        self.refuses("--cgroup-version", "2", "--cgroup", "nothing.max=1",
+                     texts=["--cgroup \"nothing.max=1\"", "no controller nothing of cgroup version 2"])
 
 
 class Leftovers(JailCase):
@@ -1004,6 +1269,27 @@ class Leftovers(JailCase):
         self.expect(self.cleanup(), 0)
         self.assertEqual(os.listdir(victim), ["kept"])
         self.assertFalse(os.path.exists(self.jail()))
+
+    def test_cleanup_comes_to_its_end_while_another_user_goes_on_filling_the_jail(self):
+        """One whose user is not the jail's, in a folder of his that was prepared there."""
+        shared = os.path.join(self.root(), "shared")
+        os.makedirs(shared, 0o755)
+        os.chown(shared, UID + 7, GID)
+        filler = subprocess.Popen(
+            ["setpriv", "--reuid", str(UID + 7), "--regid", str(GID), "--clear-groups", sys.executable, "-c",
+             "import itertools, os\nos.write(1, b'.')\nfor name in itertools.cycle('abcdefgh'):\n"
+             "  try:\n    os.mkdir(name)\n  except OSError:\n    pass"],
+            cwd=shared, stdout=subprocess.PIPE)
+        try:
+            self.assertEqual(filler.stdout.read(1), b".")
+            self.expect(self.run_jailer(), 0)
+            self.expect(self.cleanup(), 0)
+            self.assertIsNone(filler.poll())
+            self.assertFalse(os.path.exists(self.jail()))
+        finally:
+            filler.kill()
+            filler.wait()
+            filler.stdout.close()
 
     def test_cleanup_does_not_enter_what_is_mounted_in_the_jail(self):
         self.expect(self.run_jailer(), 0)
@@ -1174,6 +1460,29 @@ class Failing(JailCase):
     def test_at_every_system_call_of_a_jail(self):
         self.check("--cgroup", "pids.max=9")
 
+    def test_what_was_prepared_is_as_it_was_wherever_it_fails(self):
+        """Owners, modes and contents of the root directory and of run, given back by what still can."""
+        self.prepare(kernel=b"kernel")
+        os.mkdir(f"{self.root()}/run")
+        for path, mode in ((f"{self.root()}/run", 0o711), (self.root(), 0o750)):
+            os.chown(path, UID, GID)
+            os.chmod(path, mode)
+        saved, before = self.path("saved"), self.tree()
+        subprocess.run(["cp", "-a", self.base, saved], check=True)
+        entry = lambda found: {path: what[:3] for path, what in found.items() if path.startswith(self.base)}
+        calls = [call for call in self.calls(()) if call[0] in ("fchown", "fchmod", "fchownat", "mkdirat", "mknodat", "openat2",
+                                                                "mount", "pivot_root", "setresuid", "landlock_restrict_self")]
+        self.assertGreater(len(calls), 20)
+        for name, number in calls:
+            with self.subTest(call=name, number=number):
+                subprocess.run(["rm", "-rf", self.base], check=True)
+                subprocess.run(["cp", "-a", saved, self.base], check=True)
+                done = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={name}", "-e",
+                                       f"inject={name}:error=EIO:when={number}", *self.arguments(own=("do", "hello"))],
+                                      stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=HANG)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertEqual(entry(self.tree()), entry(before), done.stderr)
+
     def test_at_every_system_call_of_a_jail_with_a_process_of_its_own(self):
         self.check("--cgroup", "pids.max=9", "--new-pid-ns", "--daemonize")
 
@@ -1236,10 +1545,22 @@ class Rootless(MicroVm):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(os.listdir(self.base), [])
 
+    def test_a_rootless_dry_run_sees_where_there_are_no_user_namespaces(self):
+        command = [JAILER, "--rootless", "--id", "a", "--exec-file", PROBE, "--uid", "7", "--gid", "7", "--chroot-base-dir",
+                   self.base, "--dry-run"]
+        allowed = subprocess.run(command, user=UID, group=GID, extra_groups=[], capture_output=True, check=False, text=True)
+        self.assertEqual(allowed.returncode, 0, allowed.stderr)
+        if not shutil.which("strace"):
+            self.skipTest("strace is not installed")
+        denied = subprocess.run(["strace", "-qq", "-o", "/dev/null", "-e", "inject=unshare:error=ENOSPC:when=1", *command],
+                                user=UID, group=GID, extra_groups=[], capture_output=True, check=False, text=True)
+        self.refused(Result(denied.returncode, denied.stdout, denied.stderr), "--rootless: make a user namespace")
+        self.assertEqual(os.listdir(self.base), [])
+
     def test_a_rootless_jail_that_fails_leaves_nothing(self):
         lying = self.path("lying")
         header = bytearray(bytes_of(PROBE)[:4096])
-        header[18] = 0xff  # e_machine
+        header[16] = 0xff  # e_type
         with open(lying, "wb") as file:
             file.write(header)
         os.chmod(lying, 0o755)

@@ -276,6 +276,9 @@ int main(int count, char** arguments) {
       written += step;
     }
     say("written", written);
+  } else if (strcmp(what, "open") == 0) {
+    say(argument, path_of(argument, O_RDONLY) < 0 ? -1 : 0);
+    say("/dev/urandom", path_of("/dev/urandom", O_RDONLY) < 0 ? -1 : 0);
   } else if (strcmp(what, "exit") == 0) {
     return (int)number;
   } else {
