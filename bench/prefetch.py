@@ -87,7 +87,7 @@ def measure(options, tier, home):
     if tier.name == "qemu":
         recipe.need_tools("mke2fs=e2fsprogs")
         with open(disk, "wb") as out:
-            out.truncate((options.fill + 512) << 20)
+            out.truncate((2 * options.fill + 512) << 20)
         recipe.run(["mke2fs", "-q", "-F", "-t", "ext4", disk])
         place = "/dev/vdb"
         qemu = (*ICOUNT, *MEMORY, "-drive", f"file={disk},format=raw,if=none,id=files,cache={options.cache}",
@@ -130,7 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=os.environ.get("MAYFLY_PROGRAM"), help="the monitor")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way (default 5)")
-    parser.add_argument("--fill", type=int, default=1024, metavar="MIB", help="what the guest fills (default 1024)")
+    parser.add_argument("--fill", type=int, default=512, metavar="MIB", help="what the guest fills (default 512)")
     parser.add_argument("--directory", default="/var/tmp",
                         help="where the files lie, or the image of the emulated machine's disk: on a disk (default: /var/tmp)")
     parser.add_argument("--cache", default="none", choices=("none", "writeback"),
