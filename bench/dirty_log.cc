@@ -96,7 +96,7 @@ int run(const std::vector<std::string>& words) {
     return words.size() > index ? parse_integer<std::uint64_t>(words[index]).value_or(otherwise) : otherwise;
   };
   Kvm kvm = must(Kvm::open());
-  for (const std::uint64_t mib : {128, 1024, 16384}) {
+  for (const std::uint64_t mib : {128U, 1024U, 16384U}) {
     measure(kvm, mib, number(0, 1024), number(1, 51));
   }
   return 0;

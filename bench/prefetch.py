@@ -3,24 +3,29 @@
 
   prefetch.py [--rounds N] [--check]
 
-Measures the monitor that MAYFLY_PROGRAM names, or --program, in one machine: the host, where it has hardware
-virtualization, otherwise one that QEMU emulates (the testbed's, of one processor) with a disk of its own. A guest (the
-small kernel, 1 processor, 256 MiB, bench/prefetch_guest.c as its first process) fills 160 MiB and is saved to that disk.
-Then it goes on from there, in turns
+Measures the monitor that MAYFLY_PROGRAM names, or --program. A guest (the small kernel, 1 processor,
+bench/prefetch_guest.c as its first process) fills memory (--fill) and is saved to a disk. Then it goes on from there, in
+turns
 
   plain     its memory is the mapped file, and nothing else is done
   prefetch  the same with the working set that was recorded in a first run (`working_set_path`)
+  warm      plain, with all of the memory file in the page cache: what prefetch could reach at best
 
-each time with nothing of the snapshot in the page cache, and touches 64 MiB as it is told to on its serial port:
+the first two with nothing of the snapshot in the page cache, and touches 64 MiB as it is told to on its serial port:
 
-  scattered in stretches of one to six pages all over the 160 MiB, a third of the pages for writing
+  scattered in stretches of one to six pages all over the memory, a third of the pages for writing
   ordered   one after the other, for reading: what the kernel's own read-ahead is made for
 
 Every page's contents are compared with what was written to it. `call` is the time of PUT /snapshot/load, `all` from the
 begin of that call to the guest's answer, `guest` what touching took by the guest's clock; `minor` and `major` page faults
 and `cpu`, without the time in the guest, are those of the monitor's process meanwhile, `reads` what the disks were asked
-for. Figures are medians, and so is the ratio: of `all` in each round. It is the whole way's, so that nothing is won by
-reading before the call is answered.
+for. Figures are medians, and so are the ratios, of `all` in each round: the whole way's, so that nothing is won by reading
+before the call is answered. What the faults lose to the disk is what the time is longer than a warm one.
+
+All this is done on the host, where it has hardware virtualization. Elsewhere it is done in a machine that QEMU emulates
+(the testbed's, of one processor), whose clock counts 2 ns an instruction while the processor works, and real time while it
+waits for its disk, which is a file of the host's: so a processor that is emulated slowly does not make the disk look fast.
+What the processor has to do for a page, with prefetch and without, weighs more there than on most hardware.
 """
 
 import argparse
@@ -43,7 +48,7 @@ import small_kernel  # noqa: E402
 # One emulated processor thread, whose clock counts instructions while it works, and real time while it waits for the disk.
 ACCEL = "tcg,thread=single"
 ICOUNT = ("-icount", "shift=1,sleep=on")
-MEMORY = ("-m", "4096")  # the last -m counts
+PATIENCE = 5  # the host may be busy, and the machine's clock is not its
 OTHER_MIB = 96  # of the guest, which it does not fill
 TOUCHED_MIB = 64
 WAYS = ("plain", "prefetch", "warm")
@@ -90,12 +95,13 @@ def measure(options, tier, home):
             out.truncate((2 * options.fill + 512) << 20)
         recipe.run(["mke2fs", "-q", "-F", "-t", "ext4", disk])
         place = "/dev/vdb"
-        qemu = (*ICOUNT, *MEMORY, "-drive", f"file={disk},format=raw,if=none,id=files,cache={options.cache}",
+        qemu = (*ICOUNT, "-drive", f"file={disk},format=raw,if=none,id=files,cache={options.cache}",
                 "-device", "virtio-blk-pci,drive=files")
     command = [compiled("prefetch_host"), str(options.rounds), place, Path(options.program).resolve(),
                small_kernel.build() / "vmlinux", guest_initramfs(), words, str(options.fill + OTHER_MIB)]
     case = testbed.Case("prefetch", command, timeout=300)
-    return testbed.run_cases([case], testbed.Options(parallel=1, accel=ACCEL, qemu=qemu, heartbeat=False), tier)["prefetch"]
+    return testbed.run_cases([case], testbed.Options(parallel=1, accel=ACCEL, qemu=qemu, heartbeat=False,
+                                                     patience=PATIENCE), tier)["prefetch"]
 
 
 def parse(text):
@@ -113,8 +119,16 @@ def parse(text):
 
 
 def ratio(results, letter):
+    """Of the whole time, with prefetch to without."""
     pairs = zip(results["prefetch", letter], results["plain", letter])
     return statistics.median(prefetch["all"] / plain["all"] for prefetch, plain in pairs)
+
+
+def lost_ratio(results, letter):
+    """Of the time that is lost because the memory is not in the page cache."""
+    turns = zip(*(results[way, letter] for way in ("prefetch", "plain", "warm")))
+    return statistics.median((prefetch["all"] - warm["all"]) / max(plain["all"] - warm["all"], 1e-9)
+                             for prefetch, plain, warm in turns)
 
 
 def print_figures(results):
@@ -123,21 +137,22 @@ def print_figures(results):
         for way in WAYS:
             medians = (statistics.median(each[field] for each in results[way, letter]) for field in FIELDS)
             print(f"{name + ' ' + way:22}" + "".join(f"{value:11.1f}" for value in medians))
-        print(f"{name} prefetch/plain {ratio(results, letter):.2f}")
+        print(f"{name}: prefetch/plain {ratio(results, letter):.2f}, of what they lose to the disk {lost_ratio(results, letter):.2f}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=os.environ.get("MAYFLY_PROGRAM"), help="the monitor")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way (default 5)")
-    parser.add_argument("--fill", type=int, default=512, metavar="MIB", help="what the guest fills (default 512)")
+    parser.add_argument("--fill", type=int, default=256, metavar="MIB", help="what the guest fills (default 256)")
     parser.add_argument("--directory", default="/var/tmp",
                         help="where the files lie, or the image of the emulated machine's disk: on a disk (default: /var/tmp)")
     parser.add_argument("--cache", default="none", choices=("none", "writeback"),
                         help="the emulated disk reads from the host's (none, the default), or from its page cache")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep there what prefetch_host.c said: every single result")
     parser.add_argument("--check", action="store_true",
-                        help=f"exit with 1 where the {PATTERNS[CHECKED]} pages take more than {RATIO_LIMIT} of the time")
+                        help=f"exit with 1 where prefetch leaves more than {RATIO_LIMIT} of what the {PATTERNS[CHECKED]} pages lose to "
+                             "the disk")
     options = parser.parse_args()
     if not options.program:
         parser.error("which monitor? --program, or MAYFLY_PROGRAM")
@@ -154,8 +169,8 @@ def main():
         testbed.say(f"error: not all was measured ({done.describe()}):\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}")
         return 1
     print_figures(results)
-    if options.check and ratio(results, CHECKED) > RATIO_LIMIT:
-        print(f"MISSED: {PATTERNS[CHECKED]}: {ratio(results, CHECKED):.2f} of the time without, promised: {RATIO_LIMIT}")
+    if options.check and lost_ratio(results, CHECKED) > RATIO_LIMIT:
+        print(f"MISSED: {PATTERNS[CHECKED]}: {lost_ratio(results, CHECKED):.2f} of what is lost without, promised: {RATIO_LIMIT}")
         return 1
     return 0
 

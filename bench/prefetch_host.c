@@ -5,11 +5,14 @@
  *   prefetch_host ROUNDS PLACE MAYFLY KERNEL INITRD CMDLINE MIB
  *
  * PLACE is where the files of the snapshot lie: a folder, or a disk with an ext4 file system, which is
- * mounted. Says for every load load WAY LETTER ROUND CALL_NS ALL_NS GUEST_NS MINOR MAJOR CPU_NS READS WAY is
- * record, plain, prefetch or warm, which is plain with all of the file in the page cache. ALL_NS is the time
- * from the begin of the load's call to the guest's answer, GUEST_NS what it took by the guest's clock; MINOR
- * and MAJOR page faults and CPU_NS of the monitor, without the time in the guest, and READS, what all disks
- * of this machine were asked for, are those of ALL_NS.
+ * mounted. Says for every load
+ *
+ *   load WAY LETTER ROUND CALL_NS ALL_NS GUEST_NS MINOR MAJOR CPU_NS READS
+ *
+ * WAY is record, plain, prefetch or warm, which is plain with all of the file in the page cache. ALL_NS is
+ * the time from the begin of the load's call to the guest's answer, GUEST_NS what it took by the guest's
+ * clock; MINOR and MAJOR page faults and CPU_NS of the monitor, without the time in the guest, and READS,
+ * what all disks of this machine were asked for, are those of ALL_NS.
  */
 #define _GNU_SOURCE
 #include <errno.h>
