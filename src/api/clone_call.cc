@@ -1,5 +1,6 @@
 #include "api/clone_call.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -7,6 +8,7 @@
 #include "api/refusal.h"
 #include "api/sections.h"
 #include "base/text.h"
+#include "devices/virtio/net/mac_address.h"
 
 namespace mayfly::api {
 namespace {
@@ -25,14 +27,21 @@ std::string replaced(std::string text, std::string_view what, std::string_view w
 // What "{id}" and "{n}" stand for.
 class Names {
  public:
-  Names(const std::string& id, std::uint64_t number) : id_(id), number_(std::to_string(number)) {}
+  Names(const std::string& id, std::uint64_t number)
+      : id_(id), number_(number), number_text_(std::to_string(number)) {}
   std::string in(const std::string& text) const {
-    return replaced(replaced(text, "{n}", number_), "{id}", id_);
+    return replaced(replaced(text, "{n}", number_text_), "{id}", id_);
+  }
+  // What is no address stays as it is, and is refused by who reads it.
+  std::string in_mac(const std::string& text) const {
+    const auto address = MacAddress::parse_numbered(text, number_);
+    return address ? address->to_string() : text;
   }
 
  private:
   const std::string& id_;
-  const std::string number_;
+  const std::uint64_t number_;
+  const std::string number_text_;
 };
 
 json text_or_null(const std::optional<std::string>& text, const Names& names) {
@@ -43,7 +52,9 @@ json text_or_null(const std::optional<std::string>& text, const Names& names) {
 json changes_of(const LoadRequest& load, const Names& names) {
   json networks = json::array();
   for (const NetworkOverride& change : load.networks) {
-    networks.push_back({{"iface_id", change.id}, {"host_dev_name", names.in(change.tap)}});
+    networks.push_back({{"iface_id", change.id},
+                        {"host_dev_name", text_or_null(change.tap, names)},
+                        {"guest_mac", change.mac ? json(names.in_mac(*change.mac)) : json()}});
   }
   json drives = json::array();
   for (const DriveOverride& change : load.drives) {
@@ -101,6 +112,12 @@ Result<CloneRequest> parse_clone_request(std::string_view text) {
   }
   if (request.id && (request.count != 1 || request.id_prefix)) {
     object.refuse("id", "is one clone's; ask for several by count and id_prefix");
+  }
+  const auto is_single = [](const NetworkOverride& change) {
+    return change.mac && MacAddress::parse(*change.mac);
+  };
+  if (request.count > 1 && std::ranges::any_of(request.load.networks, is_single)) {
+    object.refuse("network_overrides", "guest_mac is one interface's; for several clones it ends in \"{n}\"");
   }
   if (request.api_socket && !request.api) {
     object.refuse("api_sock", "contradicts api: false");

@@ -22,7 +22,7 @@ namespace mayfly::api {
 inline constexpr std::uint32_t kMaxClonesPerCall = 1024;
 
 // In every path and tap "{id}" stands for the clone's id and "{n}" for its number, which no other clone of
-// the template ever has.
+// the template ever has. A MAC address may end in "{n}": MacAddress::parse_numbered().
 struct CloneRequest {
   std::uint32_t count = 1;
   std::optional<std::string> id{};           // of the only one

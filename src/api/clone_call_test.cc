@@ -27,6 +27,16 @@ TEST(CloneRequest, what_cannot_be_is_refused_by_its_field) {
   EXPECT_NE(refusal(R"({"api": false, "api_sock": "/a"})").find("contradicts"), std::string::npos);
   EXPECT_NE(refusal(R"({"snapshot_path": "/s"})").find("snapshot_path"), std::string::npos);
   EXPECT_NE(refusal(R"({"drive_overrides": [{"drive_id": "a"}]})").find("is needed"), std::string::npos);
+  const auto with_mac = [&refusal](const std::string& mac, const char* count) {
+    return refusal(R"({"count": )" + std::string(count) +
+                   R"(, "network_overrides": [{"iface_id": "a", "guest_mac": ")" + mac + R"("}]})");
+  };
+  EXPECT_NE(with_mac("06:00", "1").find("\"guest_mac\""), std::string::npos);
+  EXPECT_NE(with_mac("06:00:00:00:00:01", "2").find("guest_mac is one interface's"), std::string::npos);
+  EXPECT_EQ(with_mac("06:00:00:00:00:01", "1"), "taken");
+  EXPECT_EQ(with_mac("06:00:00:00:{n}", "2"), "taken");
+  EXPECT_NE(refusal(R"({"network_overrides": [{"iface_id": "a"}]})").find("or guest_mac is needed"),
+            std::string::npos);
   EXPECT_NE(refusal("[]").find("object"), std::string::npos);
   EXPECT_NE(refusal("").find("body"), std::string::npos);
 }
@@ -34,7 +44,8 @@ TEST(CloneRequest, what_cannot_be_is_refused_by_its_field) {
 TEST(CloneOrder, names_stand_for_the_clones_own) {
   const auto request = parse_clone_request(R"({
       "count": 3, "id_prefix": "web", "serial_out_path": "/l/{id}.log", "metadata": {"n": "{id}"},
-      "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap{n}"}],
+      "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap{n}"},
+                            {"iface_id": "eth1", "guest_mac": "06:00:AC:10:{n}"}],
       "drive_overrides": [{"drive_id": "root", "path_on_host": "/d/{id}{n}", "overlay": "/o/{n}{n}"},
                           {"drive_id": "data", "overlay": "memory"}]})");
   ASSERT_TRUE(request) << request.error().message();
@@ -47,8 +58,11 @@ TEST(CloneOrder, names_stand_for_the_clones_own) {
   EXPECT_EQ(told->api_socket, "/run/t/web-7.sock");
   EXPECT_EQ(told->serial_path, "/l/web-7.log");
   EXPECT_EQ(told->load.metadata, R"({"n":"{id}"})");
-  ASSERT_EQ(told->load.networks.size(), 1U);
+  ASSERT_EQ(told->load.networks.size(), 2U);
   EXPECT_EQ(told->load.networks[0].tap, "tap7");
+  EXPECT_FALSE(told->load.networks[0].mac);
+  EXPECT_FALSE(told->load.networks[1].tap);
+  EXPECT_EQ(told->load.networks[1].mac, "06:00:ac:10:00:07");
   ASSERT_EQ(told->load.drives.size(), 2U);
   EXPECT_EQ(told->load.drives[0].path, "/d/web-77");
   EXPECT_EQ(told->load.drives[0].overlay->path, "/o/77");

@@ -90,13 +90,23 @@ Result<void> read_memory_source(const std::optional<std::string>& file, const js
   return source.finish();
 }
 
+std::string no_mac(const std::string& text) {
+  return "\"" + text + "\" is no MAC address, such as 06:00:ac:10:00:02";
+}
+
 Result<NetworkOverride> read_network_override(const json& value, const std::string& path) {
   JsonObject object(value, path);
   NetworkOverride change;
   object.require("iface_id");
-  object.require("host_dev_name");
   change.id = object.string("iface_id").value_or("");
-  change.tap = object.string("host_dev_name").value_or("");
+  change.tap = object.string("host_dev_name");
+  change.mac = object.string("guest_mac");
+  if (!change.tap && !change.mac) {
+    object.refuse("host_dev_name", "or guest_mac is needed");
+  }
+  if (change.mac && !MacAddress::parse_numbered(*change.mac, 0)) {
+    object.refuse("guest_mac", no_mac(*change.mac));
+  }
   MAYFLY_TRY(object.finish());
   return change;
 }
@@ -307,7 +317,7 @@ Result<NetDeviceConfig> read_network(const json& value, const std::string& path)
   if (const auto text = object.string("guest_mac")) {
     network.mac = MacAddress::parse(*text);
     if (!network.mac) {
-      object.refuse("guest_mac", "\"" + *text + "\" is no MAC address, such as 06:00:ac:10:00:02");
+      object.refuse("guest_mac", no_mac(*text));
     }
   }
   if (const auto mtu = object.integer("mtu", kMinMtu, kMaxMtu)) {

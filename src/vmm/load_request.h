@@ -10,10 +10,11 @@
 
 namespace mayfly {
 
-// Another tap for an interface of a snapshot's.
+// Another tap for an interface of a snapshot's, and another address.
 struct NetworkOverride {
   std::string id;
-  std::string tap;
+  std::optional<std::string> tap{};
+  std::optional<std::string> mac{};  // as MacAddress::parse() reads it; of a request for clones _numbered()
 };
 
 // Another image for a drive of a snapshot's, of the same size, and another overlay: that of the clone alone.

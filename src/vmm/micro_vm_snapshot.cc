@@ -378,11 +378,20 @@ Result<void> MicroVm::override_devices(VmConfig& config, const LoadRequest& requ
   for (const NetworkOverride& change : request.networks) {
     MAYFLY_TRY_ASSIGN(NetDeviceConfig * network,
                       find_overridden(config.networks, change.id, "network interface"));
-    if (!std::holds_alternative<TapConfig>(network->backend)) {
-      return fail(ErrorCode::kInvalidArgument,
-                  "network interface " + change.id + " has no tap that another could take the place of");
+    if (change.tap) {
+      if (!std::holds_alternative<TapConfig>(network->backend)) {
+        return fail(ErrorCode::kInvalidArgument,
+                    "network interface " + change.id + " has no tap that another could take the place of");
+      }
+      network->backend = TapConfig{.name = *change.tap};
     }
-    network->backend = TapConfig{.name = change.tap};
+    if (change.mac) {
+      network->mac = MacAddress::parse(*change.mac);
+      if (!network->mac) {
+        return fail(ErrorCode::kInvalidArgument, "network interface " + change.id + ": guest_mac \"" +
+                                                     *change.mac + "\" is no MAC address");
+      }
+    }
   }
   for (const DriveOverride& change : request.drives) {
     MAYFLY_TRY_ASSIGN(BlockDeviceConfig * drive, find_overridden(config.drives, change.id, "drive"));

@@ -457,10 +457,20 @@ class Devices(SnapshotCase):
         config = second.get("/vm/config")["network-interfaces"][0]
         self.assertEqual((config["host_dev_name"], config["guest_mac"]), (taps[1], "06:00:00:00:00:01"))
         self.tell(second, "trt")
+        second.kill()
+        third = self.start()
+        third.load(self.files, network_overrides=[{"iface_id": "net", "host_dev_name": taps[1], "guest_mac": "06:00:00:00:00:02"}],
+                   **own)
+        self.assertEqual(third.get("/vm/config")["network-interfaces"][0]["guest_mac"], "06:00:00:00:00:02")
+        self.tell(third, "trt")
         vm.resume()
         self.tell(vm, "trt")
         for override, said in (({"iface_id": "none", "host_dev_name": taps[1]}, ("no network interface", "none")),
-                               ({"iface_id": "net"}, ("host_dev_name",))):
+                               ({"iface_id": "net"}, ("host_dev_name",)),
+                               ({"iface_id": "net", "guest_mac": "06:00:00:00:00"}, ("network_overrides[0]", "guest_mac")),
+                               ({"iface_id": "net", "guest_mac": "06:00:00:00:{n}"}, ("net", "guest_mac", "{n}")),
+                               ({"iface_id": "net", "guest_mac": "01:00:00:00:00:01"}, ("net", "guest_mac", "single")),
+                               ({"iface_id": "net", "guest_mac": "00:00:00:00:00:00"}, ("net", "guest_mac", "single"))):
             self.start().refused(said, "PUT", "/snapshot/load", self.files.load(network_overrides=[override], **own))
 
     def test_the_metadata_service_is_there_and_what_it_tells_is_the_loaders(self):

@@ -86,6 +86,7 @@ class Suite:
         values = {"kernel": small, "initrd": "", "cmdline": f"{words} reboot=k"}
         self.add("iperf_between_two", "networks", "iperf", values, image=load, cost=6)
         self.add("snapshots_under_load", "snapshots", "load", values, image=load, call=call_program(), cost=8)
+        self.add("snapshots_read_ahead", "snapshots", "read_ahead", self.kernels["small"], call=call_program(), cost=3)
 
         image = root_image.build(include=CLOUD_PACKAGES, exclude=CLOUD_LEAVES_OUT)
         for version in ("V1", "V2"):

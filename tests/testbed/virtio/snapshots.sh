@@ -88,3 +88,53 @@ GUEST
     grep -q "all is sent" "$work/vm3.said" || die "vm3 has sent nothing"
     ! grep -i "synchronous" "$work"/vm*.said || die "the engine is another one"
 }
+
+# restored NAME FIELDS: a guest that goes on from $work/state and $work/memory.
+restored() {
+    monitor "$1" --api-sock "$work/api$1"
+    until [ -S "$work/api$1" ]; do sleep 0.1; done
+    asked "$1" PUT /snapshot/load "{\"snapshot_path\": \"$work/state\",
+        \"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"$work/memory\"}, \"resume_vm\": true, $2}"
+}
+
+# A guest with a file in memory that it reads as soon as it is another copy: once its working set is recorded, and once it is
+# read ahead of it. The second copy has another MAC address, which its driver sees when it finds the device anew.
+case_read_ahead() {
+    tap tap0 10.0.1.1
+    options="--api-sock $work/apifirst"
+    sections='"network-interfaces": [{"iface_id": "net", "host_dev_name": "tap0", "guest_mac": "06:00:00:00:00:01"}],'
+    configured first 1 <<'GUEST'
+mkdir -p /tmp/held
+mount -t tmpfs held /tmp/held
+noise /tmp/held/file 24
+before=$(sum /tmp/held/file)
+echo "it is held"
+until dmesg | grep -q "reseeded due to virtual machine fork"; do usleep 50000; done
+same "$(sum /tmp/held/file)" "$before" "the file in memory"
+same "$(cat /sys/class/net/eth0/address)" 06:00:00:00:00:01 "the address that the driver knows"
+echo "it is whole"
+device=$(basename "$(readlink -f /sys/class/net/eth0/device)")
+echo "$device" > /sys/bus/virtio/drivers/virtio_net/unbind
+echo "$device" > /sys/bus/virtio/drivers/virtio_net/bind
+patiently test -e /sys/class/net/eth0
+echo "it has $(cat /sys/class/net/eth0/address)"
+up eth0 10.0.1.2
+patiently ping -c 1 -W 1 -q 10.0.1.1
+GUEST
+    await first "it is held"
+    asked first PATCH /vm '{"state": "Paused"}'
+    asked first PUT /snapshot/create "{\"snapshot_path\": \"$work/state\", \"mem_file_path\": \"$work/memory\"}"
+    kill -KILL "$(cat "$work/first.pid")"
+    wait "$(cat "$work/first.pid")" || :
+    restored recorded '"record_working_set": true'
+    await recorded "it is whole"
+    "$call" "$work/apirecorded" PUT /snapshot/working-set "{\"working_set_path\": \"$work/set\"}" > "$work/answer"
+    grep -q "^HTTP/1.1 20" "$work/answer" || die "no working set: $(cat "$work/answer")"
+    await recorded "it has 06:00:00:00:00:01"
+    done_by recorded
+    restored ahead "\"working_set_path\": \"$work/set\",
+        \"network_overrides\": [{\"iface_id\": \"net\", \"guest_mac\": \"06:00:00:00:00:02\"}]"
+    await ahead "it has 06:00:00:00:00:02"
+    done_by ahead
+    ! grep -i "working set" "$work/ahead.said" || die "the working set was not taken"
+}

@@ -35,6 +35,27 @@ std::optional<MacAddress> MacAddress::parse(std::string_view text) {
   return address;
 }
 
+std::optional<MacAddress> MacAddress::parse_numbered(std::string_view text, std::uint64_t number) {
+  constexpr std::string_view kNumber = ":{n}";
+  constexpr std::string_view kZero = ":00";
+  if (!text.ends_with(kNumber)) {
+    return parse(text);
+  }
+  std::string whole(text.substr(0, text.size() - kNumber.size()));
+  const std::size_t given = (whole.size() + 1) / kZero.size();
+  while (whole.size() < 3 * MacAddress{}.octets.size() - 1) {
+    whole += kZero;
+  }
+  std::optional<MacAddress> address = parse(whole);
+  if (!address || given == address->octets.size()) {
+    return std::nullopt;
+  }
+  for (std::size_t index = address->octets.size(); index-- > given; number >>= 8) {
+    address->octets[index] = static_cast<std::uint8_t>(number);
+  }
+  return number == 0 ? address : std::nullopt;
+}
+
 MacAddress MacAddress::generate() {
   std::random_device random;
   const std::uint64_t bits = std::uint64_t{random()} << 32 | random();

@@ -193,6 +193,9 @@ void NetDevice::activate(VirtioActivation activation) {
   }
   live_ = true;
   settled_ = false;
+  if (std::exchange(mac_is_new_, false)) {
+    transport().configuration_changed();
+  }
 }
 
 void NetDevice::activation_failed() {
@@ -1008,10 +1011,6 @@ Result<void> NetDevice::restore(const NetDeviceState& state) {
   const auto wrong = [this](const std::string& what) {
     return fail(ErrorCode::kInvalidArgument, name_ + ": restore: " + what);
   };
-  if (state.mac != settings_.mac) {
-    return wrong("its driver knows it as " + state.mac.to_string() + ", and it is " +
-                 settings_.mac.to_string());
-  }
   if (const std::uint64_t missing = state.features & ~offered_; missing != 0) {
     return wrong("its driver uses features that it does not offer here: " + hex(missing));
   }
@@ -1034,6 +1033,7 @@ Result<void> NetDevice::restore(const NetDeviceState& state) {
   tx_limiter_ = *tx;
   link_up_ = state.link_up;
   pairs_restored_ = state.pairs_in_use;
+  mac_is_new_ = state.mac != settings_.mac;
   return {};
 }
 

@@ -94,9 +94,10 @@ class NetDevice final : public VirtioDevice {
   // device that needs a reset no queue is in use.
   NetDeviceState save();
   // For a device that was not activated yet; its queues come with activate(), by MmioTransport::restore().
-  // Errors, after which nothing has changed: kInvalidArgument for another MAC address, features that it does
-  // not offer (of another host's tap, for example), another number of queues or pairs, or a state of a rate
-  // limiter's that cannot be.
+  // Where its MAC address is another now, the driver is told that the configuration space has changed.
+  // Errors, after which nothing has changed: kInvalidArgument for features that it does not offer (of another
+  // host's tap, for example), another number of queues or pairs, or a state of a rate limiter's that cannot
+  // be.
   Result<void> restore(const NetDeviceState& state);
 
   // The same. As RateLimiter::update(), for both: on an error neither has changed.
@@ -235,6 +236,7 @@ class NetDevice final : public VirtioDevice {
   std::size_t pairs_in_use_ = 1;
   std::size_t backend_pairs_ = 0;   // as the back end was told last; 0: it may have any
   std::size_t pairs_restored_ = 1;  // in use as soon as the device is activated
+  bool mac_is_new_ = false;         // its driver was not told yet
   std::vector<Pair> pairs_;
   std::optional<VirtQueue> control_;
   std::vector<bool> left_out_;  // queues that the driver has set up and its features have no use for
