@@ -39,7 +39,8 @@ Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& confi
   MAYFLY_TRY_ASSIGN(auto http, HttpServer::create(config.limits, "Mayfly API", std::move(handler)));
   std::unique_ptr<ApiServer> server(new ApiServer(std::move(http)));
   if (!config.socket_path.empty()) {
-    MAYFLY_TRY(server->listen(config.socket_path));
+    MAYFLY_TRY_ASSIGN(UnixListener listener, UnixListener::bind(config.socket_path));
+    server->listen(std::move(listener));
   }
   Answer confined;
   try {
@@ -62,12 +63,6 @@ Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& confi
   }
   MAYFLY_TRY(confined.wait());
   return server;
-}
-
-Result<void> ApiServer::listen(const std::string& socket_path) {
-  MAYFLY_TRY_ASSIGN(auto listener, UnixListener::bind(socket_path));
-  server_->listen(std::move(listener));
-  return {};
 }
 
 ApiServer::~ApiServer() {

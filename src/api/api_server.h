@@ -12,7 +12,7 @@
 namespace mayfly::api {
 
 struct ApiServerConfig {
-  std::string socket_path;  // empty: listen() is to say
+  std::string socket_path;  // empty: listen() brings the socket
   HttpLimits limits{};
   // Called on the server's thread before it serves anybody: what it takes away is missing from then on. Where
   // it fails so does the start. May be empty.
@@ -30,8 +30,8 @@ class ApiServer {
   // Stops.
   ~ApiServer();
 
-  // Makes the socket of one that was started without; once. Errors: those of UnixListener::bind().
-  Result<void> listen(const std::string& socket_path);
+  // The socket of one that was started without: who connects is served from now on. Once.
+  void listen(UnixListener listener) { server_->listen(std::move(listener)); }
 
   // Waits for the request under way and ends the thread; removes the socket. Idempotent. What the handler
   // waits for must come.

@@ -337,6 +337,7 @@ class Template {
     const MachineConfig machine = place.config.machine;
     const auto outcome = run_clone(options, std::move(place),
                                    {.for_birth = [&]() -> OrFailure<CloneBirth> {
+                                      rehearse();
                                       say(channel, kReady);
                                       const std::string order = hear(channel);
                                       if (order.empty()) {
@@ -364,6 +365,14 @@ class Template {
       LOG_ERROR("the microVM failed: %s: %s", name_of(outcome->kind), outcome->detail.c_str());
     }
     return well ? ExitCode::kOk : ExitCode::kError;
+  }
+
+  // Reads an order as the one to come will be: the code is mapped then, and the memory that it takes is this
+  // process's own.
+  void rehearse() const {
+    if (const auto order = api::clone_order({}, options_.id, 0, socket_folder_)) {
+      [[maybe_unused]] const auto read = api::parse_clone_request(*order);
+    }
   }
 
   OrFailure<CloneBirth> read_order(const std::string& order, const MachineConfig& machine) const {

@@ -48,6 +48,10 @@ BuildError fault_of_loading(Error error) {
   return host ? BuildError(std::move(error)) : BuildError::of_configuration(std::move(error));
 }
 
+Result<void> prepare(const Processor& processor, const Vcpu& vcpu) {
+  return processor.prepare ? processor.prepare(vcpu) : Result<void>();
+}
+
 // Work on a thread of its own. Meanwhile the owner's makes the VM, which is mostly waiting for grace periods
 // of the host's kernel and so goes first: the work fills the gaps, even on a single processor. All that
 // `work` borrows outlives this.
@@ -200,6 +204,7 @@ Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices
   MachineFrame frame{std::move(memory), std::move(windows), std::move(vm), std::move(processor), {}};
   for (std::uint32_t id = 0; id < vcpus; ++id) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
+    MAYFLY_TRY(prepare(frame.processor, vcpu));
     frame.vcpus.push_back(std::move(vcpu));
   }
   return frame;
@@ -249,7 +254,20 @@ Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, Machine
   for (Vcpu& vcpu : frame.vcpus) {
     machine->add_cpu(std::move(vcpu));
   }
-  MAYFLY_TRY(machine->start_threads());
+  MAYFLY_TRY(machine->touch_ahead());
+  const auto confine = machine->confine_vcpu_;
+  for (const auto& cpu : machine->cpus_) {
+    const auto confine_and_settle = [confine, &cpu = *cpu]() -> Result<void> {
+      MAYFLY_TRY(confine ? confine() : Result<void>());
+      // What KVM does when a VM runs for the first time, above all to start a thread of its own: not one
+      // instruction is run.
+      if (const auto ended = cpu.settle()) {
+        return fail(ErrorCode::kInternal, ended->detail);
+      }
+      return {};
+    };
+    MAYFLY_TRY(machine->start_thread(*cpu, confine_and_settle));
+  }
   return machine;
 }
 
@@ -266,7 +284,7 @@ tl::expected<void, BuildError> Machine::restore_ahead(const RestoreParts& parts)
   for (const auto& cpu : cpus_) {
     MAYFLY_TRY(platform_.processor.set_up(cpu->vcpu()));
   }
-  platform_.processor.set_up = {};  // and what it held
+  forget_saved_vcpus();
   MAYFLY_TRY(finish_restore(parts));
   return {};
 }
@@ -315,19 +333,30 @@ void Machine::add_cpu(Vcpu vcpu) {
 tl::expected<void, BuildError> Machine::create_cpus(std::uint32_t count) {
   for (std::uint32_t index = 0; index < count; ++index) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, platform_.vm.create_vcpu(index));
+    MAYFLY_TRY(prepare(platform_.processor, vcpu));
     MAYFLY_TRY(platform_.processor.set_up(vcpu));
     add_cpu(std::move(vcpu));
   }
-  platform_.processor.set_up = {};  // and what it held
+  forget_saved_vcpus();
   return {};
+}
+
+void Machine::forget_saved_vcpus() {
+  platform_.processor.prepare = {};
+  platform_.processor.set_up = {};
 }
 
 Result<void> Machine::start_threads() {
   for (const auto& cpu : cpus_) {
-    const auto report = [this](Outcome outcome) { ending_.report(std::move(outcome)); };
-    MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(*cpu, cpu->vcpu().id(), report, confine_vcpu_));
-    threads_.push_back(std::move(thread));
+    MAYFLY_TRY(start_thread(*cpu, confine_vcpu_));
   }
+  return {};
+}
+
+Result<void> Machine::start_thread(KvmCpu& cpu, std::function<Result<void>()> confine) {
+  const auto report = [this](Outcome outcome) { ending_.report(std::move(outcome)); };
+  MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(cpu, cpu.vcpu().id(), report, std::move(confine)));
+  threads_.push_back(std::move(thread));
   return {};
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <map>
@@ -105,6 +106,7 @@ class HttpServer::Impl {
   // Thread that runs it, or before it runs.
   Result<void> listen(UnixListener listener) {
     listener_ = std::move(listener);
+    can_have_streams_ = true;
     MAYFLY_TRY_ASSIGN(accept_watch_,
                       loop_->watch(listener_->fd(), Interest::kReadable, [this](Readiness) { on_accept(); }));
     return {};
@@ -112,7 +114,9 @@ class HttpServer::Impl {
   void listen_soon(UnixListener listener) {
     // Tasks are copied.
     const auto shared = std::make_shared<UnixListener>(std::move(listener));
+    can_have_streams_ = true;  // before the task: an event that comes before is delivered by it
     loop_->post([this, shared] {
+      deliver_events();
       if (const auto done = listen(std::move(*shared)); !done) {
         LOG_ERROR("API: %s", done.error().message().c_str());
       }
@@ -142,7 +146,10 @@ class HttpServer::Impl {
                           data.size());
         return;
       case EventLog::Added::kFirst:
-        loop_->post([this] { deliver_events(); });
+        // As long as nobody can listen, the thread is let sleep.
+        if (can_have_streams_) {
+          loop_->post([this] { deliver_events(); });
+        }
         return;
       case EventLog::Added::kBehindOthers:
         return;
@@ -196,6 +203,7 @@ class HttpServer::Impl {
   std::size_t drain(int fd);
 
   std::optional<UnixListener> listener_;  // none: nobody can connect yet
+  std::atomic<bool> can_have_streams_{false};
   const HttpLimits limits_;
   HttpHandler handler_;
   const Clock& clock_;

@@ -90,7 +90,8 @@ class HttpServer {
   // Closes, where nobody did.
   ~HttpServer();
 
-  // The entrance of one that was made without: who connects is served from now on. Once. Thread-safe.
+  // The entrance of one that was made without: who connects is served from now on, and its thread hears of
+  // what was published. Once. Thread-safe.
   void listen(UnixListener listener);
 
   // Removes the socket's file and closes all connections. Clients whose request was not answered, and those
