@@ -962,6 +962,28 @@ TEST(HttpServer, a_stream_begins_with_the_past_and_goes_on_with_what_happens) {
   EXPECT_EQ(early.read_until("\n\n"), "id: 4\nevent: resumed\ndata: {}\n\n");
 }
 
+TEST(HttpServer, events_from_before_there_is_an_entrance_and_after_reach_a_stream_in_order) {
+  const testing::TempDir folder;
+  const auto made = HttpServer::create({}, "Test API", example);
+  ASSERT_TRUE(made.has_value());
+  HttpServer& server = **made;
+  std::thread thread([&server] { EXPECT_TRUE(server.run().has_value()); });
+  server.publish("starting", "{}");
+  server.publish("running", "{}");
+  auto listener = UnixListener::bind(folder.file("api.sock"));
+  ASSERT_TRUE(listener.has_value());
+  server.listen(std::move(*listener));
+  Client client(folder.file("api.sock"));
+  client.send("GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+  client.read_until("\r\n\r\n");
+  EXPECT_EQ(client.read_until("\n\n"), "id: 1\nevent: starting\ndata: {}\n\n");
+  EXPECT_EQ(client.read_until("\n\n"), "id: 2\nevent: running\ndata: {}\n\n");
+  server.publish("paused", "{}");
+  EXPECT_EQ(client.read_until("\n\n"), "id: 3\nevent: paused\ndata: {}\n\n");
+  server.stop();
+  thread.join();
+}
+
 TEST(HttpServer, events_from_many_threads_reach_a_stream_in_the_order_of_their_ids) {
   Server server;
   Client client(server.path());
