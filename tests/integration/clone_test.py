@@ -58,7 +58,7 @@ class Template:
                 [*before, program(), "template", case.path(state), case.path(memory), "--api-sock", self.socket, *arguments],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         case.addCleanup(self.stop)
-        wait_until(case, "the template listens", lambda: os.path.exists(self.socket) or self.process.poll() is not None)
+        wait_until(case, "the template listens", lambda: self.listens() or self.process.poll() is not None)
         case.assertIsNone(self.process.poll(), "the template has ended")
 
     def stop(self):
@@ -66,6 +66,10 @@ class Template:
             self.process.terminate()
         out, _ = self.process.communicate(timeout=HANG)
         return self.process.returncode, out, read(self.log)
+
+    def listens(self):
+        with socket.socket(socket.AF_UNIX) as caller:
+            return caller.connect_ex(self.socket) == 0
 
     def call(self, method, path, body=None):
         api = Connection(self.socket)
