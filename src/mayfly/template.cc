@@ -423,6 +423,7 @@ class Template {
       wanted->api = false;
     }
     Call call{.ticket = request.ticket, .request = std::move(*wanted), .deadline = Clock::now() + kPatience};
+    call.clones.reserve(call.request.count);
     calls_.push_back(std::move(call));
     advance(calls_.back());
     if (calls_.back().error && calls_.back().left == 0) {
@@ -457,8 +458,7 @@ class Template {
   // As far as it can be done now; the rest follows what the processes say.
   void advance(Call& call) {
     while (needs_child(call)) {
-      const auto filled =
-          fill(std::min<std::size_t>(options_.clones.pool, call.request.count - call.clones.size()));
+      const auto filled = refill(call.request.count - call.clones.size());
       if (!filled && pool_.empty()) {
         fail_call(call, filled.error());
       } else if (!has_ready()) {
@@ -472,6 +472,12 @@ class Template {
     for (Call& call : calls_) {
       advance(call);
     }
+  }
+  // For so many births, several processes at a time: forks of the same moment share what this process changes
+  // later.
+  Result<void> refill(std::size_t births) {
+    const std::size_t wanted = std::min<std::size_t>(options_.clones.pool, births);
+    return pool_.size() < (wanted + 1) / 2 ? fill(wanted) : Result<void>();
   }
   static bool needs_child(const Call& call) {
     return !call.error && call.clones.size() < call.request.count && call.in_flight < kAtATime;
