@@ -11,8 +11,8 @@ byte by the fewest KVM calls that there can be.
   answer    the same to the answer, which is sent once the clone runs
   births    clones a second while one caller asks for 64 at a time, all on one core
   memory    private memory of a clone that halts (smaps_rollup), the guest's own pages among it
-  alive     `first` of the 1st, of the 100th and of the last clone while all before them live; all without a control API
-            and with one
+  alive     `first` of the 1st, of the 100th and of the last clone while all before them live, and rest; all without a
+            control API and with one
 
 The files lie in D, by default a directory in memory.
 """
@@ -43,6 +43,7 @@ BIRTHS_LIMIT = 200  # a second
 PRIVATE_LIMIT_KIB = 300
 GROWTH_LIMIT = 1.5  # the last clones' time, times the first ones'
 IN_ONE_CALL = 64
+SETTLED = 2  # s after which births of many at once leave the host nothing to do: grace periods, memory given back
 SAMPLE = 25  # clones whose median stands for "the 1st", "the 100th", "the last"
 
 
@@ -191,6 +192,8 @@ def measure_alive(binary, folder, count, has_api):
         while len(template.born) < count:
             near = len(template.born) < SAMPLE or 100 <= len(template.born) < 100 + SAMPLE or count - len(template.born) <= SAMPLE
             if near:
+                if len(times) % SAMPLE == 0:
+                    time.sleep(SETTLED)
                 with priority.real_time():
                     times.append(template.ask(serial_out_path=template.fifo)[1]["first"])
                 time.sleep(0.02)

@@ -45,12 +45,6 @@ Result<void> ApiServer::wait_confined() {
   return *confined_;
 }
 
-Result<void> ApiServer::listen(const std::string& socket_path) {
-  MAYFLY_TRY_ASSIGN(auto listener, UnixListener::bind(socket_path));
-  server_->listen(std::move(listener));
-  return {};
-}
-
 ApiServer::~ApiServer() {
   stop();
 }

@@ -33,8 +33,8 @@ class ApiServer {
   // Waits until `confine` has been called, and answers its error.
   Result<void> wait_confined();
 
-  // Makes the socket; once. Errors: those of UnixListener::bind().
-  Result<void> listen(const std::string& socket_path);
+  // Who connects there is served from now on. Once.
+  void listen(UnixListener listener) { server_->listen(std::move(listener)); }
 
   // Waits for the request under way and ends the thread; removes the socket. Idempotent. What the handler
   // waits for must come.

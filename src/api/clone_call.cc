@@ -151,6 +151,21 @@ std::optional<std::string> clone_socket(const CloneRequest& request, const std::
   return Names(id, number).in(request.api_socket.value_or(socket_folder + "{id}.sock"));
 }
 
+std::vector<std::string> clone_outputs(const CloneRequest& request, const std::string& id,
+                                       std::uint64_t number) {
+  const Names names(id, number);
+  std::vector<std::string> paths;
+  if (request.serial_path) {
+    paths.push_back(names.in(*request.serial_path));
+  }
+  for (const DriveOverride& change : request.load.drives) {
+    if (change.overlay && change.overlay->path) {
+      paths.push_back(names.in(*change.overlay->path));
+    }
+  }
+  return paths;
+}
+
 std::string clones_answer(const std::vector<BornClone>& clones) {
   json list = json::array();
   for (const BornClone& clone : clones) {

@@ -47,6 +47,10 @@ Result<std::string> clone_order(const CloneRequest& request, const std::string& 
 std::optional<std::string> clone_socket(const CloneRequest& request, const std::string& id,
                                         std::uint64_t number, const std::string& socket_folder);
 
+// The files that it is to write to: what the guest prints, and what it writes to its disks.
+std::vector<std::string> clone_outputs(const CloneRequest& request, const std::string& id,
+                                       std::uint64_t number);
+
 struct BornClone {
   std::string id;
   pid_t pid = 0;

@@ -49,6 +49,9 @@ bool same_file(const struct stat& one, const struct stat& other) {
 }
 
 bool same_file(const std::string& one, const std::string& other) {
+  if (one.empty() || other.empty()) {
+    return false;  // no path at all: the host need not be asked
+  }
   struct stat a {};
   struct stat b {};
   const bool has_one = ::stat(one.c_str(), &a) == 0;

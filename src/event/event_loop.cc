@@ -28,6 +28,8 @@ std::uint32_t epoll_bits(Interest interest) {
       return EPOLLOUT;
     case Interest::kReadableAndWritable:
       return EPOLLIN | EPOLLOUT;
+    case Interest::kHangUp:
+      return 0;
   }
   return 0;
 }

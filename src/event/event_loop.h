@@ -12,7 +12,8 @@
 namespace mayfly {
 
 // What a watched descriptor is ready for.
-enum class Interest : std::uint8_t { kReadable, kWritable, kReadableAndWritable };
+// What a descriptor is waited for to be; hang-ups are always reported.
+enum class Interest : std::uint8_t { kReadable, kWritable, kReadableAndWritable, kHangUp };
 
 struct Readiness {
   bool readable = false;

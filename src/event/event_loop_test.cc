@@ -91,6 +91,21 @@ TEST_F(EventLoopTest, a_hang_up_is_reported_whatever_is_waited_for) {
   EXPECT_TRUE(hung_up);
 }
 
+TEST_F(EventLoopTest, who_waits_for_a_hang_up_hears_of_nothing_else) {
+  Pair pair = make_pair_of_sockets();
+  int hang_ups = 0;
+  const auto watching = watch(pair.near, Interest::kHangUp, [&](Readiness readiness) {
+    EXPECT_TRUE(readiness.hung_up);
+    ++hang_ups;
+  });
+  send_byte(pair.far);
+  run_rounds(2);
+  EXPECT_EQ(hang_ups, 0);
+  pair.far.reset();
+  run_rounds(2);
+  EXPECT_GT(hang_ups, 0);
+}
+
 TEST_F(EventLoopTest, update_changes_what_is_waited_for) {
   Pair pair = make_pair_of_sockets();
   int readable = 0;

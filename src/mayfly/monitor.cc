@@ -220,8 +220,8 @@ class Api {
   Api& operator=(const Api&) = delete;
   ~Api() { stop(); }
 
-  // The threads, which are confined while others get ready; and with open() whom they serve, as whose. `vm`
-  // is borrowed, and used by tasks of the loop only.
+  // The threads, which are confined while others get ready; with open() whom they serve, as whose; and with
+  // serve() they begin. `vm` is borrowed, and used by tasks of the loop only.
   Result<void> start(std::size_t max_body_bytes, const std::optional<Filters>& filters) {
     api::ApiServerConfig config{.confine = confinement(filters, FilteredThread::kApi)};
     config.limits.max_body_bytes = max_body_bytes;
@@ -240,8 +240,10 @@ class Api {
     instance_id_ = instance_id;
     router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
                     *files_, vm, plan_.logger, plan_.metrics);
-    return server_->listen(socket);
+    MAYFLY_TRY_ASSIGN(listener_, api::UnixListener::bind(socket));
+    return {};
   }
+  void serve() { server_->listen(std::move(*listener_)); }
 
   // Any thread, from start() to stop().
   void publish(const MicroVmEvent& event) {
@@ -265,6 +267,7 @@ class Api {
   api::LoopGate gate_;
   std::unique_ptr<WorkerThread> files_;
   std::optional<api::Router> router_;
+  std::optional<api::UnixListener> listener_;  // from open() to serve()
   std::unique_ptr<api::ApiServer> server_;
 };
 
@@ -408,6 +411,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
   Way way{.has_api = options.api_socket.has_value(), .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
               MAYFLY_TRY(api->open(vm, options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
+              api->serve();
               LOG_INFO("control API at %s%s", options.api_socket->c_str(),
                        begins_at_once ? "" : ": waiting for calls");
             }
@@ -444,6 +448,10 @@ OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait
               return Failure(error.error);
             }));
             wait.on_born();
+            // Whoever calls before waits at the socket; the guest does not wait for this thread's turn.
+            if (birth.api_socket && api != nullptr) {
+              api->serve();
+            }
             return {};
           }};
   return run(options, Plan{}, filters, nullptr, std::move(way));

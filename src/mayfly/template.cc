@@ -16,12 +16,11 @@
 #include <chrono>
 #include <climits>
 #include <csignal>
-#include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,6 +33,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "base/unique_fd.h"
+#include "event/event_loop.h"
 #include "mayfly/confinement.h"
 #include "mayfly/monitor.h"
 #include "mayfly/process_title.h"
@@ -45,10 +45,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A place takes a host that is busy a tenth of a second; beyond this something is wrong.
 // So many that wait end before they are born until none is made ahead any more: something is wrong with all.
 constexpr unsigned kMostUnborn = 64;
+// A place takes a host that is busy a tenth of a second, and so does an end; beyond this something is wrong.
 constexpr std::chrono::seconds kPatience{10};
+constexpr std::chrono::seconds kLastPatience{1};  // at the template's own end
 // Clones of one call that are being born at a time.
 constexpr std::size_t kAtATime = 4;
 constexpr std::size_t kMaxAnswer = 4096;
@@ -151,36 +152,41 @@ std::string hear(const UniqueFd& channel) {
   return message;
 }
 
-// A process that waits to become a clone, or has just become one.
+struct Call;
+
+// A process that waits to become a clone, or is becoming one.
 struct Child {
   pid_t pid = 0;
   UniqueFd channel;
+  std::unique_ptr<Watch> watch;  // of the channel: goes first
+  Clock::time_point deadline;    // of what it is doing
+  bool is_ready = false;
 };
 
-// Its message within the time. Errors: kNotFound where it ended, kIo where it does not answer, or what it
-// said it failed by.
-Result<char> hear_child(const Child& child, Clock::time_point deadline) {
-  for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
-    pollfd ready{.fd = child.channel.get(), .events = POLLIN, .revents = 0};
-    const int count =
-        ::poll(&ready, 1, static_cast<int>(std::max(left, std::chrono::milliseconds(0)).count()));
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count == 0) {
-      return fail(ErrorCode::kIo, "a clone's process does not answer");
-    }
-    const std::string message = hear(child.channel);
-    if (message.empty()) {
-      return fail(ErrorCode::kNotFound, "a clone's process has ended before its guest ran");
-    }
-    if (message.front() == kFailed) {
-      return fail(ErrorCode::kUnsupported, message.substr(1));
-    }
-    return message.front();
-  }
-}
+// POST /clone under way.
+struct Call {
+  std::uint64_t ticket = 0;
+  api::CloneRequest request;
+  std::vector<api::BornClone> clones{};   // told who they are, in this order
+  std::vector<std::string> made_files{};  // which were not there before
+  std::size_t in_flight = 0;              // clones that have not said yet that they are born
+  unsigned lost = 0;                      // processes that ended without a word while it waited for one
+  std::optional<Error> error{};           // no clone is to be left
+  Clock::time_point deadline{};           // until a process is there; after an error, until all have ended
+  std::size_t left = 0;                   // after an error: clones that live
+};
+
+// A clone that lives, or is being born.
+struct Life {
+  api::BornClone clone;
+  Call* call = nullptr;  // whose caller was not told of it yet
+};
+
+struct Birth {
+  Child child;
+  Call* call = nullptr;
+  std::string id;
+};
 
 class Template {
  public:
@@ -198,24 +204,23 @@ class Template {
     MAYFLY_TRY(set_handlers(on_signal));
     MAYFLY_TRY_ASSIGN(auto listener,
                       api::UnixListener::bind(*options_.api_socket).map_error(blame_flag("--api-sock")));
-    MAYFLY_TRY_ASSIGN(const auto server,
+    MAYFLY_TRY_ASSIGN(server_,
                       api::HttpServer::create(
                           std::move(listener), {.max_body_bytes = options_.max_body_bytes}, "Mayfly template",
                           [this](const api::HttpRequest& request) { return answer(request); }));
-    g_server = server.get();
+    MAYFLY_TRY_ASSIGN(timer_, server_->registrar().make_timer([this] { on_tick(); }));
+    g_server = server_.get();
     LOG_INFO("template %s at %s", options_.id.c_str(), options_.api_socket->c_str());
     Result<void> served;
     while (served && !g_ends) {
       reap();
-      // Where none can be made, who asks for a clone is told why.
-      if (ended_unborn_ < kMostUnborn) {
-        fill(options_.clones.pool);
-      }
-      served = server->run();
+      fill_pool();
+      served = server_->run();
     }
     g_server = nullptr;
     pool_.clear();  // the channels' ends: whoever waits at one ends
-    server->close();
+    server_->close();
+    end_unanswered();
     MAYFLY_TRY(served);
     return {};
   }
@@ -226,30 +231,42 @@ class Template {
       int status = 0;
       const pid_t pid = ::waitpid(-1, &status, WNOHANG);
       if (pid <= 0) {
-        return;
+        break;
+      }
+      while (knows(pid)) {
+        take_message(pid);  // at last that there will be none
       }
       if (const auto found = living_.find(pid); found != living_.end()) {
-        ids_.erase(found->second);
+        Call* const call = found->second.call;
+        ids_.erase(found->second.clone.id);
         living_.erase(found);
-      }
-      if (const auto unborn = std::ranges::find(pool_, pid, &Child::pid); unborn != pool_.end()) {
-        ++ended_unborn_;
-        LOG_WARN_LIMITED("a process that waited to be a clone has ended");
-        if (ended_unborn_ == kMostUnborn) {
-          LOG_WARN("%u of them have ended: no more are made ahead until a clone is born", kMostUnborn);
+        if (call != nullptr && call->error) {
+          --call->left;
         }
-        pool_.erase(unborn);
+      }
+    }
+    advance_all();
+    conclude();
+  }
+
+  // Whether there is a channel to that process.
+  bool knows(pid_t pid) const {
+    return births_.contains(pid) || std::ranges::find(pool_, pid, &Child::pid) != pool_.end();
+  }
+
+  // Where none can be made, who asks for a clone is told why.
+  void fill_pool() {
+    if (ended_unborn_ < kMostUnborn) {
+      if (const auto filled = fill(options_.clones.pool); !filled) {
+        LOG_WARN_LIMITED("%s", filled.error().message().c_str());
       }
     }
   }
-
-  void fill(std::size_t wanted) {
+  Result<void> fill(std::size_t wanted) {
     while (pool_.size() < wanted) {
-      if (const auto made = fork_child(); !made) {
-        LOG_WARN_LIMITED("%s", made.error().message().c_str());
-        return;
-      }
+      MAYFLY_TRY(fork_child());
     }
+    return {};
   }
 
   Result<void> fork_child() {
@@ -273,7 +290,15 @@ class Template {
     if (pid == 0) {
       wait_for_birth(std::move(theirs));
     }
-    pool_.push_back({.pid = pid, .channel = std::move(ours)});
+    // Where it fails, the channel's end ends the child.
+    MAYFLY_TRY_ASSIGN(auto watch,
+                      server_->registrar().watch(ours.get(), Interest::kReadable,
+                                                 [this, pid](Readiness /*ready*/) { on_channel(pid); }));
+    pool_.push_back({.pid = pid,
+                     .channel = std::move(ours),
+                     .watch = std::move(watch),
+                     .deadline = Clock::now() + kPatience});
+    look_soon();
     return {};
   }
 
@@ -312,6 +337,7 @@ class Template {
     const MachineConfig machine = place.config.machine;
     const auto outcome = run_clone(options, std::move(place),
                                    {.for_birth = [&]() -> OrFailure<CloneBirth> {
+                                      rehearse();
                                       say(channel, kReady);
                                       const std::string order = hear(channel);
                                       if (order.empty()) {
@@ -341,6 +367,14 @@ class Template {
     return well ? ExitCode::kOk : ExitCode::kError;
   }
 
+  // Reads an order as the one to come will be: the code is mapped then, and the memory that it takes is this
+  // process's own.
+  void rehearse() const {
+    if (const auto order = api::clone_order({}, options_.id, 0, socket_folder_)) {
+      [[maybe_unused]] const auto read = api::parse_clone_request(*order);
+    }
+  }
+
   OrFailure<CloneBirth> read_order(const std::string& order, const MachineConfig& machine) const {
     MAYFLY_TRY_ASSIGN(api::CloneRequest told, api::parse_clone_request(order));
     CloneBirth birth{.id = told.id.value_or(""),
@@ -366,86 +400,93 @@ class Template {
   }
 
   api::HttpResponse answer(const api::HttpRequest& request) {
-    const auto refuse = [](const std::string& message) {
-      return api::HttpResponse{.status = 400, .body = api::fault_answer(message)};
-    };
     if (request.path == "/" && request.method == "GET") {
-      reap();
-      return {.body = api::template_answer(options_.id, monitor_version(), pool_.size(), living_.size())};
+      return {.body = api::template_answer(options_.id, monitor_version(), ready_count(), told_of().size())};
     }
     if (request.path != "/clone") {
-      return refuse("there is no " + request.path + " in a template's API: GET / and POST /clone");
+      return refusal("there is no " + request.path + " in a template's API: GET / and GET and POST /clone");
+    }
+    if (request.method == "GET") {
+      return {.body = api::clones_answer(told_of())};
     }
     if (request.method != "POST") {
-      return refuse(request.method + " is not possible on /clone; POST is");
+      return refusal(request.method + " is not possible on /clone; GET and POST are");
     }
     auto wanted = api::parse_clone_request(request.body);
     if (!wanted) {
-      return refuse(wanted.error().message());
+      return refusal(wanted.error().message());
     }
     if (options_.clones.no_api) {
       if (wanted->api_socket) {
-        return refuse("the template's clones have no control API (--no-clone-api)");
+        return refusal("the template's clones have no control API (--no-clone-api)");
       }
       wanted->api = false;
     }
-    const auto born = give_birth(*wanted);
-    // The pool is filled up once the answer is out.
-    if (api::HttpServer* const server = g_server) {
-      server->stop();
+    Call call{.ticket = request.ticket, .request = std::move(*wanted), .deadline = Clock::now() + kPatience};
+    call.clones.reserve(call.request.count);
+    calls_.push_back(std::move(call));
+    advance(calls_.back());
+    if (calls_.back().error && calls_.back().left == 0) {
+      auto refused = refusal(calls_.back().error->message());
+      remove_files(calls_.back());
+      calls_.pop_back();
+      return refused;
     }
-    if (!born) {
-      LOG_INFO_LIMITED("POST /clone refused: %s", born.error().message().c_str());
-      return refuse(born.error().message());
-    }
-    return {.body = api::clones_answer(*born)};
+    return {.later = true};
   }
 
-  struct Birth {
-    Child child;
-    api::BornClone clone;
-  };
+  static api::HttpResponse refusal(const std::string& message) {
+    LOG_INFO_LIMITED("a call is refused: %s", message.c_str());
+    return {.status = 400, .body = api::fault_answer(message)};
+  }
 
-  // All, or none.
-  Result<std::vector<api::BornClone>> give_birth(const api::CloneRequest& request) {
-    reap();
-    std::vector<Birth> births;
-    births.reserve(request.count);
-    auto done = bear_all(request, births);
-    if (!done) {
-      for (Birth& birth : births) {
-        end(birth.child);
-      }
-      return tl::make_unexpected(done.error());
-    }
-    ended_unborn_ = 0;
+  std::size_t ready_count() const {
+    return static_cast<std::size_t>(std::ranges::count(pool_, true, &Child::is_ready));
+  }
+
+  // The clones that somebody was told of.
+  std::vector<api::BornClone> told_of() const {
     std::vector<api::BornClone> clones;
-    for (Birth& birth : births) {
-      ids_.insert(birth.clone.id);
-      living_.emplace(birth.child.pid, birth.clone.id);
-      clones.push_back(std::move(birth.clone));
+    for (const auto& [pid, life] : living_) {
+      if (life.call == nullptr) {
+        clones.push_back(life.clone);
+      }
     }
     return clones;
   }
 
-  Result<void> bear_all(const api::CloneRequest& request, std::vector<Birth>& births) {
-    std::size_t heard = 0;
-    for (std::uint32_t index = 0; index < request.count; ++index) {
-      fill(std::min<std::size_t>(options_.clones.pool, request.count - index));
-      MAYFLY_TRY(send_order(request, births));
-      if (births.size() - heard == kAtATime) {
-        MAYFLY_TRY(hear_birth(births[heard]));
-        ++heard;
+  // As far as it can be done now; the rest follows what the processes say.
+  void advance(Call& call) {
+    while (needs_child(call)) {
+      const auto filled = refill(call.request.count - call.clones.size());
+      if (!filled && pool_.empty()) {
+        fail_call(call, filled.error());
+      } else if (!has_ready()) {
+        return;
+      } else if (const auto sent = send_order(call); !sent) {
+        fail_call(call, sent.error());
       }
     }
-    for (; heard < births.size(); ++heard) {
-      MAYFLY_TRY(hear_birth(births[heard]));
-    }
-    return {};
   }
+  void advance_all() {
+    for (Call& call : calls_) {
+      advance(call);
+    }
+  }
+  // For so many births, several processes at a time: forks of the same moment share what this process changes
+  // later.
+  Result<void> refill(std::size_t births) {
+    const std::size_t wanted = std::min<std::size_t>(options_.clones.pool, births);
+    return pool_.size() < (wanted + 1) / 2 ? fill(wanted) : Result<void>();
+  }
+  static bool needs_child(const Call& call) {
+    return !call.error && call.clones.size() < call.request.count && call.in_flight < kAtATime;
+  }
+  bool has_ready() const { return ready_count() > 0; }
 
-  Result<void> send_order(const api::CloneRequest& request, std::vector<Birth>& births) {
+  Result<void> send_order(Call& call) {
     const std::uint64_t number = ++last_number_;
+    const api::CloneRequest& request = call.request;
     api::BornClone clone{
         .id = request.id.value_or(request.id_prefix.value_or(options_.id) + "-" + std::to_string(number))};
     if (ids_.contains(clone.id)) {
@@ -453,51 +494,201 @@ class Template {
     }
     MAYFLY_TRY_ASSIGN(const std::string order, api::clone_order(request, clone.id, number, socket_folder_));
     clone.socket = api::clone_socket(request, clone.id, number, socket_folder_);
-    MAYFLY_TRY_ASSIGN(Child child, take_ready());
+    for (std::string& path : api::clone_outputs(request, clone.id, number)) {
+      make_file(call, std::move(path));
+    }
+    MAYFLY_TRY_ASSIGN(Child child, tell(order));
     clone.pid = child.pid;
-    const bool sent = ::write(child.channel.get(), order.data(), order.size()) >= 0;
-    const int error = errno;
-    births.push_back({.child = std::move(child), .clone = std::move(clone)});
-    return sent ? Result<void>() : fail_errno(error, "tell a clone's process who it is");
-  }
-
-  // The oldest of the pool that lives, with a place made.
-  Result<Child> take_ready() {
-    for (std::size_t attempts = pool_.size() + 1;; --attempts) {
-      if (pool_.empty()) {
-        MAYFLY_TRY(fork_child());
-      }
-      Child child = std::move(pool_.front());
-      pool_.pop_front();
-      const auto heard = hear_child(child, Clock::now() + kPatience);
-      if (heard) {
-        return child;
-      }
-      end(child);
-      // Whoever was killed while it waited has successors.
-      if (heard.error().code() != ErrorCode::kNotFound || attempts == 1) {
-        return tl::make_unexpected(heard.error().within("make a VM ahead"));
-      }
-    }
-  }
-
-  static Result<void> hear_birth(Birth& birth) {
-    if (auto heard = hear_child(birth.child, Clock::now() + kPatience); !heard) {
-      return tl::make_unexpected(heard.error().within("clone " + birth.clone.id));
-    }
+    child.deadline = call.deadline = Clock::now() + kPatience;
+    ids_.insert(clone.id);
+    living_.emplace(clone.pid, Life{.clone = clone, .call = &call});
+    births_.emplace(clone.pid, Birth{.child = std::move(child), .call = &call, .id = clone.id});
+    call.clones.push_back(std::move(clone));
+    ++call.in_flight;
     return {};
   }
 
-  // In good order, so that it takes its socket along; by force where it does not listen.
-  static void end(Child& child) {
-    child.channel.reset();
-    ::kill(child.pid, SIGTERM);
-    const auto deadline = Clock::now() + kPatience;
-    while (::waitpid(child.pid, nullptr, WNOHANG) == 0) {
-      if (Clock::now() >= deadline) {
+  // The oldest of those that are ready, with its order.
+  Result<Child> tell(const std::string& order) {
+    int error = ECHILD;
+    for (auto it = pool_.begin(); it != pool_.end();) {
+      const auto child = it++;
+      if (!child->is_ready) {
+        continue;
+      }
+      const bool told = ::write(child->channel.get(), order.data(), order.size()) >= 0;
+      error = errno;
+      Child taken = std::move(*child);
+      pool_.erase(child);
+      if (told) {
+        return taken;
+      }
+    }
+    return fail_errno(error, "tell a clone's process who it is");
+  }
+
+  // A file that a clone is to write to is made here: then it is known whether it was there before, whatever
+  // becomes of the clone. What stands against it the clone will say.
+  static void make_file(Call& call, std::string path) {
+    constexpr mode_t kMode = 0600;
+    if (UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, kMode))) {
+      call.made_files.push_back(std::move(path));
+    }
+  }
+  static void remove_files(const Call& call) {
+    for (const std::string& path : call.made_files) {
+      ::unlink(path.c_str());
+    }
+  }
+
+  // A channel can be read from, or its other end is gone.
+  void on_channel(pid_t pid) {
+    take_message(pid);
+    advance_all();
+    conclude();
+  }
+  void take_message(pid_t pid) {
+    if (const auto birth = births_.find(pid); birth != births_.end()) {
+      const std::string message = hear(birth->second.child.channel);
+      end_birth(birth, message);
+      return;
+    }
+    const auto child = std::ranges::find(pool_, pid, &Child::pid);
+    const std::string message = hear(child->channel);
+    if (message == std::string_view(&kReady, 1)) {
+      child->is_ready = true;
+      return;
+    }
+    pool_.erase(child);
+    if (ended_unborn_ < kMostUnborn && ++ended_unborn_ == kMostUnborn) {
+      LOG_WARN("%u processes that waited have ended: no more are made ahead until a clone is born",
+               kMostUnborn);
+    }
+    const Error error = message.empty() ? Error(ErrorCode::kNotFound, "a process that waited has ended")
+                                        : Error(ErrorCode::kUnsupported, message.substr(1));
+    LOG_WARN_LIMITED("%s", error.message().c_str());
+    for (Call& call : calls_) {
+      // Whoever was killed while it waited has successors, but not for ever.
+      if (needs_child(call) && (!message.empty() || ++call.lost > options_.clones.pool)) {
+        fail_call(call, error.within("make a VM ahead"));
+      }
+    }
+  }
+
+  void end_birth(std::map<pid_t, Birth>::iterator birth, const std::string& message) {
+    Call& call = *birth->second.call;
+    const std::string who = "clone " + birth->second.id;
+    births_.erase(birth);
+    --call.in_flight;
+    if (message.empty()) {
+      fail_call(call, Error(ErrorCode::kNotFound, who + ": its process has ended before its guest ran"));
+    } else if (message.front() == kFailed) {
+      fail_call(call, Error(ErrorCode::kUnsupported, message.substr(1)).within(who));
+    }
+  }
+
+  // None of its clones is to be left: all are told to end, in good order, so that they take their sockets
+  // along; and by force where they do not listen.
+  void fail_call(Call& call, Error error) {
+    if (call.error) {
+      return;
+    }
+    call.error = std::move(error);
+    call.deadline = Clock::now() + kPatience;
+    call.left = signal_clones(call, SIGTERM);
+  }
+  // How many there were.
+  std::size_t signal_clones(const Call& call, int number) const {
+    std::size_t count = 0;
+    for (const api::BornClone& clone : call.clones) {
+      const auto found = living_.find(clone.pid);
+      if (found != living_.end() && found->second.call == &call) {
+        ::kill(clone.pid, number);
+        ++count;
+      }
+    }
+    return count;
+  }
+
+  // Answers the calls that are over.
+  void conclude() {
+    for (auto it = calls_.begin(); it != calls_.end();) {
+      const auto call = it++;
+      const bool is_over =
+          call->error ? call->left == 0 : call->in_flight == 0 && call->clones.size() == call->request.count;
+      if (is_over && answer_call(*call)) {
+        calls_.erase(call);
+        fill_pool();
+      }
+    }
+  }
+  // False where its clones are to end first, as nobody knows of them.
+  bool answer_call(Call& call) {
+    if (call.error) {
+      remove_files(call);
+      server_->answer(call.ticket, refusal(call.error->message()));
+      return true;
+    }
+    ended_unborn_ = 0;
+    if (!server_->answer(call.ticket, {.body = api::clones_answer(call.clones)})) {
+      fail_call(call, Error(ErrorCode::kNotFound, "who asked for clones has gone"));
+      return false;
+    }
+    for (const api::BornClone& clone : call.clones) {
+      if (const auto found = living_.find(clone.pid); found != living_.end()) {
+        found->second.call = nullptr;
+      }
+    }
+    return true;
+  }
+
+  // While something is under way that may take too long.
+  void look_soon() {
+    if (!std::exchange(looks_soon_, true)) {
+      // Fails for no descriptor of its own that is a timer's.
+      [[maybe_unused]] const auto started = timer_->start(std::chrono::seconds(1));
+    }
+  }
+  void on_tick() {
+    looks_soon_ = false;
+    const auto now = Clock::now();
+    for (const Child& child : pool_) {
+      if (!child.is_ready && child.deadline <= now) {
         ::kill(child.pid, SIGKILL);
-        ::waitpid(child.pid, nullptr, 0);
-        return;
+      }
+    }
+    for (const auto& [pid, birth] : births_) {
+      if (birth.child.deadline <= now) {
+        fail_call(*birth.call, Error(ErrorCode::kIo, "clone " + birth.id + ": its process does not answer"));
+      }
+    }
+    for (Call& call : calls_) {
+      if (call.deadline > now) {
+        continue;
+      }
+      if (call.error) {
+        signal_clones(call, SIGKILL);
+      } else if (needs_child(call)) {
+        fail_call(call, Error(ErrorCode::kIo, "make a VM ahead: it takes too long"));
+      }
+    }
+    conclude();
+    if (!calls_.empty() || ready_count() < pool_.size()) {
+      look_soon();
+    }
+  }
+
+  // At the template's end: clones that nobody was told of.
+  void end_unanswered() {
+    for (Call& call : calls_) {
+      fail_call(call, Error(ErrorCode::kNotFound, "the template ends"));
+    }
+    const auto deadline = Clock::now() + kLastPatience;
+    for (reap(); !calls_.empty(); reap()) {
+      if (Clock::now() >= deadline) {
+        for (const Call& call : calls_) {
+          signal_clones(call, SIGKILL);
+        }
       }
       ::poll(nullptr, 0, 1);
     }
@@ -507,9 +698,14 @@ class Template {
   CloneSource source_;
   const std::string socket_folder_;  // ends in '/', or empty
   std::vector<int> kept_;            // descriptors that are a clone's as well
-  std::deque<Child> pool_;           // the oldest first
-  unsigned ended_unborn_ = 0;        // of the pool, since a clone was born last
-  std::map<pid_t, std::string> living_;
+  std::unique_ptr<api::HttpServer> server_;
+  std::unique_ptr<EventRegistrar::Timer> timer_;  // of the server's loop, as are the channels' watches
+  bool looks_soon_ = false;
+  std::list<Child> pool_;      // the oldest first
+  unsigned ended_unborn_ = 0;  // of the pool, since a clone was born last
+  std::list<Call> calls_;
+  std::map<pid_t, Birth> births_;  // of the calls
+  std::map<pid_t, Life> living_;
   std::set<std::string> ids_;  // of those
   std::uint64_t last_number_ = 0;
 };

@@ -47,7 +47,10 @@ Result<EnterGuest> load_guest(GuestMemory& memory, const VmConfig& config, const
 
 // What the vCPUs of a machine are. Not thread-safe.
 struct Processor {
-  // Makes a fresh vCPU one of them; by its id.
+  // Of one that was saved, and first: what may be done long before the guest goes on. A fresh vCPU, by its
+  // id.
+  std::function<Result<void>(const Vcpu&)> prepare{};
+  // Makes that vCPU one of them; a fresh one where there was nothing to prepare.
   std::function<tl::expected<void, BuildError>(const Vcpu&)> set_up;
   // All that KVM keeps of a vCPU that stands still (VcpuState).
   std::function<Result<arch::VcpuState>(const Vcpu&)> save;

@@ -224,7 +224,24 @@ Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, Machine
   for (Vcpu& vcpu : frame.vcpus) {
     machine->add_cpu(std::move(vcpu));
   }
-  MAYFLY_TRY(traced(machine->trace_, "start threads", [&] { return machine->start_threads(); }));
+  MAYFLY_TRY(machine->touch_ahead());
+  const auto confine = machine->confine_vcpu_;
+  for (const auto& cpu : machine->cpus_) {
+    const auto confine_and_settle = [confine, &cpu = *cpu]() -> Result<void> {
+      MAYFLY_TRY(confine ? confine() : Result<void>());
+      // What KVM does when a VM runs for the first time, above all to start a thread of its own: not one
+      // instruction is run.
+      if (const auto ended = cpu.settle()) {
+        return fail(ErrorCode::kInternal, ended->detail);
+      }
+      return {};
+    };
+    MAYFLY_TRY(machine->start_thread(*cpu, confine_and_settle));
+  }
+  // Beside that.
+  for (const auto& cpu : machine->cpus_) {
+    MAYFLY_TRY(machine->platform_.processor.prepare(cpu->vcpu()));
+  }
   return machine;
 }
 
@@ -292,16 +309,26 @@ tl::expected<void, BuildError> Machine::set_up_cpus() {
   for (const auto& cpu : cpus_) {
     MAYFLY_TRY(platform_.processor.set_up(cpu->vcpu()));
   }
-  platform_.processor.set_up = {};  // and what it held
+  forget_saved_vcpus();
   return {};
+}
+
+void Machine::forget_saved_vcpus() {
+  platform_.processor.prepare = {};
+  platform_.processor.set_up = {};
 }
 
 Result<void> Machine::start_threads() {
   for (const auto& cpu : cpus_) {
-    const auto report = [this](Outcome outcome) { ending_.report(std::move(outcome)); };
-    MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(*cpu, cpu->vcpu().id(), report, confine_vcpu_));
-    threads_.push_back(std::move(thread));
+    MAYFLY_TRY(start_thread(*cpu, confine_vcpu_));
   }
+  return {};
+}
+
+Result<void> Machine::start_thread(KvmCpu& cpu, std::function<Result<void>()> confine) {
+  const auto report = [this](Outcome outcome) { ending_.report(std::move(outcome)); };
+  MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(cpu, cpu.vcpu().id(), report, std::move(confine)));
+  threads_.push_back(std::move(thread));
   return {};
 }
 

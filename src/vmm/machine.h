@@ -222,6 +222,11 @@ class Machine {
   // After the vCPUs are restored.
   Result<void> restore_devices(const RestoreParts& parts);
   Result<void> start_threads();
+  // `confine` is the first that the thread calls.
+  Result<void> start_thread(KvmCpu& cpu, std::function<Result<void>()> confine);
+  void forget_saved_vcpus();
+  // Memory that restore_ahead() writes to becomes this machine's own; what is in it stays.
+  Result<void> touch_ahead();
   void note_pause();
 
   // Destroyed from the last to the first: threads, vCPUs, devices, the VM, its memory.

@@ -447,14 +447,7 @@ tl::expected<void, BuildError> MicroVm::bring_up(const Make& make) {
       events_.tell_of_guest(MicroVmEvent::Kind::kDeviceError, name, why);
     });
   }
-  if (around_.snapshots) {
-    // Without it all of memory is read for a snapshot, which takes longer and is as good.
-    if (auto pages = PageMap::open()) {
-      page_map_.emplace(std::move(*pages));
-    } else {
-      LOG_DEBUG("%s", pages.error().message().c_str());
-    }
-  }
+  open_page_map();
   MAYFLY_TRY_ASSIGN(machine_, make(devices, {.registrar = around_.registrar,
                                              .console = *console_,
                                              .serial_metrics = around_.serial_metrics,
@@ -472,6 +465,18 @@ tl::expected<void, BuildError> MicroVm::bring_up(const Make& make) {
   MAYFLY_TRY(console_->start_input(machine_->serial()));
   MAYFLY_TRY(confine());
   return {};
+}
+
+void MicroVm::open_page_map() {
+  if (!around_.snapshots || page_map_) {
+    return;
+  }
+  // Without it all of memory is read for a snapshot, which takes longer and is as good.
+  if (auto pages = PageMap::open()) {
+    page_map_.emplace(std::move(*pages));
+  } else {
+    LOG_DEBUG("%s", pages.error().message().c_str());
+  }
 }
 
 tl::expected<void, BuildError> MicroVm::start_machine() {

@@ -211,6 +211,7 @@ class MicroVm {
   // devices for as long as the machine lives.
   tl::expected<void, BuildError> bring_up(const Make& make);
   void take_down();
+  void open_page_map();
   tl::expected<void, BuildError> start_machine();
   using Load = std::function<tl::expected<void, BuildError>()>;
   tl::expected<void, BuildError> load_by(const LoadRequest& request, const Load& load);

@@ -13,7 +13,9 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
+import threading
 import time
 
 from bare_guests import HANG, Case, Connection, guest, main, mayfly, program
@@ -45,17 +47,18 @@ def read(path):
 
 
 class Template:
-    def __init__(self, case, *arguments, state="state", memory="memory"):
+    def __init__(self, case, *arguments, state="state", memory="memory", before=()):
+        """`before` is what becomes the template, where that is not started as it is."""
         self.case = case
         self.pool = int(arguments[arguments.index("--pool") + 1]) if "--pool" in arguments else 8
         self.socket = case.path("t.sock")
         self.log = case.path(f"template{len(os.listdir(case.folder))}.log")
         with open(self.log, "wb") as log:  # clones keep it open
             self.process = subprocess.Popen(
-                [program(), "template", case.path(state), case.path(memory), "--api-sock", self.socket, *arguments],
+                [*before, program(), "template", case.path(state), case.path(memory), "--api-sock", self.socket, *arguments],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
         case.addCleanup(self.stop)
-        wait_until(case, "the template listens", lambda: os.path.exists(self.socket) or self.process.poll() is not None)
+        wait_until(case, "the template listens", lambda: self.listens() or self.process.poll() is not None)
         case.assertIsNone(self.process.poll(), "the template has ended")
 
     def stop(self):
@@ -63,6 +66,10 @@ class Template:
             self.process.terminate()
         out, _ = self.process.communicate(timeout=HANG)
         return self.process.returncode, out, read(self.log)
+
+    def listens(self):
+        with socket.socket(socket.AF_UNIX) as caller:
+            return caller.connect_ex(self.socket) == 0
 
     def call(self, method, path, body=None):
         api = Connection(self.socket)
@@ -86,6 +93,19 @@ class Template:
         self.case.assertIn(text, answer["fault_message"])
         wait_until(self.case, "nothing but the pool and those that lived is left",
                    lambda: len(self.children()) == self.pool + self.call("GET", "/")[1]["clones"])
+
+    def ask(self, **body):
+        """POST /clone without waiting for its answer, which the list has that is returned, once the thread has ended."""
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(self.call("POST", "/clone", body)))
+        thread.start()
+        self.case.addCleanup(thread.join)
+        return thread, answers
+
+    def alone(self):
+        """That nothing is left but the pool."""
+        wait_until(self.case, "nothing but the pool is left", lambda: len(self.children()) == self.pool)
+        self.case.assertEqual(self.call("GET", "/clone"), (200, {"clones": []}))
 
     def children(self):
         with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="utf-8") as file:
@@ -232,9 +252,10 @@ class Endings(CloneCase):
 
     def test_killed_places_are_replaced(self):
         template = Template(self, "--pool", "3")
-        for pid in template.children():
+        killed = set(template.children())
+        for pid in killed:
             kill(pid)
-        wait_until(self, "there are others", lambda: len(template.children()) == 3)
+        wait_until(self, "there are others", lambda: len(set(template.children()) - killed) == 3)
         clones = template.clone(count=5, serial_out_path=self.path("{id}.log"))
         self.assertEqual(len(set(self.ids_of(clones))), 5)
 
@@ -264,7 +285,7 @@ class Refusals(CloneCase):
             with self.subTest(body=body):
                 template.refused(text, body)
         template.refused("there is no /machine-config", {}, path="/machine-config", method="PUT")
-        template.refused("GET is not possible on /clone", None, method="GET")
+        template.refused("PUT is not possible on /clone", {}, method="PUT")
         self.assertEqual(template.call("GET", "/")[1]["clones"], 1)
         template.clone()
 
@@ -296,6 +317,20 @@ class Refusals(CloneCase):
         self.assertEqual(status, 400)
         self.assertIn("memory", answer["fault_message"])
 
+    def test_a_refused_call_leaves_no_files_of_its_own_and_all_others(self):
+        template = Template(self)
+        self.write("old-2.log", "what was there\n")
+        before = sorted(os.listdir(self.folder))
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(self.path("old-4.sock"))
+            template.refused("old-4.sock", {"count": 5, "id_prefix": "old", "serial_out_path": self.path("old-{n}.log")})
+        os.unlink(self.path("old-4.sock"))
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+        self.assertTrue(read(self.path("old-2.log")).startswith("what was there\n"))
+        template.refused("no network interface", {"id": "x", "serial_out_path": self.path("x.log"),
+                                                  "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap0"}]})
+        self.assertEqual(sorted(os.listdir(self.folder)), before)
+
     def test_all_are_born_or_none(self):
         template = Template(self)
         with socket.socket(socket.AF_UNIX) as other:
@@ -313,6 +348,182 @@ class Refusals(CloneCase):
             self.assertEqual(done.code, 153, done)
             self.assertIn(text, done.err)
             self.assertFalse(os.path.exists(self.path("x.sock")))
+
+
+class Waiting(CloneCase):
+    """A process of the pool that is stopped is one that hangs."""
+
+    def stopped(self, count=1):
+        template = Template(self, "--pool", str(count))
+        wait_until(self, "the pool is there", lambda: template.call("GET", "/")[1]["ready"] == count)
+        children = template.children()
+        for pid in children:
+            os.kill(pid, signal.SIGSTOP)
+        return template, children
+
+    def test_a_birth_that_hangs_holds_up_nobody(self):
+        template, [hangs] = self.stopped()
+        thread, answers = template.ask(id="slow")
+        wait_until(self, "it has its order", lambda: template.call("GET", "/")[1]["ready"] == 0)
+        self.assertEqual(template.call("GET", "/")[1]["clones"], 0)
+        [fast] = template.clone(id="fast")
+        self.assertEqual(template.call("POST", "/clone", {"id": "slow"})[0], 400)
+        self.assertEqual(template.call("GET", "/clone"), (200, {"clones": [fast]}))
+        self.assertTrue(thread.is_alive())
+        os.kill(hangs, signal.SIGCONT)
+        thread.join()
+        [(status, answer)] = answers
+        self.assertEqual((status, answer["clones"][0]["pid"]), (200, hangs))
+        self.addCleanup(kill, hangs)
+        self.assertEqual(len(template.call("GET", "/clone")[1]["clones"]), 2)
+
+    def test_births_that_hang_for_good_are_refused_in_the_end_and_leave_nothing(self):
+        template, hang = self.stopped(count=6)
+        template.refused("does not answer", {"count": 6, "serial_out_path": self.path("{id}.log")})
+        self.assertFalse(set(map(is_alive, hang[:4])) - {False})
+        self.assertFalse([name for name in os.listdir(self.folder) if name.startswith("template-")])
+
+    def test_sigterm_is_heard_while_a_birth_hangs(self):
+        template, [hangs] = self.stopped()
+        thread, answers = template.ask(id="slow", serial_out_path=self.path("slow.log"))
+        wait_until(self, "it has its order", lambda: template.call("GET", "/")[1]["ready"] == 0)
+        self.assertEqual(template.stop()[0], 0)
+        thread.join()
+        [(status, answer)] = answers
+        self.assertEqual((status, answer["fault_message"]), (503, "This server is ending."))
+        self.assertFalse(is_alive(hangs))
+        self.assertFalse(os.path.exists(self.path("slow.log")))
+
+    def test_who_hangs_up_leaves_no_clones(self):
+        template, [hangs] = self.stopped()
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(template.socket)
+            body = json.dumps({"count": 3, "id_prefix": "lost", "serial_out_path": self.path("{id}.log")})
+            caller.sendall(f"POST /clone HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+            wait_until(self, "it has its order", lambda: os.path.exists(self.path("lost-1.log")))
+        os.kill(hangs, signal.SIGCONT)
+        wait_until(self, "its files are gone", lambda: not any(name.startswith("lost") for name in os.listdir(self.folder)))
+        template.alone()
+        template.clone(id="lost-1")
+
+    def test_who_closes_its_side_only_gets_its_answer(self):
+        template = Template(self)
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.settimeout(HANG)
+            caller.connect(template.socket)
+            caller.sendall(b"POST /clone HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
+            caller.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: caller.recv(4096), b""))
+        [clone] = json.loads(answer.partition(b"\r\n\r\n")[2])["clones"]
+        self.addCleanup(kill, clone["pid"])
+        self.assertEqual(template.call("GET", "/clone")[1]["clones"], [clone])
+
+
+class Devices(CloneCase):
+    """The guest devices.c writes to its disk and sends a frame once it is a clone."""
+
+    DISK = 1 << 20
+
+    def setUp(self):
+        Case.setUp(self)
+        with open(self.path("disk"), "wb") as file:
+            file.truncate(self.DISK)
+
+    def taken(self, letters, *before, network=None):
+        api = self.path("parent.sock")
+        config = {"boot-source": {"kernel_image_path": guest("devices")}, "machine-config": {"vcpu_count": 1, "mem_size_mib": 64},
+                  "drives": [{"drive_id": "disk", "path_on_host": self.path("disk"), "is_root_device": True}],
+                  "network-interfaces": [network] if network else []}
+        process = subprocess.Popen([*before, program(), "--api-sock", api, "--config-file", self.write("vm.json", json.dumps(config))],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            for letter in letters:
+                process.stdin.write(letter)
+                process.stdin.flush()
+                self.assertEqual(process.stdout.readline(), letter + b"\n")
+            process.stdin.write(b"g")
+            process.stdin.flush()
+            self.assertEqual(process.stdout.readline(), b"waiting\n")
+            self.save(api)
+        finally:
+            process.terminate()
+            process.communicate(timeout=HANG)
+
+    def ids_of(self, clones, times=1):
+        """Once each has read back what it wrote, and nothing else."""
+        said = []
+        for each in clones:
+            path = self.path(each["id"] + ".log")
+            wait_until(self, f"{each['id']} is done", lambda path=path: read(path).count("\n") == 2 * times)
+            said.append(re.fullmatch(r"([0-9a-f]{16})\ng\n", read(path))[1])
+        self.assertEqual(len(set(said)), len(clones))
+        return said
+
+    def blocks(self, name):
+        """The ids of those whose block is in the file."""
+        with open(self.path(name), "rb") as file:
+            content = file.read()
+        found = set()
+        for at in range(0, len(content) - 4095, 512):
+            words = struct.unpack_from("<512Q", content, at)
+            if words[0] and all(word == (words[0] + index) % (1 << 64) for index, word in enumerate(words)):
+                found.add(f"{words[0]:016x}")
+        return found
+
+    def test_each_has_an_overlay_of_its_own_and_no_other_sees_what_it_writes(self):
+        self.taken([b"b", b"r"])
+        template = Template(self)
+        clones = template.clone(count=6, serial_out_path=self.path("{id}.log"), drive_overrides=[
+            {"drive_id": "disk", "path_on_host": self.path("disk"), "overlay": self.path("{id}.overlay")}])
+        for clone, own in zip(clones, self.ids_of(clones)):
+            self.assertEqual(self.blocks(clone["id"] + ".overlay"), {own})
+        with open(self.path("disk"), "rb") as file:
+            self.assertEqual(file.read(), bytes(self.DISK))
+        # In memory as well.
+        self.ids_of(template.clone(count=3, id_prefix="memory", serial_out_path=self.path("{id}.log"), drive_overrides=[
+            {"drive_id": "disk", "path_on_host": self.path("disk"), "overlay": "memory"}]))
+
+    def test_a_refused_call_leaves_no_overlays(self):
+        self.taken([b"b"])
+        template = Template(self)
+        self.write("no-2.overlay", "no overlay\n")
+        template.refused("no-2.overlay", {"count": 3, "id_prefix": "no", "drive_overrides": [
+            {"drive_id": "disk", "path_on_host": self.path("disk"), "overlay": self.path("no-{n}.overlay")}]})
+        self.assertEqual(sorted(name for name in os.listdir(self.folder) if name.startswith("no-")), ["no-2.overlay"])
+        self.assertEqual(read(self.path("no-2.overlay")), "no overlay\n")
+
+    def test_each_has_a_tap_of_its_own(self):
+        if os.geteuid() != 0:
+            self.skipTest("only root makes taps")
+        space = f"mayfly-clones-{os.getpid()}"
+
+        def ip(*arguments):
+            return subprocess.run(["ip", *arguments], capture_output=True, check=True).stdout
+        try:
+            ip("netns", "add", space)
+        except (OSError, subprocess.CalledProcessError) as problem:
+            self.skipTest(f"this host makes no network namespaces: {problem}")
+        self.addCleanup(ip, "netns", "del", space)
+        for number in range(5):
+            ip("-n", space, "tuntap", "add", "dev", f"tap{number}", "mode", "tap")
+            ip("-n", space, "link", "set", f"tap{number}", "up")
+        inside = ("ip", "netns", "exec", space)
+        self.taken([b"b", b"n"], *inside, network={"iface_id": "net", "host_dev_name": "tap0", "guest_mac": "06:00:00:00:00:01"})
+        template = Template(self, before=inside)
+        own = {"serial_out_path": self.path("{id}.log"), "drive_overrides": [
+            {"drive_id": "disk", "path_on_host": self.path("disk"), "overlay": "memory"}]}
+        taps = {"network_overrides": [{"iface_id": "net", "host_dev_name": "tap{n}"}]}
+        clones = template.clone(count=3, **own, **taps)
+        self.ids_of(clones)
+
+        def received():
+            links = json.loads(ip("-n", space, "-json", "-statistics", "link"))
+            return [link["stats64"]["rx"]["packets"] for number in range(5) for link in links if link["ifname"] == f"tap{number}"]
+        wait_until(self, "each has sent a frame", lambda: received() == [0, 1, 1, 1, 0])
+        # Two at one tap, or where none is: the first in line is ended as well.
+        template.refused("tap1", {**own, "network_overrides": [{"iface_id": "net", "host_dev_name": "tap1"}]})
+        template.refused("none", {"count": 2, **own, "network_overrides": [{"iface_id": "net", "host_dev_name": "none"}]})
+        self.assertEqual(len(template.call("GET", "/clone")[1]["clones"]), 3)
 
 
 if __name__ == "__main__":

@@ -459,6 +459,38 @@ class Running(MicroVm):
                 loader.join()
                 self.assertEqual(answers, [], "a page that nobody brought is none of zeros")
 
+    def test_a_template_and_its_clones_are_in_one_jail(self):
+        process = self.start_guest()
+        self.running()
+        self.assertEqual(self.call("PATCH", "/vm", {"state": "Paused"})[0], 204)
+        self.assertEqual(self.call("PUT", "/snapshot/create", {"snapshot_path": "vm.state", "mem_file_path": "vm.memory"})[0], 204)
+        for name in ("vm.state", "vm.memory"):
+            shutil.copy(os.path.join(self.root(), name), self.folder)
+        process.terminate()
+        self.assertEqual(process.wait(HANG), 0)
+        self.expect(self.cleanup(), 0)
+
+        self.prepare(**{name: self.path(name) for name in ("vm.state", "vm.memory")})
+        process = self.start(own=("template", "/vm.state", "/vm.memory", "--api-sock", f"/run/{self.name()}.socket", "--pool", "2"))
+        status, answer = self.call("POST", "/clone", {"count": 3, "id_prefix": "in", "serial_out_path": "{id}.log"})
+        self.assertEqual(status, 200, answer)
+        clones = json.loads(answer)["clones"]
+        self.assertEqual(len(clones), 3)
+        for clone in clones:
+            self.assertEqual(identity(f"/proc/{clone['pid']}/root"), identity(self.root()))
+            status = text_of(f"/proc/{clone['pid']}/status")
+            self.assertIn(f"Uid:\t{UID}\t{UID}\t{UID}\t{UID}\n", status)
+            self.assertIn("Seccomp:\t2\n", status)
+            for entry in (f"run/{clone['id']}.sock", f"{clone['id']}.log"):
+                self.assertTrue(os.path.exists(os.path.join(self.root(), entry)), entry)
+        process.terminate()
+        self.assertEqual(process.wait(HANG), 0)
+        self.assertTrue(all(clone["pid"] in self.jailed() for clone in clones))
+        for clone in clones:
+            os.kill(clone["pid"], signal.SIGTERM)
+        wait_until(lambda: not self.jailed(), "the clones have ended")
+        self.expect(self.cleanup(), 0)
+
     def test_start_up_times_are_counted_from_the_jailers_start(self):
         begin = time.monotonic_ns() // 1000
         process = self.start_guest()

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <map>
@@ -59,7 +60,7 @@ struct Connection {
   bool is_idle() const { return stage == Stage::kRequests && input.empty() && !has_output(); }
   // In the middle of a request: the client has to go on.
   bool is_unfinished() const {
-    return stage == Stage::kRequests && !input.empty() && !has_output() && !last && !resuming;
+    return stage == Stage::kRequests && !input.empty() && !has_output() && !last && !resuming && !waiting;
   }
 
   UniqueFd fd;
@@ -72,6 +73,7 @@ struct Connection {
   bool last = false;       // closed once the output is sent
   bool refused = false;    // and before that lingers: what the client says is not read as requests any more
   bool resuming = false;   // a task is posted to go on with input that is there
+  bool waiting = false;    // for the answer to the request that its input begins with
   std::optional<Interest> interest = Interest::kReadable;  // what is watched for
   std::string input;
   std::string output;
@@ -104,6 +106,7 @@ class HttpServer::Impl {
   // Thread that runs it, or before it runs.
   Result<void> listen(UnixListener listener) {
     listener_ = std::move(listener);
+    can_have_streams_ = true;
     MAYFLY_TRY_ASSIGN(accept_watch_,
                       loop_->watch(listener_->fd(), Interest::kReadable, [this](Readiness) { on_accept(); }));
     return {};
@@ -111,7 +114,9 @@ class HttpServer::Impl {
   void listen_soon(UnixListener listener) {
     // Tasks are copied.
     const auto shared = std::make_shared<UnixListener>(std::move(listener));
+    can_have_streams_ = true;  // before the task: an event that comes before is delivered by it
     loop_->post([this, shared] {
+      deliver_events();
       if (const auto done = listen(std::move(*shared)); !done) {
         LOG_ERROR("API: %s", done.error().message().c_str());
       }
@@ -131,6 +136,9 @@ class HttpServer::Impl {
     }
   }
 
+  bool answer(std::uint64_t ticket, HttpResponse response);
+  EventRegistrar& registrar() { return *loop_; }
+
   void publish(std::string_view name, std::string_view data) {
     switch (events_.add(name, data)) {
       case EventLog::Added::kRefused:
@@ -138,7 +146,10 @@ class HttpServer::Impl {
                           data.size());
         return;
       case EventLog::Added::kFirst:
-        loop_->post([this] { deliver_events(); });
+        // As long as nobody can listen, the thread is let sleep.
+        if (can_have_streams_) {
+          loop_->post([this] { deliver_events(); });
+        }
         return;
       case EventLog::Added::kBehindOthers:
         return;
@@ -171,9 +182,11 @@ class HttpServer::Impl {
 
   void on_ready(Id id, Readiness ready);
   // Whether there is something new to send; more input is needed where not.
-  bool serve_one(Connection& connection);
-  void answer(Connection& connection);
-  HttpResponse respond(Connection& connection, const HttpRequest& request, HttpCodec::Context context);
+  bool serve_one(Id id, Connection& connection);
+  // Of the request that its input begins with.
+  void answer(Id id, Connection& connection);
+  void answer_by(Connection& connection, const HttpCodec::Responder& responder);
+  HttpResponse respond(Id id, Connection& connection, HttpRequest request, HttpCodec::Context context);
   void refuse(Connection& connection, const Refusal& refusal);
   void send(Connection& connection, std::string_view bytes);
   void resume_later(Id id, Connection& connection);
@@ -190,6 +203,7 @@ class HttpServer::Impl {
   std::size_t drain(int fd);
 
   std::optional<UnixListener> listener_;  // none: nobody can connect yet
+  std::atomic<bool> can_have_streams_{false};
   const HttpLimits limits_;
   HttpHandler handler_;
   const Clock& clock_;
@@ -311,7 +325,7 @@ bool HttpServer::Impl::advance(Id id, Connection& connection, Readiness ready) {
   if (ready.writable && !flush(connection)) {
     return false;
   }
-  if (ready.hung_up && connection.has_output()) {
+  if (ready.hung_up && (connection.has_output() || connection.waiting)) {
     return false;  // nobody is left to read it
   }
   bool got_more = false;
@@ -347,13 +361,13 @@ bool HttpServer::Impl::serve(Id id, Connection& connection) {
   // The next request is looked at when the answer to the last is sent: a client that does not read is not
   // answered more.
   for (int turn = 0; connection.stage == Stage::kRequests && !connection.last && !connection.resuming &&
-                     !connection.has_output();
+                     !connection.waiting && !connection.has_output();
        ++turn) {
     if (turn == kRequestsPerTurn) {
       resume_later(id, connection);
       break;
     }
-    if (!serve_one(connection)) {
+    if (!serve_one(id, connection)) {
       if (!connection.ended) {
         break;
       }
@@ -369,7 +383,7 @@ bool HttpServer::Impl::serve(Id id, Connection& connection) {
   return true;
 }
 
-bool HttpServer::Impl::serve_one(Connection& connection) {
+bool HttpServer::Impl::serve_one(Id id, Connection& connection) {
   if (!connection.framed) {
     if (connection.input.empty()) {
       return false;
@@ -385,7 +399,7 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
   }
   const RequestHead& head = connection.framer.head();
   if (connection.input.size() - head.size >= head.body_size) {
-    answer(connection);
+    answer(id, connection);
     return true;
   }
   if (head.expects_continue && !connection.continued && connection.input.size() == head.size) {
@@ -396,13 +410,35 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
   return false;
 }
 
-void HttpServer::Impl::answer(Connection& connection) {
+void HttpServer::Impl::answer(Id id, Connection& connection) {
+  answer_by(connection, [this, id, &connection](HttpRequest request, HttpCodec::Context context) {
+    return respond(id, connection, std::move(request), context);
+  });
+}
+
+bool HttpServer::Impl::answer(std::uint64_t ticket, HttpResponse response) {
+  const auto found = connections_.find(ticket);
+  if (found == connections_.end() || !found->second.waiting) {
+    return false;
+  }
+  Connection& connection = found->second;
+  connection.waiting = false;
+  answer_by(connection, [&response](const HttpRequest&, const HttpCodec::Context&) { return response; });
+  const bool told = flush(connection);
+  if (!told || !serve(ticket, connection) || !settle(connection)) {
+    close(ticket);
+  }
+  arm_timer();  // and no more: a handler may be at work for one whose time is over
+  return told;
+}
+
+void HttpServer::Impl::answer_by(Connection& connection, const HttpCodec::Responder& responder) {
   const RequestHead& head = connection.framer.head();
   const HttpCodec::Answer answer =
-      codec_.answer(head, connection.input.substr(head.size, head.body_size), head.keep_alive,
-                    [this, &connection](const HttpRequest& request, HttpCodec::Context context) {
-                      return respond(connection, request, context);
-                    });
+      codec_.answer(head, connection.input.substr(head.size, head.body_size), head.keep_alive, responder);
+  if (connection.waiting) {
+    return;  // the request stays: it will be gone through once more
+  }
   connection.input.erase(0, head.size + head.body_size);
   if (connection.input.empty()) {
     connection.input = std::string();  // its memory as well
@@ -420,9 +456,11 @@ void HttpServer::Impl::answer(Connection& connection) {
   }
 }
 
-HttpResponse HttpServer::Impl::respond(Connection& connection, const HttpRequest& request,
+HttpResponse HttpServer::Impl::respond(Id id, Connection& connection, HttpRequest request,
                                        HttpCodec::Context context) {
+  request.ticket = id;
   HttpResponse response = handler_(request);
+  connection.waiting = response.later;
   if (!response.stream_events) {
     return response;
   }
@@ -474,7 +512,7 @@ bool HttpServer::Impl::settle(Connection& connection) {
     }
     linger(connection);
   }
-  const bool under_way = connection.stage == Stage::kRequests && !connection.is_idle();
+  const bool under_way = connection.stage == Stage::kRequests && !connection.is_idle() && !connection.waiting;
   if (connection.stage == Stage::kLingering || under_way) {
     if (!connection.deadline) {
       connection.deadline = now() + (under_way ? limits_.client_timeout : kLingerTime);
@@ -491,7 +529,9 @@ void HttpServer::Impl::watch_for_what_matters(Connection& connection) {
   const bool reads = connection.stage != Stage::kRequests ||
                      !(writes || connection.ended || connection.last || connection.resuming);
   std::optional<Interest> interest;
-  if (reads) {
+  if (connection.waiting) {
+    interest = Interest::kHangUp;
+  } else if (reads) {
     interest = writes ? Interest::kReadableAndWritable : Interest::kReadable;
   } else if (writes) {
     interest = Interest::kWritable;
@@ -712,6 +752,12 @@ void HttpServer::stop() noexcept {
 }
 void HttpServer::close() noexcept {
   impl_->close();
+}
+bool HttpServer::answer(std::uint64_t ticket, HttpResponse response) {
+  return impl_->answer(ticket, std::move(response));
+}
+EventRegistrar& HttpServer::registrar() {
+  return impl_->registrar();
 }
 void HttpServer::publish(std::string_view name, std::string_view data) {
   impl_->publish(name, data);

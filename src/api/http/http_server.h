@@ -13,6 +13,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -21,14 +22,16 @@
 #include "api/http/unix_listener.h"
 #include "base/clock.h"
 #include "base/result.h"
+#include "event/event_loop.h"
 
 namespace mayfly::api {
 
 // All of it is the client's, checked for HTTP's form only.
 struct HttpRequest {
-  std::string method;  // "GET"
-  std::string path;    // from its first '/' to the query, as sent: escapes (%41) are not decoded
-  std::string body;    // empty where there is none; at most HttpLimits::max_body_bytes
+  std::string method;        // "GET"
+  std::string path;          // from its first '/' to the query, as sent: escapes (%41) are not decoded
+  std::string body;          // empty where there is none; at most HttpLimits::max_body_bytes
+  std::uint64_t ticket = 0;  // for HttpServer::answer(), where the response is to come later
 };
 
 struct HttpResponse {
@@ -39,6 +42,9 @@ struct HttpResponse {
   // The connection becomes a stream of events (text/event-stream): `status` has to be 200, `body` and
   // `content_type` do not matter. Where HttpLimits::max_streams are open already, the client gets a 503.
   bool stream_events = false;
+  // There is none yet: HttpServer::answer() will bring it. Until then other clients are served, and nothing
+  // more is read from this one; nothing else here matters.
+  bool later = false;
 };
 
 // Called on the thread that runs the server, one request at a time: while it works, all other clients wait.
@@ -84,7 +90,8 @@ class HttpServer {
   // Closes, where nobody did.
   ~HttpServer();
 
-  // The entrance of one that was made without: who connects is served from now on. Once. Thread-safe.
+  // The entrance of one that was made without: who connects is served from now on, and its thread hears of
+  // what was published. Once. Thread-safe.
   void listen(UnixListener listener);
 
   // Removes the socket's file and closes all connections. Clients whose request was not answered, and those
@@ -100,6 +107,12 @@ class HttpServer {
   // Makes run() return after the request under way, or at once if it is called only later. Thread-safe,
   // async-signal-safe.
   void stop() noexcept;
+
+  // The answer to the request that had `ticket`, whose response was `later`: once. False where its client has
+  // gone, and nobody can be told. On the thread that runs it, and not in the handler's call for that request.
+  bool answer(std::uint64_t ticket, HttpResponse response);
+  // The loop that run() runs, for what else is to be done on its thread. As long as the server lives.
+  EventRegistrar& registrar();
 
   // Sends an event to all streams, those that are opened later included: a new stream begins with the last
   // kEventsKept events, or those of them after the client's Last-Event-ID, and misses none that follows.

@@ -451,6 +451,89 @@ TEST(HttpServer, time_that_the_handler_takes_is_not_the_other_clients) {
   EXPECT_EQ(silent.read_to_end(), "");
 }
 
+// Answers "/later" when "/answer" is asked for, whose own answer says whether there was somebody to tell.
+class LateAnswers {
+ public:
+  // Called on the server's thread.
+  HttpResponse operator()(HttpServer& server, const HttpRequest& request) {
+    if (request.path == "/later") {
+      ticket_ = request.ticket;
+      asked_.set_value();
+      return {.later = true};
+    }
+    if (request.path == "/answer") {
+      return {.body = server.answer(ticket_, {.body = "late"}) ? "told" : "gone"};
+    }
+    return example(request);
+  }
+  void wait_asked() { asked_.get_future().wait(); }
+
+ private:
+  std::uint64_t ticket_ = 0;
+  std::promise<void> asked_;
+};
+
+constexpr std::string_view kLater = "GET /later HTTP/1.1\r\n\r\n";
+constexpr std::string_view kAnswer = "GET /answer HTTP/1.1\r\n\r\n";
+
+TEST(HttpServer, an_answer_that_comes_later_holds_up_nobody_and_pipelined_requests_wait_for_it) {
+  LateAnswers late;
+  Server server({}, [&](const HttpRequest& request) { return late(*server, request); });
+  Client slow(server.path());
+  ASSERT_TRUE(slow.send("PUT /later HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}GET /next HTTP/1.1\r\n\r\n"));
+  late.wait_asked();
+  EXPECT_EQ(body_of(Client(server.path()).call(kGet)), "/x");
+  EXPECT_EQ(server.calls(), 2);  // "/next" waits
+  EXPECT_EQ(body_of(Client(server.path()).call(kAnswer)), "told");
+  EXPECT_THAT(slow.read_answer(), AllOf(StartsWith("HTTP/1.1 200 OK\r\n"), EndsWith("\r\n\r\nlate")));
+  EXPECT_EQ(body_of(slow.read_answer()), "/next");
+  EXPECT_EQ(body_of(Client(server.path()).call(kAnswer)), "gone");  // once
+}
+
+TEST(HttpServer, a_client_that_waits_for_an_answer_has_no_limit_and_is_not_sent_away) {
+  const HttpLimits limits{.max_connections = 2, .max_streams = 1};
+  LateAnswers late;
+  Server server(
+      limits,
+      [&](const HttpRequest& request) {
+        let_time_go_by(2 * limits.client_timeout);
+        return late(*server, request);
+      },
+      kTestClock);
+  Client slow(server.path());
+  ASSERT_TRUE(slow.send(kLater));
+  late.wait_asked();
+  for (int client = 0; client < 3; ++client) {
+    EXPECT_EQ(body_of(Client(server.path()).call(kGet)), "/x");
+  }
+  Client idle(server.path());
+  EXPECT_EQ(body_of(idle.call(kGet)), "/x");
+  EXPECT_EQ(body_of(Client(server.path()).call(kAnswer)), "told");
+  EXPECT_EQ(body_of(slow.read_answer()), "late");
+}
+
+TEST(HttpServer, who_answers_a_client_that_has_gone_is_told) {
+  LateAnswers late;
+  Server server({}, [&](const HttpRequest& request) { return late(*server, request); });
+  {
+    Client client(server.path());
+    ASSERT_TRUE(client.send(kLater));
+    late.wait_asked();
+  }
+  EXPECT_EQ(body_of(Client(server.path()).call(kAnswer)), "gone");
+}
+
+TEST(HttpServer, a_client_that_has_closed_its_side_gets_an_answer_that_comes_later_and_the_end) {
+  LateAnswers late;
+  Server server({}, [&](const HttpRequest& request) { return late(*server, request); });
+  Client client(server.path());
+  ASSERT_TRUE(client.send(kLater));
+  client.end_sending();
+  late.wait_asked();
+  EXPECT_EQ(body_of(Client(server.path()).call(kAnswer)), "told");
+  EXPECT_THAT(client.read_to_end(), EndsWith("\r\n\r\nlate"));
+}
+
 TEST(HttpServer, one_that_is_refused_too_late_may_displace_another_whose_time_is_over_too) {
   std::promise<void> called;
   std::promise<void> release;
@@ -877,6 +960,28 @@ TEST(HttpServer, a_stream_begins_with_the_past_and_goes_on_with_what_happens) {
   server->publish("resumed", "{}");
   EXPECT_EQ(late.read_until("\n\n"), "id: 4\nevent: resumed\ndata: {}\n\n");
   EXPECT_EQ(early.read_until("\n\n"), "id: 4\nevent: resumed\ndata: {}\n\n");
+}
+
+TEST(HttpServer, events_from_before_there_is_an_entrance_and_after_reach_a_stream_in_order) {
+  const testing::TempDir folder;
+  const auto made = HttpServer::create({}, "Test API", example);
+  ASSERT_TRUE(made.has_value());
+  HttpServer& server = **made;
+  std::thread thread([&server] { EXPECT_TRUE(server.run().has_value()); });
+  server.publish("starting", "{}");
+  server.publish("running", "{}");
+  auto listener = UnixListener::bind(folder.file("api.sock"));
+  ASSERT_TRUE(listener.has_value());
+  server.listen(std::move(*listener));
+  Client client(folder.file("api.sock"));
+  client.send("GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+  client.read_until("\r\n\r\n");
+  EXPECT_EQ(client.read_until("\n\n"), "id: 1\nevent: starting\ndata: {}\n\n");
+  EXPECT_EQ(client.read_until("\n\n"), "id: 2\nevent: running\ndata: {}\n\n");
+  server.publish("paused", "{}");
+  EXPECT_EQ(client.read_until("\n\n"), "id: 3\nevent: paused\ndata: {}\n\n");
+  server.stop();
+  thread.join();
 }
 
 TEST(HttpServer, events_from_many_threads_reach_a_stream_in_the_order_of_their_ids) {

@@ -109,10 +109,14 @@ Result<std::vector<std::byte>> get_xsave(const Vcpu& vcpu, std::size_t size) {
 
 // KVM reads as many bytes as this host's vCPUs have: what is saved must not be shorter. It is padded with
 // zeros, which stand for state that is as after a reset.
-Result<void> set_xsave(const Vcpu& vcpu, std::span<const std::byte> state) {
-  std::vector<std::byte> whole(kLargestXsave);
-  std::memcpy(whole.data(), state.data(), std::min(state.size(), whole.size()));
-  return command(vcpu.descriptor(), kSetXsave, whole.data(), "set vector registers (KVM_SET_XSAVE)");
+Result<void> set_xsave(const Vcpu& vcpu, std::span<const std::byte> state, std::size_t size) {
+  std::vector<std::byte> padded;
+  if (state.size() < size) {
+    padded.resize(size);
+    std::ranges::copy(state, padded.begin());
+    state = padded;
+  }
+  return command(vcpu.descriptor(), kSetXsave, state.data(), "set vector registers (KVM_SET_XSAVE)");
 }
 
 Result<void> restore_tsc_rate(const Vcpu& vcpu, std::uint32_t khz) {
@@ -277,6 +281,11 @@ Result<VcpuState> save_vcpu(const Vcpu& vcpu, const VcpuSaving& saving,
 }
 
 Result<void> restore_vcpu(const Vcpu& vcpu, const VcpuState& state) {
+  MAYFLY_TRY(restore_timeless(vcpu, state, kLargestXsave));
+  return restore_timed(vcpu, state);
+}
+
+Result<void> restore_timeless(const Vcpu& vcpu, const VcpuState& state, std::size_t xsave_size) {
   const UniqueFd& fd = vcpu.descriptor();
   // The CPUID first: it decides what the rest may hold. The clock's rate before any value of the clock.
   MAYFLY_TRY(set_cpuid(vcpu, state.cpuid));
@@ -284,9 +293,13 @@ Result<void> restore_vcpu(const Vcpu& vcpu, const VcpuState& state) {
   MAYFLY_TRY(set_regs(vcpu, state.registers));
   // Before the local APIC: it says where that is and in which mode.
   MAYFLY_TRY(set_sregs(vcpu, state.special));
-  MAYFLY_TRY(set_xsave(vcpu, state.xsave));
+  MAYFLY_TRY(set_xsave(vcpu, state.xsave, std::max(xsave_size, kSmallestXsave)));
   MAYFLY_TRY(command(fd, KVM_SET_XCRS, &state.extended_control, "set XCR0 (KVM_SET_XCRS)"));
-  MAYFLY_TRY(command(fd, KVM_SET_DEBUGREGS, &state.debug, "set debug registers (KVM_SET_DEBUGREGS)"));
+  return command(fd, KVM_SET_DEBUGREGS, &state.debug, "set debug registers (KVM_SET_DEBUGREGS)");
+}
+
+Result<void> restore_timed(const Vcpu& vcpu, const VcpuState& state) {
+  const UniqueFd& fd = vcpu.descriptor();
   MAYFLY_TRY(set_lapic(vcpu, state.local_apic));
   // After the local APIC, whose timer's mode decides what a deadline means.
   MAYFLY_TRY(restore_msrs(vcpu, state.msrs));

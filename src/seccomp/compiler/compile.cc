@@ -55,11 +55,12 @@ Result<std::string> to_program(const Policy& policy) {
   // Another architecture's calls are numbered otherwise: no handler could say which one it was.
   MAYFLY_TRY(checked(::seccomp_attr_set(context.get(), SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS),
                      "end the process at other architectures' calls"));
-  std::uint8_t priority = UINT8_MAX;
+  // A binary search for the call's number (2), in place of one comparison after another. The kernel goes
+  // through the program once for every call that there is when it takes it, which is most of what a filter
+  // costs.
+  MAYFLY_TRY(checked(::seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2), "order the rules"));
   for (const Rule& rule : policy.rules) {
     MAYFLY_TRY(allow(context.get(), rule));
-    MAYFLY_TRY(checked(::seccomp_syscall_priority(context.get(), rule.number, priority), "order the rules"));
-    priority = priority > 0 ? static_cast<std::uint8_t>(priority - 1) : priority;
   }
   const UniqueFd memory(::memfd_create("seccomp", MFD_CLOEXEC));
   if (!memory) {

@@ -152,8 +152,13 @@ Result<Processor> restore_processor(const Kvm& kvm, const arch::SupportedProcess
   processor.save = [cpuids = std::move(cpuids), saving](const Vcpu& vcpu) {
     return x86_64::save_vcpu(vcpu, saving, cpuids.at(vcpu.id()));
   };
-  processor.set_up = [saved = std::move(saved)](const Vcpu& vcpu) -> tl::expected<void, BuildError> {
-    MAYFLY_TRY(x86_64::restore_vcpu(vcpu, saved.at(vcpu.id())));
+  // Both need them, and functions are copied.
+  const auto states = std::make_shared<const std::vector<arch::VcpuState>>(std::move(saved));
+  processor.prepare = [states, size = saving.xsave_size](const Vcpu& vcpu) {
+    return x86_64::restore_timeless(vcpu, states->at(vcpu.id()), size);
+  };
+  processor.set_up = [states](const Vcpu& vcpu) -> tl::expected<void, BuildError> {
+    MAYFLY_TRY(x86_64::restore_timed(vcpu, states->at(vcpu.id())));
     return {};
   };
   return processor;
@@ -198,6 +203,11 @@ Result<void> Machine::notify_generation_change() {
   // The number before the interrupt: who is told looks at once.
   MAYFLY_TRY(write_generation(memory_, vm_gen_id_page(), generation));
   return platform_.vm.pulse_line(x86_64::layout::kVmGenIdGsi);
+}
+
+Result<void> Machine::touch_ahead() {
+  MAYFLY_TRY_ASSIGN(const RandomId generation, read_generation(memory_, vm_gen_id_page()));
+  return write_generation(memory_, vm_gen_id_page(), generation);
 }
 
 Result<void> Machine::mark_snapshot(const RandomId& mark, const RandomId& base) {
