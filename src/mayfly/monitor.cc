@@ -214,8 +214,9 @@ class AfterStart {
 // The control API while it serves.
 class Api {
  public:
-  // All are borrowed; `vm` is used by tasks of the loop only.
-  Api(const Plan& plan, EventLoop& loop, MicroVm& vm) : plan_(plan), gate_(loop), vm_(vm) {}
+  // All are borrowed; `vm` is used by tasks of the loop only. `asked_to_end` as LoopGate's.
+  Api(const Plan& plan, EventLoop& loop, MicroVm& vm, std::function<bool()> asked_to_end)
+      : plan_(plan), gate_(loop, std::move(asked_to_end)), vm_(vm) {}
   Api(const Api&) = delete;
   Api& operator=(const Api&) = delete;
   ~Api() { stop(); }
@@ -292,14 +293,12 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
     }
   };
   // Before any thread is started: they inherit the signal mask.
-  static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGCONT};
-  MAYFLY_TRY_ASSIGN(const auto signals, SignalWatch::create(*loop, kSignals, [&](int number) {
-                      if (number != SIGCONT) {
-                        end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
-                      } else {
-                        foreground();
-                      }
+  static constexpr std::array kEnds = {SIGTERM, SIGINT};
+  MAYFLY_TRY_ASSIGN(const auto ends, SignalWatch::create(*loop, kEnds, [&](int number) {
+                      end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
                     }));
+  static constexpr std::array kGoesOn = {SIGCONT};
+  MAYFLY_TRY_ASSIGN(const auto goes_on, SignalWatch::create(*loop, kGoesOn, [&](int) { foreground(); }));
   MAYFLY_TRY(install_vcpu_kick_handler());
   flush_metrics();
 
@@ -357,7 +356,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
 
   if (way.has_api) {
-    api.emplace(plan, *loop, vm);
+    api.emplace(plan, *loop, vm, [&ends = *ends] { return ends.pending(); });
     MAYFLY_TRY(api->start(options.max_body_bytes, filters));
   }
   MAYFLY_TRY(way.begin(vm, api ? &*api : nullptr));

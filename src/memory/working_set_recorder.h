@@ -67,8 +67,8 @@ class WorkingSetRecorder {
   // How many pages of 4 KiB were seen until now. Thread-safe.
   std::uint64_t pages() const { return seen_pages_; }
 
-  // Looks once more, ends the thread, and answers what was found. Once. Waits for one look, a few
-  // milliseconds for a GiB of touched memory. Errors: that of `confine`, and those of the host's.
+  // Looks once more, ends the thread, and answers what was found; called again, the same. Waits for one look,
+  // a few milliseconds for a GiB of touched memory. Errors: that of `confine`, and those of the host's.
   Result<Recording> finish();
 
  private:

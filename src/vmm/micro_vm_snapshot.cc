@@ -79,6 +79,9 @@ Result<void> MicroVm::check_no_output(const std::string& path) const {
 
 Result<void> MicroVm::check_snapshot(const SnapshotRequest& request) const {
   MAYFLY_TRY(expect_started());
+  if (machine_->has_ended()) {
+    return fail(ErrorCode::kBusy, "the guest has ended: there is nothing left that could go on");
+  }
   if (request.live && request.kind == SnapshotKind::kDiff) {
     return fail(ErrorCode::kUnsupported,
                 "a live snapshot is Full: a Diff is small, and taken of a microVM that is paused");

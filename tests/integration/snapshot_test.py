@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
+import http.client
 import itertools
 import json
 import mmap
@@ -878,7 +879,9 @@ class Handler:
     COPY, EVENT_FAULT, EVENT_REMOVE = 0xC028AA03, 0x12, 0x15
     ZEROPAGE = 0xC020AA04
 
-    def __init__(self, socket_path, memory_path):
+    def __init__(self, socket_path, memory_path, pace=0):
+        """`pace`: seconds for each page."""
+        self.pace = pace
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(socket_path)
         self.listener.listen()
@@ -917,6 +920,7 @@ class Handler:
             if 0 <= offset < region["size"]:
                 start = region["offset"] + offset
                 buffer.raw = self.memory[start:start + 4096]
+                time.sleep(self.pace)
                 request = array.array("Q", [address, ctypes.addressof(buffer), 4096, 0, 0])
                 try:
                     fcntl.ioctl(self.uffd, self.COPY, request)
@@ -991,6 +995,50 @@ class PageFaults(SnapshotCase):
             vm.refused(("handler", said), "PUT", "/snapshot/load", self.load_from(path))
         vm.load(self.files)
         self.assertEqual(vm.count(), 4)
+
+
+class Interrupted(SnapshotCase):
+    """What ends the monitor, or would, in the middle of a call."""
+
+    def answers_of(self, vm, method, path, body):
+        """The call in a thread of its own, as it is answered late or never; a list that gets its answer."""
+        answers = []
+
+        def run():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                answers.append(vm.call(method, path, body))
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread, answers
+
+    def test_a_request_to_end_does_not_wait_for_memory_that_takes_long_to_write(self):
+        if os.geteuid() != 0:
+            self.skipTest("only root may handle the kernel's page faults by userfaultfd")
+        vm = self.taken()
+        contents = self.files.contents()
+        vm.kill()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(signal=signal_number):
+                # A handler makes the memory as slow as one likes.
+                handler = Handler(self.path(f"uffd{next(self.numbers)}.sock"), self.files.memory, pace=0.001)
+                self.addCleanup(handler.end)
+                vm = self.start()
+                backend = {"backend_type": "Uffd", "backend_path": handler.listener.getsockname()}
+                vm.do("PUT", "/snapshot/load", {**self.files.load(resume=False), "mem_backend": backend})
+                other = Files(self.folder, "other")
+                thread, answers = self.answers_of(vm, "PUT", "/snapshot/create", other.create())
+                before = len(handler.served)
+                while len(handler.served) < before + 100:
+                    time.sleep(0.01)
+                vm.process.send_signal(signal_number)
+                self.assertEqual(vm.process.wait(HANG), 0)
+                self.assertLess(len(handler.served), (64 << 20) // 4096)
+                thread.join()
+                [(status, answer)] = answers
+                self.assertEqual(status, 400)
+                self.assertIn("is ending", answer["fault_message"])
+                self.assertFalse([name for name in os.listdir(self.folder) if "other" in name])
+        self.assertEqual(self.files.contents(), contents)
 
 
 if __name__ == "__main__":
