@@ -17,6 +17,7 @@ import itertools
 import json
 import mmap
 import os
+import resource
 import select
 import shutil
 import signal
@@ -542,6 +543,23 @@ class Telling(SnapshotCase):
                       self.files.load(record_working_set=True, **where))
         ahead.load(self.files, **where)
         self.assertEqual([ahead.count(), vm.count()], [4, 5])
+
+    def test_a_working_set_that_could_not_be_written_is_written_when_it_is_asked_for_again(self):
+        self.taken().kill()
+        vm = self.start()
+        vm.load(self.files, record_working_set=True)
+        self.assertEqual(vm.count(), 4)
+        where = {"working_set_path": self.path("set")}
+        limits = resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE)
+        for _ in range(2):
+            resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE, (16, limits[1]))
+            vm.refused((self.path("set"), "File too large"), "PUT", "/snapshot/working-set", where)
+            resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE, limits)
+            vm.refused(("none/", "No such file"), "PUT", "/snapshot/working-set",
+                       {"working_set_path": self.path("none/set")})
+        vm.do("PUT", "/snapshot/working-set", where)
+        vm.refused("no working set", "PUT", "/snapshot/working-set", where)
+        self.assertEqual(self.start().load(self.files, **where).count(), 4)
 
     def test_the_file_says_what_it_is(self):
         self.taken().kill()
