@@ -561,6 +561,28 @@ class Telling(SnapshotCase):
         vm.refused("no working set", "PUT", "/snapshot/working-set", where)
         self.assertEqual(self.start().load(self.files, **where).count(), 4)
 
+    def test_a_working_set_that_is_none_of_this_snapshot_is_refused_by_name(self):
+        self.taken().kill()
+        other = Files(self.folder, "other")
+        vm = self.start().load(self.files, record_working_set=True)
+        self.assertEqual(vm.count(), 4)
+        vm.do("PUT", "/snapshot/working-set", {"working_set_path": self.path("set")})
+        vm.create(other)
+        vm.kill()
+        with open(self.path("set"), "rb") as file:
+            good = file.read()
+        vm = self.start()
+        for content, said in ((good[:-8], "damaged"), (good[:20], "20 bytes"), (b"", "0 bytes"), (good[8:], "not a working set"),
+                              (good[:40] + bytes([good[40] ^ 1]) + good[41:], "damaged"), (good + good, "damaged")):
+            with self.subTest(said=said, size=len(content)):
+                with open(self.path("bad"), "wb") as file:
+                    file.write(content)
+                vm.refused((self.path("bad"), said), "PUT", "/snapshot/load", self.files.load(working_set_path=self.path("bad")))
+        vm.refused((self.path("none"), "No such file"), "PUT", "/snapshot/load",
+                   self.files.load(working_set_path=self.path("none")))
+        vm.refused((self.path("set"), "another snapshot"), "PUT", "/snapshot/load", other.load(working_set_path=self.path("set")))
+        self.assertEqual(vm.load(self.files, working_set_path=self.path("set")).count(), 4)
+
     def test_the_file_says_what_it_is(self):
         self.taken().kill()
         said = subprocess.run([program(), "--describe-snapshot", self.files.state], capture_output=True, text=True, check=True,
