@@ -1,39 +1,10 @@
 #include "api/api_server.h"
 
-#include <optional>
-#include <system_error>
 #include <utility>
 
 #include "base/log.h"
-#include "base/mutex.h"
-#include "base/thread_name.h"
 
 namespace mayfly::api {
-namespace {
-
-// What one thread finds out and another waits for.
-class Answer {
- public:
-  void give(Result<void> result) {
-    const MutexLock lock(mutex_);
-    result_ = std::move(result);
-    given_.notify_all();
-  }
-  Result<void> wait() {
-    const MutexLock lock(mutex_);
-    while (!result_) {
-      given_.wait(mutex_);
-    }
-    return *result_;
-  }
-
- private:
-  Mutex mutex_;
-  CondVar given_;
-  std::optional<Result<void>> result_ MAYFLY_GUARDED_BY(mutex_);
-};
-
-}  // namespace
 
 Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& config, HttpHandler handler) {
   MAYFLY_TRY_ASSIGN(auto http, HttpServer::create(config.limits, "Mayfly API", std::move(handler)));
@@ -41,26 +12,14 @@ Result<std::unique_ptr<ApiServer>> ApiServer::start(const ApiServerConfig& confi
   if (!config.socket_path.empty()) {
     MAYFLY_TRY(server->listen(config.socket_path));
   }
-  Answer confined;
-  try {
-    server->thread_ =
-        std::thread([http_server = server->server_.get(), &confined, confine = config.confine]() noexcept {
-          set_thread_name("mayfly_api");
-          auto done = confine ? confine() : Result<void>();
-          const bool serves = done.has_value();
-          confined.give(std::move(done));
-          if (!serves) {
-            return;
-          }
-          if (const auto ended = http_server->run(); !ended) {
-            LOG_ERROR("API: %s", ended.error().message().c_str());
-          }
-          http_server->close();
-        });
-  } catch (const std::system_error& error) {
-    return fail_errno(error.code().value(), "start the API's thread");
-  }
-  MAYFLY_TRY(confined.wait());
+  const auto serve = [http_server = server->server_.get()] {
+    if (const auto ended = http_server->run(); !ended) {
+      LOG_ERROR("API: %s", ended.error().message().c_str());
+    }
+    http_server->close();
+  };
+  MAYFLY_TRY(server->thread_.start("mayfly_api", config.confine, serve));
+  MAYFLY_TRY(server->thread_.wait_confined());
   return server;
 }
 
@@ -76,9 +35,7 @@ ApiServer::~ApiServer() {
 
 void ApiServer::stop() {
   server_->stop();
-  if (thread_.joinable()) {
-    thread_.join();
-  }
+  thread_.stop();
 }
 
 }  // namespace mayfly::api

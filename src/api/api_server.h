@@ -4,10 +4,10 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 
 #include "api/http/http_server.h"
 #include "base/result.h"
+#include "base/side_thread.h"
 
 namespace mayfly::api {
 
@@ -44,7 +44,7 @@ class ApiServer {
   explicit ApiServer(std::unique_ptr<HttpServer> server) : server_(std::move(server)) {}
 
   std::unique_ptr<HttpServer> server_;
-  std::thread thread_;
+  SideThread thread_;
 };
 
 }  // namespace mayfly::api

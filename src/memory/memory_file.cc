@@ -101,8 +101,8 @@ class Writer {
     };
     for (std::uint64_t done = 0; done < size;) {
       MAYFLY_TRY(ask());
-      const std::uint64_t most = std::min(size - done, kLargestPiece);
       const bool zero = is_zero(done);
+      const std::uint64_t most = std::min(size - done, zero ? kBetweenQuestions : kLargestPiece);
       std::uint64_t run = kGuestPage;
       while (run < most && is_zero(done + run) == zero) {
         run += kGuestPage;

@@ -31,9 +31,9 @@
 
 #include "base/mutex.h"
 #include "base/result.h"
+#include "base/side_thread.h"
 #include "memory/guest_memory.h"
 #include "memory/memory_file.h"
-#include "memory/side_thread.h"
 #include "memory/working_set.h"
 
 namespace mayfly {

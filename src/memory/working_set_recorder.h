@@ -31,10 +31,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/side_thread.h"
 #include "base/unique_fd.h"
 #include "memory/guest_memory.h"
 #include "memory/page_extents.h"
-#include "memory/side_thread.h"
 #include "memory/working_set.h"
 
 namespace mayfly {

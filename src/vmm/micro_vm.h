@@ -60,6 +60,11 @@ struct MicroVmSurroundings {
   std::function<Result<void>()> confine_owner{};
   // The same of each thread that reads or looks at memory beside the guest.
   std::function<Result<void>()> confine_side{};
+  // Called where another process brings the guest's pages, before anything waits for one: with the connection
+  // to it, the userfaultfd, and the memory that it is of, both borrowed for the call. Where it fails so does
+  // the load. May be empty.
+  std::function<Result<void>(UniqueFd connection, const UniqueFd& userfault, const GuestMemory& memory)>
+      on_page_handler{};
   // Logs how long the guest took from start() to its boot mark, in the dialect's words.
   bool boot_timer = false;
   std::size_t mmds_size_limit = Mmds::kDefaultSizeLimit;  // bytes

@@ -428,11 +428,14 @@ Result<GuestMemory> MicroVm::load_memory(const LoadRequest& request, const Micro
                              std::string(kRole) + " " + request.memory_path, request.state_path);
   }
   MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state));
-  MAYFLY_TRY_ASSIGN(const UniqueFd socket, connect_to_handler(request.memory_path));
+  MAYFLY_TRY_ASSIGN(UniqueFd socket, connect_to_handler(request.memory_path));
   MAYFLY_TRY_ASSIGN(userfault_, Userfault::open());
   MAYFLY_TRY_ASSIGN(GuestMemory memory, GuestMemory::create(ranges, backing_of(config_.machine.huge_pages)));
   MAYFLY_TRY(userfault_->watch(memory));
   MAYFLY_TRY(userfault_->hand_over(socket, memory));
+  if (around_.on_page_handler) {
+    MAYFLY_TRY(around_.on_page_handler(std::move(socket), userfault_->descriptor(), memory));
+  }
   return memory;
 }
 

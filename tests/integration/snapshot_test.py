@@ -69,6 +69,17 @@ class Vm(Running):
         content = answer.read()
         return answer.status, json.loads(content) if content else None
 
+    def call_aside(self, method, path, body):
+        """The call in a thread of its own, as it is answered late or never, and a list that gets its answer."""
+        answers = []
+
+        def run():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                answers.append(self.call(method, path, body))
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread, answers
+
     def do(self, method, path, body):
         self.case.assertEqual(self.call(method, path, body), (204, None), f"{method} {path} {body}")
 
@@ -919,9 +930,9 @@ class Handler:
     COPY, EVENT_FAULT, EVENT_REMOVE = 0xC028AA03, 0x12, 0x15
     ZEROPAGE = 0xC020AA04
 
-    def __init__(self, socket_path, memory_path, pace=0):
-        """`pace`: seconds for each page."""
-        self.pace = pace
+    def __init__(self, socket_path, memory_path, pace=0, most=1 << 62):
+        """`pace`: seconds for each page; `most`: so many are served."""
+        self.pace, self.most, self.refused = pace, most, threading.Event()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(socket_path)
         self.listener.listen()
@@ -954,6 +965,9 @@ class Handler:
     def serve(self, event, buffer):
         if event[0] != self.EVENT_FAULT:
             return
+        if len(self.served) >= self.most:
+            self.refused.set()
+            return
         address = struct.unpack_from("<Q", event, 16)[0] & ~4095
         for region in self.regions:
             offset = address - region["base_host_virt_addr"]
@@ -964,7 +978,7 @@ class Handler:
                 request = array.array("Q", [address, ctypes.addressof(buffer), 4096, 0, 0])
                 try:
                     fcntl.ioctl(self.uffd, self.COPY, request)
-                except FileExistsError:
+                except (FileExistsError, ProcessLookupError):  # or the monitor has ended
                     pass
                 self.served.add(start)
                 return
@@ -1037,19 +1051,66 @@ class PageFaults(SnapshotCase):
         self.assertEqual(vm.count(), 4)
 
 
+    def silent(self, after=0, **more):
+        """A microVM that is being loaded, by a thread, from a handler that serves so many pages; that, its answers, and
+        the handler, once it has been asked for a page that it does not serve."""
+        handler = Handler(self.path(f"uffd{next(self.numbers)}.sock"), self.files.memory, most=after)
+        self.addCleanup(handler.end)
+        vm = self.start()
+        thread, answers = vm.call_aside("PUT", "/snapshot/load", {**self.load_from(handler.listener.getsockname()), **more})
+        self.assertTrue(handler.refused.wait(HANG))
+        return vm, handler, thread, answers
+
+    def test_a_handler_that_serves_no_page_does_not_keep_the_process_from_ending(self):
+        self.taken().kill()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(signal=number):
+                vm, _, thread, answers = self.silent()
+                vm.process.send_signal(number)
+                self.expect(vm.end(), 1, err=("ends at once", "page fault handler"))
+                thread.join()
+                self.assertEqual(answers, [])
+
+    def test_a_guest_that_waits_for_a_page_does_not_keep_the_process_from_ending(self):
+        self.taken().kill()
+        vm, handler, thread, answers = self.silent(after=4)
+        thread.join()
+        self.assertEqual(answers, [(204, None)])
+        self.assertEqual(len(handler.served), 4)
+        vm.process.send_signal(signal.SIGTERM)
+        self.assertIn(vm.end().code, (0, 1))  # a KVM before Linux 6.2 does not hear of it
+
+    def test_a_handler_that_dies_ends_its_guest(self):
+        self.taken().kill()
+        for most in (0, 4):
+            with self.subTest(served=most):
+                path = self.path(f"uffd{next(self.numbers)}.sock")
+                child = os.fork()
+                if child == 0:
+                    handler = Handler(path, self.files.memory, most=most)
+                    handler.refused.wait(HANG)
+                    os._exit(0)
+                while not os.path.exists(path):
+                    time.sleep(0.01)
+                vm = self.start()
+                thread, _ = vm.call_aside("PUT", "/snapshot/load", self.load_from(path))
+                os.waitpid(child, 0)
+                self.expect(vm.end(), 1, err=("closed its connection", "page fault handler"))
+                thread.join()
+
+    def test_a_handler_that_closes_its_connection_and_goes_on_serves(self):
+        self.taken().kill()
+        vm, handler = self.handled()
+        handler.connection.shutdown(socket.SHUT_RDWR)
+        for number in range(4, 8):
+            self.assertEqual(vm.count(), number)
+            time.sleep(1)
+        vm.send(b"q")
+        self.expect(vm.end(), 0, err="closed its connection")
+
+
 class Interrupted(SnapshotCase):
     """What ends the monitor, or would, in the middle of a call."""
-
-    def answers_of(self, vm, method, path, body):
-        """The call in a thread of its own, as it is answered late or never; a list that gets its answer."""
-        answers = []
-
-        def run():
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                answers.append(vm.call(method, path, body))
-        thread = threading.Thread(target=run)
-        thread.start()
-        return thread, answers
 
     def test_a_request_to_end_does_not_wait_for_memory_that_takes_long_to_write(self):
         if os.geteuid() != 0:
@@ -1060,13 +1121,13 @@ class Interrupted(SnapshotCase):
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(signal=signal_number):
                 # A handler makes the memory as slow as one likes.
-                handler = Handler(self.path(f"uffd{next(self.numbers)}.sock"), self.files.memory, pace=0.001)
+                handler = Handler(self.path(f"uffd{next(self.numbers)}.sock"), self.files.memory, pace=0.0003)
                 self.addCleanup(handler.end)
                 vm = self.start()
                 backend = {"backend_type": "Uffd", "backend_path": handler.listener.getsockname()}
                 vm.do("PUT", "/snapshot/load", {**self.files.load(resume=False), "mem_backend": backend})
                 other = Files(self.folder, "other")
-                thread, answers = self.answers_of(vm, "PUT", "/snapshot/create", other.create())
+                thread, answers = vm.call_aside("PUT", "/snapshot/create", other.create())
                 before = len(handler.served)
                 while len(handler.served) < before + 100:
                     time.sleep(0.01)
