@@ -146,7 +146,7 @@ TEST(MicroVmState, every_section_that_is_missing_is_named_but_what_need_not_be_t
     });
     EXPECT_EQ(error_of(bytes).message(), "section " + std::string(name) + ": it is missing");
   }
-  for (const char* name : {"producer", "boot", "template", "metadata", "drive", "mark"}) {
+  for (const char* name : {"producer", "boot", "template", "metadata", "drive", "mark", "base"}) {
     const Bytes bytes = resealed(state, [name](SnapshotContainer& container) {
       std::erase_if(container.sections, [name](const SnapshotSection& each) { return each.name == name; });
     });
@@ -182,7 +182,7 @@ TEST(MicroVmState, an_unknown_section_is_refused_by_name_unless_it_is_optional) 
 
 TEST(MicroVmState, a_section_of_another_version_is_refused_by_name) {
   for (const char* name : {"producer", "machine", "memory", "boot", "template", "vcpu", "platform", "clock",
-                           "serial", "power", "drive", "network", "metadata", "mark"}) {
+                           "serial", "power", "drive", "network", "metadata", "mark", "base"}) {
     for (const std::uint16_t version : std::array<std::uint16_t, 3>{0, 2, 65535}) {
       const Error error = error_of(resealed(sample_state(), [name, version](SnapshotContainer& container) {
         section(container, name).version = version;

@@ -599,6 +599,7 @@ class Telling(SnapshotCase):
         said = subprocess.run([program(), "--describe-snapshot", self.files.state], capture_output=True, text=True, check=True,
                               timeout=HANG).stdout
         self.assertIn("64 MiB", said)
+        self.assertRegex(said, "snapshot +Full, [0-9a-f]{32}\n")
 
 
 class Refusals(SnapshotCase):
@@ -920,7 +921,7 @@ class Loading(SnapshotCase):
         for leaf, where in state.cpuid():
             if leaf == 1:
                 struct.pack_into("<I", state.bytes, where + 20, 0xFFFFFFFF)
-        cases.append(("features that are missing here", state.sealed(), ("CPUID", "ECX")))
+        cases.append(("features that are missing here", state.sealed(), (self.path("damaged"), "CPUID", "ECX")))
         self.damaged(cases)
 
 
@@ -1107,6 +1108,28 @@ class PageFaults(SnapshotCase):
             time.sleep(1)
         vm.send(b"q")
         self.expect(vm.end(), 0, err="closed its connection")
+
+
+class CutShort(SnapshotCase):
+    """A memory file of which something is cut off while a microVM runs from it."""
+
+    def test_it_is_not_saved_as_if_it_were_whole_and_the_former_snapshot_stays(self):
+        self.taken().kill()
+        other = Files(self.folder, "other")
+        shutil.copy(self.files.memory, self.path("copy"))
+        vm = self.start()
+        backend = {"backend_type": "File", "backend_path": self.path("copy")}
+        vm.do("PUT", "/snapshot/load", {**self.files.load(), "mem_backend": backend})
+        self.assertEqual(vm.count(), 4)
+        vm.create(other)
+        contents = other.contents()
+        for size in ((64 << 20) - 4096, 4096, 0):
+            os.truncate(self.path("copy"), size)
+            vm.refused((self.path("copy"), f"{size} bytes"), "PUT", "/snapshot/create", other.create())
+            self.assertEqual(other.contents(), contents)
+        self.assertEqual(self.restored(other).count(), 5)
+        vm.resume()
+        self.assertIn(vm.end().code, (1, 149))
 
 
 class Interrupted(SnapshotCase):
