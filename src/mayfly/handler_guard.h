@@ -58,7 +58,7 @@ class HandlerGuard {
   const Calls calls_;
   UniqueFd handler_;  // of its process, which readable has ended; not open: nobody knows it
   UniqueFd signals_;
-  UniqueFd wishes_;  // an eventfd: kEnd, kStop or both
+  UniqueFd wishes_;    // an eventfd: kEnd, kStop or both
   SideThread thread_;  // last: all above is there before it starts
 };
 

@@ -327,7 +327,8 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
     guard.reset();
     HandlerGuard::Calls calls{
         .end_with = end_with,
-        .end_at_once = [] { end_at_once("guest memory is missing, which the page fault handler does not bring"); },
+        .end_at_once =
+            [] { end_at_once("guest memory is missing, which the page fault handler does not bring"); },
         .confine = confinement(filters, FilteredThread::kSnapshot)};
     MAYFLY_TRY_ASSIGN(guard, HandlerGuard::start(userfault, memory, std::move(connection), std::move(calls)));
     return {};

@@ -438,8 +438,8 @@ TEST(Options, help_names_every_flag_and_every_exit_status_and_nothing_that_is_no
   }
   const std::string run = parse({"run", "--help"}).error().text;
   for (const char* word : {"--kernel", "--initrd", "--cpus", "--memory", "--cmdline", "--huge-pages",
-                           "--track-dirty-pages", "--boot-protocol", "--id", "--metrics-path", "--boot-trace", "--log-path",
-                           "Ctrl-A x", "$MAYFLY_KERNEL", "console=ttyS0 reboot=k panic=1"}) {
+                           "--track-dirty-pages", "--boot-protocol", "--id", "--metrics-path", "--boot-trace",
+                           "--log-path", "Ctrl-A x", "$MAYFLY_KERNEL", "console=ttyS0 reboot=k panic=1"}) {
     EXPECT_NE(run.find(word), std::string::npos) << word;
   }
   EXPECT_NE(parse({"doctor", "--help"}).error().text.find("Exit status"), std::string::npos);

@@ -32,8 +32,8 @@ constexpr unsigned int kMfdHuge2M = 21U << 26;   // linux/memfd.h: MFD_HUGE_2MB
 constexpr std::uint64_t kHugePage = 2ULL << 20;
 constexpr std::uint64_t kMiB = 1ULL << 20;
 
-// Where memory files are mapped, for the last words of a process that touches what was cut off of one: nothing
-// here is ever freed, and a signal's handler may read it at any moment.
+// Where memory files are mapped, for the last words of a process that touches what was cut off of one:
+// nothing here is ever freed, and a signal's handler may read it at any moment.
 struct MappedFile {
   std::atomic<std::uintptr_t> begin = 0;  // 0: free
   std::atomic<std::uintptr_t> end = 0;

@@ -26,8 +26,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/crash.h"
 #include "base/atomic_file.h"
+#include "base/crash.h"
 #include "base/file.h"
 #include "support/poor_host.h"
 #include "support/temp_dir.h"

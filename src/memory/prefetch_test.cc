@@ -219,10 +219,10 @@ TEST(Prefetch, an_empty_set_is_none_to_fail_at) {
 }
 
 TEST(Prefetch, of_a_set_of_another_snapshot_or_memory_is_refused) {
-  for (const auto& [owner, why] : {std::pair(WorkingSetOwner{kPages * kGuestPage, kSnapshot + 1},
-                                             "set: is of another snapshot"),
-                                   std::pair(WorkingSetOwner{(kPages + 1) * kGuestPage, kSnapshot},
-                                             "set: is of 33558528 bytes of memory, not of 33554432")}) {
+  for (const auto& [owner, why] :
+       {std::pair(WorkingSetOwner{kPages * kGuestPage, kSnapshot + 1}, "set: is of another snapshot"),
+        std::pair(WorkingSetOwner{(kPages + 1) * kGuestPage, kSnapshot},
+                  "set: is of 33558528 bytes of memory, not of 33554432")}) {
     const Restore restore(kRuns, owner);
     const GuestMemory memory = restore.map();
     const auto refused = Prefetcher::start(memory, {restore.open_set(), "set"}, kSnapshot);

@@ -130,8 +130,9 @@ Result<std::string> describe_snapshot(std::span<const std::byte> bytes) {
   lines.add("memory", size_text(state.memory_size()) + ", " + counted(state.memory.size(), "range") +
                           pages_text(state.machine.huge_pages));
   if (state.mark) {
-    lines.add("snapshot", (state.base ? "Diff onto " + hex_text(*state.base) + ", its own mark is " : "Full, ") +
-                              hex_text(*state.mark));
+    lines.add("snapshot",
+              (state.base ? "Diff onto " + hex_text(*state.base) + ", its own mark is " : "Full, ") +
+                  hex_text(*state.mark));
   }
   if (state.boot) {
     lines.add("kernel", printable(state.boot->kernel_image_path));

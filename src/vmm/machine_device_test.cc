@@ -239,8 +239,8 @@ TEST_P(MachineDevice, a_guest_that_has_ended_is_not_saved) {
               .serial_metrics = metrics_,
               .console = {},
               .on_outcome = [&ended](const Outcome&) { ended = true; }});
-  ASSERT_TRUE(vm.put_machine_config(
-      {.vcpu_count = GetParam(), .mem_size_mib = 32, .track_dirty_pages = true}));
+  ASSERT_TRUE(
+      vm.put_machine_config({.vcpu_count = GetParam(), .mem_size_mib = 32, .track_dirty_pages = true}));
   BootSourceConfig boot;
   boot.kernel_image_path = std::string(MAYFLY_GUESTS) + "/reset_acpi.elf";
   ASSERT_TRUE(vm.put_boot_source(boot));

@@ -224,8 +224,7 @@ Result<void> MicroVm::follow_working_set(const LoadRequest& request, const Guest
     MAYFLY_TRY_ASSIGN(const UniqueFd file,
                       open_file(*request.working_set_path, O_RDONLY | O_NONBLOCK, kWorkingSetRole));
     const std::string name = std::string(kWorkingSetRole) + " " + *request.working_set_path;
-    MAYFLY_TRY_ASSIGN(prefetcher_,
-                      Prefetcher::start(memory, {file, name}, identity, around_.confine_side));
+    MAYFLY_TRY_ASSIGN(prefetcher_, Prefetcher::start(memory, {file, name}, identity, around_.confine_side));
     MAYFLY_TRY(prefetcher_->wait_confined());
   }
   return {};

@@ -159,7 +159,6 @@ inline MicroVmState sample_state(std::uint32_t vcpus = 1) {
       .forwards = {{.protocol = PortForward::Protocol::kUdp, .host_port = 8080, .guest_port = 80}},
       .host_loopback = true};
   user.state.mac = MacAddress{{2, 0, 0, 0, 0, 9}};
-  state.base = SnapshotMark{16, 15, 14};
   state.mark = SnapshotMark{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
   state.mmds = MmdsConfig{.network_interfaces = {"eth0"}, .version = MmdsVersion::kV2, .imds_compat = true};
   return state;
