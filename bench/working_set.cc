@@ -267,8 +267,8 @@ class Bench {
     GuestMemory memory = map();
     std::unique_ptr<Prefetcher> prefetcher;
     const Run run = timed(memory, [&] {
-      auto file = must(open_file(set, O_RDONLY, "working set"));
-      prefetcher = must(Prefetcher::start(memory, std::move(file), "working set", 0));
+      const auto file = must(open_file(set, O_RDONLY, "working set"));
+      prefetcher = must(Prefetcher::start(memory, {file, "working set"}, 0));
     });
     const auto progress = prefetcher->wait_ended();
     if (progress.failed) {

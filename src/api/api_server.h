@@ -3,13 +3,11 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
-#include <thread>
 
 #include "api/http/http_server.h"
-#include "base/mutex.h"
 #include "base/result.h"
+#include "base/side_thread.h"
 
 namespace mayfly::api {
 
@@ -31,7 +29,7 @@ class ApiServer {
   ~ApiServer();
 
   // Waits until `confine` has been called, and answers its error.
-  Result<void> wait_confined();
+  Result<void> wait_confined() { return thread_.wait_confined(); }
 
   // Who connects there is served from now on. Once.
   void listen(UnixListener listener) { server_->listen(std::move(listener)); }
@@ -45,13 +43,9 @@ class ApiServer {
 
  private:
   explicit ApiServer(std::unique_ptr<HttpServer> server) : server_(std::move(server)) {}
-  void serve(const std::function<Result<void>()>& confine) noexcept;
 
   std::unique_ptr<HttpServer> server_;
-  Mutex mutex_;  // a leaf
-  CondVar changed_;
-  std::optional<Result<void>> confined_ MAYFLY_GUARDED_BY(mutex_);  // once it is known
-  std::thread thread_;
+  SideThread thread_;
 };
 
 }  // namespace mayfly::api

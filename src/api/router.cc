@@ -547,6 +547,15 @@ Result<void> Router::take_snapshot(const Call& call, const SnapshotRequest& requ
   MAYFLY_TRY_ASSIGN(SnapshotJob made, on_files([&] { return SnapshotJob::create(request); }));
   const EndsThere<SnapshotJob> owner(files_, std::move(made));
   SnapshotJob& job = owner.value();
+  // Of the thread for files, which whoever wants to know waits for.
+  bool given_up = false;
+  const auto proceed = [&](std::uint64_t, std::uint64_t) {
+    given_up = gate_.ending();
+    return !given_up;
+  };
+  const auto say_why = [&given_up](Error error) {
+    return given_up ? Error(ErrorCode::kBusy, "the microVM is ending: no snapshot was made of it") : error;
+  };
   if (request.live) {
     LiveMemory live;
     const auto begin = [&live](MicroVm& vm) -> Result<void> {
@@ -554,14 +563,14 @@ Result<void> Router::take_snapshot(const Call& call, const SnapshotRequest& requ
       return {};
     };
     MAYFLY_TRY(with_vm(call, begin));
-    // The monitor may end meanwhile.
-    live.options.proceed = [this](std::uint64_t, std::uint64_t) { return gate_.run([] {}); };
-    MAYFLY_TRY(on_files([&] { return job.write_ahead(live); }));
+    live.options.proceed = proceed;
+    MAYFLY_TRY(on_files([&] { return job.write_ahead(live); }).map_error(say_why));
   }
   // The monitor's thread waits for the memory to be written: no device brings the guest anything meanwhile.
   const auto save = [&](MicroVm& vm) -> Result<void> {
-    MAYFLY_TRY_ASSIGN(const CapturedVm captured, vm.capture(request));
-    MAYFLY_TRY(on_files([&] { return job.write(captured); }));
+    MAYFLY_TRY_ASSIGN(CapturedVm captured, vm.capture(request));
+    captured.options.proceed = proceed;
+    MAYFLY_TRY(on_files([&] { return job.write(captured); }).map_error(say_why));
     return {};
   };
   const auto save_standing = [&](MicroVm& vm) -> Result<void> {
@@ -613,9 +622,22 @@ Router::Answer Router::put_working_set(const Call& call) {
   const auto write = [&]() -> Result<void> {
     MAYFLY_TRY_ASSIGN(const auto found, recorded.recorder->finish());
     MAYFLY_TRY(write_working_set({file.descriptor(), file.name()}, recorded.owner, found.runs));
-    return file.commit();
+    MAYFLY_TRY(file.commit());
+    if (!found.whole) {
+      LOG_WARN("%s: has the first %llu pages that the guest touched; there was no room for more",
+               file.name().c_str(), static_cast<unsigned long long>(found.pages));
+    }
+    return {};
   };
-  MAYFLY_TRY(on_files(write));
+  const auto written = on_files(write);
+  if (!written) {
+    // To be asked for again. Not called where the monitor is ending, and then of no use.
+    static_cast<void>(with_vm(call, [&](MicroVm& vm) -> Result<void> {
+      vm.keep_working_set(std::move(recorded));
+      return {};
+    }));
+  }
+  MAYFLY_TRY(written);
   return std::nullopt;
 }
 

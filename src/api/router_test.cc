@@ -27,6 +27,7 @@ struct InlineGate final : MonitorGate {
     }
     return open;
   }
+  bool ending() const override { return !open; }
   bool open = true;
 };
 

@@ -49,6 +49,7 @@ constexpr std::array<int, 11> kEndingSignals{SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM,
 
 std::atomic<void (*)()> g_hook{nullptr};
 std::atomic<std::string_view (*)(int)> g_syscall_names{nullptr};
+std::atomic<std::string_view (*)(std::uintptr_t)> g_address_names{nullptr};
 // The process's own id: a handler cannot ask the kernel, the filter may forbid it.
 std::atomic<pid_t> g_own_id{0};
 // The thread that is ending the process, once there is one. pthread_t is an address with glibc, never null.
@@ -79,7 +80,14 @@ void describe(TextBuffer& text, const FatalSignal& signal, const siginfo_t& info
   } else if (signal.detail == Detail::kAddress) {
     text.append(" at address 0x");
     // SAFETY: the address is only printed.
-    text.append_hex(reinterpret_cast<std::uintptr_t>(info.si_addr));
+    const auto address = reinterpret_cast<std::uintptr_t>(info.si_addr);
+    text.append_hex(address);
+    const auto names = g_address_names.load();
+    if (signal.number == SIGBUS && names != nullptr && !names(address).empty()) {
+      text.append(" of ");
+      text.append(names(address));
+      text.append(", which was cut short or cannot be read");
+    }
   } else if (signal.detail == Detail::kSyscall) {
     text.append(": forbidden system call ");
     const auto names = g_syscall_names.load();
@@ -113,7 +121,7 @@ void on_fatal_signal(int number, siginfo_t* info, void*) {
     }
   }
   run_last_hook();  // first: should the rest fail, the terminal is in order
-  std::array<char, 160> storage{};
+  std::array<char, 512> storage{};
   TextBuffer text(storage);
   describe(text, *signal, *info);
   signal->metric().set(1);
@@ -257,6 +265,10 @@ CrashStack::Use::~Use() {
 
 void set_crash_hook(void (*hook)()) {
   g_hook.store(hook);
+}
+
+void set_address_names(std::string_view (*name)(std::uintptr_t)) {
+  g_address_names.store(name);
 }
 
 void set_syscall_names(std::string_view (*name)(int number)) {

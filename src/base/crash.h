@@ -2,6 +2,7 @@
 #pragma once
 
 #include <csignal>
+#include <cstdint>
 #include <string_view>
 #include <utility>
 
@@ -64,5 +65,9 @@ void set_crash_hook(void (*hook)());
 // Who knows the names of system calls, for the line about a forbidden one; null: nobody, and it has the
 // number alone. `name` must be async-signal-safe; an empty name is none. Thread-safe.
 void set_syscall_names(std::string_view (*name)(int number));
+
+// Who knows which file lies at an address, for the line about a bus error; null: nobody. `name` must be
+// async-signal-safe, and what it answers must stay; an empty name is none. Thread-safe.
+void set_address_names(std::string_view (*name)(std::uintptr_t address));
 
 }  // namespace mayfly

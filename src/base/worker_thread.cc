@@ -1,45 +1,20 @@
 #include "base/worker_thread.h"
 
-#include <system_error>
 #include <utility>
-
-#include "base/thread_name.h"
 
 namespace mayfly {
 
-WorkerThread::WorkerThread(std::string name, std::function<Result<void>()> confine)
-    : name_(std::move(name)), confine_(std::move(confine)) {}
-
 Result<std::unique_ptr<WorkerThread>> WorkerThread::start(const std::string& name,
                                                           std::function<Result<void>()> confine) {
-  std::unique_ptr<WorkerThread> worker(new WorkerThread(name, std::move(confine)));
-  MAYFLY_TRY_ASSIGN(CrashStack crash_stack, CrashStack::create());
-  worker->crash_stack_.emplace(std::move(crash_stack));
-  try {
-    worker->thread_ = std::thread([self = worker.get()] { self->main(); });
-  } catch (const std::system_error& error) {
-    return fail_errno(error.code().value(), "start the thread " + name);
-  }
+  std::unique_ptr<WorkerThread> worker(new WorkerThread);
+  MAYFLY_TRY(worker->thread_.start(name, std::move(confine), [self = worker.get()] { self->main(); }));
   return worker;
 }
 
 WorkerThread::~WorkerThread() {
-  if (thread_.joinable()) {
-    {
-      const MutexLock lock(mutex_);
-      ends_ = true;
-      changed_.notify_all();
-    }
-    thread_.join();
-  }
-}
-
-Result<void> WorkerThread::wait_confined() {
   const MutexLock lock(mutex_);
-  while (!confined_) {
-    changed_.wait(mutex_);
-  }
-  return *confined_;
+  ends_ = true;
+  changed_.notify_all();
 }
 
 void WorkerThread::run(const std::function<void()>& task) {
@@ -55,20 +30,7 @@ void WorkerThread::run(const std::function<void()>& task) {
 }
 
 void WorkerThread::main() noexcept {
-  const CrashStack::Use crash_stack(*crash_stack_);
-  set_thread_name(name_);
-  auto confined = confine_ ? confine_() : Result<void>();
-  const bool fit = confined.has_value();
-  {
-    const MutexLock lock(mutex_);
-    confined_ = std::move(confined);
-    changed_.notify_all();
-  }
-  while (fit) {
-    const std::function<void()>* const task = next();
-    if (task == nullptr) {
-      return;
-    }
+  while (const std::function<void()>* const task = next()) {
     (*task)();
     const MutexLock lock(mutex_);
     task_ = nullptr;

@@ -3,13 +3,11 @@
 
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
-#include <thread>
 
-#include "base/crash.h"
 #include "base/mutex.h"
 #include "base/result.h"
+#include "base/side_thread.h"
 
 namespace mayfly {
 
@@ -25,26 +23,22 @@ class WorkerThread {
   ~WorkerThread();
 
   // Waits until `confine` has been called, and answers its error: then the thread takes no tasks.
-  Result<void> wait_confined();
+  Result<void> wait_confined() { return thread_.wait_confined(); }
 
   // After wait_confined(). Runs `task` there, after those of others, and comes back when it has ended. Any
   // thread but its own. `task` must not throw.
   void run(const std::function<void()>& task);
 
  private:
-  WorkerThread(std::string name, std::function<Result<void>()> confine);
+  WorkerThread() = default;
   void main() noexcept;
   const std::function<void()>* next() noexcept;
 
-  const std::string name_;
-  const std::function<Result<void>()> confine_;
-  std::optional<CrashStack> crash_stack_;
   Mutex mutex_;  // a leaf: not held while a task runs
   CondVar changed_;
-  std::optional<Result<void>> confined_ MAYFLY_GUARDED_BY(mutex_);  // once it is known
   const std::function<void()>* task_ MAYFLY_GUARDED_BY(mutex_) = nullptr;
   bool ends_ MAYFLY_GUARDED_BY(mutex_) = false;
-  std::thread thread_;  // last: everything above is there before it starts
+  SideThread thread_;  // last: everything above is there before it starts
 };
 
 }  // namespace mayfly

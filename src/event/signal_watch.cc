@@ -1,5 +1,6 @@
 #include "event/signal_watch.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -38,6 +39,11 @@ Result<std::unique_ptr<SignalWatch>> SignalWatch::create(EventRegistrar& registr
                                                      }
                                                    }));
   return watch;
+}
+
+bool SignalWatch::pending() const {
+  pollfd signals{.fd = fd_.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&signals, 1, 0) == 1;
 }
 
 }  // namespace mayfly

@@ -21,6 +21,9 @@ class SignalWatch {
   static Result<std::unique_ptr<SignalWatch>> create(EventRegistrar& registrar, std::span<const int> signals,
                                                      std::function<void(int)> callback);
 
+  // Whether one of them has reached the process and waits for the loop. Any thread that blocks them.
+  bool pending() const;
+
  private:
   explicit SignalWatch(UniqueFd fd) : fd_(std::move(fd)) {}
 

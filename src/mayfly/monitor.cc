@@ -31,6 +31,7 @@
 #include "event/signal_watch.h"
 #include "kvm/host_kind.h"
 #include "mayfly/confinement.h"
+#include "mayfly/handler_guard.h"
 #include "mayfly/version.h"
 #include "seccomp/filters.h"
 #include "vmm/micro_vm.h"
@@ -53,6 +54,10 @@ class FirstOutcome {
     if (!outcome_) {
       outcome_ = std::move(outcome);
     }
+  }
+  bool is_set() const {
+    const MutexLock lock(mutex_);
+    return outcome_.has_value();
   }
   // After something was set.
   Outcome get() const {
@@ -136,6 +141,14 @@ void release_birth_pages() {
   ::madvise(reinterpret_cast<void*>(end - kDeepest), kDeepest, MADV_DONTNEED);
 }
 
+// Where a thread stands in the way of an orderly end. The API's socket is left, as by a kill: the filters let
+// only the API's own thread remove it.
+[[noreturn]] void end_at_once(const char* why) {
+  LOG_ERROR("ends at once: %s", why);
+  restore_terminal();
+  ::_exit(static_cast<int>(ExitCode::kError));
+}
+
 // A monitor that was killed a moment ago may hold its image for a little longer: the kernel takes an io_uring
 // and the files registered with it apart in the background (30 ms were seen). Who starts by a configuration
 // file cannot ask again; who calls the API can, and is told at once.
@@ -214,8 +227,9 @@ class AfterStart {
 // The control API while it serves.
 class Api {
  public:
-  // All are borrowed.
-  Api(const Plan& plan, EventLoop& loop) : plan_(plan), gate_(loop) {}
+  // All are borrowed. `asked_to_end` as LoopGate's.
+  Api(const Plan& plan, EventLoop& loop, std::function<bool()> asked_to_end)
+      : plan_(plan), gate_(loop, std::move(asked_to_end)) {}
   Api(const Api&) = delete;
   Api& operator=(const Api&) = delete;
   ~Api() { stop(); }
@@ -300,18 +314,16 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
     }
   };
   // Before any thread is started: they inherit the signal mask.
-  static constexpr std::array kSignals = {SIGTERM, SIGINT, SIGCONT};
-  MAYFLY_TRY_ASSIGN(const auto signals, SignalWatch::create(*loop, kSignals, [&](int number) {
-                      if (number != SIGCONT) {
-                        end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
-                      } else {
-                        foreground();
-                      }
+  static constexpr std::array kEnds = {SIGTERM, SIGINT};
+  MAYFLY_TRY_ASSIGN(const auto ends, SignalWatch::create(*loop, kEnds, [&](int number) {
+                      end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
                     }));
+  static constexpr std::array kGoesOn = {SIGCONT};
+  MAYFLY_TRY_ASSIGN(const auto goes_on, SignalWatch::create(*loop, kGoesOn, [&](int) { foreground(); }));
   MAYFLY_TRY(install_vcpu_kick_handler());
   std::optional<Api> api;  // before the microVM, which tells of itself to its very end
   if (way.has_api) {
-    api.emplace(plan, *loop);
+    api.emplace(plan, *loop, [&] { return outcome.is_set() || ends->pending(); });
     MAYFLY_TRY(api->start(options.max_body_bytes, filters));
   }
   std::optional<HostKvm> host_kvm;
@@ -325,6 +337,18 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   way.console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
   way.console.on_foreground = foreground;
   const bool has_console = way.console.input >= 0;
+  std::unique_ptr<HandlerGuard> guard;
+  const auto guard_handler = [&](UniqueFd connection, const UniqueFd& userfault,
+                                 const GuestMemory& memory) -> Result<void> {
+    guard.reset();
+    HandlerGuard::Calls calls{
+        .end_with = end_with,
+        .end_at_once =
+            [] { end_at_once("guest memory is missing, which the page fault handler does not bring"); },
+        .confine = confinement(filters, FilteredThread::kSnapshot)};
+    MAYFLY_TRY_ASSIGN(guard, HandlerGuard::start(userfault, memory, std::move(connection), std::move(calls)));
+    return {};
+  };
   MicroVm vm({.registrar = *loop,
               .serial_metrics = serial_metrics,
               .trace = trace,
@@ -336,10 +360,15 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
                 }
                 return after_start.arm(has_console);
               },
-              .start_failed = [&terminal] { terminal.reset(); },
+              .start_failed =
+                  [&] {
+                    terminal.reset();
+                    guard.reset();
+                  },
               .confine_vcpu = confinement(filters, FilteredThread::kVcpu),
               .confine_owner = confinement(filters, FilteredThread::kMonitor),
               .confine_side = confinement(filters, FilteredThread::kSnapshot),
+              .on_page_handler = guard_handler,
               .boot_timer = options.boot_timer,
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
               .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }
@@ -379,17 +408,15 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   MAYFLY_TRY(way.begin(vm, api ? &*api : nullptr));
 
   MAYFLY_TRY(loop->run());
+  if (guard) {
+    guard->expect_end();
+  }
   if (api) {
     api->refuse_calls();
   }
   if (const auto stopped = vm.stop(); !stopped) {
     // A vCPU's thread still uses what an orderly end would take down, the API's events among it.
-    if (options.api_socket) {
-      ::unlink(options.api_socket->c_str());
-    }
-    LOG_ERROR("%s", stopped.error().message().c_str());
-    restore_terminal();
-    ::_exit(static_cast<int>(ExitCode::kError));
+    end_at_once(stopped.error().message().c_str());
   }
   vm.flush_console();
   terminal.reset();

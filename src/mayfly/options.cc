@@ -489,6 +489,10 @@ void add_run_options(CLI::App* run, const Named& named, Options& options, std::v
   if (named("--huge-pages")) {
     run->add_flag("--huge-pages", values.huge_pages, "Back guest memory with reserved 2 MiB pages");
   }
+  if (named("--track-dirty-pages")) {
+    run->add_flag("--track-dirty-pages", values.track_dirty_pages,
+                  "Log which memory the guest writes, for snapshots of type Diff and live ones");
+  }
   if (named("--boot-protocol")) {
     run->add_option_function<std::string>(
            "--boot-protocol",

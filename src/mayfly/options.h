@@ -49,6 +49,7 @@ struct RunOptions {
   std::uint32_t cpus = 1;
   std::uint64_t memory_mib = 128;
   bool huge_pages = false;
+  bool track_dirty_pages = false;
   std::vector<BlockDeviceConfig>
       drives{};  // the root drive, where there is one, and the others in their order
   std::vector<NetDeviceConfig> networks{};

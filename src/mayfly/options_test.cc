@@ -77,6 +77,7 @@ TEST(Options, run_takes_every_flag) {
                                   "--cmdline",
                                   "a b=c",
                                   "--huge-pages",
+                                  "--track-dirty-pages",
                                   "--boot-protocol",
                                   "linux64",
                                   "--id",
@@ -99,6 +100,7 @@ TEST(Options, run_takes_every_flag) {
   EXPECT_EQ(options.run.memory_mib, 2048U);
   EXPECT_EQ(options.run.cmdline, "a b=c");
   EXPECT_TRUE(options.run.huge_pages);
+  EXPECT_TRUE(options.run.track_dirty_pages);
   EXPECT_EQ(options.run.protocol, BootProtocolChoice::kLinux64);
   EXPECT_EQ(options.id, "vm-7");
   EXPECT_EQ(options.metrics_path, "/m");
@@ -485,8 +487,8 @@ TEST(Options, help_names_every_flag_and_every_exit_status_and_nothing_that_is_no
   }
   const std::string run = parse({"run", "--help"}).error().text;
   for (const char* word : {"--kernel", "--initrd", "--cpus", "--memory", "--cmdline", "--huge-pages",
-                           "--boot-protocol", "--id", "--metrics-path", "--boot-trace", "--log-path",
-                           "Ctrl-A x", "$MAYFLY_KERNEL", "console=ttyS0 reboot=k panic=1"}) {
+                           "--track-dirty-pages", "--boot-protocol", "--id", "--metrics-path", "--boot-trace",
+                           "--log-path", "Ctrl-A x", "$MAYFLY_KERNEL", "console=ttyS0 reboot=k panic=1"}) {
     EXPECT_NE(run.find(word), std::string::npos) << word;
   }
   EXPECT_NE(parse({"doctor", "--help"}).error().text.find("Exit status"), std::string::npos);

@@ -93,6 +93,7 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
   MachineConfig& machine = vm.machine;
   machine.vcpu_count = run.cpus;
   machine.mem_size_mib = run.memory_mib;
+  machine.track_dirty_pages = run.track_dirty_pages;
   machine.huge_pages = run.huge_pages ? HugePages::k2M : HugePages::kNone;
   // Only the size can still be wrong: the parser of the flags knows the rest.
   MAYFLY_TRY(machine.validate().map_error(blame_flag("--memory")));

@@ -83,12 +83,14 @@ TEST(Plan, run_becomes_a_machine_by_its_flags) {
                  .cpus = 3,
                  .memory_mib = 256,
                  .huge_pages = true,
+                 .track_dirty_pages = true,
                  .protocol = BootProtocolChoice::kPvh};
   const auto plan = make_plan(options, FakeProcess{}.surroundings());
   ASSERT_TRUE(plan.has_value()) << plan.error().message;
   EXPECT_EQ(plan->vm->machine.vcpu_count, 3U);
   EXPECT_EQ(plan->vm->machine.mem_size_mib, 256U);
   EXPECT_EQ(plan->vm->machine.huge_pages, HugePages::k2M);
+  EXPECT_TRUE(plan->vm->machine.track_dirty_pages);
   EXPECT_EQ(plan->vm->boot_source.kernel_image_path, "/k");
   EXPECT_EQ(plan->vm->boot_source.initrd_path, "/i");
   EXPECT_EQ(plan->vm->boot_source.boot_args, "quiet");

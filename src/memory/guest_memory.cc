@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <limits>
 #include <optional>
@@ -14,7 +16,9 @@
 
 #include "base/check.h"
 #include "base/checked.h"
+#include "base/crash.h"
 #include "base/file.h"
+#include "base/mutex.h"
 #include "base/text.h"
 #include "memory/guest_copy.h"
 
@@ -27,6 +31,54 @@ constexpr unsigned int kMfdHuge2M = 21U << 26;   // linux/memfd.h: MFD_HUGE_2MB
 
 constexpr std::uint64_t kHugePage = 2ULL << 20;
 constexpr std::uint64_t kMiB = 1ULL << 20;
+
+// Where memory files are mapped, for the last words of a process that touches what was cut off of one:
+// nothing here is ever freed, and a signal's handler may read it at any moment.
+struct MappedFile {
+  std::atomic<std::uintptr_t> begin = 0;  // 0: free
+  std::atomic<std::uintptr_t> end = 0;
+  std::array<char, 256> name{};
+};
+constexpr std::size_t kMostNames = 32;  // what is mapped beyond goes without
+std::array<MappedFile, kMostNames> g_mapped;
+Mutex g_mapped_mutex;  // a leaf: of who changes it
+
+std::string_view name_of_address(std::uintptr_t address) {
+  for (const MappedFile& file : g_mapped) {
+    const std::uintptr_t begin = file.begin.load(std::memory_order_acquire);
+    if (begin != 0 && address >= begin && address < file.end) {
+      return file.name.data();
+    }
+  }
+  return {};
+}
+
+void note_mapped(const MemoryRegion& region, std::string_view name) {
+  const MutexLock lock(g_mapped_mutex);
+  set_address_names(name_of_address);
+  for (MappedFile& file : g_mapped) {
+    if (file.begin == 0) {
+      file.name.fill('\0');
+      name.copy(file.name.data(), file.name.size() - 1);
+      // SAFETY: the number is compared with others; nothing is accessed through it.
+      const auto begin = reinterpret_cast<std::uintptr_t>(region.host);
+      file.end = begin + region.range.size();
+      file.begin.store(begin, std::memory_order_release);
+      return;
+    }
+  }
+}
+
+void forget_mapped(const void* start, std::size_t size) {
+  // SAFETY: as above.
+  const auto begin = reinterpret_cast<std::uintptr_t>(start);
+  const MutexLock lock(g_mapped_mutex);
+  for (MappedFile& file : g_mapped) {
+    if (file.begin >= begin && file.begin < begin + size) {
+      file.begin = 0;
+    }
+  }
+}
 
 std::uint64_t page_size() {
   return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
@@ -171,6 +223,7 @@ GuestMemory::Reservation::Reservation(Reservation&& other) noexcept
 
 GuestMemory::Reservation::~Reservation() {
   if (start_ != nullptr) {
+    forget_mapped(start_, size_);
     ::munmap(start_, size_);
   }
 }
@@ -196,6 +249,9 @@ Result<GuestMemory> GuestMemory::map_file(std::span<const GuestRange> ranges, Un
   memory.backing_fd_ = std::move(file);
   if (const auto mapped = memory.map_ranges(ranges, total); !mapped) {
     return tl::make_unexpected(mapped.error().within(name));
+  }
+  for (const MemoryRegion& region : memory.regions_) {
+    note_mapped(region, name);
   }
   return memory;
 }

@@ -23,6 +23,8 @@ namespace {
 
 constexpr std::uint64_t kLargestPiece = 4ULL << 20;
 constexpr std::uint64_t kBuffer = 1ULL << 20;
+// A question whether to go on may cost a system call, and a run may be one page.
+constexpr std::uint64_t kBetweenQuestions = 1ULL << 20;
 
 // What becomes of a page of zeros.
 enum class Zeros : std::uint8_t {
@@ -83,8 +85,13 @@ class Writer {
   }
 
  private:
-  Result<void> ask() const {
-    return ask_to_go_on(options_, file_, written_.written + written_.zero + written_.untouched, total_);
+  Result<void> ask() {
+    const std::uint64_t done = written_.written + written_.zero + written_.untouched;
+    if (done < next_question_) {
+      return {};
+    }
+    next_question_ = done + kBetweenQuestions;
+    return ask_to_go_on(options_, file_, done, total_);
   }
 
   // Whole pages from `from` to `offset` of the file: runs of those that are zeros and those that are not.
@@ -94,8 +101,8 @@ class Writer {
     };
     for (std::uint64_t done = 0; done < size;) {
       MAYFLY_TRY(ask());
-      const std::uint64_t most = std::min(size - done, kLargestPiece);
       const bool zero = is_zero(done);
+      const std::uint64_t most = std::min(size - done, zero ? kBetweenQuestions : kLargestPiece);
       std::uint64_t run = kGuestPage;
       while (run < most && is_zero(done + run) == zero) {
         run += kGuestPage;
@@ -142,6 +149,7 @@ class Writer {
   const MemoryFileOptions& options_;
   Zeros zeros_;
   std::uint64_t total_;
+  std::uint64_t next_question_ = 0;  // bytes that are done by then
   WrittenMemory written_;
   std::vector<std::byte> buffer_;
 };

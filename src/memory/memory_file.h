@@ -37,7 +37,7 @@ struct MemoryFileOptions {
   const PageMap* pages = nullptr;
   // A userfaultfd handler serves the memory: all of it is read, so that the handler brings what is missing.
   bool served_by_handler = false;
-  // Asked before each piece of at most 4 MiB, with the bytes of RAM that are done and how many there are:
+  // Asked at the start and every 1 to 5 MiB, with the bytes of RAM that are done and how many there are:
   // whether to go on. Where not, the writing ends with kBusy.
   std::function<bool(std::uint64_t done, std::uint64_t total)> proceed{};
 };

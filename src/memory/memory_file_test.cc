@@ -27,6 +27,7 @@
 #include <vector>
 
 #include "base/atomic_file.h"
+#include "base/crash.h"
 #include "base/file.h"
 #include "support/poor_host.h"
 #include "support/temp_dir.h"
@@ -680,6 +681,12 @@ TEST(CutFile, an_access_ends_the_process_and_a_system_call_fails) {
         static_cast<void>(cut_memory().read_object<char>(GuestAddress(kPage)));
       },
       ::testing::KilledBySignal(SIGBUS), "");
+  EXPECT_EXIT(
+      {
+        EXPECT_TRUE(install_crash_handlers());
+        static_cast<void>(cut_memory().read_object<char>(GuestAddress(kPage)));
+      },
+      ::testing::ExitedWithCode(149), "SIGBUS at address 0x[0-9a-f]+ of memory file, which was cut short");
   const GuestMemory memory = cut_memory();
   const iovec page = memory.slice(GuestAddress(kPage), kPage)->for_system_call();
   const UniqueFd file = empty_file();

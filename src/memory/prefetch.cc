@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/log.h"
 
 // linux/mman.h, since Linux 5.14.
 #ifndef MADV_POPULATE_READ
@@ -101,17 +102,16 @@ Result<bool> map(const GuestMemory& memory, const Piece& piece) {
 
 }  // namespace
 
-Result<std::unique_ptr<Prefetcher>> Prefetcher::start(const GuestMemory& memory, UniqueFd file,
-                                                      std::string name, std::uint64_t snapshot,
+Result<std::unique_ptr<Prefetcher>> Prefetcher::start(const GuestMemory& memory, const NamedFile& file,
+                                                      std::uint64_t snapshot,
                                                       std::function<Result<void>()> confine) {
   if (memory.backing() != Backing::kPrivateFile) {
     return fail(ErrorCode::kUnsupported,
                 "a working set is read ahead for private memory files alone, not for " +
                     std::string(to_string(memory.backing())));
   }
-  MAYFLY_TRY_ASSIGN(WorkingSet set, WorkingSet::make_room({file, name}));
-  std::unique_ptr<Prefetcher> prefetcher(
-      new Prefetcher(memory, std::move(file), std::move(name), snapshot, std::move(set)));
+  MAYFLY_TRY_ASSIGN(WorkingSet set, WorkingSet::read(file, {memory.size(), snapshot}));
+  std::unique_ptr<Prefetcher> prefetcher(new Prefetcher(memory, std::move(set)));
   const auto told = [self = prefetcher.get(), confine = std::move(confine)] {
     auto confined = confine ? confine() : Result<void>();
     if (!confined) {
@@ -125,6 +125,9 @@ Result<std::unique_ptr<Prefetcher>> Prefetcher::start(const GuestMemory& memory,
 }
 
 void Prefetcher::end(Result<void> done) {
+  if (!done) {
+    LOG_WARN("the working set is not read ahead to its end: %s", done.error().message().c_str());
+  }
   const MutexLock lock(mutex_);
   ended_ = true;
   if (!done) {
@@ -134,11 +137,6 @@ void Prefetcher::end(Result<void> done) {
 }
 
 Result<void> Prefetcher::sweep() {
-  MAYFLY_TRY(set_.read({file_, name_}, {memory_.size(), snapshot_}));
-  {
-    const MutexLock lock(mutex_);
-    wanted_ = set_.pages();
-  }
   Cursor reads(set_);
   Cursor maps(set_);
   bool can_map = true;
@@ -170,9 +168,9 @@ Prefetcher::Progress Prefetcher::progress() const {
   Progress progress;
   progress.asked_pages = asked_;
   progress.mapped_pages = mapped_;
+  progress.wanted_pages = set_.pages();
   const MutexLock lock(mutex_);
   progress.ended = ended_;
-  progress.wanted_pages = wanted_;
   progress.failed = failed_;
   return progress;
 }

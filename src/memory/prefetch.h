@@ -27,14 +27,13 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <string>
 #include <utility>
 
 #include "base/mutex.h"
 #include "base/result.h"
-#include "base/unique_fd.h"
+#include "base/side_thread.h"
 #include "memory/guest_memory.h"
-#include "memory/side_thread.h"
+#include "memory/memory_file.h"
 #include "memory/working_set.h"
 
 namespace mayfly {
@@ -43,18 +42,17 @@ class Prefetcher {
  public:
   struct Progress {
     bool ended = false;              // nothing more will happen
-    std::uint64_t wanted_pages = 0;  // of the set, 4 KiB each; 0 until it was read
+    std::uint64_t wanted_pages = 0;  // of the set, 4 KiB each
     std::uint64_t asked_pages = 0;   // of the memory file, asked for; small gaps between runs are among them
     std::uint64_t mapped_pages = 0;  // of them, put into the page tables; 0 before Linux 5.14
     std::optional<Error> failed;     // why it ended before all was read; not where it was stopped
   };
 
-  // Starts the thread "mayfly_ahead", which calls `confine`, reads `file` (role and path in `name`) as a
-  // working set of `owner`, and sweeps. Before the guest runs. Looks at the size of `file` and no more, so
-  // that a caller in a hurry loses little; all that is wrong with its contents, progress() tells. `memory` is
-  // borrowed: it lives longer. Errors: kUnsupported for another backing than kPrivateFile, kInvalidImage
-  // for a file whose size no working set has, kExhausted for no thread.
-  static Result<std::unique_ptr<Prefetcher>> start(const GuestMemory& memory, UniqueFd file, std::string name,
+  // Reads `file`, the working set of that snapshot, and starts the thread "mayfly_ahead", which calls
+  // `confine` and sweeps; where that fails, it says so in the log as well. Before the guest runs. `memory` is
+  // borrowed: it lives longer. Errors: kUnsupported for another backing than kPrivateFile, kExhausted for no
+  // thread, and those of WorkingSet::read().
+  static Result<std::unique_ptr<Prefetcher>> start(const GuestMemory& memory, const NamedFile& file,
                                                    std::uint64_t snapshot,
                                                    std::function<Result<void>()> confine = {});
   Prefetcher(const Prefetcher&) = delete;
@@ -76,28 +74,18 @@ class Prefetcher {
   Progress wait_ended() MAYFLY_EXCLUDES(mutex_);
 
  private:
-  Prefetcher(const GuestMemory& memory, UniqueFd file, std::string name, std::uint64_t snapshot,
-             WorkingSet set)
-      : memory_(memory),
-        file_(std::move(file)),
-        name_(std::move(name)),
-        snapshot_(snapshot),
-        set_(std::move(set)) {}
+  Prefetcher(const GuestMemory& memory, WorkingSet set) : memory_(memory), set_(std::move(set)) {}
 
   void end(Result<void> done) MAYFLY_EXCLUDES(mutex_);
   Result<void> sweep() MAYFLY_EXCLUDES(mutex_);
 
   const GuestMemory& memory_;
-  const UniqueFd file_;
-  const std::string name_;
-  const std::uint64_t snapshot_;
-  WorkingSet set_;  // the thread's
+  const WorkingSet set_;
 
   std::atomic<std::uint64_t> asked_ = 0;   // pages
   std::atomic<std::uint64_t> mapped_ = 0;  // pages
   mutable Mutex mutex_;                    // a leaf
   CondVar changed_;                        // ended_
-  std::uint64_t wanted_ MAYFLY_GUARDED_BY(mutex_) = 0;
   bool ended_ MAYFLY_GUARDED_BY(mutex_) = false;
   std::optional<Error> failed_ MAYFLY_GUARDED_BY(mutex_);
 

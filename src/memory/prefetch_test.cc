@@ -71,7 +71,7 @@ class Restore {
   UniqueFd open_set() const { return open_file(directory_.file("set"), O_RDONLY, "working set").value(); }
   std::unique_ptr<Prefetcher> prefetch(const GuestMemory& memory,
                                        std::function<Result<void>()> confine = {}) const {
-    return Prefetcher::start(memory, open_set(), "set", kSnapshot, std::move(confine)).value();
+    return Prefetcher::start(memory, {open_set(), "set"}, kSnapshot, std::move(confine)).value();
   }
 
   // Drops the file from the page cache; whether that worked (a tmpfs has nothing else).
@@ -218,14 +218,17 @@ TEST(Prefetch, an_empty_set_is_none_to_fail_at) {
   EXPECT_EQ(progress.asked_pages, 0U);
 }
 
-TEST(Prefetch, of_a_set_of_another_snapshot_reads_nothing_and_says_why) {
-  const Restore restore(kRuns, {kPages * kGuestPage, kSnapshot + 1});
-  const GuestMemory memory = restore.map();
-  const auto progress = restore.prefetch(memory)->wait_ended();
-  ASSERT_TRUE(progress.failed);
-  EXPECT_EQ(progress.failed->message(), "set: is of another snapshot");
-  EXPECT_EQ(progress.asked_pages, 0U);
-  EXPECT_TRUE(mapped(memory).empty());
+TEST(Prefetch, of_a_set_of_another_snapshot_or_memory_is_refused) {
+  for (const auto& [owner, why] :
+       {std::pair(WorkingSetOwner{kPages * kGuestPage, kSnapshot + 1}, "set: is of another snapshot"),
+        std::pair(WorkingSetOwner{(kPages + 1) * kGuestPage, kSnapshot},
+                  "set: is of 33558528 bytes of memory, not of 33554432")}) {
+    const Restore restore(kRuns, owner);
+    const GuestMemory memory = restore.map();
+    const auto refused = Prefetcher::start(memory, {restore.open_set(), "set"}, kSnapshot);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().message(), why);
+  }
 }
 
 TEST(Prefetch, of_memory_that_was_cut_off_ends_and_says_why) {
@@ -278,11 +281,11 @@ TEST(Prefetch, is_confined_on_its_own_thread) {
 TEST(Prefetch, of_other_memory_or_a_file_that_is_no_set_is_refused) {
   const Restore restore(kRuns);
   const GuestMemory anonymous = GuestMemory::create(two_ranges(), Backing::kAnonymous).value();
-  EXPECT_EQ(Prefetcher::start(anonymous, restore.open_set(), "set", kSnapshot).error().code(),
+  EXPECT_EQ(Prefetcher::start(anonymous, {restore.open_set(), "set"}, kSnapshot).error().code(),
             ErrorCode::kUnsupported);
   const GuestMemory memory = restore.map();
   const auto refused =
-      Prefetcher::start(memory, UniqueFd(::memfd_create("empty", MFD_CLOEXEC)), "set", kSnapshot);
+      Prefetcher::start(memory, {UniqueFd(::memfd_create("empty", MFD_CLOEXEC)), "set"}, kSnapshot);
   EXPECT_EQ(refused.error().message(), "set: no working set has 0 bytes");
 }
 

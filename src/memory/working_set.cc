@@ -76,7 +76,7 @@ Result<void> write_working_set(const NamedFile& file, const WorkingSetOwner& own
   return write_at(file.fd, 0, {bytes.data(), bytes.size()}, file.name);
 }
 
-Result<WorkingSet> WorkingSet::make_room(const NamedFile& file) {
+Result<WorkingSet> WorkingSet::read(const NamedFile& file, const WorkingSetOwner& owner) {
   struct stat stat {};
   if (::fstat(file.fd.get(), &stat) != 0) {
     return fail_errno(errno, std::string("look at ").append(file.name));
@@ -89,15 +89,12 @@ Result<WorkingSet> WorkingSet::make_room(const NamedFile& file) {
   if (size < kLeast || size > kLeast + std::uint64_t{kMaxWorkingSetRuns} * kRunSize) {
     return refuse(file, "no working set has " + std::to_string(size) + " bytes");
   }
-  return WorkingSet(size);
-}
-
-Result<void> WorkingSet::read(const NamedFile& file, const WorkingSetOwner& owner) {
-  MAYFLY_TRY_ASSIGN(const std::size_t got, read_at(file.fd, 0, {bytes_.get(), length_}, file.name));
-  if (got != length_) {
+  auto room = std::make_unique_for_overwrite<Bytes>(size);
+  MAYFLY_TRY_ASSIGN(const std::size_t got, read_at(file.fd, 0, {room.get(), size}, file.name));
+  if (got != size) {
     return refuse(file, "was cut short");
   }
-  const std::span<const std::byte> bytes(bytes_.get(), length_);
+  const std::span<const std::byte> bytes(room.get(), size);
   if (!std::equal(kMagic.begin(), kMagic.end(), bytes.begin(), [](std::uint8_t want, std::byte have) {
         return want == static_cast<std::uint8_t>(have);
       })) {
@@ -108,7 +105,7 @@ Result<void> WorkingSet::read(const NamedFile& file, const WorkingSetOwner& owne
                                              std::to_string(version) + ", and this program reads version " +
                                              std::to_string(kVersion));
   }
-  const std::size_t end = length_ - kChecksum;
+  const std::size_t end = size - kChecksum;
   if (number_at<std::uint64_t>(bytes, end) != crc64(bytes.first(end))) {
     return refuse(file, "is damaged: its checksum is another");
   }
@@ -126,15 +123,14 @@ Result<void> WorkingSet::read(const NamedFile& file, const WorkingSetOwner& owne
   }
   const std::uint64_t pages = owner.memory_size / kGuestPage;
   std::uint64_t left = pages;
-  runs_ = bytes.subspan(kHeader, end - kHeader);
-  for (std::size_t index = 0; index < size(); ++index) {
-    if (!fits((*this)[index], pages, left)) {
-      runs_ = {};
+  WorkingSet set(std::move(room), bytes.subspan(kHeader, end - kHeader));
+  for (std::size_t index = 0; index < set.size(); ++index) {
+    if (!fits(set[index], pages, left)) {
       return refuse(file, "run " + std::to_string(index) + " is none of that memory");
     }
   }
-  pages_ = pages - left;
-  return {};
+  set.pages_ = pages - left;
+  return set;
 }
 
 PageRun WorkingSet::operator[](std::size_t index) const {

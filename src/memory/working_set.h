@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -56,13 +57,10 @@ Result<void> write_working_set(const NamedFile& file, const WorkingSetOwner& own
 // A working set in the bytes of its file, checked. Move-only; thread-safe.
 class WorkingSet {
  public:
-  // Room for the bytes of `file`, as many as it has now. Reads nothing of it, so that it costs the caller one
-  // system call. Errors: kInvalidImage for what is no regular file or has a size that no working set has.
-  static Result<WorkingSet> make_room(const NamedFile& file);
-  // Reads `file` and checks every byte. To be called once, and before all below. Allocates nothing, unless it
-  // fails. Errors: kInvalidImage for what is no working set, is damaged, or is that of another memory file
-  // or snapshot than `owner`; kUnsupported for another version; kIo.
-  Result<void> read(const NamedFile& file, const WorkingSetOwner& owner);
+  // Reads `file` and checks every byte, which of the largest takes some 20 ms. Errors: kInvalidImage for what
+  // is no working set, is damaged, or is that of another memory file or snapshot than `owner`; kUnsupported
+  // for another version; kIo.
+  static Result<WorkingSet> read(const NamedFile& file, const WorkingSetOwner& owner);
 
   std::size_t size() const { return runs_.size() / kRunSize; }  // runs
   PageRun operator[](std::size_t index) const;
@@ -74,11 +72,10 @@ class WorkingSet {
   // NOLINTNEXTLINE(modernize-avoid-c-arrays): a vector would write zeros to all of it
   using Bytes = std::byte[];
 
-  explicit WorkingSet(std::size_t size)
-      : bytes_(std::make_unique_for_overwrite<Bytes>(size)), length_(size) {}
+  WorkingSet(std::unique_ptr<Bytes> bytes, std::span<const std::byte> runs)
+      : bytes_(std::move(bytes)), runs_(runs) {}
 
   std::unique_ptr<Bytes> bytes_;
-  std::size_t length_;
   std::span<const std::byte> runs_;  // in bytes_
   std::uint64_t pages_ = 0;
 };

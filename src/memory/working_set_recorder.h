@@ -31,10 +31,10 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/side_thread.h"
 #include "base/unique_fd.h"
 #include "memory/guest_memory.h"
 #include "memory/page_extents.h"
-#include "memory/side_thread.h"
 #include "memory/working_set.h"
 
 namespace mayfly {
@@ -67,8 +67,8 @@ class WorkingSetRecorder {
   // How many pages of 4 KiB were seen until now. Thread-safe.
   std::uint64_t pages() const { return seen_pages_; }
 
-  // Looks once more, ends the thread, and answers what was found. Once. Waits for one look, a few
-  // milliseconds for a GiB of touched memory. Errors: that of `confine`, and those of the host's.
+  // Looks once more, ends the thread, and answers what was found; called again, the same. Waits for one look,
+  // a few milliseconds for a GiB of touched memory. Errors: that of `confine`, and those of the host's.
   Result<Recording> finish();
 
  private:

@@ -53,8 +53,7 @@ Bytes sealed(Bytes bytes) {
 }
 
 Result<std::vector<PageRun>> read(const UniqueFd& fd, const WorkingSetOwner& owner = kOwner) {
-  MAYFLY_TRY_ASSIGN(WorkingSet set, WorkingSet::make_room({fd, "set"}));
-  MAYFLY_TRY(set.read({fd, "set"}, owner));
+  MAYFLY_TRY_ASSIGN(const WorkingSet set, WorkingSet::read({fd, "set"}, owner));
   std::vector<PageRun> runs;
   for (std::size_t index = 0; index < set.size(); ++index) {
     runs.push_back(set[index]);
@@ -91,8 +90,7 @@ TEST(WorkingSet, what_was_written_is_read_in_its_order) {
 
 TEST(WorkingSet, pages_are_those_of_all_runs) {
   const UniqueFd fd = file_of(bytes_of(kRuns));
-  auto set = WorkingSet::make_room({fd, "set"}).value();
-  ASSERT_TRUE(set.read({fd, "set"}, kOwner));
+  const WorkingSet set = WorkingSet::read({fd, "set"}, kOwner).value();
   EXPECT_EQ(set.pages(), 25U);
   EXPECT_EQ(set.size(), 4U);
 }
@@ -147,14 +145,6 @@ TEST(WorkingSet, a_file_larger_than_any_set_is_refused_before_it_is_read) {
   const UniqueFd fd = file_of({});
   ASSERT_EQ(::ftruncate(fd.get(), off_t{1} << 40), 0);
   EXPECT_THAT(read(fd).error().message(), HasSubstr("no working set has 1099511627776 bytes"));
-}
-
-TEST(WorkingSet, a_file_that_shrinks_before_it_is_read_is_refused) {
-  const UniqueFd fd = file_of(bytes_of(kRuns));
-  auto set = WorkingSet::make_room({fd, "set"}).value();
-  ASSERT_EQ(::ftruncate(fd.get(), 50), 0);
-  EXPECT_THAT(set.read({fd, "set"}, kOwner).error().message(), HasSubstr("was cut short"));
-  EXPECT_EQ(set.size(), 0U);
 }
 
 TEST(WorkingSet, another_version_is_refused_by_its_number) {

@@ -40,6 +40,16 @@ std::string time_text(std::uint64_t realtime_ns) {
   return std::string(text.view().substr(0, text.view().find('.'))) + "Z";
 }
 
+std::string hex_text(const SnapshotMark& mark) {
+  std::string text;
+  for (const unsigned byte : mark) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    text.push_back(kDigits[byte >> 4]);
+    text.push_back(kDigits[byte & 0xf]);
+  }
+  return text;
+}
+
 std::string counted(std::size_t count, const char* what) {
   return std::to_string(count) + " " + what + (count == 1 ? "" : "s");
 }
@@ -119,6 +129,11 @@ Result<std::string> describe_snapshot(std::span<const std::byte> bytes) {
   lines.add("vCPUs", std::to_string(state.vcpus.size()) + (state.machine.smt ? ", two a core" : ""));
   lines.add("memory", size_text(state.memory_size()) + ", " + counted(state.memory.size(), "range") +
                           pages_text(state.machine.huge_pages));
+  if (state.mark) {
+    lines.add("snapshot",
+              (state.base ? "Diff onto " + hex_text(*state.base) + ", its own mark is " : "Full, ") +
+                  hex_text(*state.mark));
+  }
   if (state.boot) {
     lines.add("kernel", printable(state.boot->kernel_image_path));
   }

@@ -32,6 +32,18 @@ TEST(DescribeSnapshot, says_what_is_in_it) {
   EXPECT_THAT(*text, HasSubstr(" boot 0: version 1, 53 bytes, optional\n"));
 }
 
+TEST(DescribeSnapshot, whether_it_is_a_diff_and_onto_what) {
+  MicroVmState state = sample_state();
+  state.mark = SnapshotMark{0x01, 0xab};
+  state.base.reset();
+  const std::string zeros(28, '0');
+  EXPECT_THAT(describe_snapshot(encode(state).value()).value(),
+              HasSubstr("snapshot    Full, 01ab" + zeros + "\n"));
+  state.base = SnapshotMark{0xff, 0x10};
+  EXPECT_THAT(describe_snapshot(encode(state).value()).value(),
+              HasSubstr("snapshot    Diff onto ff10" + zeros + ", its own mark is 01ab" + zeros + "\n"));
+}
+
 TEST(DescribeSnapshot, what_is_not_there_is_not_spoken_of) {
   MicroVmState state = sample_state();
   state.created_ns = 0;

@@ -58,6 +58,8 @@ void for_each_section(Visit visit) {
       "metadata", Times::kAtMostOnce, false, [](auto& state) -> auto& { return state.mmds; });
   visit(
       "mark", Times::kAtMostOnce, true, [](auto& state) -> auto& { return state.mark; });
+  visit(
+      "base", Times::kAtMostOnce, true, [](auto& state) -> auto& { return state.base; });
 }
 
 // Of every section, so far.

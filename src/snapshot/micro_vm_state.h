@@ -94,6 +94,7 @@ struct MicroVmState {
   std::vector<SavedNetwork> networks{};
   std::optional<MmdsConfig> mmds{};
   std::optional<SnapshotMark> mark{};
+  std::optional<SnapshotMark> base{};  // of a Diff: the mark of the snapshot that it is onto
 
   std::uint64_t memory_size() const;  // bytes of all ranges
 

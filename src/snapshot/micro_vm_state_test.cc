@@ -138,15 +138,27 @@ TEST(MicroVmState, every_section_that_is_shorter_or_longer_than_it_was_is_refuse
   }
 }
 
+// With every section that there is.
+MicroVmState state_of_a_diff() {
+  MicroVmState state = sample_state();
+  state.base = SnapshotMark{16, 15, 14};
+  return state;
+}
+
+TEST(MicroVmState, what_a_diff_is_onto_is_kept) {
+  EXPECT_EQ(decode(encode(state_of_a_diff()).value()).value().base, state_of_a_diff().base);
+  EXPECT_FALSE(decode(encode(sample_state()).value()).value().base);
+}
+
 TEST(MicroVmState, every_section_that_is_missing_is_named_but_what_need_not_be_there) {
-  const MicroVmState state = sample_state();
+  const MicroVmState state = state_of_a_diff();
   for (const char* name : {"machine", "memory", "platform", "clock", "serial", "power"}) {
     const Bytes bytes = resealed(state, [name](SnapshotContainer& container) {
       std::erase_if(container.sections, [name](const SnapshotSection& each) { return each.name == name; });
     });
     EXPECT_EQ(error_of(bytes).message(), "section " + std::string(name) + ": it is missing");
   }
-  for (const char* name : {"producer", "boot", "template", "metadata", "drive", "mark"}) {
+  for (const char* name : {"producer", "boot", "template", "metadata", "drive", "mark", "base"}) {
     const Bytes bytes = resealed(state, [name](SnapshotContainer& container) {
       std::erase_if(container.sections, [name](const SnapshotSection& each) { return each.name == name; });
     });
@@ -182,9 +194,9 @@ TEST(MicroVmState, an_unknown_section_is_refused_by_name_unless_it_is_optional) 
 
 TEST(MicroVmState, a_section_of_another_version_is_refused_by_name) {
   for (const char* name : {"producer", "machine", "memory", "boot", "template", "vcpu", "platform", "clock",
-                           "serial", "power", "drive", "network", "metadata", "mark"}) {
+                           "serial", "power", "drive", "network", "metadata", "mark", "base"}) {
     for (const std::uint16_t version : std::array<std::uint16_t, 3>{0, 2, 65535}) {
-      const Error error = error_of(resealed(sample_state(), [name, version](SnapshotContainer& container) {
+      const Error error = error_of(resealed(state_of_a_diff(), [name, version](SnapshotContainer& container) {
         section(container, name).version = version;
       }));
       EXPECT_EQ(error.code(), ErrorCode::kUnsupported);

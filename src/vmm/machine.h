@@ -142,6 +142,9 @@ class Machine {
   ~Machine() = default;
 
   State state() const { return state_; }
+  // The guest or KVM has ended it, whether its owner knows or not. Of a machine that is paused the answer
+  // stays what it is.
+  bool has_ended() const { return ending_.reported(); }
   Serial16550& serial() { return serial_; }
   const I8042& i8042() const { return i8042_; }
 
@@ -185,6 +188,7 @@ class Machine {
     explicit Ending(std::function<void(Outcome)> on_outcome) : on_outcome_(std::move(on_outcome)) {}
     void power_event(PowerEvent event) noexcept override;
     void report(Outcome outcome) noexcept;
+    bool reported() const { return reported_.test(); }
 
    private:
     std::function<void(Outcome)> on_outcome_;

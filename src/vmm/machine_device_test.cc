@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include "kvm/kvm.h"
 #include "support/fake_event.h"
 #include "vmm/machine.h"
+#include "vmm/micro_vm.h"
 
 namespace mayfly {
 namespace {
@@ -246,6 +248,33 @@ TEST_P(MachineDevice, a_guest_that_goes_on_finds_a_new_generation_and_is_told) {
   EXPECT_TRUE(paper_.shows("PASS\n"));
   EXPECT_TRUE(machine->stop());
   expect_busy(machine->notify_generation_change());
+}
+
+// As it may in the middle of a live snapshot, which then finds it paused.
+TEST_P(MachineDevice, a_guest_that_has_ended_is_not_saved) {
+  std::atomic<bool> ended = false;
+  MicroVm vm({.registrar = registrar_,
+              .serial_metrics = metrics_,
+              .console = {},
+              .on_outcome = [&ended](const Outcome&) { ended = true; }});
+  ASSERT_TRUE(
+      vm.put_machine_config({.vcpu_count = GetParam(), .mem_size_mib = 32, .track_dirty_pages = true}));
+  BootSourceConfig boot;
+  boot.kernel_image_path = std::string(MAYFLY_GUESTS) + "/reset_acpi.elf";
+  ASSERT_TRUE(vm.put_boot_source(boot));
+  ASSERT_TRUE(vm.start());
+  while (!ended) {
+    std::this_thread::yield();
+  }
+  const SnapshotRequest live{.state_path = "state", .memory_path = "memory", .live = true};
+  expect_busy(vm.check_snapshot(live));
+  ASSERT_TRUE(vm.pause());
+  for (const SnapshotRequest& request : {live, {.state_path = "state", .memory_path = "memory"}}) {
+    const auto captured = vm.capture(request);
+    ASSERT_FALSE(captured);
+    EXPECT_EQ(captured.error().message(), "the guest has ended: there is nothing left that could go on");
+  }
+  EXPECT_TRUE(vm.stop());
 }
 
 INSTANTIATE_TEST_SUITE_P(VcpuCounts, MachineDevice, ::testing::Values(1U, 2U),

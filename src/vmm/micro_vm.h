@@ -61,6 +61,11 @@ struct MicroVmSurroundings {
   std::function<Result<void>()> confine_owner{};
   // The same of each thread that reads or looks at memory beside the guest.
   std::function<Result<void>()> confine_side{};
+  // Called where another process brings the guest's pages, before anything waits for one: with the connection
+  // to it, the userfaultfd, and the memory that it is of, both borrowed for the call. Where it fails so does
+  // the load. May be empty.
+  std::function<Result<void>(UniqueFd connection, const UniqueFd& userfault, const GuestMemory& memory)>
+      on_page_handler{};
   // Logs how long the guest took from start() to its boot mark, in the dialect's words.
   bool boot_timer = false;
   std::size_t mmds_size_limit = Mmds::kDefaultSizeLimit;  // bytes
@@ -153,7 +158,8 @@ class MicroVm {
   tl::expected<void, BuildError> load_clone(const LoadRequest& request);
 
   // What stands against a snapshot. kInvalidArgument where a file of the snapshot would take the place of one
-  // that the microVM uses; kBusy where it runs; kUnsupported where something of it cannot be saved.
+  // that the microVM uses; kBusy where it runs, or its guest has
+  // ended; kUnsupported where something of it cannot be saved.
   Result<void> check_snapshot(const SnapshotRequest& request) const;
   // For a live one, of a microVM that runs or not: from here on what is written to its memory is logged.
   Result<LiveMemory> begin_live();
@@ -166,6 +172,8 @@ class MicroVm {
   // The recording that a load has begun, which goes on until its finish(). kNotFound where there is none, or
   // it was taken. kInvalidArgument where `path`, where it is to go, is a file that the microVM uses.
   Result<RecordedSet> take_working_set(const std::string& path);
+  // Takes back what take_working_set() gave, for it to give it again.
+  void keep_working_set(RecordedSet recorded) { recorded_ = std::move(recorded); }
 
   // As Machine's. Both are idempotent.
   Result<void> pause();

@@ -28,6 +28,7 @@ namespace {
 
 constexpr const char* kStateRole = "the snapshot's state file";
 constexpr const char* kMemoryRole = "the snapshot's memory file";
+constexpr const char* kLoadedRole = "snapshot memory file";
 constexpr const char* kWorkingSetRole = "working set";
 
 // The handler that listens at `path`.
@@ -79,6 +80,9 @@ Result<void> MicroVm::check_no_output(const std::string& path) const {
 
 Result<void> MicroVm::check_snapshot(const SnapshotRequest& request) const {
   MAYFLY_TRY(expect_started());
+  if (machine_->has_ended()) {
+    return fail(ErrorCode::kBusy, "the guest has ended: there is nothing left that could go on");
+  }
   if (request.live && request.kind == SnapshotKind::kDiff) {
     return fail(ErrorCode::kUnsupported,
                 "a live snapshot is Full: a Diff is small, and taken of a microVM that is paused");
@@ -107,6 +111,11 @@ Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
   MAYFLY_TRY(check_snapshot(request));
   if (state() != State::kPaused) {
     return fail(ErrorCode::kBusy, "the microVM is not paused");
+  }
+  if (machine_->memory().backing() == Backing::kPrivateFile) {
+    // Who touches what was cut off ends the process.
+    MAYFLY_TRY(check_memory_file(machine_->memory().backing_file(), machine_->memory().size(),
+                                 std::string(kLoadedRole) + " " + snapshot_files_.back()));
   }
   MAYFLY_TRY_ASSIGN(MicroVmState saved, saved_config(config_));
   saved.created_ns = realtime_ns();
@@ -137,6 +146,9 @@ Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
   MAYFLY_TRY(machine_->mark_snapshot(mark, is_diff ? diff_base_mark_ : RandomId{}));
   last_mark_ = mark;
   saved.mark = std::bit_cast<SnapshotMark>(mark);
+  if (is_diff) {
+    saved.base = std::bit_cast<SnapshotMark>(diff_base_mark_);
+  }
   CapturedVm captured;
   MAYFLY_TRY_ASSIGN(captured.state, encode(saved));
   captured.memory = &machine_->memory();
@@ -209,12 +221,10 @@ Result<void> MicroVm::follow_working_set(const LoadRequest& request, const Guest
     MAYFLY_TRY(recorded_.recorder->wait_confined());
   }
   if (request.working_set_path) {
-    MAYFLY_TRY_ASSIGN(UniqueFd file,
+    MAYFLY_TRY_ASSIGN(const UniqueFd file,
                       open_file(*request.working_set_path, O_RDONLY | O_NONBLOCK, kWorkingSetRole));
-    MAYFLY_TRY_ASSIGN(prefetcher_,
-                      Prefetcher::start(memory, std::move(file),
-                                        std::string(kWorkingSetRole) + " " + *request.working_set_path,
-                                        identity, around_.confine_side));
+    const std::string name = std::string(kWorkingSetRole) + " " + *request.working_set_path;
+    MAYFLY_TRY_ASSIGN(prefetcher_, Prefetcher::start(memory, {file, name}, identity, around_.confine_side));
     MAYFLY_TRY(prefetcher_->wait_confined());
   }
   return {};
@@ -360,7 +370,15 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
                        .log_writes = config_.machine.track_dirty_pages};
     std::unique_ptr<Machine> restored;
     if (parts.memory) {
-      MAYFLY_TRY_ASSIGN(restored, Machine::restore(config_, std::move(parts), std::move(surroundings)));
+      const auto within = [&request](BuildError error) {
+        const ErrorCode code = error.error.code();
+        if (code == ErrorCode::kUnsupported || code == ErrorCode::kInvalidArgument) {  // for the file's sake
+          error.error = error.error.within("snapshot " + request.state_path);
+        }
+        return error;
+      };
+      MAYFLY_TRY_ASSIGN(
+          restored, Machine::restore(config_, std::move(parts), std::move(surroundings)).map_error(within));
     } else {
       restored = std::move(ahead_->machine);
       late_console_.connect(*console_);
@@ -435,17 +453,19 @@ Result<void> MicroVm::open_restored(const MicroVmState& state) {
 Result<GuestMemory> MicroVm::load_memory(const LoadRequest& request, const MicroVmState& state) {
   const TracePhase phase(around_.trace, "load memory");
   if (!request.memory_from_handler) {
-    constexpr const char* kRole = "snapshot memory file";
-    MAYFLY_TRY_ASSIGN(UniqueFd file, open_file(request.memory_path, O_RDONLY | O_NONBLOCK, kRole));
+    MAYFLY_TRY_ASSIGN(UniqueFd file, open_file(request.memory_path, O_RDONLY | O_NONBLOCK, kLoadedRole));
     return load_saved_memory(state, config_.machine.huge_pages, std::move(file),
-                             std::string(kRole) + " " + request.memory_path, request.state_path);
+                             std::string(kLoadedRole) + " " + request.memory_path, request.state_path);
   }
   MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state));
-  MAYFLY_TRY_ASSIGN(const UniqueFd socket, connect_to_handler(request.memory_path));
+  MAYFLY_TRY_ASSIGN(UniqueFd socket, connect_to_handler(request.memory_path));
   MAYFLY_TRY_ASSIGN(userfault_, Userfault::open());
   MAYFLY_TRY_ASSIGN(GuestMemory memory, GuestMemory::create(ranges, backing_of(config_.machine.huge_pages)));
   MAYFLY_TRY(userfault_->watch(memory));
   MAYFLY_TRY(userfault_->hand_over(socket, memory));
+  if (around_.on_page_handler) {
+    MAYFLY_TRY(around_.on_page_handler(std::move(socket), userfault_->descriptor(), memory));
+  }
   return memory;
 }
 

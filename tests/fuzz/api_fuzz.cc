@@ -37,6 +37,7 @@ struct InlineGate final : MonitorGate {
     task();
     return true;
   }
+  bool ending() const override { return false; }
 };
 
 // A folder with files that requests may name, in which the process stays.

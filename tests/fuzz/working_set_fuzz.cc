@@ -67,27 +67,26 @@ GuestMemory make_memory() {
 
 void read_ahead(std::span<const std::byte> bytes, bool accepted) {
   static const GuestMemory memory = make_memory();
-  auto prefetcher = Prefetcher::start(memory, file_of(bytes), "set", kOwner.snapshot);
-  hold(prefetcher.has_value() || !accepted, "a set of a right size is begun");
+  const auto prefetcher = Prefetcher::start(memory, {file_of(bytes), "set"}, kOwner.snapshot);
+  hold(prefetcher.has_value() == accepted, "what can be read is read ahead");
   if (!prefetcher) {
     return;
   }
   const auto progress = (*prefetcher)->wait_ended();
-  hold(progress.failed.has_value() != accepted, "what can be read is read ahead");
+  hold(!progress.failed, "to its end");
   hold(progress.asked_pages >= progress.wanted_pages, "all of it");
-  hold(!accepted || progress.asked_pages <= 5 * progress.wanted_pages, "and small gaps");
+  hold(progress.asked_pages <= 5 * progress.wanted_pages, "and small gaps");
   hold(progress.mapped_pages <= progress.asked_pages, "what is mapped was read");
 }
 
 void try_file(std::span<const std::byte> bytes, bool ahead) {
   const UniqueFd fd = file_of(bytes);
-  auto set = WorkingSet::make_room({fd, "set"});
-  const auto done = set ? set->read({fd, "set"}, kOwner) : Result<void>(tl::make_unexpected(set.error()));
+  const auto set = WorkingSet::read({fd, "set"}, kOwner);
   if (ahead) {
-    read_ahead(bytes, done.has_value());
+    read_ahead(bytes, set.has_value());
   }
-  if (!done) {
-    hold(!done.error().message().empty(), "a refusal has a reason");
+  if (!set) {
+    hold(!set.error().message().empty(), "a refusal has a reason");
     return;
   }
   std::vector<PageRun> runs;

@@ -12,10 +12,12 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
+import http.client
 import itertools
 import json
 import mmap
 import os
+import resource
 import select
 import shutil
 import signal
@@ -66,6 +68,17 @@ class Vm(Running):
         answer = self.api.getresponse()
         content = answer.read()
         return answer.status, json.loads(content) if content else None
+
+    def call_aside(self, method, path, body):
+        """The call in a thread of its own, as it is answered late or never, and a list that gets its answer."""
+        answers = []
+
+        def run():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                answers.append(self.call(method, path, body))
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread, answers
 
     def do(self, method, path, body):
         self.case.assertEqual(self.call(method, path, body), (204, None), f"{method} {path} {body}")
@@ -602,11 +615,51 @@ class Telling(SnapshotCase):
         ahead.load(self.files, **where)
         self.assertEqual([ahead.count(), vm.count()], [4, 5])
 
+    def test_a_working_set_that_could_not_be_written_is_written_when_it_is_asked_for_again(self):
+        self.taken().kill()
+        vm = self.start()
+        vm.load(self.files, record_working_set=True)
+        self.assertEqual(vm.count(), 4)
+        where = {"working_set_path": self.path("set")}
+        limits = resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE)
+        for _ in range(2):
+            resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE, (16, limits[1]))
+            vm.refused((self.path("set"), "File too large"), "PUT", "/snapshot/working-set", where)
+            resource.prlimit(vm.process.pid, resource.RLIMIT_FSIZE, limits)
+            vm.refused(("none/", "No such file"), "PUT", "/snapshot/working-set",
+                       {"working_set_path": self.path("none/set")})
+        vm.do("PUT", "/snapshot/working-set", where)
+        vm.refused("no working set", "PUT", "/snapshot/working-set", where)
+        self.assertEqual(self.start().load(self.files, **where).count(), 4)
+
+    def test_a_working_set_that_is_none_of_this_snapshot_is_refused_by_name(self):
+        self.taken().kill()
+        other = Files(self.folder, "other")
+        vm = self.start().load(self.files, record_working_set=True)
+        self.assertEqual(vm.count(), 4)
+        vm.do("PUT", "/snapshot/working-set", {"working_set_path": self.path("set")})
+        vm.create(other)
+        vm.kill()
+        with open(self.path("set"), "rb") as file:
+            good = file.read()
+        vm = self.start()
+        for content, said in ((good[:-8], "damaged"), (good[:20], "20 bytes"), (b"", "0 bytes"), (good[8:], "not a working set"),
+                              (good[:40] + bytes([good[40] ^ 1]) + good[41:], "damaged"), (good + good, "damaged")):
+            with self.subTest(said=said, size=len(content)):
+                with open(self.path("bad"), "wb") as file:
+                    file.write(content)
+                vm.refused((self.path("bad"), said), "PUT", "/snapshot/load", self.files.load(working_set_path=self.path("bad")))
+        vm.refused((self.path("none"), "No such file"), "PUT", "/snapshot/load",
+                   self.files.load(working_set_path=self.path("none")))
+        vm.refused((self.path("set"), "another snapshot"), "PUT", "/snapshot/load", other.load(working_set_path=self.path("set")))
+        self.assertEqual(vm.load(self.files, working_set_path=self.path("set")).count(), 4)
+
     def test_the_file_says_what_it_is(self):
         self.taken().kill()
         said = subprocess.run([program(), "--describe-snapshot", self.files.state], capture_output=True, text=True, check=True,
                               timeout=HANG).stdout
         self.assertIn("64 MiB", said)
+        self.assertRegex(said, "snapshot +Full, [0-9a-f]{32}\n")
 
 
 class Refusals(SnapshotCase):
@@ -928,7 +981,7 @@ class Loading(SnapshotCase):
         for leaf, where in state.cpuid():
             if leaf == 1:
                 struct.pack_into("<I", state.bytes, where + 20, 0xFFFFFFFF)
-        cases.append(("features that are missing here", state.sealed(), ("CPUID", "ECX")))
+        cases.append(("features that are missing here", state.sealed(), (self.path("damaged"), "CPUID", "ECX")))
         self.damaged(cases)
 
 
@@ -938,7 +991,9 @@ class Handler:
     COPY, EVENT_FAULT, EVENT_REMOVE = 0xC028AA03, 0x12, 0x15
     ZEROPAGE = 0xC020AA04
 
-    def __init__(self, socket_path, memory_path):
+    def __init__(self, socket_path, memory_path, pace=0, most=1 << 62):
+        """`pace`: seconds for each page; `most`: so many are served."""
+        self.pace, self.most, self.refused = pace, most, threading.Event()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(socket_path)
         self.listener.listen()
@@ -971,16 +1026,20 @@ class Handler:
     def serve(self, event, buffer):
         if event[0] != self.EVENT_FAULT:
             return
+        if len(self.served) >= self.most:
+            self.refused.set()
+            return
         address = struct.unpack_from("<Q", event, 16)[0] & ~4095
         for region in self.regions:
             offset = address - region["base_host_virt_addr"]
             if 0 <= offset < region["size"]:
                 start = region["offset"] + offset
                 buffer.raw = self.memory[start:start + 4096]
+                time.sleep(self.pace)
                 request = array.array("Q", [address, ctypes.addressof(buffer), 4096, 0, 0])
                 try:
                     fcntl.ioctl(self.uffd, self.COPY, request)
-                except FileExistsError:
+                except (FileExistsError, ProcessLookupError):  # or the monitor has ended
                     pass
                 self.served.add(start)
                 return
@@ -1051,6 +1110,119 @@ class PageFaults(SnapshotCase):
             vm.refused(("handler", said), "PUT", "/snapshot/load", self.load_from(path))
         vm.load(self.files)
         self.assertEqual(vm.count(), 4)
+
+
+    def silent(self, after=0, **more):
+        """A microVM that is being loaded, by a thread, from a handler that serves so many pages; that, its answers, and
+        the handler, once it has been asked for a page that it does not serve."""
+        handler = Handler(self.path(f"uffd{next(self.numbers)}.sock"), self.files.memory, most=after)
+        self.addCleanup(handler.end)
+        vm = self.start()
+        thread, answers = vm.call_aside("PUT", "/snapshot/load", {**self.load_from(handler.listener.getsockname()), **more})
+        self.assertTrue(handler.refused.wait(HANG))
+        return vm, handler, thread, answers
+
+    def test_a_handler_that_serves_no_page_does_not_keep_the_process_from_ending(self):
+        self.taken().kill()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(signal=number):
+                vm, _, thread, answers = self.silent()
+                vm.process.send_signal(number)
+                self.expect(vm.end(), 1, err=("ends at once", "page fault handler"))
+                thread.join()
+                self.assertEqual(answers, [])
+
+    def test_a_guest_that_waits_for_a_page_does_not_keep_the_process_from_ending(self):
+        self.taken().kill()
+        vm, handler, thread, answers = self.silent(after=4)
+        thread.join()
+        self.assertEqual(answers, [(204, None)])
+        self.assertEqual(len(handler.served), 4)
+        vm.process.send_signal(signal.SIGTERM)
+        self.assertIn(vm.end().code, (0, 1))  # a KVM before Linux 6.2 does not hear of it
+
+    def test_a_handler_that_dies_ends_its_guest(self):
+        self.taken().kill()
+        for most in (0, 4):
+            with self.subTest(served=most):
+                path = self.path(f"uffd{next(self.numbers)}.sock")
+                child = os.fork()
+                if child == 0:
+                    handler = Handler(path, self.files.memory, most=most)
+                    handler.refused.wait(HANG)
+                    os._exit(0)
+                while not os.path.exists(path):
+                    time.sleep(0.01)
+                vm = self.start()
+                thread, _ = vm.call_aside("PUT", "/snapshot/load", self.load_from(path))
+                os.waitpid(child, 0)
+                self.expect(vm.end(), 1, err=("closed its connection", "page fault handler"))
+                thread.join()
+
+    def test_a_handler_that_closes_its_connection_and_goes_on_serves(self):
+        self.taken().kill()
+        vm, handler = self.handled()
+        handler.connection.shutdown(socket.SHUT_RDWR)
+        for number in range(4, 8):
+            self.assertEqual(vm.count(), number)
+            time.sleep(1)
+        vm.send(b"q")
+        self.expect(vm.end(), 0, err="closed its connection")
+
+
+class CutShort(SnapshotCase):
+    """A memory file of which something is cut off while a microVM runs from it."""
+
+    def test_it_is_not_saved_as_if_it_were_whole_and_the_former_snapshot_stays(self):
+        self.taken().kill()
+        other = Files(self.folder, "other")
+        shutil.copy(self.files.memory, self.path("copy"))
+        vm = self.start()
+        backend = {"backend_type": "File", "backend_path": self.path("copy")}
+        vm.do("PUT", "/snapshot/load", {**self.files.load(), "mem_backend": backend})
+        self.assertEqual(vm.count(), 4)
+        vm.create(other)
+        contents = other.contents()
+        for size in ((64 << 20) - 4096, 4096, 0):
+            os.truncate(self.path("copy"), size)
+            vm.refused((self.path("copy"), f"{size} bytes"), "PUT", "/snapshot/create", other.create())
+            self.assertEqual(other.contents(), contents)
+        self.assertEqual(self.restored(other).count(), 5)
+        vm.resume()
+        self.assertIn(vm.end().code, (1, 149))
+
+
+class Interrupted(SnapshotCase):
+    """What ends the monitor, or would, in the middle of a call."""
+
+    def test_a_request_to_end_does_not_wait_for_memory_that_takes_long_to_write(self):
+        if os.geteuid() != 0:
+            self.skipTest("only root may handle the kernel's page faults by userfaultfd")
+        vm = self.taken()
+        contents = self.files.contents()
+        vm.kill()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(signal=signal_number):
+                # A handler makes the memory as slow as one likes.
+                handler = Handler(self.path(f"uffd{next(self.numbers)}.sock"), self.files.memory, pace=0.0003)
+                self.addCleanup(handler.end)
+                vm = self.start()
+                backend = {"backend_type": "Uffd", "backend_path": handler.listener.getsockname()}
+                vm.do("PUT", "/snapshot/load", {**self.files.load(resume=False), "mem_backend": backend})
+                other = Files(self.folder, "other")
+                thread, answers = vm.call_aside("PUT", "/snapshot/create", other.create())
+                before = len(handler.served)
+                while len(handler.served) < before + 100:
+                    time.sleep(0.01)
+                vm.process.send_signal(signal_number)
+                self.assertEqual(vm.process.wait(HANG), 0)
+                self.assertLess(len(handler.served), (64 << 20) // 4096)
+                thread.join()
+                [(status, answer)] = answers
+                self.assertEqual(status, 400)
+                self.assertIn("is ending", answer["fault_message"])
+                self.assertFalse([name for name in os.listdir(self.folder) if "other" in name])
+        self.assertEqual(self.files.contents(), contents)
 
 
 if __name__ == "__main__":

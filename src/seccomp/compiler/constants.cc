@@ -10,6 +10,7 @@
 #include <linux/kvm.h>
 #include <linux/memfd.h>
 #include <linux/prctl.h>
+#include <linux/userfaultfd.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -77,6 +78,7 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(TUNSETOFFLOAD),
     MAYFLY_CONSTANT(TUNSETQUEUE),
     MAYFLY_CONSTANT(TUNSETVNETHDRSZ),
+    MAYFLY_CONSTANT(UFFDIO_WAKE),
     // memory
     MAYFLY_CONSTANT(MADV_DONTDUMP),
     MAYFLY_CONSTANT(MADV_DONTNEED),

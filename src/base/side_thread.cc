@@ -1,4 +1,4 @@
-#include "memory/side_thread.h"
+#include "base/side_thread.h"
 
 #include <system_error>
 #include <utility>
@@ -9,7 +9,10 @@ namespace mayfly {
 
 Result<void> SideThread::start(const std::string& name, std::function<Result<void>()> confine,
                                std::function<void()> body) {
+  MAYFLY_TRY_ASSIGN(CrashStack crash_stack, CrashStack::create());
+  crash_stack_.emplace(std::move(crash_stack));
   const auto main = [this, name, confine = std::move(confine), body = std::move(body)]() noexcept {
+    const CrashStack::Use use(*crash_stack_);
     set_thread_name(name);
     auto confined = confine ? confine() : Result<void>();
     const bool run = confined.has_value();

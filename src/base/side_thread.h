@@ -1,4 +1,4 @@
-// A thread that works beside a guest and can be told to stop at any moment.
+// A thread that works beside others, confined before it does, and can be told to stop at any moment.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "base/crash.h"
 #include "base/mutex.h"
 #include "base/result.h"
 
@@ -20,9 +21,9 @@ class SideThread {
   SideThread& operator=(const SideThread&) = delete;
   ~SideThread() { stop(); }
 
-  // Starts it, once, under that name (15 bytes). `confine`, where there is one, is called first on the
-  // thread: what it takes away is missing from then on. Where it fails, `body` is not run. `body` does not
-  // throw. Error kExhausted where the host has no more threads.
+  // Starts it, once, under that name (15 bytes), with a CrashStack. `confine`, where there is one, is called
+  // first on the thread: what it takes away is missing from then on. Where it fails, `body` is not run.
+  // `body` does not throw. Error kExhausted where the host has no more threads.
   Result<void> start(const std::string& name, std::function<Result<void>()> confine,
                      std::function<void()> body);
 
@@ -43,6 +44,7 @@ class SideThread {
   CondVar changed_;
   std::atomic<bool> stopping_ = false;                              // written with mutex_ held
   std::optional<Result<void>> confined_ MAYFLY_GUARDED_BY(mutex_);  // once it is known
+  std::optional<CrashStack> crash_stack_;
   std::thread thread_;
 };
 

@@ -1,0 +1,165 @@
+#include "mayfly/handler_guard.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <optional>
+#include <utility>
+
+#include "base/log.h"
+
+namespace mayfly {
+namespace {
+
+using std::chrono::steady_clock;
+
+// What an orderly end may take once no page comes: it ends a few threads.
+constexpr std::chrono::seconds kPatience{1};
+// How often, and how many times in a row, pages have to be missing until a handler that hung up is gone.
+constexpr std::chrono::milliseconds kBetweenLooks{250};
+constexpr int kLooks = 8;
+
+// Added up in the eventfd.
+constexpr std::uint64_t kEnd = 1;
+constexpr std::uint64_t kStop = std::uint64_t{1} << 32;
+
+bool is_ready(const UniqueFd& fd) {
+  pollfd wanted{.fd = fd.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&wanted, 1, 0) == 1;
+}
+
+// Of the process that listens at the other end; not open where there is no knowing.
+UniqueFd process_behind(const UniqueFd& connection) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (::getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) {
+    return {};
+  }
+  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
+}
+
+Result<UniqueFd> watch_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, SIGTERM);
+  ::sigaddset(&set, SIGINT);
+  UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd) {
+    return fail_errno(errno, "create a signalfd");
+  }
+  return fd;
+}
+
+}  // namespace
+
+HandlerGuard::HandlerGuard(UniqueFd userfault, const GuestMemory& memory, UniqueFd connection, Calls calls)
+    : userfault_(std::move(userfault)), connection_(std::move(connection)), calls_(std::move(calls)) {
+  for (const MemoryRegion& region : memory.regions()) {
+    // SAFETY: the number is for the kernel; nothing is accessed through it.
+    const auto begin = reinterpret_cast<std::uintptr_t>(region.host);
+    begin_ = begin_ == 0 ? begin : std::min<std::uint64_t>(begin_, begin);
+    end_ = std::max<std::uint64_t>(end_, begin + region.range.size());
+  }
+}
+
+Result<std::unique_ptr<HandlerGuard>> HandlerGuard::start(const UniqueFd& userfault,
+                                                          const GuestMemory& memory, UniqueFd connection,
+                                                          Calls calls) {
+  UniqueFd own(::fcntl(userfault.get(), F_DUPFD_CLOEXEC, 0));
+  if (!own) {
+    return fail_errno(errno, "duplicate the descriptor of a userfaultfd");
+  }
+  std::unique_ptr<HandlerGuard> guard(
+      new HandlerGuard(std::move(own), memory, std::move(connection), std::move(calls)));
+  guard->handler_ = process_behind(guard->connection_);
+  MAYFLY_TRY_ASSIGN(guard->signals_, watch_signals());
+  MAYFLY_TRY_ASSIGN(guard->wishes_, make_eventfd());
+  MAYFLY_TRY(
+      guard->thread_.start("mayfly_guard", guard->calls_.confine, [self = guard.get()] { self->main(); }));
+  MAYFLY_TRY(guard->thread_.wait_confined());
+  return guard;
+}
+
+HandlerGuard::~HandlerGuard() {
+  // An eventfd takes it: two numbers, once each or so.
+  static_cast<void>(::eventfd_write(wishes_.get(), kStop));
+}
+
+void HandlerGuard::expect_end() {
+  static_cast<void>(::eventfd_write(wishes_.get(), kEnd));
+}
+
+void HandlerGuard::main() noexcept {
+  std::optional<steady_clock::time_point> end_by;
+  int looks = 0;
+  const auto end_with = [&](OutcomeKind kind, const char* why) {
+    if (!end_by) {
+      end_by = steady_clock::now() + kPatience;
+      calls_.end_with({kind, why});
+    }
+  };
+  for (;;) {
+    std::array<pollfd, 3> wanted{{{.fd = wishes_.get(), .events = POLLIN, .revents = 0},
+                                  {.fd = signals_.get(), .events = POLLIN, .revents = 0},
+                                  {.fd = connection_.get(), .events = POLLIN, .revents = 0}}};
+    const bool has_time = end_by || !connection_;
+    ::poll(wanted.data(), wanted.size(), has_time ? static_cast<int>(kBetweenLooks.count()) : -1);
+    eventfd_t wishes = 0;
+    if (::read(wishes_.get(), &wishes, sizeof(wishes)) == sizeof(wishes)) {
+      if (wishes >= kStop) {
+        return;
+      }
+      end_by = end_by.value_or(steady_clock::now() + kPatience);
+    }
+    signalfd_siginfo info{};
+    if (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
+      end_with(OutcomeKind::kStopped, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+    }
+    if (connection_ && wanted[2].revents != 0 && handler_has_hung_up()) {
+      connection_.reset();
+      LOG_WARN("the page fault handler has closed its connection");
+    }
+    looks = !connection_ && handler_is_gone() ? looks + 1 : 0;
+    if (looks > kLooks) {
+      end_with(OutcomeKind::kVcpuFailed, "the page fault handler has ended, and guest memory is missing");
+    }
+    if (end_by && steady_clock::now() >= *end_by) {
+      calls_.end_at_once();
+    }
+  }
+}
+
+// What a handler says is not for us.
+bool HandlerGuard::handler_has_hung_up() {
+  std::array<char, 4096> bytes;
+  const ssize_t size = ::read(connection_.get(), bytes.data(), bytes.size());
+  return size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+bool HandlerGuard::handler_is_gone() const {
+  if (handler_ && !is_ready(handler_)) {
+    return false;
+  }
+  const bool unheard = is_ready(userfault_);
+  if (!unheard) {
+    // Who waits for a page of which the handler has read and then done nothing asks again: until the next
+    // look, then, to be heard by whoever is there.
+    uffdio_range all{.start = begin_, .len = end_ - begin_};
+    static_cast<void>(::ioctl(userfault_.get(), UFFDIO_WAKE, &all));
+  }
+  return unheard;
+}
+
+}  // namespace mayfly
