@@ -94,8 +94,8 @@ TEST(VmClient, an_answer_that_is_no_status_is_an_error) {
 
 TEST(VmClient, changes_are_the_apis_own_calls) {
   const HttpResponse done{.status = 204};
-  const FakeMonitor monitor({{R"(PATCH /vm {"id": "web", "state": "Paused"})", done},
-                             {R"(PATCH /vm {"id": "web", "state": "Resumed"})", done},
+  const FakeMonitor monitor({{R"(PATCH /vm {"state": "Paused"})", done},
+                             {R"(PATCH /vm {"state": "Resumed"})", done},
                              {R"(PUT /actions {"action_type": "SendCtrlAltDel"})", done}});
   EXPECT_TRUE(monitor.client().pause());
   EXPECT_TRUE(monitor.client().resume());
