@@ -188,7 +188,7 @@ std::string fault_answer(const std::string& message) {
   return text_of({{"fault_message", message}});
 }
 
-Result<std::vector<BornClone>> ask_for_clones(const std::string& socket, std::chrono::milliseconds timeout,
+Result<std::vector<BornClone>> ask_for_clones(const std::string& socket, const HttpClientLimits& limits,
                                               const CloneRequest& request) {
   const std::string nothing;
   json body;
@@ -205,7 +205,7 @@ Result<std::vector<BornClone>> ask_for_clones(const std::string& socket, std::ch
   add("api_sock", request.api_socket);
   add("serial_out_path", request.serial_path);
   MAYFLY_TRY_ASSIGN(const HttpAnswer answer,
-                    HttpClient(socket, {.timeout = timeout}).call("POST", "/clone", text_of(body)));
+                    HttpClient(socket, limits).call("POST", "/clone", text_of(body)));
   if (answer.status != 200) {
     return tl::make_unexpected(refusal_of(answer));
   }

@@ -4,7 +4,6 @@
 
 #include <sys/types.h>
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -66,7 +65,7 @@ std::string template_answer(const std::string& name, const std::string& version,
 std::string fault_answer(const std::string& message);
 
 // POST /clone, as the command line asks for it. Errors: as VmClient's.
-Result<std::vector<BornClone>> ask_for_clones(const std::string& socket, std::chrono::milliseconds timeout,
+Result<std::vector<BornClone>> ask_for_clones(const std::string& socket, const HttpClientLimits& limits,
                                               const CloneRequest& request);
 
 }  // namespace mayfly::api

@@ -26,6 +26,14 @@ Result<std::uint64_t> number_of(const std::string& text, const char* key) {
   return value.get<std::uint64_t>();
 }
 
+Result<std::string> short_text_of(const std::string& text, const char* key) {
+  MAYFLY_TRY_ASSIGN(const nlohmann::json value, field_of(text, key));
+  if (!value.is_string() || value.get_ref<const std::string&>().size() > VmStatus::kMaxState) {
+    return fail(ErrorCode::kIo, "field \"" + std::string(key) + "\" of its answer is no " + key);
+  }
+  return value.get<std::string>();
+}
+
 }  // namespace
 
 Error refusal_of(const HttpAnswer& answer) {
@@ -56,15 +64,18 @@ Result<void> VmClient::change(const std::string& method, const std::string& path
 
 Result<VmStatus> VmClient::status() const {
   MAYFLY_TRY_ASSIGN(const std::string instance, get("/"));
-  MAYFLY_TRY_ASSIGN(const nlohmann::json state, field_of(instance, "state"));
-  if (!state.is_string() || state.get_ref<const std::string&>().size() > VmStatus::kMaxState) {
-    return fail(ErrorCode::kIo, "field \"state\" of its answer is no state");
-  }
+  VmStatus status;
+  MAYFLY_TRY_ASSIGN(status.id, short_text_of(instance, "id"));
+  MAYFLY_TRY_ASSIGN(status.state, short_text_of(instance, "state"));
   MAYFLY_TRY_ASSIGN(const std::string machine, get("/machine-config"));
-  VmStatus status{.state = state.get<std::string>()};
   MAYFLY_TRY_ASSIGN(status.vcpu_count, number_of(machine, "vcpu_count"));
   MAYFLY_TRY_ASSIGN(status.mem_size_mib, number_of(machine, "mem_size_mib"));
   return status;
+}
+
+Result<std::string> VmClient::id() const {
+  MAYFLY_TRY_ASSIGN(const std::string instance, get("/"));
+  return short_text_of(instance, "id");
 }
 
 Result<void> VmClient::pause() const {

@@ -1,7 +1,6 @@
 // What a person asks of a running microVM, over its control API.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -13,10 +12,11 @@
 
 namespace mayfly::api {
 
-// As the one who answers at the socket tells it, which may be anybody: `state` is any text of at most
-// kMaxState bytes.
+// As the one who answers at the socket tells it, which may be anybody: `id` and `state` are any texts of at
+// most kMaxState bytes.
 struct VmStatus {
   static constexpr std::size_t kMaxState = 64;
+  std::string id;
   std::string state;  // "Not started", "Running", "Paused"
   std::uint64_t vcpu_count = 0;
   std::uint64_t mem_size_mib = 0;
@@ -26,11 +26,11 @@ struct VmStatus {
 // fault_message as it came: it is shown escaped, or not at all. Thread-safe.
 class VmClient {
  public:
-  // `timeout`: of every call.
-  VmClient(std::string socket_path, std::chrono::milliseconds timeout)
-      : http_(std::move(socket_path), {.timeout = timeout}) {}
+  // `limits`: of every call.
+  VmClient(std::string socket_path, const HttpClientLimits& limits) : http_(std::move(socket_path), limits) {}
 
   Result<VmStatus> status() const;  // two calls
+  Result<std::string> id() const;   // a template has one as well
   Result<void> pause() const;
   Result<void> resume() const;
   Result<void> send_ctrl_alt_del() const;

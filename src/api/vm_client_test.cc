@@ -1,6 +1,7 @@
 #include "api/vm_client.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <functional>
 #include <map>
@@ -34,7 +35,10 @@ class FakeMonitor {
     thread_.join();
   }
 
-  VmClient client() const { return {dir_.file("s"), std::chrono::seconds(60)}; }
+  VmClient client() const { return client_of(::getpid()); }
+  VmClient client_of(pid_t listener) const {
+    return {dir_.file("s"), {.timeout = std::chrono::seconds(60), .listener = listener}};
+  }
 
  private:
   HttpResponse answer(const HttpRequest& request) const {
@@ -54,8 +58,16 @@ HttpResponse ok(std::string body) {
   return {.status = 200, .body = std::move(body)};
 }
 
+TEST(VmClient, speaks_to_no_other_process_than_the_wanted_one) {
+  const FakeMonitor monitor({{"GET / ", ok(R"({"id": "web", "state": "Paused"})")}});
+  EXPECT_EQ(monitor.client().id().value(), "web");
+  const auto id = monitor.client_of(::getpid() + 1).id();
+  ASSERT_FALSE(id);
+  EXPECT_EQ(id.error().message(), "it is the socket of process " + std::to_string(::getpid()));
+}
+
 TEST(VmClient, tells_state_vcpus_and_memory) {
-  const FakeMonitor monitor({{"GET / ", ok(R"({"state": "Paused", "new": 1})")},
+  const FakeMonitor monitor({{"GET / ", ok(R"({"id": "web", "state": "Paused", "new": 1})")},
                              {"GET /machine-config ", ok(R"({"vcpu_count": 2, "mem_size_mib": 64})")}});
   const auto status = monitor.client().status();
   ASSERT_TRUE(status) << status.error().message();
@@ -70,11 +82,11 @@ TEST(VmClient, an_answer_that_is_no_status_is_an_error) {
            {"", machine},
            {"[]", machine},
            {"{}", machine},
-           {R"({"state": 1})", machine},
-           {R"({"state": ")" + std::string(65, 'x') + "\"}", machine},
-           {R"({"state": "a"})", "{}"},
-           {R"({"state": "b"})", R"({"vcpu_count": -1, "mem_size_mib": 1})"},
-           {R"({"state": "c"})", R"({"vcpu_count": 1, "mem_size_mib": "1"})"}}) {
+           {R"({"id": "web", "state": 1})", machine},
+           {R"({"id": "web", "state": ")" + std::string(65, 'x') + "\"}", machine},
+           {R"({"id": "web", "state": "a"})", "{}"},
+           {R"({"id": "web", "state": "b"})", R"({"vcpu_count": -1, "mem_size_mib": 1})"},
+           {R"({"id": "web", "state": "c"})", R"({"vcpu_count": 1, "mem_size_mib": "1"})"}}) {
     const FakeMonitor monitor({{"GET / ", ok(instance)}, {"GET /machine-config ", ok(config)}});
     EXPECT_FALSE(monitor.client().status()) << instance << config;
   }

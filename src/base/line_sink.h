@@ -13,10 +13,12 @@ namespace mayfly {
 // The longest line that a FIFO takes whole or not at all (pipe(7), PIPE_BUF).
 inline constexpr std::size_t kAtomicLine = 4096;
 
-// Opens `path` to append lines to, without ever blocking; it is made if need be. `role` names it in errors. A
-// FIFO is opened for reading as well: this needs no reader to be there (fifo(7)), and none that leaves causes
-// SIGPIPE; what it does not take is refused with EAGAIN.
-Result<UniqueFd> open_line_file(const std::string& path, std::string_view role);
+// Opens `path` to append lines to, without ever blocking; it is made if need be, and emptied where `flags` is
+// O_TRUNC. `role` names it in errors. A FIFO is opened for reading as well: this needs no reader to be there
+// (fifo(7)), and none that leaves causes SIGPIPE; what it does not take is refused with EAGAIN. Of devices
+// only terminals, /dev/null and its like are taken: a guest whose console went to another one would have a
+// disk to write to, or the host's own log. Errors: kInvalidArgument for those, and for sockets.
+Result<UniqueFd> open_line_file(const std::string& path, std::string_view role, int flags = 0);
 
 // Writes by one write(2) to a descriptor in non-blocking mode; gives how many bytes of `text` were taken.
 // Keeps errno. Async-signal-safe.
@@ -27,6 +29,10 @@ std::size_t write_once(int fd, std::string_view text);
 // where it cannot be opened again (no /proc, or it is another user's), and write_shared() is what is left.
 // `descriptors` is the folder of the process's descriptors.
 UniqueFd reopen_for_lines(int fd, const std::string& descriptors = "/proc/self/fd");
+
+// Finds out for good what stderr is, which write_shared() otherwise asks the kernel for each time: a call
+// that a filter need not allow.
+void remember_stderr();
 
 // Writes to a descriptor that may be in blocking mode, and gives how many bytes of `text` (at most
 // kAtomicLine) were taken. A terminal that has room promises to take one byte and no more, so it is asked

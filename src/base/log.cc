@@ -138,6 +138,7 @@ Result<LogLevel> parse_log_level(std::string_view text) {
 
 void open_log_on_stderr() {
   UniqueFd own = reopen_for_lines(STDERR_FILENO);
+  remember_stderr();
   const MutexLock lock(g_settings.mutex);
   if (own && g_settings.fd.load(std::memory_order_relaxed) == STDERR_FILENO) {
     g_settings.fd.store(own.release(), std::memory_order_release);

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <pty.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
@@ -461,6 +462,40 @@ TEST(LineSink, a_socket_that_is_full_or_left_takes_nothing_and_does_not_block) {
   EXPECT_EQ(write_shared(writer.get(), line), 0U);
   reader.reset();
   EXPECT_EQ(write_shared(writer.get(), line), 0U);  // and no SIGPIPE
+}
+
+TEST(LineSink, of_devices_only_terminals_and_null_and_its_like_are_outputs) {
+  const TempDir dir;
+  for (const char* path : {"/dev/null", "/dev/zero", "/dev/full"}) {
+    EXPECT_TRUE(open_line_file(path, "log file")) << path;
+  }
+  EXPECT_TRUE(open_line_file(dir.fifo("fifo"), "log file"));
+  EXPECT_TRUE(open_line_file(dir.file("new"), "log file"));
+  const UniqueFd terminal(::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+  std::array<char, 64> name{};
+  if (terminal && ::unlockpt(terminal.get()) == 0 &&
+      ::ptsname_r(terminal.get(), name.data(), name.size()) == 0) {
+    EXPECT_TRUE(open_line_file(name.data(), "log file"));
+  }
+  const std::string why = ": can be a file, a FIFO, a terminal or /dev/null, and no other device or socket";
+  for (const char* path : {"/dev/kmsg", "/dev/mem", "/dev/kvm", "/dev/net/tun", "/dev/random"}) {
+    if (::access(path, F_OK) == 0) {
+      const auto opened = open_line_file(path, "log file");
+      ASSERT_FALSE(opened) << path;
+      EXPECT_EQ(opened.error().message(), "log file " + std::string(path) + why);
+    }
+  }
+}
+
+TEST(LineSink, a_socket_is_no_output) {
+  const TempDir dir;
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  dir.file("s").copy(address.sun_path, sizeof(address.sun_path) - 1);
+  // SAFETY: as bind(2) wants it.
+  ASSERT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  EXPECT_FALSE(open_line_file(dir.file("s"), "log file"));
 }
 
 TEST(LineSink, a_file_takes_a_line_as_it_is) {

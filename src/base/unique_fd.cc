@@ -1,9 +1,11 @@
 #include "base/unique_fd.h"
 
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <climits>
 
 namespace mayfly {
 
@@ -51,6 +53,24 @@ Result<void> ensure_standard_descriptors() {
     }
   }
   return {};
+}
+
+Result<void> close_all_but(std::span<const int> kept) {
+  const auto close_range = [](unsigned first, unsigned last) -> Result<void> {
+    if (first <= last && ::syscall(SYS_close_range, first, last, 0U) != 0) {
+      return fail_errno(errno, "close descriptors");
+    }
+    return {};
+  };
+  unsigned from = 0;
+  for (const int fd : kept) {
+    const auto number = static_cast<unsigned>(fd);
+    if (number > from) {
+      MAYFLY_TRY(close_range(from, number - 1));
+    }
+    from = number + 1;
+  }
+  return close_range(from, UINT_MAX);
 }
 
 Result<UniqueFd> make_eventfd() {

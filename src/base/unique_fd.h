@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/types.h>
 
+#include <span>
 #include <string>
 #include <utility>
 
@@ -41,6 +42,10 @@ Result<UniqueFd> open_file(const std::string& path, int flags, std::string_view 
 // place of its standard input or output. What is opened is /dev/null, or where there is none, something that
 // refuses reads and writes as a closed descriptor does. Call before anything else is opened.
 Result<void> ensure_standard_descriptors();
+
+// Closes every descriptor of the process but `kept`, ascending: whoever owns another one is wrong about it
+// from then on. Errors: of the host's, which may lack close_range(2).
+Result<void> close_all_but(std::span<const int> kept);
 
 // eventfd(2), non-blocking.
 Result<UniqueFd> make_eventfd();

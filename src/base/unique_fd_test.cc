@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <initializer_list>
 #include <utility>
 
@@ -56,6 +57,22 @@ TEST(UniqueFd, a_file_that_cannot_be_opened_is_named_with_its_role) {
   ASSERT_FALSE(opened.has_value());
   EXPECT_EQ(opened.error().message(),
             "open kernel image /nonexistent/kernel: No such file or directory (ENOENT)");
+}
+
+TEST(UniqueFd, all_descriptors_but_those_that_are_kept_can_be_closed) {
+  const UniqueFd first = make_eventfd().value();
+  const UniqueFd second = make_eventfd().value();
+  const UniqueFd third = make_eventfd().value();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const std::array kept = {1, second.get()};
+    const bool closed = close_all_but(kept).has_value();
+    ::_exit((closed ? 1 : 0) | (is_open(0) ? 2 : 0) | (is_open(1) ? 4 : 0) | (is_open(first.get()) ? 8 : 0) |
+            (is_open(second.get()) ? 16 : 0) | (is_open(third.get()) ? 32 : 0));
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(WEXITSTATUS(status), 1 | 4 | 16);
 }
 
 // In a process of its own: what comes of it when `closed` are closed. Its exit code is a mask of the

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstddef>
@@ -22,6 +23,7 @@
 #include "mayfly/completion.h"
 #include "mayfly/doctor.h"
 #include "mayfly/failure.h"
+#include "mayfly/inherited.h"
 #include "mayfly/merge.h"
 #include "mayfly/monitor.h"
 #include "mayfly/options.h"
@@ -102,12 +104,13 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   if (auto kept = keep_inputs_from_outputs(options, *plan); !kept) {
     return refuse(kept.error());
   }
+  if (auto opened = open_log_and_metrics(options, *plan); !opened) {
+    return refuse(opened.error());
+  }
+  // Last: what was in it goes, which a start that is refused is not to bring about.
   const auto trace = open_boot_trace(options, start);
   if (!trace) {
     return refuse(trace.error());
-  }
-  if (auto opened = open_log_and_metrics(options, *plan); !opened) {
-    return refuse(opened.error());
   }
 
   record_startup_times(options.process_start);
@@ -187,6 +190,8 @@ int main_of(int argument_count, char** arguments) {
   }
   // A refusal that nobody reads is one all the same: it ends with its own exit code.
   ::signal(SIGPIPE, SIG_IGN);
+  // The kernel reaps passt: a monitor that runs a guest has no call left that would.
+  ::signal(SIGCHLD, SIG_IGN);
   const auto options = parse_options(argument_count - 1, arguments + 1);
   if (!options) {
     const ParseStop& stop = options.error();
@@ -194,6 +199,16 @@ int main_of(int argument_count, char** arguments) {
       return print(stop.text);
     }
     return refuse(ExitCode::kBadArguments, stop.text, stop.hint.c_str());
+  }
+  const bool is_microvm = options->subcommand == Subcommand::kMonitor ||
+                          options->subcommand == Subcommand::kRun ||
+                          options->subcommand == Subcommand::kTemplate;
+  if (is_microvm) {
+    if (const auto closed =
+            close_inherited({arguments + 1, static_cast<std::size_t>(std::max(argument_count, 1) - 1)});
+        !closed) {
+      return refuse(Failure(closed.error()));
+    }
   }
   switch (options->subcommand) {
     case Subcommand::kMonitor:

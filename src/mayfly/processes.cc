@@ -98,17 +98,13 @@ std::vector<std::string> split_arguments(std::string_view text) {
   return arguments;
 }
 
-using Wanted = bool (*)(Subcommand);
 bool is_monitor(Subcommand subcommand) {
   return subcommand == Subcommand::kMonitor || subcommand == Subcommand::kRun ||
-         subcommand == Subcommand::kRestore;
-}
-bool is_template(Subcommand subcommand) {
-  return subcommand == Subcommand::kTemplate;
+         subcommand == Subcommand::kRestore || subcommand == Subcommand::kTemplate;
 }
 
-// What the program itself makes of its arguments; nothing where they are not those of what is wanted.
-std::optional<Options> options_of(std::string_view command_line, Wanted wanted) {
+// What the program itself makes of its arguments; nothing where they are not those of a monitor.
+std::optional<Options> options_of(std::string_view command_line) {
   std::vector<std::string> arguments = split_arguments(command_line);
   if (arguments.size() > 1 && arguments[1].starts_with(kCloneMark)) {
     arguments[1] = "run";
@@ -124,7 +120,7 @@ std::optional<Options> options_of(std::string_view command_line, Wanted wanted) 
     return std::nullopt;
   }
   auto options = parse_options(static_cast<int>(pointers.size()) - 1, pointers.data() + 1);
-  if (!options || !wanted(options->subcommand)) {
+  if (!options || !is_monitor(options->subcommand)) {
     return std::nullopt;
   }
   return std::move(*options);
@@ -146,7 +142,7 @@ struct Found {
   std::string command_line;
 };
 
-std::optional<Found> look_at(const ProcessView& view, pid_t pid, Wanted wanted) {
+std::optional<Found> look_at(const ProcessView& view, pid_t pid) {
   const std::string folder = view.proc + "/" + std::to_string(pid);
   const auto status = read_file(folder + "/status", "process", kMaxStatus);
   if (!status || first_number<uid_t>(field_of(*status, "Uid")) != view.user ||
@@ -158,7 +154,7 @@ std::optional<Found> look_at(const ProcessView& view, pid_t pid, Wanted wanted) 
   if (!start_time || !command_line) {
     return std::nullopt;
   }
-  const auto options = options_of(*command_line, wanted);
+  const auto options = options_of(*command_line);
   if (!options) {
     return std::nullopt;
   }
@@ -169,6 +165,7 @@ std::optional<Found> look_at(const ProcessView& view, pid_t pid, Wanted wanted) 
   process.pid = pid;
   process.start_time = *start_time;
   process.id = options->id;
+  process.is_template = options->subcommand == Subcommand::kTemplate;
   if (options->subcommand == Subcommand::kRun) {
     process.vcpus = options->run.cpus;
     process.memory_mib = options->run.memory_mib;
@@ -186,13 +183,19 @@ bool is_copy(const Found& child, const std::vector<Found>& all) {
   });
 }
 
-Result<std::vector<MonitorProcess>> find(const ProcessView& view, Wanted wanted) {
+}  // namespace
+
+ProcessView this_users_processes() {
+  return {.user = ::getuid()};
+}
+
+Result<std::vector<MonitorProcess>> find_monitors(const ProcessView& view) {
   std::vector<Found> all;
   std::error_code error;
   std::filesystem::directory_iterator entry(view.proc, error);
   for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
     if (const auto pid = parse_integer<pid_t>(entry->path().filename().native()); pid && *pid > 0) {
-      if (auto found = look_at(view, *pid, wanted)) {
+      if (auto found = look_at(view, *pid)) {
         all.push_back(std::move(*found));
       }
     }
@@ -208,20 +211,6 @@ Result<std::vector<MonitorProcess>> find(const ProcessView& view, Wanted wanted)
   }
   std::ranges::sort(monitors, {}, &MonitorProcess::pid);
   return monitors;
-}
-
-}  // namespace
-
-ProcessView this_users_processes() {
-  return {.user = ::getuid()};
-}
-
-Result<std::vector<MonitorProcess>> find_monitors(const ProcessView& view) {
-  return find(view, is_monitor);
-}
-
-Result<std::vector<MonitorProcess>> find_templates(const ProcessView& view) {
-  return find(view, is_template);
 }
 
 Result<std::optional<UniqueFd>> open_process(const ProcessView& view, const MonitorProcess& process) {

@@ -18,6 +18,7 @@ namespace mayfly {
 struct MonitorProcess {
   pid_t pid = 0;
   std::uint64_t start_time = 0;  // in ticks since the host's boot: pid and this are never used twice
+  bool is_template = false;      // template.h; its name is its id
   std::string id;
   std::optional<std::string> socket;   // as a person names it; absent: no control API
   std::string socket_to_connect;       // the same file from here, also where the process is in a chroot
@@ -34,12 +35,9 @@ struct ProcessView {
 // /proc and the user of this process.
 ProcessView this_users_processes();
 
-// By pid. Processes whose program is called mayfly, and whose arguments are those of a monitor. A process
-// that ends meanwhile, or that cannot be looked at, is left out. Errors: /proc cannot be read.
+// By pid. Processes whose program is called mayfly, and whose arguments are those of a monitor or a template.
+// A process that ends meanwhile, or that cannot be looked at, is left out. Errors: /proc cannot be read.
 Result<std::vector<MonitorProcess>> find_monitors(const ProcessView& view);
-
-// The same of templates (template.h): their names are their ids.
-Result<std::vector<MonitorProcess>> find_templates(const ProcessView& view);
 
 // A pidfd of the process, or nothing where it has ended by now. Readable once it ends (pidfd_open(2)).
 Result<std::optional<UniqueFd>> open_process(const ProcessView& view, const MonitorProcess& process);

@@ -49,7 +49,6 @@ class FakeProc {
     std::filesystem::create_symlink(process.root, folder + "/root");
   }
   std::string path(const std::string& name) const { return dir_.file(name); }
-  ProcessView view() const { return {.proc = dir_.file("."), .user = kUser}; }
   std::vector<MonitorProcess> find() const {
     const auto found = find_monitors({.proc = dir_.file("."), .user = kUser});
     EXPECT_TRUE(found) << found.error().message();
@@ -156,7 +155,7 @@ TEST(FindMonitors, hostile_and_half_dead_processes_do_no_harm) {
   EXPECT_EQ(found[0].socket, "/home/u/\x1b]0;x\x07\n");
 }
 
-TEST(FindMonitors, a_clone_is_known_by_the_arguments_that_it_shows_and_its_template_is_none) {
+TEST(FindMonitors, a_clone_is_known_by_the_arguments_that_it_shows_and_its_template_is_one) {
   const FakeProc proc;
   const std::vector<std::string> source = {"mayfly", "template", "/s",         "/m",
                                            "--name", "web",      "--api-sock", "/t"};
@@ -168,19 +167,18 @@ TEST(FindMonitors, a_clone_is_known_by_the_arguments_that_it_shows_and_its_templ
   // Written over longer ones.
   proc.add(33, {.arguments = {"mayfly", "[clone of web]", "--id", "web-2", "", ""}, .parent = 1});
   const auto found = proc.find();
-  ASSERT_EQ(found.size(), 2U);
-  EXPECT_EQ(found[0].id, "web-1");
-  EXPECT_EQ(found[0].socket, "/run/web-1.sock");
-  EXPECT_EQ(found[0].vcpus, 2U);
-  EXPECT_EQ(found[0].memory_mib, 64U);
-  EXPECT_EQ(found[1].id, "web-2");
-  EXPECT_FALSE(found[1].socket);
-  const auto templates = find_templates(proc.view());
-  ASSERT_TRUE(templates);
-  ASSERT_EQ(templates->size(), 1U);
-  EXPECT_EQ(templates->front().pid, 30);
-  EXPECT_EQ(templates->front().id, "web");
-  EXPECT_EQ(templates->front().socket, "/t");
+  ASSERT_EQ(found.size(), 3U);
+  EXPECT_EQ(found[0].pid, 30);
+  EXPECT_TRUE(found[0].is_template);
+  EXPECT_EQ(found[0].id, "web");
+  EXPECT_EQ(found[0].socket, "/t");
+  EXPECT_FALSE(found[1].is_template);
+  EXPECT_EQ(found[1].id, "web-1");
+  EXPECT_EQ(found[1].socket, "/run/web-1.sock");
+  EXPECT_EQ(found[1].vcpus, 2U);
+  EXPECT_EQ(found[1].memory_mib, 64U);
+  EXPECT_EQ(found[2].id, "web-2");
+  EXPECT_FALSE(found[2].socket);
 }
 
 TEST(FindMonitors, a_folder_that_is_not_there_is_an_error) {

@@ -62,13 +62,41 @@ std::string number_or(const std::optional<T>& number, const char* otherwise) {
   return number ? std::to_string(*number) : otherwise;
 }
 
-bool is_shared(const std::vector<MonitorProcess>& processes, const std::string& id) {
-  return std::ranges::count(processes, id, &MonitorProcess::id) > 1;
+// Whether its id names another one as well.
+bool is_shared(const std::vector<MonitorProcess>& processes, const MonitorProcess& process) {
+  return std::ranges::any_of(processes, [&process](const MonitorProcess& other) {
+    return other.pid != process.pid && (other.id == process.id || std::to_string(other.pid) == process.id);
+  });
 }
 
 // "web (process 12)"
 std::string describe(const MonitorProcess& process) {
-  return process.id + " (process " + std::to_string(process.pid) + ")";
+  return process.id + (process.is_template ? " (template, process " : " (process ") +
+         std::to_string(process.pid) + ")";
+}
+
+// Whoever is found may have written over its arguments, and name another's socket or id: only what listens at
+// the socket itself is spoken to, and only by the id that it has.
+api::VmClient client_of(const MonitorProcess& process, std::chrono::milliseconds patience) {
+  return {process.socket_to_connect, {.timeout = patience, .listener = process.pid}};
+}
+
+Result<void> check_id(const MonitorProcess& process, const std::string& answered) {
+  if (answered != process.id) {
+    return fail(ErrorCode::kPermission, "it answers as \"" + escaped(answered) + "\"");
+  }
+  return {};
+}
+
+Result<api::VmStatus> status_of(const MonitorProcess& process, std::chrono::milliseconds patience) {
+  MAYFLY_TRY_ASSIGN(api::VmStatus status, client_of(process, patience).status());
+  MAYFLY_TRY(check_id(process, status.id));
+  return status;
+}
+
+Result<void> look_at_template(const MonitorProcess& process) {
+  MAYFLY_TRY_ASSIGN(const std::string id, client_of(process, kListPatience).id());
+  return check_id(process, id);
 }
 
 std::string list_of(const std::vector<MonitorProcess>& processes) {
@@ -83,7 +111,15 @@ void ask(MicroVmRow& row) {
   if (!row.process.socket) {
     return;
   }
-  const auto status = api::VmClient(row.process.socket_to_connect, kListPatience).status();
+  if (row.process.is_template) {
+    if (const auto answered = look_at_template(row.process)) {
+      row.state = "Template";
+    } else {
+      row.problem = answered.error().message();
+    }
+    return;
+  }
+  const auto status = status_of(row.process, kListPatience);
   if (!status) {
     row.problem = status.error().message();
     return;
@@ -140,8 +176,7 @@ std::optional<std::string> ask_to_shut_down(const MonitorProcess& process) {
   if (!process.socket) {
     return "it has no control API";
   }
-  const api::VmClient client(process.socket_to_connect, kAskPatience);
-  const auto status = client.status();
+  const auto status = status_of(process, kAskPatience);
   if (!status) {
     return status.error().message();
   }
@@ -151,7 +186,7 @@ std::optional<std::string> ask_to_shut_down(const MonitorProcess& process) {
   if (status->state == "Paused") {
     return "it is paused";
   }
-  const auto sent = client.send_ctrl_alt_del();
+  const auto sent = client_of(process, kAskPatience).send_ctrl_alt_del();
   return sent ? std::nullopt : std::optional(sent.error().message());
 }
 
@@ -187,7 +222,7 @@ OrFailure<std::string> stop(const MonitorProcess& process, const ProcessView& vi
   if (!fd) {
     return "";
   }
-  if (!options.now) {
+  if (!options.now && !process.is_template) {
     const auto reason = ask_to_shut_down(process);
     if (!reason && wait_for_end(*fd, std::chrono::seconds(options.timeout_s))) {
       return "";
@@ -209,17 +244,23 @@ OrFailure<std::string> stop(const MonitorProcess& process, const ProcessView& vi
   return "";
 }
 
+struct TemplateSocket {
+  std::string path;
+  std::optional<pid_t> listener{};
+};
+
 // Where the template answers: `name` is a socket's path where it has a '/'.
-OrFailure<std::string> find_template(const ProcessView& view, const std::string& name) {
+OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::string& name) {
   if (name.find('/') != std::string::npos) {
-    return name;
+    return TemplateSocket{.path = name};
   }
-  MAYFLY_TRY_ASSIGN(const std::vector<MonitorProcess> templates, find_templates(view));
+  MAYFLY_TRY_ASSIGN(std::vector<MonitorProcess> templates, find_monitors(view));
+  std::erase_if(templates, [](const MonitorProcess& process) { return !process.is_template; });
   std::vector<MonitorProcess> named;
   std::ranges::copy_if(templates, std::back_inserter(named),
                        [&name](const MonitorProcess& process) { return process.id == name; });
   if (named.size() == 1) {
-    return named.front().socket_to_connect;
+    return TemplateSocket{.path = named.front().socket_to_connect, .listener = named.front().pid};
   }
   return tl::make_unexpected(Failure(
       ExitCode::kError,
@@ -230,16 +271,17 @@ OrFailure<std::string> find_template(const ProcessView& view, const std::string&
 }
 
 OrFailure<std::string> clone(const ProcessView& view, const CloneOptions& wanted) {
-  MAYFLY_TRY_ASSIGN(const std::string socket, find_template(view, wanted.template_name));
+  MAYFLY_TRY_ASSIGN(const TemplateSocket socket, find_template(view, wanted.template_name));
   const api::CloneRequest request{.count = wanted.count,
                                   .id_prefix = wanted.id_prefix,
                                   .api = !wanted.no_api,
                                   .serial_path = wanted.serial_path,
                                   .load = {.resume = !wanted.paused}};
-  MAYFLY_TRY_ASSIGN(const std::vector<api::BornClone> born,
-                    api::ask_for_clones(socket, kClonePatience, request).map_error([&](const Error& error) {
-                      return Failure(error.within("template " + wanted.template_name));
-                    }));
+  MAYFLY_TRY_ASSIGN(
+      const std::vector<api::BornClone> born,
+      api::ask_for_clones(socket.path, {.timeout = kClonePatience, .listener = socket.listener}, request)
+          .map_error(
+              [&](const Error& error) { return Failure(error.within("template " + wanted.template_name)); }));
   std::string text;
   for (const api::BornClone& each : born) {
     text.append(std::to_string(each.pid))
@@ -253,13 +295,19 @@ OrFailure<std::string> clone(const ProcessView& view, const CloneOptions& wanted
 }
 
 OrFailure<std::string> call(const MonitorProcess& process, const Options& options) {
+  if (process.is_template) {
+    return tl::make_unexpected(
+        Failure(ExitCode::kError,
+                describe(process) + " runs no guest; its clones are microVMs of their own, see 'mayfly ps'"));
+  }
   if (!process.socket) {
     return tl::make_unexpected(
         Failure(ExitCode::kError,
                 describe(process) + " has no control API: start it with --api-sock PATH to have one"));
   }
   const bool is_snapshot = options.subcommand == Subcommand::kSnapshot;
-  const api::VmClient client(process.socket_to_connect, is_snapshot ? kDiskPatience : kCallPatience);
+  const std::chrono::milliseconds patience = is_snapshot ? kDiskPatience : kCallPatience;
+  const api::VmClient client = client_of(process, patience);
   const auto answer = [&]() -> Result<std::string> {
     const auto nothing = [] { return std::string(); };
     switch (options.subcommand) {
@@ -339,27 +387,26 @@ std::string json_of(const std::vector<MicroVmRow>& rows) {
 std::string names_of(const std::vector<MonitorProcess>& processes) {
   std::string text;
   for (const MonitorProcess& process : processes) {
-    text.append(is_shared(processes, process.id) ? std::to_string(process.pid) : process.id).append("\n");
+    text.append(is_shared(processes, process) ? std::to_string(process.pid) : process.id).append("\n");
   }
   return text;
 }
 
 OrFailure<MonitorProcess> choose(const std::vector<MonitorProcess>& processes, const std::string& name) {
   std::vector<MonitorProcess> named;
-  std::ranges::copy_if(processes, std::back_inserter(named),
-                       [&name](const MonitorProcess& process) { return process.id == name; });
-  if (named.empty()) {
-    std::ranges::copy_if(processes, std::back_inserter(named), [&name](const MonitorProcess& process) {
-      return std::to_string(process.pid) == name;
-    });
-  }
+  // One whose id is another's number may have taken it to be ended or left in the other's place.
+  std::ranges::copy_if(processes, std::back_inserter(named), [&name](const MonitorProcess& process) {
+    return process.id == name || std::to_string(process.pid) == name;
+  });
   if (named.size() == 1) {
     return named.front();
   }
   if (!named.empty()) {
-    return tl::make_unexpected(Failure(
-        ExitCode::kError,
-        "several microVMs are called \"" + name + "\": name one by its process's number: " + list_of(named)));
+    return tl::make_unexpected(
+        Failure(ExitCode::kError,
+                "several microVMs are called \"" + name +
+                    "\", by their ids or by the numbers of their processes: name one by the other: " +
+                    list_of(named)));
   }
   return tl::make_unexpected(Failure(
       ExitCode::kError, "there is no microVM \"" + name + "\" of this user; " +

@@ -23,11 +23,11 @@ struct MicroVmRow {
 std::string table_of(const std::vector<MicroVmRow>& rows);
 // A JSON array, an object a line.
 std::string json_of(const std::vector<MicroVmRow>& rows);
-// What names each to the commands below: the id, or the pid where others have the same id.
+// What names each to the commands below: the id, or the pid where that names others, too.
 std::string names_of(const std::vector<MonitorProcess>& processes);
 
-// The one that `name` names: by its id, else by its pid. Failures: there is none, or several have the id;
-// they list what there is.
+// The one that `name` names, by its id or by its pid. Failures: there is none, or there are several; they
+// list what there is.
 OrFailure<MonitorProcess> choose(const std::vector<MonitorProcess>& processes, const std::string& name);
 
 // Does what `options.subcommand` says, which is one of these. What it answers belongs on standard output;

@@ -73,14 +73,21 @@ TEST(JsonOf, has_nothing_that_a_terminal_takes_for_more_than_letters) {
 
 TEST(NamesOf, gives_the_number_of_the_process_where_a_name_is_shared) {
   EXPECT_EQ(names_of({process(7, "web"), process(8, "db"), process(9, "web")}), "7\ndb\n9\n");
+  EXPECT_EQ(names_of({process(7, "web"), process(8, "7"), process(9, "9")}), "web\n8\n9\n");
   EXPECT_EQ(names_of({}), "");
 }
 
-TEST(Choose, takes_the_id_before_the_process) {
-  const std::vector<MonitorProcess> all = {process(7, "web"), process(8, "db"), process(9, "7")};
+TEST(Choose, takes_the_id_or_the_process_but_none_that_is_the_id_of_one_and_the_process_of_another) {
+  const std::vector<MonitorProcess> all = {process(7, "web"), process(8, "db"), process(9, "7"),
+                                           process(10, "10")};
   EXPECT_EQ(choose(all, "web").value().pid, 7);
   EXPECT_EQ(choose(all, "8").value().id, "db");
-  EXPECT_EQ(choose(all, "7").value().pid, 9);
+  EXPECT_EQ(choose(all, "10").value().pid, 10);
+  EXPECT_EQ(choose(all, "9").value().id, "7");
+  const auto either = choose(all, "7");
+  ASSERT_FALSE(either);
+  EXPECT_NE(either.error().message.find("web (process 7), 7 (process 9)"), std::string::npos)
+      << either.error().message;
 }
 
 TEST(Choose, an_unknown_or_ambiguous_name_is_an_error_that_lists_the_candidates) {

@@ -5,7 +5,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,7 +13,6 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <climits>
 #include <csignal>
 #include <list>
 #include <map>
@@ -116,18 +114,6 @@ std::vector<int> open_descriptors() {
     }
   }
   return open;
-}
-
-// Closes all descriptors but those, which are ascending.
-void close_others(const std::vector<int>& kept) {
-  unsigned int from = 0;
-  for (const int fd : kept) {
-    if (static_cast<unsigned int>(fd) > from) {
-      ::syscall(SYS_close_range, from, static_cast<unsigned int>(fd) - 1, 0U);
-    }
-    from = static_cast<unsigned int>(fd) + 1;
-  }
-  ::syscall(SYS_close_range, from, UINT_MAX, 0U);
 }
 
 void say(const UniqueFd& channel, char what, std::string_view text = {}) {
@@ -307,10 +293,11 @@ class Template {
   void become_child(const UniqueFd& channel) const {
     g_server = nullptr;
     static_cast<void>(set_handlers(SIG_DFL));  // which fails for no valid signal
+    ::signal(SIGCHLD, SIG_IGN);                // as any monitor does
     std::vector<int> kept = kept_;
     kept.push_back(channel.get());
     std::ranges::sort(kept);
-    close_others(kept);
+    static_cast<void>(close_all_but(kept));  // which main() has found to work
     ::setsid();
     // Who reads what the template prints must not wait for a clone's end. The log alone is shared.
     if (const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC)); null) {

@@ -43,7 +43,8 @@ class Filters {
   // From now on the calling thread, and each that it starts, makes no system call but those that the filter
   // allows: any other raises SIGSYS in it, and one of another architecture's ends the process. Cannot be
   // undone; filters that are loaded later only take away more. No program that the thread executes can gain
-  // rights (PR_SET_NO_NEW_PRIVS). Allocates nothing. Errors: of the host's, which may have no seccomp.
+  // rights (PR_SET_NO_NEW_PRIVS). Where the host has Landlock, it reaches into no other process, neither by
+  // ptrace(2) nor by /proc. Allocates nothing. Errors: of the host's, which may have no seccomp.
   Result<void> confine(FilteredThread thread) const;
 
  private:

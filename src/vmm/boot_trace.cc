@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "base/line_sink.h"
+
 namespace mayfly {
 namespace {
 
@@ -22,9 +24,7 @@ double microseconds(BootTrace::Clock::duration duration) {
 }  // namespace
 
 Result<std::unique_ptr<BootTrace>> BootTrace::create(const std::string& path, Clock::time_point start) {
-  // For reading as well, so that a FIFO needs no reader to be there (fifo(7)).
-  MAYFLY_TRY_ASSIGN(UniqueFd file,
-                    open_file(path, O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY, "boot trace", 0600));
+  MAYFLY_TRY_ASSIGN(UniqueFd file, open_line_file(path, "boot trace", O_TRUNC));
   return std::unique_ptr<BootTrace>(new BootTrace(std::move(file), path, start));
 }
 
@@ -83,8 +83,6 @@ std::string BootTrace::text() const {
 
 Result<void> BootTrace::write() const {
   const std::string all = text();
-  // Does not work on a FIFO or a terminal, which is as well: what was written there is gone.
-  [[maybe_unused]] const bool emptied = ::ftruncate(file_.get(), 0) == 0;
   for (std::string_view rest = all; !rest.empty();) {
     const ssize_t count = ::write(file_.get(), rest.data(), rest.size());
     if (count < 0 && errno == EINTR) {

@@ -20,9 +20,9 @@ class BootTrace {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // Opens the file, which is made with mode 0600 if need be and is left as it is until write(): a path that
-  // cannot be written is found before anything runs. Never waits for the reader of a FIFO. `start` is time
-  // zero of the timeline. Errors name the file.
+  // Opens the file, which is made with mode 0600 if need be, and empties it: a path that cannot be written is
+  // found before anything runs, and a monitor that runs a guest may cut no file short. Never waits for the
+  // reader of a FIFO. `start` is time zero of the timeline. Errors name the file.
   static Result<std::unique_ptr<BootTrace>> create(const std::string& path, Clock::time_point start);
 
   // Something that lasted from `begin` to now.
@@ -30,8 +30,8 @@ class BootTrace {
   // Something that happened now. Only the first mark of a name is kept.
   void mark(std::string_view name);
 
-  // Replaces the file's contents by all that was recorded so far: {"traceEvents": [...]}, times in
-  // microseconds. Errors name the file; kBusy where a FIFO does not take it at once.
+  // All that was recorded so far: {"traceEvents": [...]}, times in microseconds. Once. Errors name the file;
+  // kBusy where a FIFO does not take it at once.
   Result<void> write() const;
 
  private:

@@ -557,6 +557,7 @@ class Start(ApiCase):
         self.refused("image of drive d", "PUT", "/logger", {"log_path": self.path("disk")})
         self.refused("image of drive d", "PUT", "/serial", {"serial_out_path": self.path("disk")})
         self.refused("kernel image", "PUT", "/serial", {"serial_out_path": guest("spin")})
+        self.refused("no other device", "PUT", "/serial", {"serial_out_path": "/dev/kmsg"})
         self.do("PUT", "/logger", {"log_path": self.path("log")})
         for name, role in (("log", "the log"), ("metrics", "the metrics")):
             self.refused(role, "PUT", "/drives/e", {"drive_id": "e", "path_on_host": self.path(name), "is_root_device": False})

@@ -455,6 +455,30 @@ class Refusals(Case):
                 self.expect(mayfly("--no-api", "--config-file", config), 152, b"",
                             (f"configuration file {config}: {section}", nowhere))
 
+    def test_what_it_was_started_with_and_no_argument_names_is_closed(self):
+        with open(self.write("left", "x"), "rb") as left, open(guest("spin"), "rb") as kernel:
+            process = subprocess.Popen([program(), "run", "--kernel", f"/dev/fd/{kernel.fileno()}"], stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, pass_fds=(left.fileno(), kernel.fileno()))
+            self.addCleanup(process.stdout.close)
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+            self.assertEqual(process.stdout.readline(), b"spinning\n")
+            links = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
+            self.assertNotIn(self.path("left"), links)
+            self.assertIn(os.path.realpath(guest("spin")), links)
+
+    def test_devices_are_no_outputs_and_nothing_runs(self):
+        for device in ("/dev/kmsg", "/dev/kvm", "/dev/random"):
+            for flag in ("--log-path", "--metrics-path", "--boot-trace"):
+                with self.subTest(flag=flag, device=device):
+                    self.expect(run_guest("power_off", flag, device), 153, b"", (flag, device, "no other device"))
+
+    def test_a_start_that_is_refused_leaves_the_boot_trace_as_it_was(self):
+        trace = self.write("trace", "the last one")
+        self.expect(run_guest("power_off", "--boot-trace", trace, "--log-path", self.path("no/such")), 153, b"")
+        with open(trace, encoding="utf-8") as file:
+            self.assertEqual(file.read(), "the last one")
+
     def test_a_boot_trace_that_is_full_at_the_end_is_an_error_of_the_host(self):
         self.expect(run_guest("power_off", "--boot-trace", "/dev/full"), 1, b"hello\n", "/dev/full")
 

@@ -47,7 +47,7 @@ def read(path):
 
 
 class Template:
-    def __init__(self, case, *arguments, state="state", memory="memory", before=()):
+    def __init__(self, case, *arguments, state="state", memory="memory", before=(), inherit=()):
         """`before` is what becomes the template, where that is not started as it is."""
         self.case = case
         self.pool = int(arguments[arguments.index("--pool") + 1]) if "--pool" in arguments else 8
@@ -56,7 +56,7 @@ class Template:
         with open(self.log, "wb") as log:  # clones keep it open
             self.process = subprocess.Popen(
                 [*before, program(), "template", case.path(state), case.path(memory), "--api-sock", self.socket, *arguments],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, pass_fds=inherit)
         case.addCleanup(self.stop)
         wait_until(case, "the template listens", lambda: self.listens() or self.process.poll() is not None)
         case.assertIsNone(self.process.poll(), "the template has ended")
@@ -233,6 +233,35 @@ class Endings(CloneCase):
         wait_until(self, "the pool has ended", lambda: not any(map(is_alive, waiting)))
         self.ids_of([clone])
         self.assertTrue(is_alive(clone["pid"]))
+
+    def test_the_shell_lists_a_template_and_ends_it(self):
+        name = "t" + os.path.basename(self.folder).replace("_", "-")
+        template = Template(self, "--name", name)
+        clone = template.clone()[0]
+
+        def rows():
+            return {row["pid"]: row for row in json.loads(mayfly("ps", "--json").out)}
+
+        self.assertEqual(rows()[template.process.pid],
+                         {"name": name, "pid": template.process.pid, "state": "Template", "vcpu_count": None,
+                          "mem_size_mib": None, "socket": template.socket, "problem": None})
+        self.assertIn(name, mayfly("ps", "--quiet").out.decode().split())
+        for command in ("pause", "resume", "metrics", "config"):
+            self.expect(mayfly(command, name), 1, b"", (f"{name} (template, process {template.process.pid})", "no guest"))
+        stopped = mayfly("stop", name)
+        self.expect(stopped, 0, b"")
+        self.assertEqual(stopped.err, "")
+        self.assertEqual(template.process.wait(HANG), 0)
+        self.assertEqual(rows()[clone["pid"]]["state"], "Running")
+
+    def test_what_a_template_was_started_with_is_no_clones(self):
+        with open(self.write("secret", "x"), "rb") as file:
+            os.set_inheritable(file.fileno(), True)
+            template = Template(self, inherit=(file.fileno(),))
+            clone = template.clone()[0]
+            for pid in (template.process.pid, clone["pid"]):
+                links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+                self.assertNotIn(self.path("secret"), links)
 
     def test_a_killed_template_takes_its_pool_along(self):
         template = Template(self)

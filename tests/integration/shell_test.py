@@ -22,12 +22,12 @@ import json, os, signal, socket, sys
 with open("/proc/self/comm", "w") as file:
     file.write("mayfly")
 behaviour = os.environ["BEHAVIOUR"]
-if "--api-sock" in sys.argv:
+if "--api-sock" in sys.argv and behaviour != "poses":
     server = socket.socket(socket.AF_UNIX)
     server.bind(sys.argv[sys.argv.index("--api-sock") + 1])
     server.listen(8)
 print("ready", flush=True)
-if behaviour == "hangs":
+if behaviour in ("hangs", "poses"):
     signal.pause()
 while True:
     client = server.accept()[0]
@@ -39,7 +39,8 @@ while True:
     while length and len(body) < length[0]:
         body += client.recv(65536)
     path = head.split()[1]
-    answer = {b"/": {"state": "\x1b[2JRun\nning" if behaviour == "lies" else "Running"},
+    own = sys.argv[sys.argv.index("--id") + 1] if "--id" in sys.argv else "anonymous-instance"
+    answer = {b"/": {"id": "other" if behaviour == "is another" else own, "state": "\x1b[2JRun\nning" if behaviour == "lies" else "Running"},
               b"/machine-config": {"vcpu_count": 3, "mem_size_mib": 96}}.get(path)
     text = "# HELP a b\na 1\n" if path == b"/metrics" else json.dumps(answer)
     status = "204 No Content\r\n\r\n" if path == b"/actions" else f"200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}"
@@ -135,6 +136,23 @@ class Listing(ShellCase):
             self.assertIn("did not answer in time", rows[pid]["problem"])
         self.assertEqual(rows[running.process.pid]["state"], "Running")
         self.assertEqual(self.line(pids[0])[2], "?")
+
+    def test_one_that_names_anothers_socket_is_not_taken_for_it(self):
+        real = self.boot_with_api().process.pid
+        poser = self.stand_in("poses", "--id", "p" + self.id, "--api-sock", self.path("api.sock")).pid
+        rows = self.rows()
+        self.assertEqual(rows[real]["state"], "Running")
+        self.assertEqual((rows[poser]["state"], rows[poser]["problem"]), (None, f"it is the socket of process {real}"))
+        self.expect(mayfly("pause", "p" + self.id), 1, b"", f"it is the socket of process {real}")
+        self.assertEqual(self.rows()[real]["state"], "Running")
+        self.expect(mayfly("stop", "p" + self.id), 0, b"", f"it is the socket of process {real}; ending it by SIGTERM")
+        self.assertNotIn(poser, self.rows())
+        self.assertEqual(self.rows()[real]["state"], "Running")
+
+    def test_one_that_answers_by_another_id_is_not_believed(self):
+        pid = self.stand_in("is another", "--id", self.id, "--api-sock", "s").pid
+        row = self.rows()[pid]
+        self.assertEqual((row["state"], row["problem"]), (None, 'it answers as "other"'))
 
     def test_what_a_process_says_of_itself_reaches_no_terminal_unescaped(self):
         pid = self.stand_in("lies", "--id", self.id, "--api-sock", "\x1b]0;s\x07\n").pid

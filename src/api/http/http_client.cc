@@ -163,12 +163,28 @@ Result<UniqueFd> connect_to(const std::string& path, std::chrono::milliseconds t
   return fd;
 }
 
+// The kernel's word for who listens at the other end (unix(7), SO_PEERCRED).
+Result<void> check_listener(const UniqueFd& fd, pid_t wanted) {
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  if (::getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) {
+    return fail_errno(errno, "find out who listens");
+  }
+  if (peer.pid != wanted) {
+    return fail(ErrorCode::kPermission, "it is the socket of process " + std::to_string(peer.pid));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<HttpAnswer> HttpClient::call(const std::string& method, const std::string& path,
                                     std::string_view body) const {
   const auto deadline = SteadyClock::now() + limits_.timeout;
   MAYFLY_TRY_ASSIGN(UniqueFd fd, connect_to(socket_path_, limits_.timeout));
+  if (limits_.listener) {
+    MAYFLY_TRY(check_listener(fd, *limits_.listener));
+  }
   BoundedStream stream(std::move(fd), deadline);
   std::string request = method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
   if (!body.empty()) {

@@ -1,8 +1,11 @@
 // The other end of the control API: one request to a UNIX socket, one answer.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -22,6 +25,8 @@ struct HttpClientLimits {
   std::chrono::milliseconds timeout{10'000};
   // A longer body is an error.
   std::size_t max_body_bytes = std::size_t{16} << 20;
+  // The process that has to listen at the socket, where that is known: another one is not spoken to.
+  std::optional<pid_t> listener{};
 };
 
 // Every call has a connection of its own. Thread-safe: it holds nothing but the socket's path.
@@ -31,7 +36,8 @@ class HttpClient {
       : socket_path_(std::move(socket_path)), limits_(limits) {}
 
   // Sends `body` as JSON where there is one. An answer of any status is one; errors: the host's where nobody
-  // answers at the socket; kIo where the time is over, and for an answer that is too long
+  // answers at the socket; kPermission where another process than
+  // the wanted one listens there; kIo where the time is over, and for an answer that is too long
   // or no HTTP. The message names neither socket nor path.
   Result<HttpAnswer> call(const std::string& method, const std::string& path,
                           std::string_view body = {}) const;

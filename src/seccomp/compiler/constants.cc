@@ -129,6 +129,7 @@ const auto kConstants = std::to_array<Constant>({
     MAYFLY_CONSTANT(O_TMPFILE),
     MAYFLY_CONSTANT(O_TRUNC),
     MAYFLY_CONSTANT(O_WRONLY),
+    MAYFLY_CONSTANT(RWF_DSYNC),
     MAYFLY_CONSTANT(S_IRUSR),
     MAYFLY_CONSTANT(S_IWUSR),
     // sockets
@@ -207,6 +208,7 @@ constexpr auto kInts = std::to_array<IntArguments>({
     {"prctl", bits({0})},
     {"pread64", bits({0})},
     {"pwrite64", bits({0})},
+    {"pwritev2", bits({5})},
     {"recvfrom", bits({0, 3})},
     {"recvmsg", bits({0, 2})},
     {"renameat", bits({0, 2})},

@@ -146,7 +146,27 @@ TEST_F(PasstNetwork, passt_that_is_killed_takes_the_link_down) {
 TEST_F(PasstNetwork, passt_ends_when_the_device_goes) {
   start();
   guest_.reset();
-  EXPECT_NE(::kill(pid_, 0), 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(pid_, &status, WNOHANG), pid_);
+  EXPECT_TRUE(WIFEXITED(status)) << "nobody has to kill it";
+}
+
+TEST_F(PasstNetwork, passt_that_hangs_does_not_keep_the_device) {
+  start();
+  ASSERT_EQ(::kill(pid_, SIGSTOP), 0);
+  guest_.reset();
+  EXPECT_EQ(::waitpid(pid_, nullptr, WNOHANG), 0);
+  ASSERT_EQ(::kill(pid_, SIGKILL), 0);
+  EXPECT_EQ(::waitpid(pid_, nullptr, 0), pid_);
+}
+
+// As the monitor has it.
+TEST_F(PasstNetwork, passt_leaves_nothing_behind_where_children_are_not_waited_for) {
+  const auto before = ::signal(SIGCHLD, SIG_IGN);
+  start();
+  guest_.reset();
+  EXPECT_EQ(::kill(pid_, 0), -1);
+  ::signal(SIGCHLD, before);
 }
 
 TEST_F(PasstNetwork, port_that_is_taken_is_an_error_that_says_so) {

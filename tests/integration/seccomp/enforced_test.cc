@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/crash.h"
 #include "base/exit_code.h"
 #include "base/file.h"
@@ -250,6 +251,7 @@ const std::vector<Call>& what_must_never_be_allowed(const Policy& policy) {
       {SYS_tgkill, {1, 1, SIGABRT}},
       {SYS_tgkill, {static_cast<std::uint64_t>(::getpid()), static_cast<std::uint64_t>(::getpid()), SIGKILL}},
       {SYS_pidfd_send_signal, {none, SIGTERM}},
+      {SYS_pidfd_send_signal, {none, SIGKILL}},
       {SYS_pidfd_open, {1}},
       {SYS_pidfd_getfd, {none}},
       {SYS_rt_sigaction, {SIGSYS}},
@@ -261,6 +263,9 @@ const std::vector<Call>& what_must_never_be_allowed(const Policy& policy) {
       {SYS_fcntl, {none, F_SETOWN, 1}},
       {SYS_fcntl, {none, F_DUPFD, 0}},
       {SYS_fcntl, {none, F_SETFL, O_ASYNC}},
+      {SYS_fcntl, {none, F_SETFL, 0}},
+      {SYS_wait4, {none, address}},
+      {SYS_pwritev2, {none, address, 1, 0, 0, 0x20}},  // RWF_NOAPPEND
       {SYS_madvise, {address, 4096, MADV_REMOVE}},
       {SYS_futex, {address, 6}},   // FUTEX_LOCK_PI
       {SYS_futex, {address, 12}},  // FUTEX_CMP_REQUEUE_PI
@@ -310,6 +315,7 @@ Words last_words(FilteredThread thread, const std::function<void()>& body) {
     const rlimit no_core{0, 0};
     ::setrlimit(RLIMIT_CORE, &no_core);
     set_thread_name("mayfly_test");
+    open_log_on_stderr();
     const bool ready =
         configure_log(
             {.path = dir.file("log"), .level = {}, .show_level = {}, .show_origin = {}, .module = {}})
@@ -358,6 +364,14 @@ TEST_P(Enforced, an_abort_ends_the_process_by_sigabrt) {
   EXPECT_TRUE(WIFSIGNALED(words.status) && WTERMSIG(words.status) == SIGABRT) << words.status;
 }
 
+TEST_P(Enforced, a_check_that_fails_says_so_and_ends_the_process_by_sigabrt) {
+  const Words words = last_words(GetParam(), [] {
+    volatile bool holds = false;
+    MAYFLY_CHECK(holds, "made to fail");
+  });
+  EXPECT_TRUE(WIFSIGNALED(words.status) && WTERMSIG(words.status) == SIGABRT) << words.status;
+}
+
 TEST_P(Enforced, a_call_of_another_architecture_ends_the_process_without_a_word) {
   for (const int number : {kX32 | SYS_getpid, kX32 | SYS_write}) {
     const Words words = last_words(GetParam(), [number] { ::syscall(number); });
@@ -373,6 +387,36 @@ TEST_P(Enforced, sigsys_cannot_be_blocked_away) {
     ::syscall(SYS_getuid);
   });
   EXPECT_TRUE(WIFSIGNALED(words.status) && WTERMSIG(words.status) == SIGSYS) << words.status;
+}
+
+// By the flags that the policy has for files.
+TEST_P(Enforced, no_other_process_of_the_user_can_be_reached_by_the_files_that_may_be_opened) {
+  const bool writes = GetParam() == FilteredThread::kMonitor;
+  if (!writes && GetParam() != FilteredThread::kSnapshot) {
+    GTEST_SKIP() << "it opens no files";
+  }
+  if (::syscall(SYS_landlock_create_ruleset, nullptr, 0, 1) < 1) {
+    GTEST_SKIP() << "no Landlock";
+  }
+  const std::string memory = "/proc/" + std::to_string(::getpid()) + "/mem";
+  const int flags =
+      writes ? O_RDWR | O_NOCTTY | O_CLOEXEC : O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::open(memory.c_str(), flags) < 0) {
+      ::_exit(2);
+    }
+    const auto filters = built_in_filters();
+    if (!filters || !filters->confine(GetParam())) {
+      ::_exit(3);
+    }
+    const bool other = ::open(memory.c_str(), flags) >= 0;
+    const bool own = ::open("/proc/self/maps", flags & ~O_ACCMODE) >= 0;
+    ::_exit((other ? 4 : 0) | (own ? 0 : 8));
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << WEXITSTATUS(status);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, Enforced, ::testing::ValuesIn(kFilteredThreads),

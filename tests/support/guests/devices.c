@@ -66,7 +66,8 @@ enum {
 #define DISK 0xc0001000u
 #define NETWORK 0xc0002000u
 /* Bits of the first 32: whatever a disk or an interface offers of them is taken. */
-#define DISK_FEATURES (1u << 9 | 1u << 13 | 1u << 14)
+#define kFlushFeature (1u << 9)
+#define DISK_FEATURES (kFlushFeature | 1u << 13 | 1u << 14)
 #define NETWORK_FEATURES (1u << 0 | 1u << 1 | 1u << 7 | 1u << 11 | 1u << 17 | 1u << 22)
 
 struct descriptor {
@@ -331,6 +332,8 @@ static u32 act(u8 letter) {
   switch (letter) {
     case 'b':
       return set_up(DISK, DISK_FEATURES, &disk, 1);
+    case 'B':
+      return set_up(DISK, DISK_FEATURES & ~kFlushFeature, &disk, 1);
     case 'r':
       return request(0, memory, kBlock, kWrite);
     case 'w':

@@ -34,6 +34,20 @@ Result<void> lock_file(const std::string& owner, const std::string& path, int fd
                                                           " lock off)"));
 }
 
+// What is neither a regular file nor a block device is not opened: the open itself could wait (a FIFO) or do
+// something (a device). Only who may change the folder could put such a one there in between, which is then
+// refused. Not O_NONBLOCK, which io_uring takes at its word, for a regular file too: to take it back later is
+// a call that would work on any descriptor (resources/seccomp).
+Result<UniqueFd> open_image(const std::string& path, int flags) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
+    return fail(ErrorCode::kInvalidArgument, path + " is neither a regular file nor a block device");
+  }
+  // To keep the time of the last access takes a twentieth of a small read; only the owner may leave it out.
+  auto fd = open_file(path, flags | O_NOATIME | O_NOCTTY, "image");
+  return fd || fd.error().os_errno() != EPERM ? std::move(fd) : open_file(path, flags | O_NOCTTY, "image");
+}
+
 }  // namespace
 
 DiskImage::File& DiskImage::File::operator=(File&& other) noexcept {
@@ -56,9 +70,7 @@ void DiskImage::File::unlock() noexcept {
 
 Result<DiskImage> DiskImage::open(const std::string& owner, const std::string& path, const Options& options) {
   const bool writes = options.access == ImageAccess::kReadAndWrite;
-  // Not to hang where the path is a FIFO's.
-  const int flags = (writes ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY | (options.create ? O_CREAT : 0);
-  auto fd = open_file(path, flags, "image");
+  auto fd = open_image(path, (writes ? O_RDWR : O_RDONLY) | (options.create ? O_CREAT : 0));
   if (!fd) {
     Error error = fd.error().within(owner);
     if (writes && (error.os_errno() == EACCES || error.os_errno() == EROFS)) {
@@ -73,11 +85,6 @@ Result<DiskImage> DiskImage::open(const std::string& owner, const std::string& p
     MAYFLY_TRY(lock_file(owner, path, image.fd(), options));
     // Another may have changed it until now.
     MAYFLY_TRY(image.refresh_size(owner));
-  }
-  // io_uring takes a non-blocking file at its word, regular or not. To keep the time of the last access takes
-  // a twentieth of a small read; only the file's owner may leave it out.
-  if (::fcntl(image.fd(), F_SETFL, O_NOATIME) != 0 && ::fcntl(image.fd(), F_SETFL, 0) != 0) {
-    return fail_errno(errno, owner + ": make " + path + " blocking");
   }
   return image;
 }

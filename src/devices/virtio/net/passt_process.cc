@@ -2,12 +2,12 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/log.h"
 #include "devices/virtio/net/net_config.h"
 
 namespace mayfly {
@@ -101,7 +102,8 @@ struct ChildEnds {
   if (::getppid() != parent) {
     ::_exit(kExecFailed);
   }
-  ::setsid();  // a Ctrl-C at our terminal is not for it
+  ::setsid();                  // a Ctrl-C at our terminal is not for it
+  ::signal(SIGCHLD, SIG_DFL);  // what is ignored stays so, and it has children of its own
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
@@ -114,11 +116,6 @@ struct ChildEnds {
     ::execv(program, arguments);
   }
   ::_exit(kExecFailed);
-}
-
-void reap(pid_t pid) {
-  while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
-  }
 }
 
 enum class Start : std::uint8_t { kReady, kEnded, kLate };
@@ -168,7 +165,11 @@ Result<PasstProcess::Started> PasstProcess::start(const Options& options) {
   }
   pointers.push_back(nullptr);
   const pid_t parent = ::getpid();
-  const pid_t pid = ::fork();
+  // As fork() does, but holds on to the process before it can end and be reaped. The child makes none but
+  // async-signal-safe calls, so that the C library need not know of it.
+  int held = -1;
+  const auto pid =
+      static_cast<pid_t>(::syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, nullptr, &held, nullptr, nullptr));
   if (pid < 0) {
     return fail_errno(errno, "start " + program);
   }
@@ -176,13 +177,7 @@ Result<PasstProcess::Started> PasstProcess::start(const Options& options) {
     become(program.c_str(), pointers.data(),
            {null.get(), output.writer.get(), messages.writer.get(), theirs.get()}, parent);
   }
-  UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  if (!process) {
-    const int error = errno;
-    ::kill(pid, SIGKILL);
-    reap(pid);
-    return fail_errno(error, "get hold of " + program);
-  }
+  UniqueFd process(held);
   Started started{
       std::unique_ptr<PasstProcess>(new PasstProcess(pid, std::move(process), std::move(messages.reader))),
       std::move(ours)};
@@ -191,6 +186,8 @@ Result<PasstProcess::Started> PasstProcess::start(const Options& options) {
   const Start readiness = wait_until_ready(output.reader.get());
   if (readiness != Start::kReady) {
     const std::string words = started.process->last_words();
+    // One that is late may not look at its socket.
+    ::syscall(SYS_pidfd_send_signal, started.process->process_.get(), SIGKILL, nullptr, 0);
     return fail(ErrorCode::kIo,
                 program +
                     (readiness == Start::kLate ? " is not ready after ten seconds" : " ended at its start") +
@@ -201,8 +198,14 @@ Result<PasstProcess::Started> PasstProcess::start(const Options& options) {
 }
 
 PasstProcess::~PasstProcess() {
-  ::syscall(SYS_pidfd_send_signal, process_.get(), SIGKILL, nullptr, 0);  // it keeps nothing to be lost
-  reap(pid_);
+  pollfd ended{.fd = process_.get(), .events = POLLIN, .revents = 0};
+  int count = 0;
+  do {
+    count = ::poll(&ended, 1, kEndTimeoutMs);
+  } while (count < 0 && errno == EINTR);
+  if (count == 0) {
+    LOG_WARN("passt: process %d does not end, though its socket is closed", pid_);
+  }
 }
 
 std::string last_line(int fd) {

@@ -22,7 +22,7 @@ inline constexpr std::size_t kMostWords = std::size_t{64} << 10;
 std::string last_line(int fd);
 
 // A passt that runs. It ends when the other end of its socket is closed, which is how it dies with us however
-// we do; it is ended and reaped when this goes.
+// we do. No signal is needed: a monitor that runs a guest may send none (resources/seccomp).
 class PasstProcess {
  public:
   struct Options {
@@ -40,6 +40,9 @@ class PasstProcess {
 
   PasstProcess(const PasstProcess&) = delete;
   PasstProcess& operator=(const PasstProcess&) = delete;
+  // Waits until it has ended, so that its ports are free; at most kEndTimeoutMs, as it may hang. Its socket
+  // must be closed by now. The kernel is asked to reap it (SIGCHLD ignored), or does so when this process
+  // ends.
   ~PasstProcess();
 
   pid_t pid() const { return pid_; }
@@ -52,8 +55,10 @@ class PasstProcess {
   PasstProcess(pid_t pid, UniqueFd process, UniqueFd messages)
       : pid_(pid), process_(std::move(process)), messages_(std::move(messages)) {}
 
+  static constexpr int kEndTimeoutMs = 2'000;
+
   pid_t pid_;
-  UniqueFd process_;  // pidfd_open(2): a signal through it can reach nobody else
+  UniqueFd process_;  // pidfd_open(2): becomes readable when it ends
   UniqueFd messages_;
 };
 
