@@ -144,7 +144,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=os.environ.get("MAYFLY_PROGRAM"), help="the monitor")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way (default 5)")
-    parser.add_argument("--fill", type=int, default=256, metavar="MIB", help="what the guest fills (default 256)")
+    parser.add_argument("--fill", type=int, default=160, metavar="MIB", help="what the guest fills (default 160)")
     parser.add_argument("--directory", default="/var/tmp",
                         help="where the files lie, or the image of the emulated machine's disk: on a disk (default: /var/tmp)")
     parser.add_argument("--cache", default="none", choices=("none", "writeback"),

@@ -46,8 +46,8 @@ bench_main() {
   [[ -n "$program" ]] || usage_error "there is no benchmark '$name'; there are: $(bench_names)"
   ensure_packages build bench
   ensure_guest_packages kernel
-  # One counts instructions in emulation, also on a host that could do without; the other has QEMU as its peer.
-  if [[ "$name" == boot || "$name" == peers ]]; then ensure_packages emulator; fi
+  # Where they run, or what they measure against.
+  if [[ "$name" == boot || "$name" == peers || "$name" == prefetch ]]; then ensure_packages emulator; fi
   build_preset release mayfly mayfly_device_load jailer
   step "bench $name"
   MAYFLY_PROGRAM="$RELEASE_PROGRAM" MAYFLY_JAILER="$ROOT/build/release/jailer/jailer" MAYFLY_DEVICE_LOAD="$ROOT/build/release/bench/mayfly_device_load" \
