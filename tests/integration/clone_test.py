@@ -388,6 +388,7 @@ class Waiting(CloneCase):
         children = template.children()
         for pid in children:
             os.kill(pid, signal.SIGSTOP)
+            self.addCleanup(kill, pid)  # it does not see the template's end
         return template, children
 
     def test_a_birth_that_hangs_holds_up_nobody(self):

@@ -512,9 +512,10 @@ TEST(HttpServer, a_client_that_waits_for_an_answer_has_no_limit_and_is_not_sent_
   EXPECT_EQ(body_of(slow.read_answer()), "late");
 }
 
-TEST(HttpServer, who_answers_a_client_that_has_gone_is_told) {
+TEST(HttpServer, who_answers_a_client_that_has_gone_is_told_and_its_place_is_free) {
   LateAnswers late;
-  Server server({}, [&](const HttpRequest& request) { return late(*server, request); });
+  const HttpLimits limits{.max_connections = 1, .max_streams = 0};
+  Server server(limits, [&](const HttpRequest& request) { return late(*server, request); });
   {
     Client client(server.path());
     ASSERT_TRUE(client.send(kLater));
