@@ -554,7 +554,8 @@ Result<void> Router::take_snapshot(const Call& call, const SnapshotRequest& requ
     return !given_up;
   };
   const auto say_why = [&given_up](Error error) {
-    return given_up ? Error(ErrorCode::kBusy, "the microVM is ending: no snapshot was made of it") : error;
+    return given_up ? Error(ErrorCode::kBusy, "the microVM is ending: no snapshot was made of it")
+                    : std::move(error);
   };
   if (request.live) {
     LiveMemory live;
