@@ -102,8 +102,25 @@ void describe(TextBuffer& text, const FatalSignal& signal, const siginfo_t& info
   text.append_decimal(static_cast<std::uint64_t>(signal.code));
 }
 
+// For a thread that may not even end the process: each try to is a signal, whose handler tries again. The
+// kernel ends a process by SIGSEGV when a signal's frame does not fit onto the stack of its handlers any
+// more, as long as the stack pointer is still on it: it is moved near to that stack's end.
+[[noreturn, gnu::noinline]] void end_by_overflow(const stack_t& stack) {
+  constexpr std::uintptr_t kLeft = 256;  // bytes, fewer than any frame
+  // SAFETY: addresses as numbers.
+  const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+  const auto end = reinterpret_cast<std::uintptr_t>(stack.ss_sp) + kLeft;
+  // NOLINTNEXTLINE(clang-analyzer-security.insecureAPI.alloca): it is the stack pointer that is meant
+  void* const lowered = here > end ? __builtin_alloca(here - end) : nullptr;
+  // SAFETY: nothing is done; the compiler must not take the memory away.
+  asm volatile("" : : "r"(lowered) : "memory");
+  __builtin_trap();
+}
+
+std::atomic<bool> g_cannot_end{false};
+
 // Only async-signal-safe calls from here on.
-void on_fatal_signal(int number, siginfo_t* info, void*) {
+void on_fatal_signal(int number, siginfo_t* info, void* context) {
   const FatalSignal* signal = kFatalSignals.data();
   while (signal->number != number) {
     ++signal;
@@ -111,6 +128,9 @@ void on_fatal_signal(int number, siginfo_t* info, void*) {
   pthread_t nobody{};
   if (const pthread_t self = ::pthread_self(); !g_ending.compare_exchange_strong(nobody, self)) {
     if (::pthread_equal(nobody, self) != 0) {
+      if (g_cannot_end.exchange(true)) {
+        end_by_overflow(static_cast<const ucontext_t*>(context)->uc_stack);
+      }
       ::_exit(static_cast<int>(signal->code));  // a fault in what follows
     }
     // Another thread is at it and ends this one in a moment. No call waits here: the thread's seccomp filter

@@ -41,7 +41,7 @@ TEST(Suggestion, an_option_of_another_command_is_shown_its_place) {
   EXPECT_EQ(suggestion("--kernel", "", program), " here; it goes with 'mayfly run'");
   EXPECT_EQ(suggestion("--metadata=x", "run", program), " here; it goes with 'mayfly' without a subcommand");
   EXPECT_EQ(suggestion("--level", "ps", program),
-            " here; it goes with 'mayfly' without a subcommand, 'mayfly run', 'mayfly template'");
+            " here; it goes with 'mayfly' without a subcommand, 'mayfly run', 'mayfly restore', 'mayfly template'");
 }
 
 TEST(Suggestion, subcommands_and_options_are_looked_for_where_they_may_stand) {

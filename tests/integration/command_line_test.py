@@ -15,7 +15,7 @@ import sys
 import tempfile
 import unittest
 
-SUBCOMMANDS = ["run", "doctor", "template", "clone", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "merge",
+SUBCOMMANDS = ["run", "restore", "doctor", "template", "clone", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "merge",
                "completion"]
 
 MAYFLY = ""
@@ -128,7 +128,7 @@ class Completion(unittest.TestCase):
     def test_bash_offers_subcommands_and_flags(self):
         offered = self.bash("")
         self.assertTrue(set(SUBCOMMANDS) <= set(offered), offered)
-        self.assertEqual(self.bash("res"), ["resume"])
+        self.assertEqual(self.bash("resu"), ["resume"])
         self.assertEqual(self.bash("--no-a"), ["--no-api"])
         for name in SUBCOMMANDS:
             with self.subTest(name=name):

@@ -24,12 +24,14 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 from pathlib import Path
 
 import bare_guests
 from bare_guests import HANG, Case, Connection, guest, mayfly, program
+from snapshot_test import Handler
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = {name: ROOT / "resources/seccomp" / f"{name}.json" for name in ("monitor", "api", "vcpu", "snapshot")}
@@ -566,6 +568,35 @@ def working_set(case, filters):
     return vm, 0
 
 
+def handler_dies(case, filters):
+    """A load from a handler of page faults that takes the first one and ends."""
+    first = life(case, filters, api=True)
+    save(case, first)
+    first.stop()
+    if first.process.wait(HANG) != 0:
+        raise Ended
+    path = case.path("handler")
+    child = os.fork()
+    if child == 0:
+        Handler(path, case.path("memory"), most=0).refused.wait(HANG)
+        os._exit(0)
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    vm = Vm(case, filters, "echo", api=True, load=True)
+
+    def ask():
+        with contextlib.suppress(Ended):
+            vm.call("PUT", "/snapshot/load", {"snapshot_path": case.path("state"), "resume_vm": True,
+                                              "mem_backend": {"backend_type": "Uffd", "backend_path": path}})
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    os.waitpid(child, 0)
+    vm.process.wait(HANG)
+    caller.join()
+    return vm, 1
+
+
 def link_that_leads_nowhere(log):
     """A snapshot's path that cannot be one; with `log`, while the log's file has been moved away."""
     def scenario(case, filters):
@@ -600,12 +631,14 @@ def xsave_size():
         return fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2)
 
 
-def not_on_this_host(rule):
+def not_on_this_host(thread, rule):
     """Why a rule has no scenario here."""
     if rule == "ioctl 1=BLKGETSIZE64" and block_device() is None:
         return "no block device of this host can be opened"
     if rule in ("ioctl 1=KVM_GET_XSAVE", "ioctl 1=KVM_GET_XSAVE2") and rule.endswith("2") != (xsave_size() > 4096):
         return "this host's vector registers take the other request"
+    if thread == "snapshot" and rule in ("read", "ioctl 1=UFFDIO_WAKE") and os.geteuid() != 0:
+        return "only root may handle the kernel's page faults by userfaultfd"
     if rule == "mincore" and Path("/proc/swaps").read_text().count("\n") > 1:
         return "this host has swap"
     return None
@@ -772,7 +805,9 @@ NEEDED = {
         "futex 1=FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME": working_set,
         "write": crash_report(),
         "sendmsg 2=MSG_DONTWAIT|MSG_NOSIGNAL": crash_report(to_socket=True),
-        "poll 2=0": crash_report(),
+        "poll": crash_report(),
+        "ioctl 1=UFFDIO_WAKE": handler_dies,
+        "read": handler_dies,
         "clock_gettime": crash_report(without_vdso=True),
         "ioctl 1=TIOCGPGRP": crash("mayfly_snapshot", **TERMINAL),
         "ioctl 1=TCGETS": crash("mayfly_snapshot", **TERMINAL),
@@ -866,7 +901,7 @@ class Rules(FilterCase):
             if NEEDED[thread][name] is None:
                 continue
             with self.subTest(rule=name):
-                if why := not_on_this_host(name):
+                if why := not_on_this_host(thread, name):
                     self.skipTest(why)
                 rest = {**policy, "rules": [other for other in policy["rules"] if other is not rule]}
                 # Some are needed only as threads happen to meet: one time of several tells.
