@@ -55,7 +55,8 @@ Result<std::vector<std::string>> groups_of(const Options& options, const Record&
       return fail(ErrorCode::kInvalidArgument, group + ": is no cgroup, and is not removed");
     }
     MAYFLY_TRY_ASSIGN(const std::string inside,
-                      read_file(group + "/cgroup.procs", "the cgroup's processes", kMaxFile));
+                      read_file("/proc/self/fd/" + std::to_string(folder.get()) + "/cgroup.procs",
+                                "the cgroup's processes", kMaxFile));
     if (!inside.empty()) {
       return runs(group, inside.substr(0, inside.find('\n')));
     }

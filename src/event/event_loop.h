@@ -11,10 +11,10 @@
 
 namespace mayfly {
 
-// What a watched descriptor is ready for.
 // What a descriptor is waited for to be; hang-ups are always reported.
 enum class Interest : std::uint8_t { kReadable, kWritable, kReadableAndWritable, kHangUp };
 
+// What a watched descriptor is ready for.
 struct Readiness {
   bool readable = false;
   bool writable = false;

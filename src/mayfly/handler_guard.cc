@@ -25,8 +25,8 @@ namespace {
 
 using std::chrono::steady_clock;
 
-// What an orderly end may take once no page comes: it ends a few threads.
-constexpr std::chrono::seconds kPatience{1};
+// What an orderly end may take where pages come: above all, passt has 2 s to end.
+constexpr std::chrono::seconds kPatience{5};
 // How often, and how many times in a row, pages have to be missing until a handler that hung up is gone.
 constexpr std::chrono::milliseconds kBetweenLooks{250};
 constexpr int kLooks = 8;
@@ -37,7 +37,7 @@ constexpr std::uint64_t kStop = std::uint64_t{1} << 32;
 
 bool is_ready(const UniqueFd& fd) {
   pollfd wanted{.fd = fd.get(), .events = POLLIN, .revents = 0};
-  return ::poll(&wanted, 1, 0) == 1;
+  return ::poll(&wanted, 1, 0) == 1 && (wanted.revents & POLLIN) != 0;
 }
 
 // Of the process that listens at the other end; not open where there is no knowing.

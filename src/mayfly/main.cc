@@ -200,9 +200,9 @@ int main_of(int argument_count, char** arguments) {
     }
     return refuse(ExitCode::kBadArguments, stop.text, stop.hint.c_str());
   }
-  const bool is_microvm = options->subcommand == Subcommand::kMonitor ||
-                          options->subcommand == Subcommand::kRun ||
-                          options->subcommand == Subcommand::kTemplate;
+  const bool is_microvm =
+      options->subcommand == Subcommand::kMonitor || options->subcommand == Subcommand::kRun ||
+      options->subcommand == Subcommand::kRestore || options->subcommand == Subcommand::kTemplate;
   if (is_microvm) {
     if (const auto closed =
             close_inherited({arguments + 1, static_cast<std::size_t>(std::max(argument_count, 1) - 1)});

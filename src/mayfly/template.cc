@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -50,6 +51,7 @@ constexpr std::chrono::seconds kPatience{10};
 constexpr std::chrono::seconds kLastPatience{1};  // at the template's own end
 // Clones of one call that are being born at a time.
 constexpr std::size_t kAtATime = 4;
+constexpr std::size_t kMaxOrder = std::size_t{128} << 10;  // bytes, well below what a socket takes at once
 constexpr std::size_t kMaxAnswer = 4096;
 // What a child says: one of these, and for kFailed why.
 constexpr char kReady = 'R';
@@ -149,17 +151,24 @@ struct Child {
   bool is_ready = false;
 };
 
+// A file that was not there before, by what tells it from others of its name.
+struct MadeFile {
+  std::string path;
+  dev_t device = 0;
+  ino_t inode = 0;
+};
+
 // POST /clone under way.
 struct Call {
   std::uint64_t ticket = 0;
   api::CloneRequest request;
-  std::vector<api::BornClone> clones{};   // told who they are, in this order
-  std::vector<std::string> made_files{};  // which were not there before
-  std::size_t in_flight = 0;              // clones that have not said yet that they are born
-  unsigned lost = 0;                      // processes that ended without a word while it waited for one
-  std::optional<Error> error{};           // no clone is to be left
-  Clock::time_point deadline{};           // until a process is there; after an error, until all have ended
-  std::size_t left = 0;                   // after an error: clones that live
+  std::vector<api::BornClone> clones{};  // told who they are, in this order
+  std::vector<MadeFile> made_files{};
+  std::size_t in_flight = 0;     // clones that have not said yet that they are born
+  unsigned lost = 0;             // processes that ended without a word while it waited for one
+  std::optional<Error> error{};  // no clone is to be left
+  Clock::time_point deadline{};  // until a process is there; after an error, until all have ended
+  std::size_t left = 0;          // after an error: clones that live
 };
 
 // A clone that lives, or is being born.
@@ -204,6 +213,7 @@ class Template {
       served = server_->run();
     }
     g_server = nullptr;
+    ends_ = true;
     pool_.clear();  // the channels' ends: whoever waits at one ends
     server_->close();
     end_unanswered();
@@ -231,6 +241,12 @@ class Template {
         }
       }
     }
+    go_on();
+  }
+
+  // With all calls. What is over goes first: its ids and files are free then.
+  void go_on() {
+    conclude();
     advance_all();
     conclude();
   }
@@ -242,7 +258,7 @@ class Template {
 
   // Where none can be made, who asks for a clone is told why.
   void fill_pool() {
-    if (ended_unborn_ < kMostUnborn) {
+    if (!ends_ && ended_unborn_ < kMostUnborn) {
       if (const auto filled = fill(options_.clones.pool); !filled) {
         LOG_WARN_LIMITED("%s", filled.error().message().c_str());
       }
@@ -412,6 +428,7 @@ class Template {
     Call call{.ticket = request.ticket, .request = std::move(*wanted), .deadline = Clock::now() + kPatience};
     call.clones.reserve(call.request.count);
     calls_.push_back(std::move(call));
+    look_soon();
     advance(calls_.back());
     if (calls_.back().error && calls_.back().left == 0) {
       auto refused = refusal(calls_.back().error->message());
@@ -457,9 +474,13 @@ class Template {
   }
   void advance_all() {
     for (Call& call : calls_) {
+      if (needs_child(call) && !server_->is_waiting(call.ticket)) {
+        fail_call(call, nobody_asks());
+      }
       advance(call);
     }
   }
+  static Error nobody_asks() { return {ErrorCode::kNotFound, "who asked for clones has gone"}; }
   // For so many births, several processes at a time: forks of the same moment share what this process changes
   // later.
   Result<void> refill(std::size_t births) {
@@ -481,7 +502,14 @@ class Template {
     }
     MAYFLY_TRY_ASSIGN(const std::string order, api::clone_order(request, clone.id, number, socket_folder_));
     clone.socket = api::clone_socket(request, clone.id, number, socket_folder_);
+    if (order.size() > kMaxOrder) {
+      return fail(ErrorCode::kInvalidArgument, "clone " + clone.id + ": what it is to be takes " +
+                                                   std::to_string(order.size()) +
+                                                   " bytes with its id in every place; at most " +
+                                                   std::to_string(kMaxOrder) + " are possible");
+    }
     for (std::string& path : api::clone_outputs(request, clone.id, number)) {
+      MAYFLY_TRY(expect_kept(path));
       make_file(call, std::move(path));
     }
     MAYFLY_TRY_ASSIGN(Child child, tell(order));
@@ -518,21 +546,35 @@ class Template {
   // becomes of the clone. What stands against it the clone will say.
   static void make_file(Call& call, std::string path) {
     constexpr mode_t kMode = 0600;
-    if (UniqueFd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, kMode))) {
-      call.made_files.push_back(std::move(path));
+    const UniqueFd made(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, kMode));
+    struct stat file {};
+    if (made && ::fstat(made.get(), &file) == 0) {
+      call.made_files.push_back({std::move(path), file.st_dev, file.st_ino});
     }
   }
   static void remove_files(const Call& call) {
-    for (const std::string& path : call.made_files) {
-      ::unlink(path.c_str());
+    for (const MadeFile& made : call.made_files) {
+      struct stat file {};
+      if (::lstat(made.path.c_str(), &file) == 0 && file.st_dev == made.device && file.st_ino == made.inode) {
+        ::unlink(made.path.c_str());
+      }
     }
+  }
+  // No clone is born on a file that is about to be removed.
+  Result<void> expect_kept(const std::string& path) const {
+    for (const Call& other : calls_) {
+      if (other.error &&
+          std::ranges::find(other.made_files, path, &MadeFile::path) != other.made_files.end()) {
+        return fail(ErrorCode::kBusy, path + ": is being removed, with clones of a call that failed");
+      }
+    }
+    return {};
   }
 
   // A channel can be read from, or its other end is gone.
   void on_channel(pid_t pid) {
     take_message(pid);
-    advance_all();
-    conclude();
+    go_on();
   }
   void take_message(pid_t pid) {
     if (const auto birth = births_.find(pid); birth != births_.end()) {
@@ -583,6 +625,7 @@ class Template {
     call.error = std::move(error);
     call.deadline = Clock::now() + kPatience;
     call.left = signal_clones(call, SIGTERM);
+    look_soon();
   }
   // How many there were.
   std::size_t signal_clones(const Call& call, int number) const {
@@ -618,8 +661,11 @@ class Template {
     }
     ended_unborn_ = 0;
     if (!server_->answer(call.ticket, {.body = api::clones_answer(call.clones)})) {
-      fail_call(call, Error(ErrorCode::kNotFound, "who asked for clones has gone"));
-      return false;
+      fail_call(call, nobody_asks());
+      if (call.left == 0) {
+        remove_files(call);
+      }
+      return call.left == 0;
     }
     for (const api::BornClone& clone : call.clones) {
       if (const auto found = living_.find(clone.pid); found != living_.end()) {
@@ -646,6 +692,7 @@ class Template {
     }
     for (const auto& [pid, birth] : births_) {
       if (birth.child.deadline <= now) {
+        ::kill(pid, SIGKILL);  // it does not hear of anything else
         fail_call(*birth.call, Error(ErrorCode::kIo, "clone " + birth.id + ": its process does not answer"));
       }
     }
@@ -688,6 +735,7 @@ class Template {
   std::unique_ptr<api::HttpServer> server_;
   std::unique_ptr<EventRegistrar::Timer> timer_;  // of the server's loop, as are the channels' watches
   bool looks_soon_ = false;
+  bool ends_ = false;
   std::list<Child> pool_;      // the oldest first
   unsigned ended_unborn_ = 0;  // of the pool, since a clone was born last
   std::list<Call> calls_;

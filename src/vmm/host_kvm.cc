@@ -3,6 +3,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/thread_name.h"
 #include "vmm/arch.h"
 
 namespace mayfly {
@@ -36,7 +37,10 @@ std::optional<T> take_once(Handover<Result<T>>& place, bool& is_there) {
 
 HostKvm::HostKvm(BootTrace* trace) {
   try {
-    thread_ = std::thread([this, trace] { look(trace); });
+    thread_ = std::thread([this, trace] {
+      set_thread_name("mayfly_ahead");
+      look(trace);
+    });
   } catch (const std::system_error&) {
     opened_is_there_ = supported_is_there_ = false;  // no thread to be had: the vCPUs' own will say so
   }
@@ -58,7 +62,11 @@ std::optional<OpenKvm> HostKvm::take() {
 }
 
 std::optional<arch::SupportedProcessor> HostKvm::take_supported() {
-  return take_once(supported_, supported_is_there_);
+  auto supported = take_once(supported_, supported_is_there_);
+  if (thread_.joinable()) {
+    thread_.join();  // it has nothing left to do
+  }
+  return supported;
 }
 
 }  // namespace mayfly

@@ -29,7 +29,7 @@ class HostKvm {
   HostKvm& operator=(const HostKvm&) = delete;
   ~HostKvm();
 
-  // These wait. Nothing where it could not be had, or was taken before.
+  // These wait, the second one for the thread's end. Nothing where it could not be had, or was taken before.
   std::optional<OpenKvm> take();
   std::optional<arch::SupportedProcessor> take_supported();
 

@@ -65,10 +65,10 @@ tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* tr
   const std::span<const CapabilityChange> capabilities =
       config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
   std::optional<OpenKvm> opened;
-  if (ahead != nullptr && capabilities.empty()) {
+  if (ahead != nullptr) {
     opened = ahead->take();
   }
-  if (!opened) {
+  if (!opened || !capabilities.empty()) {
     MAYFLY_TRY_ASSIGN(Kvm in_place, Kvm::open("/dev/kvm", capabilities));
     opened.emplace(OpenKvm{.kvm = std::move(in_place)});
   }

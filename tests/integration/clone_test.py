@@ -409,9 +409,18 @@ class Waiting(CloneCase):
 
     def test_births_that_hang_for_good_are_refused_in_the_end_and_leave_nothing(self):
         template, hang = self.stopped(count=6)
-        template.refused("does not answer", {"count": 6, "serial_out_path": self.path("{id}.log")})
+        time.sleep(2)  # a template that has had nothing to do for a while looks at the time again
+        template.refused("does not answer", {"count": 4, "serial_out_path": self.path("{id}.log")})
         self.assertFalse(set(map(is_alive, hang[:4])) - {False})
         self.assertFalse([name for name in os.listdir(self.folder) if name.startswith("template-")])
+
+    def test_an_order_that_is_too_long_is_refused_and_costs_no_process(self):
+        template = Template(self, "--pool", "2")
+        wait_until(self, "the pool is there", lambda: template.call("GET", "/")[1]["ready"] == 2)
+        children = template.children()
+        template.refused("bytes", {"id": "x" * 64, "serial_out_path": "{id}" * 6000})
+        self.assertEqual(template.children(), children)
+        template.clone(id="short")
 
     def test_sigterm_is_heard_while_a_birth_hangs(self):
         template, [hangs] = self.stopped()

@@ -933,9 +933,10 @@ class Choice(FilterCase):
         thread of the process since Linux 6.13 and runs no code of it."""
         states = {}
         for task in Path(f"/proc/{vm.process.pid}/task").iterdir():
-            fields = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line)
-            if not fields["Name"].startswith("kvm-"):
-                states[fields["Name"]] = fields["Seccomp"], fields["NoNewPrivs"]
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                fields = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line)
+                if not fields["Name"].startswith("kvm-"):
+                    states[fields["Name"]] = fields["Seccomp"], fields["NoNewPrivs"]
         return states
 
     def started(self, *arguments):
@@ -975,8 +976,12 @@ class Choice(FilterCase):
             return answer.status
 
         self.assertEqual(put("/boot-source", {"kernel_image_path": guest("spin")}), 204)
-        self.assertEqual(self.states(vm), {"mayfly": ("0", "0"), "mayfly_api": ("2", "1"),
-                                           "mayfly_snapshot": ("2", "1")})
+        # One more looks at KVM ahead, and ends soon.
+        waiting = {"mayfly": ("0", "0"), "mayfly_api": ("2", "1"), "mayfly_snapshot": ("2", "1")}
+        end = time.monotonic() + HANG
+        while self.states(vm) != waiting and time.monotonic() < end:
+            time.sleep(0.01)
+        self.assertEqual(self.states(vm), waiting)
         self.assertEqual(put("/cpu-config", {"kvm_capabilities": ["9999"]}), 204)
         self.assertEqual(put("/actions", {"action_type": "InstanceStart"}), 400)
         self.assertEqual(self.states(vm)["mayfly"], ("0", "0"))

@@ -282,6 +282,22 @@ class GoingOn(SnapshotCase):
         self.expect(paused.end(), 0)
         self.assertEqual(self.files.contents(), contents)
 
+    def test_the_shell_s_copy_keeps_nothing_that_it_was_started_with(self):
+        self.taken()
+        with open(self.files.state, "rb") as state, open(self.image("left"), "rb") as left:
+            process = subprocess.Popen([program(), "restore", f"/dev/fd/{state.fileno()}", self.files.memory],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       pass_fds=(left.fileno(), state.fileno()))
+            self.addCleanup(process.stdout.close)
+            self.addCleanup(process.stdin.close)
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+            process.stdin.write(b"c")
+            process.stdin.flush()
+            self.assertEqual(process.stdout.readline(), b"4\n")
+            links = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
+            self.assertNotIn(self.path("left"), links)
+
     def test_the_shell_is_told_what_stands_against_it(self):
         self.taken()
         contents = self.files.contents()

@@ -36,9 +36,8 @@ class HttpClient {
       : socket_path_(std::move(socket_path)), limits_(limits) {}
 
   // Sends `body` as JSON where there is one. An answer of any status is one; errors: the host's where nobody
-  // answers at the socket; kPermission where another process than
-  // the wanted one listens there; kIo where the time is over, and for an answer that is too long
-  // or no HTTP. The message names neither socket nor path.
+  // answers at the socket; kPermission where another process than the wanted one listens there; kIo where the
+  // time is over, and for an answer that is too long or no HTTP. The message names neither socket nor path.
   Result<HttpAnswer> call(const std::string& method, const std::string& path,
                           std::string_view body = {}) const;
 

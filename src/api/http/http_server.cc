@@ -137,6 +137,10 @@ class HttpServer::Impl {
   }
 
   bool answer(std::uint64_t ticket, HttpResponse response);
+  bool is_waiting(std::uint64_t ticket) const {
+    const auto found = connections_.find(ticket);
+    return found != connections_.end() && found->second.waiting;
+  }
   EventRegistrar& registrar() { return *loop_; }
 
   void publish(std::string_view name, std::string_view data) {
@@ -755,6 +759,9 @@ void HttpServer::close() noexcept {
 }
 bool HttpServer::answer(std::uint64_t ticket, HttpResponse response) {
   return impl_->answer(ticket, std::move(response));
+}
+bool HttpServer::is_waiting(std::uint64_t ticket) const {
+  return impl_->is_waiting(ticket);
 }
 EventRegistrar& HttpServer::registrar() {
   return impl_->registrar();

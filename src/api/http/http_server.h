@@ -111,6 +111,8 @@ class HttpServer {
   // The answer to the request that had `ticket`, whose response was `later`: once. False where its client has
   // gone, and nobody can be told. On the thread that runs it, and not in the handler's call for that request.
   bool answer(std::uint64_t ticket, HttpResponse response);
+  // Whether somebody still waits for it.
+  bool is_waiting(std::uint64_t ticket) const;
   // The loop that run() runs, for what else is to be done on its thread. As long as the server lives.
   EventRegistrar& registrar();
 

@@ -98,7 +98,7 @@ struct ChildEnds {
 // Between fork() and exec: async-signal-safe calls only.
 [[noreturn]] void become(const char* program, char* const* arguments, const ChildEnds& ends, pid_t parent) {
   // Best effort: passt changes its user where that is root, which undoes it. The socket's end is what counts.
-  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) {
     ::_exit(kExecFailed);
   }
