@@ -257,7 +257,7 @@ class Api {
     MAYFLY_TRY_ASSIGN(listener_, api::UnixListener::bind(socket));
     return {};
   }
-  void serve() { server_->listen(std::move(*listener_)); }
+  void serve() { server_->listen(*std::exchange(listener_, std::nullopt)); }
 
   // Any thread, from start() to stop().
   void publish(const MicroVmEvent& event) {
@@ -272,6 +272,9 @@ class Api {
 
   void stop() {
     gate_.close();
+    if (server_ && listener_) {
+      serve();  // its thread removes the socket, which this one may no longer do
+    }
     server_.reset();
   }
 

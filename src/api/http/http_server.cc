@@ -18,6 +18,7 @@
 #include "api/http/request_framing.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/mutex.h"
 #include "event/event_loop.h"
 
 namespace mayfly::api {
@@ -112,15 +113,23 @@ class HttpServer::Impl {
     return {};
   }
   void listen_soon(UnixListener listener) {
-    // Tasks are copied.
-    const auto shared = std::make_shared<UnixListener>(std::move(listener));
+    {
+      const MutexLock lock(mutex_);
+      coming_ = std::move(listener);
+    }
     can_have_streams_ = true;  // before the task: an event that comes before is delivered by it
-    loop_->post([this, shared] {
+    loop_->post([this] {
       deliver_events();
-      if (const auto done = listen(std::move(*shared)); !done) {
-        LOG_ERROR("API: %s", done.error().message().c_str());
+      if (auto come = take_coming()) {
+        if (const auto done = listen(std::move(*come)); !done) {
+          LOG_ERROR("API: %s", done.error().message().c_str());
+        }
       }
     });
+  }
+  std::optional<UnixListener> take_coming() {
+    const MutexLock lock(mutex_);
+    return std::exchange(coming_, std::nullopt);
   }
 
   Result<void> run() {
@@ -133,6 +142,7 @@ class HttpServer::Impl {
     if (!std::exchange(is_closed_, true)) {
       say_goodbye();
       connections_.clear();
+      take_coming();  // the loop has ended before it took that
     }
   }
 
@@ -206,7 +216,9 @@ class HttpServer::Impl {
   void say_goodbye();
   std::size_t drain(int fd);
 
-  std::optional<UnixListener> listener_;  // none: nobody can connect yet
+  Mutex mutex_;                                                   // a leaf
+  std::optional<UnixListener> coming_ MAYFLY_GUARDED_BY(mutex_);  // from listen_soon() to the loop
+  std::optional<UnixListener> listener_;                          // none: nobody can connect yet
   std::atomic<bool> can_have_streams_{false};
   const HttpLimits limits_;
   HttpHandler handler_;

@@ -171,6 +171,8 @@ static void wait_used(struct queue* queue, u16 until) {
   while (queue->used.index != until) {
     __asm__ volatile("pause" : : : "memory");
   }
+  /* What the device wrote is read after that, also where it was done at once. */
+  __asm__ volatile("" : : : "memory");
 }
 
 static void describe(struct queue* queue, u16 index, const void* at, u32 length, u16 flags) {
