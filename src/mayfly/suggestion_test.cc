@@ -40,8 +40,9 @@ TEST(Suggestion, an_option_of_another_command_is_shown_its_place) {
   const ProgramText program = describe_program();
   EXPECT_EQ(suggestion("--kernel", "", program), " here; it goes with 'mayfly run'");
   EXPECT_EQ(suggestion("--metadata=x", "run", program), " here; it goes with 'mayfly' without a subcommand");
-  EXPECT_EQ(suggestion("--level", "ps", program),
-            " here; it goes with 'mayfly' without a subcommand, 'mayfly run', 'mayfly restore', 'mayfly template'");
+  EXPECT_EQ(
+      suggestion("--level", "ps", program),
+      " here; it goes with 'mayfly' without a subcommand, 'mayfly run', 'mayfly restore', 'mayfly template'");
 }
 
 TEST(Suggestion, subcommands_and_options_are_looked_for_where_they_may_stand) {
