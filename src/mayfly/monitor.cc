@@ -228,36 +228,47 @@ class AfterStart {
 class Api {
  public:
   // All are borrowed. `asked_to_end` as LoopGate's.
-  Api(const Plan& plan, EventLoop& loop, std::function<bool()> asked_to_end)
-      : plan_(plan), gate_(loop, std::move(asked_to_end)) {}
+  Api(const Plan& plan, const std::optional<Filters>& filters, EventLoop& loop,
+      std::function<bool()> asked_to_end)
+      : plan_(plan), filters_(filters), gate_(loop, std::move(asked_to_end)) {}
   Api(const Api&) = delete;
   Api& operator=(const Api&) = delete;
   ~Api() { stop(); }
 
-  // The threads, which are confined while others get ready; with open() whom they serve, as whose; and with
-  // serve() they begin. `vm` is borrowed, and used by tasks of the loop only.
-  Result<void> start(std::size_t max_body_bytes, const std::optional<Filters>& filters) {
-    api::ApiServerConfig config{.confine = confinement(filters, FilteredThread::kApi)};
+  // The API's thread, which is confined while the rest gets ready. With open() it is known whom it serves, as
+  // whose, and callers find the socket; with serve() it begins. `vm` is borrowed, and used by tasks of the
+  // loop only.
+  Result<void> start(std::size_t max_body_bytes) {
+    api::ApiServerConfig config{.confine = confinement(filters_, FilteredThread::kApi)};
     config.limits.max_body_bytes = max_body_bytes;
     MAYFLY_TRY_ASSIGN(server_, api::ApiServer::start(config, [this](const api::HttpRequest& request) {
                         return router_->handle(request);
                       }));
-    MAYFLY_TRY_ASSIGN(
-        files_, WorkerThread::start("mayfly_snapshot", confinement(filters, FilteredThread::kSnapshot)));
     return {};
-  }
-  Result<void> wait_confined() {
-    MAYFLY_TRY(server_->wait_confined());
-    return files_->wait_confined();
   }
   Result<void> open(MicroVm& vm, const std::string& instance_id, const std::string& socket) {
     instance_id_ = instance_id;
+    MAYFLY_TRY_ASSIGN(listener_, api::UnixListener::bind(socket));
+    MAYFLY_TRY(start_files());
     router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
                     *files_, vm, plan_.logger, plan_.metrics);
-    MAYFLY_TRY_ASSIGN(listener_, api::UnixListener::bind(socket));
     return {};
   }
-  void serve() { server_->listen(*std::exchange(listener_, std::nullopt)); }
+  Result<void> serve() {
+    MAYFLY_TRY(server_->wait_confined());
+    server_->listen(*std::exchange(listener_, std::nullopt));
+    return {};
+  }
+  // The thread that writes snapshots, which no call needs before there is a guest: who starts one waits for
+  // it. open() starts it where nobody has.
+  Result<void> start_files() {
+    if (!files_) {
+      MAYFLY_TRY_ASSIGN(
+          files_, WorkerThread::start("mayfly_snapshot", confinement(filters_, FilteredThread::kSnapshot)));
+    }
+    return {};
+  }
+  Result<void> wait_files_confined() { return files_ ? files_->wait_confined() : Result<void>(); }
 
   // Any thread, from start() to stop().
   void publish(const MicroVmEvent& event) {
@@ -273,7 +284,7 @@ class Api {
   void stop() {
     gate_.close();
     if (server_ && listener_) {
-      serve();  // its thread removes the socket, which this one may no longer do
+      static_cast<void>(serve());  // its thread removes the socket, which this one may no longer do
     }
     server_.reset();
   }
@@ -281,6 +292,7 @@ class Api {
  private:
   std::string instance_id_;
   const Plan& plan_;
+  const std::optional<Filters>& filters_;
   api::LoopGate gate_;
   std::unique_ptr<WorkerThread> files_;
   std::optional<api::Router> router_;
@@ -293,6 +305,7 @@ struct Way {
   ConsoleConfig console{};
   bool has_api = false;
   bool makes_machine = true;  // false: it was made ahead
+  bool begins_at_once = true;  // false: when a caller of the API wants it
   void (*release)() = release_startup_pages;
   // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that
   // to the API's callers.
@@ -324,14 +337,14 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   static constexpr std::array kGoesOn = {SIGCONT};
   MAYFLY_TRY_ASSIGN(const auto goes_on, SignalWatch::create(*loop, kGoesOn, [&](int) { foreground(); }));
   MAYFLY_TRY(install_vcpu_kick_handler());
+  HostKvm host_kvm(trace);
+  if (way.makes_machine && way.begins_at_once) {
+    host_kvm.start();
+  }
   std::optional<Api> api;  // before the microVM, which tells of itself to its very end
   if (way.has_api) {
-    api.emplace(plan, *loop, [&] { return outcome.is_set() || ends->pending(); });
-    MAYFLY_TRY(api->start(options.max_body_bytes, filters));
-  }
-  std::optional<HostKvm> host_kvm;
-  if (way.makes_machine) {
-    host_kvm.emplace(trace);
+    api.emplace(plan, filters, *loop, [&] { return outcome.is_set() || ends->pending(); });
+    MAYFLY_TRY(api->start(options.max_body_bytes));
   }
   flush_metrics();
 
@@ -352,6 +365,10 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
     MAYFLY_TRY_ASSIGN(guard, HandlerGuard::start(userfault, memory, std::move(connection), std::move(calls)));
     return {};
   };
+  const auto confine_owner = [&]() -> Result<void> {
+    MAYFLY_TRY(api ? api->wait_files_confined() : Result<void>());
+    return filters ? filters->confine(FilteredThread::kMonitor) : Result<void>();
+  };
   MicroVm vm({.registrar = *loop,
               .serial_metrics = serial_metrics,
               .trace = trace,
@@ -369,7 +386,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
                     guard.reset();
                   },
               .confine_vcpu = confinement(filters, FilteredThread::kVcpu),
-              .confine_owner = confinement(filters, FilteredThread::kMonitor),
+              .confine_owner = confine_owner,
               .confine_side = confinement(filters, FilteredThread::kSnapshot),
               .on_page_handler = guard_handler,
               .boot_timer = options.boot_timer,
@@ -377,7 +394,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
               .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }
                                       : std::function<void(const MicroVmEvent&)>(),
               .snapshots = way.has_api,
-              .host_kvm = host_kvm ? &*host_kvm : nullptr});
+              .host_kvm = &host_kvm});
   const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
     if (path) {
       vm.note_output(role, *path);
@@ -405,10 +422,10 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   }));
   MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
 
-  if (api) {
-    MAYFLY_TRY(api->wait_confined());
-  }
   MAYFLY_TRY(way.begin(vm, api ? &*api : nullptr));
+  if (way.makes_machine && !way.begins_at_once) {
+    host_kvm.start();  // now that the first caller no longer waits for anything else
+  }
 
   MAYFLY_TRY(loop->run());
   if (guard) {
@@ -438,10 +455,10 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
 OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   const bool begins_at_once = plan.vm.has_value() || options.subcommand == Subcommand::kRestore;
-  Way way{.has_api = options.api_socket.has_value(), .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
+  Way way{.has_api = options.api_socket.has_value(), .begins_at_once = begins_at_once, .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
               MAYFLY_TRY(api->open(vm, options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
-              api->serve();
+              MAYFLY_TRY(api->serve());
               LOG_INFO("control API at %s%s", options.api_socket->c_str(),
                        begins_at_once ? "" : ": waiting for calls");
             }
@@ -465,6 +482,9 @@ OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait
           .makes_machine = false,
           .release = release_birth_pages,
           .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
+            if (api != nullptr) {
+              MAYFLY_TRY(api->start_files());
+            }
             MAYFLY_TRY(vm.take_place(std::move(place)));
             MAYFLY_TRY_ASSIGN(const CloneBirth birth, wait.for_birth());
             if (birth.api_socket && api != nullptr) {
@@ -480,7 +500,7 @@ OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait
             wait.on_born();
             // Whoever calls before waits at the socket; the guest does not wait for this thread's turn.
             if (birth.api_socket && api != nullptr) {
-              api->serve();
+              MAYFLY_TRY(api->serve());
             }
             return {};
           }};

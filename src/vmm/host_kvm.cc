@@ -35,14 +35,15 @@ std::optional<T> take_once(Handover<Result<T>>& place, bool& is_there) {
 
 }  // namespace
 
-HostKvm::HostKvm(BootTrace* trace) {
+void HostKvm::start() {
   try {
-    thread_ = std::thread([this, trace] {
+    thread_ = std::thread([this] {
       set_thread_name("mayfly_ahead");
-      look(trace);
+      look();
     });
+    opened_is_there_ = supported_is_there_ = true;
   } catch (const std::system_error&) {
-    opened_is_there_ = supported_is_there_ = false;  // no thread to be had: the vCPUs' own will say so
+    // No thread to be had: the vCPUs' own will say so.
   }
 }
 
@@ -52,9 +53,9 @@ HostKvm::~HostKvm() {
   }
 }
 
-void HostKvm::look(BootTrace* trace) noexcept {
-  opened_.give(open_with_vm(trace));
-  supported_.give(ask(trace));
+void HostKvm::look() noexcept {
+  opened_.give(open_with_vm(trace_));
+  supported_.give(ask(trace_));
 }
 
 std::optional<OpenKvm> HostKvm::take() {

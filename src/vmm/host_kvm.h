@@ -24,22 +24,26 @@ struct OpenKvm {
 class HostKvm {
  public:
   // `trace` may be null; outlives this.
-  explicit HostKvm(BootTrace* trace);
+  explicit HostKvm(BootTrace* trace) : trace_(trace) {}
   HostKvm(const HostKvm&) = delete;
   HostKvm& operator=(const HostKvm&) = delete;
   ~HostKvm();
+
+  // Once. Not at all: there is nothing ahead.
+  void start();
 
   // These wait, the second one for the thread's end. Nothing where it could not be had, or was taken before.
   std::optional<OpenKvm> take();
   std::optional<arch::SupportedProcessor> take_supported();
 
  private:
-  void look(BootTrace* trace) noexcept;
+  void look() noexcept;
 
+  BootTrace* const trace_;
   Handover<Result<OpenKvm>> opened_;
   Handover<Result<arch::SupportedProcessor>> supported_;
-  bool opened_is_there_ = true;
-  bool supported_is_there_ = true;
+  bool opened_is_there_ = false;
+  bool supported_is_there_ = false;
   std::thread thread_;  // last: everything above is there before it starts
 };
 
