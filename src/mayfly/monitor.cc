@@ -255,9 +255,8 @@ class Api {
     return {};
   }
   Result<void> serve() {
-    MAYFLY_TRY(server_->wait_confined());
-    server_->listen(*std::exchange(listener_, std::nullopt));
-    return {};
+    server_->listen(*std::exchange(listener_, std::nullopt));  // which it does once it is confined
+    return server_->wait_confined();
   }
   // The thread that writes snapshots, which no call needs before there is a guest: who starts one waits for
   // it. open() starts it where nobody has.
