@@ -46,6 +46,18 @@ Result<arch::SupportedProcessor> supported_processor(HostKvm* ahead, const Kvm& 
   return known ? std::move(*known) : supported_processor(kvm);
 }
 
+using VcpuThreads = std::vector<std::unique_ptr<VcpuThread>>;
+
+// Ahead of their vCPUs: they are confined while the VM is made, which is mostly waiting.
+Result<VcpuThreads> start_threads(std::size_t count, const std::function<Result<void>()>& confine) {
+  VcpuThreads threads;
+  while (threads.size() < count) {
+    MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(static_cast<std::uint32_t>(threads.size()), confine));
+    threads.push_back(std::move(thread));
+  }
+  return threads;
+}
+
 }  // namespace
 
 Backing backing_of(HugePages huge_pages) {
@@ -116,7 +128,6 @@ Machine::Machine(GuestMemory memory, VirtioWindows windows, Platform platform, E
       registrar_(surroundings.registrar),
       trace_(surroundings.trace),
       ending_(std::move(surroundings.on_outcome)),
-      confine_vcpu_(std::move(surroundings.confine_vcpu)),
       power_line_(ending_),
       serial_line_(std::move(serial_line)),
       traced_console_(trace_ == nullptr ? nullptr
@@ -140,6 +151,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   MAYFLY_TRY_ASSIGN(GuestMemory memory,
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
+  MAYFLY_TRY_ASSIGN(VcpuThreads threads, start_threads(config.machine.vcpu_count, surroundings.confine_vcpu));
   MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, surroundings.host_kvm));
   const Kvm& kvm = opened.kvm;
   // Beside it the VM is made, which is mostly waiting for grace periods of the host's kernel and so goes
@@ -166,19 +178,16 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                                                std::move(surroundings)));
   MAYFLY_TRY(machine->add_virtio(parts.devices));
   MAYFLY_TRY(traced(trace, "connect devices", [&] { return machine->connect_devices(); }));
-  MAYFLY_TRY(traced(trace, "create vCPUs", [&] { return machine->create_cpus(config.machine.vcpu_count); }));
-  // Their threads are confined while they are set up.
-  MAYFLY_TRY(traced(trace, "start threads", [&] { return machine->start_threads(); }));
+  MAYFLY_TRY(traced(trace, "create vCPUs", [&] { return machine->create_cpus(std::move(threads)); }));
   MAYFLY_TRY(traced(trace, "set up vCPUs", [&] { return machine->set_up_cpus(); }));
   MAYFLY_TRY(enter_guest(machine->cpus_.front()->vcpu()));
   return machine;
 }
 
-Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, OpenKvm& opened,
-                                         std::uint32_t vcpus) {
+Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
+                                         std::optional<Vm> empty, std::uint32_t vcpus) {
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
-  MAYFLY_TRY_ASSIGN(
-      Vm vm, create_platform_vm(std::exchange(opened.vm, std::nullopt), opened.kvm, memory, windows.all()));
+  MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(std::move(empty), kvm, memory, windows.all()));
   MachineFrame frame{std::move(memory), std::move(windows), std::move(vm), {}, {}};
   for (std::uint32_t id = 0; id < vcpus; ++id) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
@@ -197,10 +206,11 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
       parts.state.transports.size() != parts.devices.size()) {
     return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
   }
+  MAYFLY_TRY_ASSIGN(VcpuThreads threads, start_threads(config.machine.vcpu_count, surroundings.confine_vcpu));
   MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, surroundings.host_kvm));
   const Kvm& kvm = opened.kvm;
   auto made = traced(trace, "create VM", [&] {
-    return make_frame(std::move(parts.memory).value(), parts.devices.size(), opened,
+    return make_frame(std::move(parts.memory).value(), parts.devices.size(), kvm, std::move(opened.vm),
                       config.machine.vcpu_count);
   });
   // That this host is another is said before what making the VM refuses.
@@ -211,6 +221,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
                     }));
   MAYFLY_TRY_ASSIGN(MachineFrame frame, std::move(made));
   frame.processor = std::move(processor);
+  frame.threads = std::move(threads);
   MAYFLY_TRY_ASSIGN(auto machine, make_ahead(std::move(frame), std::move(surroundings)));
   MAYFLY_TRY(machine->restore_ahead(parts));
   return machine;
@@ -218,27 +229,17 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
 
 Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, MachineSurroundings surroundings) {
   MAYFLY_TRY_ASSIGN(EventLine serial_line, EventLine::create());
+  if (frame.threads.empty()) {
+    MAYFLY_TRY_ASSIGN(frame.threads, start_threads(frame.vcpus.size(), surroundings.confine_vcpu));
+  }
   std::unique_ptr<Machine> machine(new Machine(std::move(frame.memory), std::move(frame.windows),
                                                {std::move(frame.vm), std::move(frame.processor)},
                                                std::move(serial_line), std::move(surroundings)));
-  for (Vcpu& vcpu : frame.vcpus) {
-    machine->add_cpu(std::move(vcpu));
+  for (std::size_t id = 0; id < frame.vcpus.size(); ++id) {
+    machine->add_cpu(std::move(frame.vcpus[id]), std::move(frame.threads.at(id)));
   }
   MAYFLY_TRY(machine->touch_ahead());
-  const auto confine = machine->confine_vcpu_;
-  for (const auto& cpu : machine->cpus_) {
-    const auto confine_and_settle = [confine, &cpu = *cpu]() -> Result<void> {
-      MAYFLY_TRY(confine ? confine() : Result<void>());
-      // What KVM does when a VM runs for the first time, above all to start a thread of its own: not one
-      // instruction is run.
-      if (const auto ended = cpu.settle()) {
-        return fail(ErrorCode::kInternal, ended->detail);
-      }
-      return {};
-    };
-    MAYFLY_TRY(machine->start_thread(*cpu, confine_and_settle));
-  }
-  // Beside that.
+  // Beside what their threads do.
   for (const auto& cpu : machine->cpus_) {
     MAYFLY_TRY(machine->platform_.processor.prepare(cpu->vcpu()));
   }
@@ -293,14 +294,16 @@ Result<void> Machine::add_virtio(std::span<VirtioDevice* const> devices) {
   return {};
 }
 
-void Machine::add_cpu(Vcpu vcpu) {
+void Machine::add_cpu(Vcpu vcpu, std::unique_ptr<VcpuThread> thread) {
   cpus_.push_back(std::make_unique<KvmCpu>(std::move(vcpu), CpuBuses{ports_, mmio_, &power_line_}, trace_));
+  threads_.push_back(std::move(thread));
+  threads_.back()->take_on(*cpus_.back(), [this](Outcome outcome) { ending_.report(std::move(outcome)); });
 }
 
-Result<void> Machine::create_cpus(std::uint32_t count) {
-  for (std::uint32_t index = 0; index < count; ++index) {
-    MAYFLY_TRY_ASSIGN(Vcpu vcpu, platform_.vm.create_vcpu(index));
-    add_cpu(std::move(vcpu));
+Result<void> Machine::create_cpus(VcpuThreads threads) {
+  for (auto& thread : threads) {
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, platform_.vm.create_vcpu(static_cast<std::uint32_t>(cpus_.size())));
+    add_cpu(std::move(vcpu), std::move(thread));
   }
   return {};
 }
@@ -309,32 +312,15 @@ tl::expected<void, BuildError> Machine::set_up_cpus() {
   for (const auto& cpu : cpus_) {
     MAYFLY_TRY(platform_.processor.set_up(cpu->vcpu()));
   }
-  forget_saved_vcpus();
-  return {};
-}
-
-void Machine::forget_saved_vcpus() {
+  // They hold what was saved of the vCPUs.
   platform_.processor.prepare = {};
   platform_.processor.set_up = {};
-}
-
-Result<void> Machine::start_threads() {
-  for (const auto& cpu : cpus_) {
-    MAYFLY_TRY(start_thread(*cpu, confine_vcpu_));
-  }
   return {};
 }
 
-Result<void> Machine::start_thread(KvmCpu& cpu, std::function<Result<void>()> confine) {
-  const auto report = [this](Outcome outcome) { ending_.report(std::move(outcome)); };
-  MAYFLY_TRY_ASSIGN(auto thread, VcpuThread::start(cpu, cpu.vcpu().id(), report, std::move(confine)));
-  threads_.push_back(std::move(thread));
-  return {};
-}
-
-Result<void> Machine::wait_confined() {
+Result<void> Machine::wait_ready() {
   for (const auto& thread : threads_) {
-    MAYFLY_TRY(thread->wait_confined());
+    MAYFLY_TRY(thread->wait_ready());
   }
   return {};
 }
@@ -343,6 +329,7 @@ Result<void> Machine::start() {
   if (state_ != State::kNotStarted) {
     return fail(ErrorCode::kBusy, "the microVM has been started already");
   }
+  MAYFLY_TRY(wait_ready());
   if (trace_ != nullptr) {
     trace_->mark("guest start");
   }
@@ -414,6 +401,7 @@ Result<void> Machine::resume() {
   if (state_ != State::kPaused) {
     return fail(ErrorCode::kBusy, "the microVM is not paused");
   }
+  MAYFLY_TRY(wait_ready());
   for (const auto& thread : threads_) {
     thread->resume();
   }

@@ -89,6 +89,8 @@ struct MachineFrame {
   Vm vm;
   Processor processor;      // to set up the vCPUs with
   std::vector<Vcpu> vcpus;  // fresh
+  // Theirs, started; or none, which is to start them.
+  std::vector<std::unique_ptr<VcpuThread>> threads{};
 };
 
 // What a machine is made of that goes on where another was saved.
@@ -128,10 +130,10 @@ class Machine {
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings);
 
-  // In the VM of `opened`, if it has one, for `devices` virtio devices, without a processor, which the caller
+  // In the VM `empty`, if there is one, for `devices` virtio devices, without a processor, which the caller
   // adds. By the process that is to run it: KVM ties a VM to the address space that it was made in.
-  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, OpenKvm& opened,
-                                         std::uint32_t vcpus);
+  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
+                                         std::optional<Vm> empty, std::uint32_t vcpus);
   // A machine of which nothing is missing but what restore_ahead() brings, its vCPUs' threads parked.
   static Result<std::unique_ptr<Machine>> make_ahead(MachineFrame frame, MachineSurroundings surroundings);
   // Makes of it what restore() makes; once. After an error it is to be given up.
@@ -148,8 +150,8 @@ class Machine {
   Serial16550& serial() { return serial_; }
   const I8042& i8042() const { return i8042_; }
 
-  // Waits until each vCPU's thread is confined, and says why one is not.
-  Result<void> wait_confined();
+  // Waits until each vCPU's thread is confined and has its vCPU, and says why one does not.
+  Result<void> wait_ready();
   // The first instruction. Error kBusy unless the state is kNotStarted.
   Result<void> start();
   // No guest instruction runs when this comes back, and every vCPU's registers are whole. Idempotent. Errors:
@@ -220,15 +222,12 @@ class Machine {
   // Of the architecture, as it says which device answers where.
   Result<void> connect_devices();
   Result<void> connect_virtio(VirtioSlot& slot, std::uint32_t index);
-  Result<void> create_cpus(std::uint32_t count);
+  Result<void> create_cpus(std::vector<std::unique_ptr<VcpuThread>> threads);
   tl::expected<void, BuildError> set_up_cpus();
-  void add_cpu(Vcpu vcpu);
+  // With its thread, which takes it on.
+  void add_cpu(Vcpu vcpu, std::unique_ptr<VcpuThread> thread);
   // After the vCPUs are restored.
   Result<void> restore_devices(const RestoreParts& parts);
-  Result<void> start_threads();
-  // `confine` is the first that the thread calls.
-  Result<void> start_thread(KvmCpu& cpu, std::function<Result<void>()> confine);
-  void forget_saved_vcpus();
   // Memory that restore_ahead() writes to becomes this machine's own; what is in it stays.
   Result<void> touch_ahead();
   void note_pause();
@@ -241,7 +240,6 @@ class Machine {
   EventRegistrar& registrar_;
   BootTrace* trace_;
   Ending ending_;
-  std::function<Result<void>()> confine_vcpu_;
   PowerLine power_line_;
   EventLine serial_line_;
   std::unique_ptr<TracedConsole> traced_console_;

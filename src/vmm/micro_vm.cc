@@ -419,7 +419,7 @@ tl::expected<void, BuildError> MicroVm::start() {
 
 // The vCPUs first: once the owner is confined there is no way back to a start that can be tried again.
 Result<void> MicroVm::confine() {
-  MAYFLY_TRY(machine_->wait_confined());
+  MAYFLY_TRY(machine_->wait_ready());
   return around_.confine_owner ? around_.confine_owner() : Result<void>();
 }
 

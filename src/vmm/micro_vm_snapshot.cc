@@ -244,7 +244,7 @@ Result<void> MicroVm::take_place(ClonePlace place) {
                                                                  .on_outcome = around_.on_outcome,
                                                                  .on_boot_mark = on_boot_mark(),
                                                                  .confine_vcpu = around_.confine_vcpu}));
-  MAYFLY_TRY(machine->wait_confined());
+  MAYFLY_TRY(machine->wait_ready());
   open_page_map();
   snapshot_files_ = std::move(place.files);
   ahead_.emplace(Ahead{std::move(place.config), std::move(place.state), std::move(machine)});

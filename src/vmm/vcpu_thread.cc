@@ -39,17 +39,14 @@ Result<void> install_vcpu_kick_handler() {
   return {};
 }
 
-VcpuThread::VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome,
-                       std::function<Result<void>()> confine)
-    : cpu_(cpu), index_(index), on_outcome_(std::move(on_outcome)), confine_(std::move(confine)) {}
+VcpuThread::VcpuThread(std::uint32_t index, std::function<Result<void>()> confine)
+    : index_(index), confine_(std::move(confine)) {}
 
-Result<std::unique_ptr<VcpuThread>> VcpuThread::start(GuestCpu& cpu, std::uint32_t index,
-                                                      std::function<void(Outcome)> on_outcome,
+Result<std::unique_ptr<VcpuThread>> VcpuThread::start(std::uint32_t index,
                                                       std::function<Result<void>()> confine) {
-  std::unique_ptr<VcpuThread> vcpu(new VcpuThread(cpu, index, std::move(on_outcome), std::move(confine)));
+  std::unique_ptr<VcpuThread> vcpu(new VcpuThread(index, std::move(confine)));
   MAYFLY_TRY_ASSIGN(CrashStack crash_stack, CrashStack::create());
   vcpu->crash_stack_.emplace(std::move(crash_stack));
-  cpu.want_exit(true);
   try {
     vcpu->thread_ = std::thread([self = vcpu.get()] { self->main(); });
   } catch (const std::system_error& error) {
@@ -65,12 +62,21 @@ VcpuThread::~VcpuThread() {
   }
 }
 
-Result<void> VcpuThread::wait_confined() {
+void VcpuThread::take_on(GuestCpu& cpu, std::function<void(Outcome)> on_outcome) {
   const MutexLock lock(mutex_);
-  while (!confined_) {
+  MAYFLY_CHECK(cpu_ == nullptr, "a thread runs one vCPU");
+  cpu.want_exit(true);
+  cpu_ = &cpu;
+  on_outcome_ = std::move(on_outcome);
+  changed_.notify_all();
+}
+
+Result<void> VcpuThread::wait_ready() {
+  const MutexLock lock(mutex_);
+  while (!ready_) {
     changed_.wait(mutex_);
   }
-  return *confined_;
+  return *ready_;
 }
 
 void VcpuThread::command(Command command) {
@@ -78,7 +84,9 @@ void VcpuThread::command(Command command) {
   command_ = command;
   // Exits are wanted exactly while the command is not to run: set together, or a command that is taken back
   // before the thread saw it would leave the wish behind, and the thread would never enter the guest again.
-  cpu_.want_exit(command != Command::kRun);
+  if (cpu_ != nullptr) {
+    cpu_->want_exit(command != Command::kRun);
+  }
   // After the wish: a thread that the signal finds just before it enters the guest sees it and comes back.
   if (command != Command::kRun && !finished_) {
     ::pthread_kill(thread_.native_handle(), vcpu_kick_signal());
@@ -124,16 +132,36 @@ bool VcpuThread::wait_stopped(std::chrono::steady_clock::time_point deadline) {
 void VcpuThread::main() noexcept {
   const CrashStack::Use crash_stack(*crash_stack_);
   set_thread_name("mayfly_vcpu " + std::to_string(index_));
-  auto confined = confine_ ? confine_() : Result<void>();
-  bool ended = !confined;
+  auto ready = get_ready();
+  bool ended = !ready;
   {
     const MutexLock lock(mutex_);
-    confined_ = std::move(confined);
+    ready_ = std::move(ready);
     changed_.notify_all();
   }
   while (park(ended)) {
     ended = !run_until_told();
   }
+}
+
+Result<void> VcpuThread::get_ready() noexcept {
+  MAYFLY_TRY(confine_ ? confine_() : Result<void>());
+  if (!await_cpu()) {
+    return {};
+  }
+  if (const auto ended = cpu_->settle()) {
+    return fail(ErrorCode::kInternal, "vCPU " + std::to_string(index_) + ": " + ended->detail);
+  }
+  return {};
+}
+
+// False when the thread is to end before it has one.
+bool VcpuThread::await_cpu() noexcept {
+  const MutexLock lock(mutex_);
+  while (cpu_ == nullptr && command_ != Command::kStop) {
+    changed_.wait(mutex_);
+  }
+  return cpu_ != nullptr;
 }
 
 // Waits as long as the vCPU is not to run. False when the thread is to end.
@@ -155,11 +183,11 @@ bool VcpuThread::park(bool ended) noexcept {
 // False when the vCPU has ended for good.
 bool VcpuThread::run_until_told() noexcept {
   for (;;) {
-    if (auto outcome = cpu_.run_once()) {
+    if (auto outcome = cpu_->run_once()) {
       on_outcome_(std::move(*outcome));
       // The access that it ended by may be half done. A second outcome is no news.
       const MutexLock lock(mutex_);
-      static_cast<void>(cpu_.settle());
+      static_cast<void>(cpu_->settle());
       return false;
     }
     // Most exits change nothing, and a command that is missed here makes the next run come back at once.
@@ -168,7 +196,7 @@ bool VcpuThread::run_until_told() noexcept {
     }
     const MutexLock lock(mutex_);
     if (command_ != Command::kRun) {
-      auto outcome = cpu_.settle();
+      auto outcome = cpu_->settle();
       if (outcome) {
         on_outcome_(std::move(*outcome));
       }

@@ -1,4 +1,4 @@
-// One thread that runs one vCPU: started parked, then resumed, parked and stopped from outside.
+// One thread that runs one vCPU: started ahead of it, then resumed, parked and stopped from outside.
 #pragma once
 
 #include <atomic>
@@ -24,21 +24,24 @@ Result<void> install_vcpu_kick_handler();
 
 class VcpuThread {
  public:
-  // Starts the thread, named "mayfly_vcpu <index>", parked. `cpu` is borrowed and must outlive this.
-  // `on_outcome` is called at most once, on the vCPU's thread, when the guest or KVM ends it; the thread then
-  // waits to be stopped. `confine` is called once on the thread, before it parks for the first time: what it
-  // takes away is missing from then on. Where it fails the guest is never run; see wait_confined(). May be
-  // empty.
-  static Result<std::unique_ptr<VcpuThread>> start(GuestCpu& cpu, std::uint32_t index,
-                                                   std::function<void(Outcome)> on_outcome,
+  // Starts the thread, named "mayfly_vcpu <index>", with no vCPU yet. `confine` is called once on the thread,
+  // before all else: what it takes away is missing from then on. Where it fails the guest is never run; see
+  // wait_ready(). May be empty.
+  static Result<std::unique_ptr<VcpuThread>> start(std::uint32_t index,
                                                    std::function<Result<void>()> confine = {});
   VcpuThread(const VcpuThread&) = delete;
   VcpuThread& operator=(const VcpuThread&) = delete;
   // Stops the thread. One that does not come out of the kernel is a broken invariant: aborts.
   ~VcpuThread();
 
-  // Waits until the thread has parked for the first time. The error of `confine`, where it has one.
-  Result<void> wait_confined();
+  // Once: the vCPU to run. The thread settles it, by which KVM does what a VM needs when it
+  // runs for the first time, and parks. `cpu` is borrowed and must outlive this. `on_outcome` is called at
+  // most once, on the vCPU's thread, when the guest or KVM ends it; the thread then waits to be stopped.
+  void take_on(GuestCpu& cpu, std::function<void(Outcome)> on_outcome);
+
+  // After take_on(), before resume(): waits until the thread has parked for the first time. The error of
+  // `confine`, where it has one; kInternal where KVM does not take the vCPU.
+  Result<void> wait_ready();
 
   // These three never block; the owner's thread calls them.
   void resume();
@@ -53,26 +56,28 @@ class VcpuThread {
  private:
   enum class Command : std::uint8_t { kPark, kRun, kStop };
 
-  VcpuThread(GuestCpu& cpu, std::uint32_t index, std::function<void(Outcome)> on_outcome,
-             std::function<Result<void>()> confine);
+  VcpuThread(std::uint32_t index, std::function<Result<void>()> confine);
   void main() noexcept;
+  bool await_cpu() noexcept;
+  Result<void> get_ready() noexcept;
   void command(Command command);
   bool park(bool ended) noexcept;
   bool run_until_told() noexcept;
 
-  GuestCpu& cpu_;
   const std::uint32_t index_;
-  const std::function<void(Outcome)> on_outcome_;
   const std::function<Result<void>()> confine_;
   std::optional<CrashStack> crash_stack_;
 
   // Under it the vCPU completes its last access, which takes the locks of devices: before all of theirs.
   Mutex mutex_;
-  CondVar changed_;                                // command_, parked_, finished_ or confined_
+  CondVar changed_;  // command_, cpu_, parked_, finished_ or ready_
+  // Null until take_on(); the thread reads both without the mutex once it has seen them.
+  GuestCpu* cpu_ = nullptr;
+  std::function<void(Outcome)> on_outcome_;
   std::atomic<Command> command_ = Command::kPark;  // written with mutex_ held; read without after each exit
   bool parked_ MAYFLY_GUARDED_BY(mutex_) = false;
   bool finished_ MAYFLY_GUARDED_BY(mutex_) = false;
-  std::optional<Result<void>> confined_ MAYFLY_GUARDED_BY(mutex_);  // once it is known
+  std::optional<Result<void>> ready_ MAYFLY_GUARDED_BY(mutex_);  // once it is known
 
   std::thread thread_;  // last: everything above is there before it starts
 };
