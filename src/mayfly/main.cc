@@ -37,6 +37,7 @@
 #include "snapshot/container.h"
 #include "snapshot/describe.h"
 #include "vmm/boot_trace.h"
+#include "vmm/host_kvm.h"
 
 namespace mayfly {
 namespace {
@@ -88,6 +89,12 @@ void report_error(const Options& options, const std::string& text) {
 
 // From what is to run to the exit code.
 int run(const Options& options, BootTrace::Clock::time_point start) {
+  HostKvm host_kvm;
+  // Before all else where a guest is to run at once: what follows is shorter. With an API whoever calls first
+  // comes before it.
+  if (options.subcommand != Subcommand::kMonitor || options.config_file) {
+    host_kvm.start();
+  }
   open_log_on_stderr();
   if (auto installed = install_crash_handlers(); !installed) {
     return refuse(installed.error());
@@ -114,7 +121,7 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   }
 
   record_startup_times(options.process_start);
-  const auto outcome = run_microvm(options, *plan, trace->get());
+  const auto outcome = run_microvm(options, *plan, host_kvm, trace->get());
   ExitCode code = ExitCode::kOk;
   if (!outcome) {
     code = outcome.error().exit_code;

@@ -42,7 +42,7 @@ namespace {
 constexpr std::chrono::seconds kMetricsInterval{60};
 // After which the guest's boot no longer shares the process's memory map, which every fault on fresh guest
 // memory needs, with what tidies it.
-constexpr std::chrono::milliseconds kStartIsOver{250};
+constexpr std::chrono::milliseconds kStartIsOver{25};
 // After which a guest that has printed nothing is worth a look at its host.
 constexpr std::chrono::seconds kSilence{3};
 
@@ -303,8 +303,8 @@ class Api {
 struct Way {
   ConsoleConfig console{};
   bool has_api = false;
-  bool makes_machine = true;  // false: it was made ahead
-  bool begins_at_once = true;  // false: when a caller of the API wants it
+  HostKvm* host_kvm = nullptr;  // null: the machine was made ahead
+  bool begins_at_once = true;   // false: when a caller of the API wants it
   void (*release)() = release_startup_pages;
   // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that
   // to the API's callers.
@@ -336,10 +336,6 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   static constexpr std::array kGoesOn = {SIGCONT};
   MAYFLY_TRY_ASSIGN(const auto goes_on, SignalWatch::create(*loop, kGoesOn, [&](int) { foreground(); }));
   MAYFLY_TRY(install_vcpu_kick_handler());
-  HostKvm host_kvm(trace);
-  if (way.makes_machine && way.begins_at_once) {
-    host_kvm.start();
-  }
   std::optional<Api> api;  // before the microVM, which tells of itself to its very end
   if (way.has_api) {
     api.emplace(plan, filters, *loop, [&] { return outcome.is_set() || ends->pending(); });
@@ -393,7 +389,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
               .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }
                                       : std::function<void(const MicroVmEvent&)>(),
               .snapshots = way.has_api,
-              .host_kvm = &host_kvm});
+              .host_kvm = way.host_kvm});
   const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
     if (path) {
       vm.note_output(role, *path);
@@ -422,8 +418,8 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
 
   MAYFLY_TRY(way.begin(vm, api ? &*api : nullptr));
-  if (way.makes_machine && !way.begins_at_once) {
-    host_kvm.start();  // now that the first caller no longer waits for anything else
+  if (way.host_kvm != nullptr && !way.begins_at_once) {
+    way.host_kvm->start();  // now that the first caller no longer waits for anything else
   }
 
   MAYFLY_TRY(loop->run());
@@ -451,10 +447,14 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
 
 }  // namespace
 
-OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTrace* trace) {
+OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, HostKvm& host_kvm,
+                               BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   const bool begins_at_once = plan.vm.has_value() || options.subcommand == Subcommand::kRestore;
-  Way way{.has_api = options.api_socket.has_value(), .begins_at_once = begins_at_once, .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
+  Way way{.has_api = options.api_socket.has_value(),
+          .host_kvm = &host_kvm,
+          .begins_at_once = begins_at_once,
+          .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
               MAYFLY_TRY(api->open(vm, options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
               MAYFLY_TRY(api->serve());
@@ -478,7 +478,6 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, BootTra
 OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait& wait) {
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   Way way{.has_api = !options.clones.no_api,
-          .makes_machine = false,
           .release = release_birth_pages,
           .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {

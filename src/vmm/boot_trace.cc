@@ -47,7 +47,11 @@ void BootTrace::record(Event event) {
 }
 
 void BootTrace::phase(std::string_view name, Clock::time_point begin) {
-  record({std::string(name), begin, Clock::now() - begin, false, ::gettid()});
+  phase({name, begin, Clock::now(), ::gettid()});
+}
+
+void BootTrace::phase(const Phase& phase) {
+  record({std::string(phase.name), phase.begin, phase.end - phase.begin, false, phase.thread_id});
 }
 
 void BootTrace::mark(std::string_view name) {

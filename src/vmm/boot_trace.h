@@ -25,8 +25,16 @@ class BootTrace {
   // reader of a FIFO. `start` is time zero of the timeline. Errors name the file.
   static Result<std::unique_ptr<BootTrace>> create(const std::string& path, Clock::time_point start);
 
-  // Something that lasted from `begin` to now.
+  struct Phase {
+    std::string_view name;
+    Clock::time_point begin;
+    Clock::time_point end;
+    int thread_id;
+  };
+
+  // Something that lasted, on this thread to now or as it is said.
   void phase(std::string_view name, Clock::time_point begin);
+  void phase(const Phase& phase);
   // Something that happened now. Only the first mark of a name is kept.
   void mark(std::string_view name);
 

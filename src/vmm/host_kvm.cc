@@ -1,5 +1,9 @@
 #include "vmm/host_kvm.h"
 
+#include <unistd.h>
+
+#include <csignal>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -9,33 +13,51 @@
 namespace mayfly {
 namespace {
 
-Result<OpenKvm> open_with_vm(BootTrace* trace) {
-  const TracePhase phase(trace, "make a VM ahead");
+Result<OpenKvm> open_with_vm() {
   MAYFLY_TRY_ASSIGN(Kvm kvm, Kvm::open());
   MAYFLY_TRY_ASSIGN(Vm vm, kvm.create_empty_vm());
   return OpenKvm{std::move(kvm), std::move(vm)};
 }
 
 // By a descriptor of its own: the other's owner may close it meanwhile.
-Result<arch::SupportedProcessor> ask(BootTrace* trace) {
-  const TracePhase phase(trace, "ask for CPUID");
+Result<arch::SupportedProcessor> ask() {
   MAYFLY_TRY_ASSIGN(const Kvm kvm, Kvm::open());
   return supported_processor(kvm);
 }
 
+template <typename T>
+void give_timed(std::string_view name, Result<T> (*make)(), BootTrace::Phase& phase,
+                Handover<Result<T>>& place) {
+  const auto begin = BootTrace::Clock::now();
+  auto made = make();
+  phase = {name, begin, BootTrace::Clock::now(), ::gettid()};
+  place.give(std::move(made));
+}
+
 // What `place` holds, where it still does.
 template <typename T>
-std::optional<T> take_once(Handover<Result<T>>& place, bool& is_there) {
+std::optional<T> take_once(Handover<Result<T>>& place, bool& is_there, const BootTrace::Phase& phase,
+                           BootTrace* trace) {
   if (!std::exchange(is_there, false)) {
     return std::nullopt;
   }
   Result<T> found = place.take();
+  if (trace != nullptr) {
+    trace->phase(phase);
+  }
   return found ? std::optional<T>(std::move(*found)) : std::nullopt;
 }
 
 }  // namespace
 
 void HostKvm::start() {
+  if (std::exchange(started_, true)) {
+    return;
+  }
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // which the thread inherits
   try {
     thread_ = std::thread([this] {
       set_thread_name("mayfly_ahead");
@@ -45,6 +67,7 @@ void HostKvm::start() {
   } catch (const std::system_error&) {
     // No thread to be had: the vCPUs' own will say so.
   }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 HostKvm::~HostKvm() {
@@ -54,16 +77,16 @@ HostKvm::~HostKvm() {
 }
 
 void HostKvm::look() noexcept {
-  opened_.give(open_with_vm(trace_));
-  supported_.give(ask(trace_));
+  give_timed("make a VM ahead", open_with_vm, opening_, opened_);
+  give_timed("ask for CPUID", ask, asking_, supported_);
 }
 
-std::optional<OpenKvm> HostKvm::take() {
-  return take_once(opened_, opened_is_there_);
+std::optional<OpenKvm> HostKvm::take(BootTrace* trace) {
+  return take_once(opened_, opened_is_there_, opening_, trace);
 }
 
-std::optional<arch::SupportedProcessor> HostKvm::take_supported() {
-  auto supported = take_once(supported_, supported_is_there_);
+std::optional<arch::SupportedProcessor> HostKvm::take_supported(BootTrace* trace) {
+  auto supported = take_once(supported_, supported_is_there_, asking_, trace);
   if (thread_.joinable()) {
     thread_.join();  // it has nothing left to do
   }

@@ -23,25 +23,27 @@ struct OpenKvm {
 // asks KVM in its place, and hears what stands against it. One thread calls it.
 class HostKvm {
  public:
-  // `trace` may be null; outlives this.
-  explicit HostKvm(BootTrace* trace) : trace_(trace) {}
+  HostKvm() = default;
   HostKvm(const HostKvm&) = delete;
   HostKvm& operator=(const HostKvm&) = delete;
   ~HostKvm();
 
-  // Once. Not at all: there is nothing ahead.
+  // The first time begins it; without it there is nothing ahead. The thread takes no signals.
   void start();
 
   // These wait, the second one for the thread's end. Nothing where it could not be had, or was taken before.
-  std::optional<OpenKvm> take();
-  std::optional<arch::SupportedProcessor> take_supported();
+  // `trace`, which may be null, is told how long it took.
+  std::optional<OpenKvm> take(BootTrace* trace);
+  std::optional<arch::SupportedProcessor> take_supported(BootTrace* trace);
 
  private:
   void look() noexcept;
 
-  BootTrace* const trace_;
+  BootTrace::Phase opening_{};  // set before the handover
+  BootTrace::Phase asking_{};
   Handover<Result<OpenKvm>> opened_;
   Handover<Result<arch::SupportedProcessor>> supported_;
+  bool started_ = false;
   bool opened_is_there_ = false;
   bool supported_is_there_ = false;
   std::thread thread_;  // last: everything above is there before it starts

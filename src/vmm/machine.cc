@@ -40,9 +40,9 @@ std::unique_ptr<BootMark> make_boot_mark(BootTrace* trace, std::function<void()>
   });
 }
 
-// `ahead` may be null.
-Result<arch::SupportedProcessor> supported_processor(HostKvm* ahead, const Kvm& kvm) {
-  auto known = ahead == nullptr ? std::nullopt : ahead->take_supported();
+// `ahead` and `trace` may be null.
+Result<arch::SupportedProcessor> supported_processor(HostKvm* ahead, const Kvm& kvm, BootTrace* trace) {
+  auto known = ahead == nullptr ? std::nullopt : ahead->take_supported(trace);
   return known ? std::move(*known) : supported_processor(kvm);
 }
 
@@ -78,7 +78,7 @@ tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* tr
       config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
   std::optional<OpenKvm> opened;
   if (ahead != nullptr) {
-    opened = ahead->take();
+    opened = ahead->take(trace);
   }
   if (!opened || !capabilities.empty()) {
     MAYFLY_TRY_ASSIGN(Kvm in_place, Kvm::open("/dev/kvm", capabilities));
@@ -162,7 +162,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   auto made = traced(trace, "create VM",
                      [&] { return create_platform_vm(std::move(opened.vm), kvm, memory, windows.all()); });
   auto chosen = traced(trace, "choose CPUID", [&]() -> tl::expected<Processor, BuildError> {
-    MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(surroundings.host_kvm, kvm));
+    MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(surroundings.host_kvm, kvm, trace));
     return choose_processor(kvm, supported, config);
   });
   // What is wrong with the guest's files is said before what making the VM refuses.
@@ -216,7 +216,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   // That this host is another is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(Processor processor, traced(trace, "compare CPUID", [&]() -> Result<Processor> {
                       MAYFLY_TRY_ASSIGN(const auto supported,
-                                        supported_processor(surroundings.host_kvm, kvm));
+                                        supported_processor(surroundings.host_kvm, kvm, trace));
                       return restore_processor(kvm, supported, std::move(parts.state.vcpus));
                     }));
   MAYFLY_TRY_ASSIGN(MachineFrame frame, std::move(made));

@@ -140,12 +140,13 @@ TEST_P(MachineDevice, a_guest_runs_from_its_start_on_and_never_while_it_is_pause
 }
 
 TEST_P(MachineDevice, what_was_made_ahead_is_of_use_once_and_then_made_in_place) {
-  HostKvm ahead(nullptr);
+  HostKvm ahead;
+  ahead.start();
   for (int round = 0; round < 2; ++round) {
     const auto machine = build("flood", &ahead);
     ASSERT_NE(machine, nullptr);
-    EXPECT_FALSE(ahead.take().has_value());
-    EXPECT_FALSE(ahead.take_supported().has_value());
+    EXPECT_FALSE(ahead.take(nullptr).has_value());
+    EXPECT_FALSE(ahead.take_supported(nullptr).has_value());
     ASSERT_TRUE(machine->start());
     EXPECT_TRUE(paper_.grows_beyond(paper_.size()));
     ASSERT_TRUE(machine->stop());

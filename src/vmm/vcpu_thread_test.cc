@@ -71,11 +71,14 @@ class VcpuThreadTest : public ::testing::Test {
   void SetUp() override { ASSERT_TRUE(install_vcpu_kick_handler()); }
 
   std::unique_ptr<VcpuThread> start(std::uint32_t index = 0) {
-    auto vcpu = VcpuThread::start(cpu_, index, [this](const Outcome& outcome) {
+    auto vcpu = std::move(*VcpuThread::start(index));
+    vcpu->take_on(cpu_, [this](const Outcome& outcome) {
       last_ = outcome.kind;
       outcomes_.fetch_add(1);
     });
-    return std::move(*vcpu);
+    EXPECT_TRUE(vcpu->wait_ready());
+    cpu_.settled = 0;
+    return vcpu;
   }
 
   FakeCpu cpu_;
@@ -89,6 +92,42 @@ TEST_F(VcpuThreadTest, a_started_thread_runs_nothing_until_it_is_resumed) {
   EXPECT_EQ(cpu_.runs.load(), 0);
   vcpu->resume();
   cpu_.await_inside();
+}
+
+TEST_F(VcpuThreadTest, a_thread_is_confined_before_it_has_a_vcpu_and_settles_that_before_it_is_ready) {
+  std::atomic<bool> confined = false;
+  auto vcpu = std::move(*VcpuThread::start(3, [&confined]() -> Result<void> {
+    confined = true;
+    return {};
+  }));
+  while (!confined) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(cpu_.settled, 0);
+  vcpu->take_on(cpu_, [](const Outcome&) {});
+  ASSERT_TRUE(vcpu->wait_ready());
+  EXPECT_EQ(cpu_.settled, 1);
+  EXPECT_EQ(cpu_.runs, 0);
+}
+
+TEST_F(VcpuThreadTest, a_thread_that_is_not_confined_never_touches_its_vcpu) {
+  auto vcpu = std::move(
+      *VcpuThread::start(0, []() -> Result<void> { return fail(ErrorCode::kUnsupported, "no filter"); }));
+  vcpu->take_on(cpu_, [](const Outcome&) {});
+  const auto ready = vcpu->wait_ready();
+  ASSERT_FALSE(ready);
+  EXPECT_EQ(ready.error().message(), "no filter");
+  vcpu->resume();
+  vcpu->request_stop();
+  EXPECT_TRUE(vcpu->wait_stopped(hang_limit()));
+  EXPECT_EQ(cpu_.settled, 0);
+  EXPECT_EQ(cpu_.runs, 0);
+}
+
+TEST_F(VcpuThreadTest, a_thread_that_never_gets_a_vcpu_ends) {
+  auto vcpu = std::move(*VcpuThread::start(0));
+  vcpu->request_stop();
+  EXPECT_TRUE(vcpu->wait_stopped(hang_limit()));
 }
 
 TEST_F(VcpuThreadTest, parking_takes_a_spinning_guest_out_and_settles_it) {
@@ -139,7 +178,9 @@ TEST_F(VcpuThreadTest, signal_handlers_of_the_thread_have_a_stack_of_their_own) 
     stack_t stack{};
   } cpu;
   std::atomic<bool> done{false};
-  auto vcpu = std::move(*VcpuThread::start(cpu, 0, [&](const Outcome&) { done = true; }));
+  auto vcpu = std::move(*VcpuThread::start(0));
+  vcpu->take_on(cpu, [&](const Outcome&) { done = true; });
+  ASSERT_TRUE(vcpu->wait_ready());
   vcpu->resume();
   while (!done.load()) {
     std::this_thread::yield();
@@ -203,7 +244,9 @@ TEST_F(VcpuThreadTest, threads_carry_the_name_that_tools_look_for) {
     std::string name;
   } cpu;
   std::atomic<bool> done{false};
-  auto vcpu = std::move(*VcpuThread::start(cpu, 31, [&](const Outcome&) { done = true; }));
+  auto vcpu = std::move(*VcpuThread::start(31));
+  vcpu->take_on(cpu, [&](const Outcome&) { done = true; });
+  ASSERT_TRUE(vcpu->wait_ready());
   vcpu->resume();
   while (!done.load()) {
     std::this_thread::yield();
