@@ -60,7 +60,8 @@ static u8 status;
 static u8 frame[12 + 1514];
 static u8 control[4];
 static u32 has_network;
-static u8* const memory = (u8*)0x2000000; /* 32 MiB: more than is asked for at once */
+static u8* const memory = (u8*)0x2000000;   /* of the disk's requests: kMost */
+static u8* const received = (u8*)0x2200000; /* what the network brings, at any moment */
 
 static u32 offered(u32 device, u32 word) {
   *reg(device, DEVICE_FEATURES_SELECT) = word;
@@ -217,7 +218,7 @@ static u32 set_up_network(void) {
   if (!set_up(NETWORK, NETWORK_FEATURES, network, queues)) {
     return 0;
   }
-  describe(&network[0], 0, memory, 65536, kWrite);
+  describe(&network[0], 0, received, 65536, kWrite);
   offer(&network[0], 0);
   *reg(NETWORK, QUEUE_NOTIFY) = 0;
   make_frame();
