@@ -24,45 +24,35 @@
 #include "kvm/x86_64/saved_state.h"
 #include "kvm/x86_64/vcpu_state.h"
 #include "memory/guest_memory.h"
+#include "support/real_mode_guest.h"
 
 namespace mayfly {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using testing::kRealModeCode;
 
 constexpr std::uint64_t kMemorySize = 1 << 20;
-constexpr std::uint64_t kCode = 0x1000;
 constexpr VmOptions kOptions{.pmu = false};
 
-class KvmDevice : public testing::Test {
+class KvmDevice : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto opened = Kvm::open();
-    if (!opened &&
-        (opened.error().code() == ErrorCode::kNotFound || opened.error().code() == ErrorCode::kPermission)) {
-      GTEST_SKIP() << "no usable /dev/kvm here: " << opened.error().message();
+    kvm_ = testing::open_kvm_or_skip();
+    if (!kvm_) {
+      return;
     }
-    ASSERT_TRUE(opened.has_value()) << opened.error().message();
-    kvm_.emplace(std::move(*opened));
     const std::array ranges = {*GuestRange::make(GuestAddress(0), kMemorySize)};
     memory_.emplace(GuestMemory::create(ranges, Backing::kAnonymous).value());
   }
 
   Vm make_vm() { return kvm_->create_vm(memory_->regions(), kOptions).value(); }
 
-  // A vCPU in real mode about to run `code` at kCode.
+  // A vCPU in real mode about to run `code` at kRealModeCode.
   Vcpu make_vcpu(const Vm& vm, std::initializer_list<std::uint8_t> code) {
-    EXPECT_TRUE(memory_->write(GuestAddress(kCode), std::as_bytes(std::span(code.begin(), code.size()))));
     Vcpu vcpu = vm.create_vcpu(0).value();
-    auto special = x86_64::get_sregs(vcpu).value();
-    special.cs.base = 0;
-    special.cs.selector = 0;
-    EXPECT_TRUE(x86_64::set_sregs(vcpu, special));
-    kvm_regs registers{};
-    registers.rip = kCode;
-    registers.rflags = 2;
-    EXPECT_TRUE(x86_64::set_regs(vcpu, registers));
+    testing::enter_real_mode(vcpu, *memory_, {code.begin(), code.size()});
     return vcpu;
   }
 
@@ -112,7 +102,7 @@ TEST_F(KvmDevice, a_port_read_reaches_the_register_and_settling_runs_no_further)
   ASSERT_TRUE(vcpu.complete_pending_access());
   run_to<Interrupted>(vcpu);
   EXPECT_EQ(x86_64::get_regs(vcpu).value().rax & 0xffff, 0x1234U);
-  EXPECT_EQ(x86_64::get_regs(vcpu).value().rip, kCode + 2);
+  EXPECT_EQ(x86_64::get_regs(vcpu).value().rip, kRealModeCode + 2);
   vcpu.clear_exit_request();
   const auto write = run_to<PortWrite>(vcpu);
   EXPECT_THAT(write.data, ElementsAre(0x34, 0x12));
@@ -168,7 +158,7 @@ TEST_F(KvmDevice, a_requested_exit_comes_before_the_first_instruction_until_it_i
   run_to<Interrupted>(vcpu);
   EXPECT_TRUE(vcpu.complete_pending_access());
   run_to<Interrupted>(vcpu);
-  EXPECT_EQ(x86_64::get_regs(vcpu).value().rip, kCode);
+  EXPECT_EQ(x86_64::get_regs(vcpu).value().rip, kRealModeCode);
   vcpu.clear_exit_request();
   run_to<PortWrite>(vcpu);
 }
