@@ -20,7 +20,6 @@
 #include <bit>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -32,6 +31,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "bench.h"
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/net/net_device.h"
 #include "devices/virtio/net/tap_backend.h"
@@ -48,19 +48,6 @@ using testing::CountedLine;
 using testing::Descriptor;
 using testing::MmioDriver;
 using testing::RingLayout;
-
-[[noreturn]] void give_up(const std::string& why) {
-  std::fprintf(stderr, "device_load: %s\n", why.c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T must(Result<T> result) {
-  if (!result) {
-    give_up(result.error().message());
-  }
-  return std::move(*result);
-}
 
 // An event loop's watches without its loop: the load decides when to look. Timers never end.
 class Watches final : public EventRegistrar {

@@ -8,19 +8,15 @@
 // monitor: their bits take the way that KVM's take. Needs /dev/kvm of any kind, no guest. For each size comes
 // out a line of JSON with medians in microseconds: `kvm`, KVM_GET_DIRTY_LOG alone; `take`, that and the
 // monitor's record, joined and kept in the ledger of the next diff; `count`, going over all bits once.
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
-#include "base/text.h"
+#include "bench.h"
 #include "kvm/kvm.h"
 #include "memory/precopy.h"
 #include "memory/x86_64/ranges.h"
@@ -30,29 +26,6 @@ namespace mayfly::bench {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr std::uint64_t kMiB = 1ULL << 20;
-
-template <typename T>
-T must(Result<T> result) {
-  if (!result) {
-    std::fprintf(stderr, "dirty_log: %s\n", result.error().message().c_str());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) {
-    return std::move(*result);
-  }
-}
-
-double since(Clock::time_point start) {
-  return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 void measure(Kvm& kvm, std::uint64_t mib, std::uint64_t pages, std::uint64_t rounds) {
   GuestMemory memory =
@@ -73,17 +46,15 @@ void measure(Kvm& kvm, std::uint64_t mib, std::uint64_t pages, std::uint64_t rou
     for (std::size_t region = 0; region < memory.regions().size(); ++region) {
       must(vm.take_dirty_pages(region));
     }
-    taken[0].push_back(since(start));
+    taken[0].push_back(since<std::micro>(start));
     start = Clock::now();
     const PageSet dirty = must(take_dirty_pages(memory, ledger));
-    taken[1].push_back(since(start));
+    taken[1].push_back(since<std::micro>(start));
     start = Clock::now();
     if (count_pages(dirty) != pages) {
-      std::fprintf(stderr, "dirty_log: %llu pages were told\n",
-                   static_cast<unsigned long long>(count_pages(dirty)));
-      std::exit(1);
+      give_up(std::to_string(count_pages(dirty)) + " pages were told");
     }
-    taken[2].push_back(since(start));
+    taken[2].push_back(since<std::micro>(start));
   }
   std::printf(R"({"mib": %llu, "pages": %llu, "kvm_us": %.1f, "take_us": %.1f, "count_us": %.1f})"
               "\n",
@@ -92,12 +63,9 @@ void measure(Kvm& kvm, std::uint64_t mib, std::uint64_t pages, std::uint64_t rou
 }
 
 int run(const std::vector<std::string>& words) {
-  const auto number = [&](std::size_t index, std::uint64_t otherwise) {
-    return words.size() > index ? parse_integer<std::uint64_t>(words[index]).value_or(otherwise) : otherwise;
-  };
   Kvm kvm = must(Kvm::open());
   for (const std::uint64_t mib : {128U, 1024U, 16384U}) {
-    measure(kvm, mib, number(0, 1024), number(1, 51));
+    measure(kvm, mib, number_at(words, 0, 1024), number_at(words, 1, 51));
   }
   return 0;
 }

@@ -11,51 +11,32 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "base/atomic_file.h"
 #include "base/file.h"
-#include "base/text.h"
+#include "bench.h"
 #include "memory/memory_file.h"
 #include "memory/x86_64/ranges.h"
 
 namespace mayfly::bench {
 namespace {
 
-constexpr std::uint64_t kMiB = 1ULL << 20;
 constexpr std::uint64_t kPage = 4096;
-
-[[noreturn]] void give_up(const std::string& why) {
-  std::fprintf(stderr, "memory_file: %s\n", why.c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T must(Result<T> result) {
-  if (!result) {
-    give_up(result.error().message());
-  }
-  if constexpr (!std::is_void_v<T>) {
-    return std::move(*result);
-  }
-}
 
 double ms(const std::function<void()>& body) {
   const auto start = std::chrono::steady_clock::now();
   body();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return since<std::milli>(start);
 }
 
 struct Figure {
@@ -116,15 +97,12 @@ class Bench {
           [&](const NamedFile& file) { must(write_full(anonymous_, file, {.served_by_handler = true})); });
   }
 
-  void print() {
+  void print() const {
     std::string text = "{";
-    for (Figure& figure : figures_) {
-      auto& times = figure.times;
-      std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
-                       times.end());
+    for (const Figure& figure : figures_) {
       std::array<char, 64> value{};
       std::snprintf(value.data(), value.size(), "%s\"%s\": %.3f", text.size() > 1 ? ", " : "", figure.name,
-                    times[times.size() / 2]);
+                    median(figure.times));
       text += value.data();
     }
     std::puts((text + "}").c_str());
@@ -160,15 +138,12 @@ class Bench {
   std::vector<Figure> figures_;
 };
 
-int run(int count, char** words) {
-  const auto number = [&](int index, std::uint64_t otherwise) {
-    return count > index ? parse_integer<std::uint64_t>(words[index]).value_or(otherwise) : otherwise;
-  };
-  if (count < 2) {
+int run(const std::vector<std::string>& words) {
+  if (words.empty()) {
     give_up("which directory?");
   }
-  Bench bench(words[1], number(2, 128) * kMiB, number(3, 8) * kMiB);
-  for (std::uint64_t round = number(4, 15); round > 0; --round) {
+  Bench bench(words[0], number_at(words, 1, 128) * kMiB, number_at(words, 2, 8) * kMiB);
+  for (std::uint64_t round = number_at(words, 3, 15); round > 0; --round) {
     bench.round();
   }
   bench.read_everything();
@@ -180,5 +155,5 @@ int run(int count, char** words) {
 }  // namespace mayfly::bench
 
 int main(int count, char** words) {
-  return mayfly::bench::run(count, words);
+  return mayfly::bench::run({words + 1, words + count});
 }

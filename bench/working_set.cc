@@ -8,10 +8,14 @@
 // the same run in each of these ways, one after the other:
 //
 //   plain          from the mapped file, as the host's read-ahead has it
-//   no_readahead   the same, the kernel reading single pages (MADV_RANDOM): what a disk without read-ahead
-//   does prefetch       with a Prefetcher, started at the same moment file_order     the same, of a set that
-//   is sorted by where its pages lie compact        a copy of the pages in one piece, read and put into
-//   anonymous memory before the guest runs
+//
+//   no_readahead   the same, the kernel reading single pages (MADV_RANDOM), as of a disk without read-ahead
+//
+//   prefetch       with a Prefetcher, started at the same moment
+//
+//   file_order     the same, of a set that is sorted by where its pages lie
+//
+//   compact        a copy of the pages in one piece, read and put into anonymous memory before the guest runs
 //
 // Out comes a line of JSON: the medians in milliseconds, the guest's page faults with prefetch and without,
 // and `ratio`, of prefetch to plain. With --check the program fails where that is more than 0.5.
@@ -26,51 +30,25 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <random>
 #include <span>
 #include <string>
 #include <thread>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "base/atomic_file.h"
 #include "base/file.h"
-#include "base/text.h"
+#include "bench.h"
 #include "memory/prefetch.h"
 #include "memory/working_set_recorder.h"
 
 namespace mayfly::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr std::uint64_t kMiB = 1ULL << 20;
 constexpr double kMostRatio = 0.5;
-
-[[noreturn]] void give_up(const std::string& why) {
-  std::fprintf(stderr, "working_set: %s\n", why.c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T must(Result<T> result) {
-  if (!result) {
-    give_up(result.error().message());
-  }
-  if constexpr (!std::is_void_v<T>) {
-    return std::move(*result);
-  }
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // The pages that the guest touches, in its order.
 std::vector<std::uint64_t> make_pattern(std::uint64_t pages, std::uint64_t touched) {
@@ -248,11 +226,11 @@ class Bench {
   }
 
   Run timed(GuestMemory& memory, const std::function<void()>& prepare) const {
-    const auto start = Clock::now();
+    const auto start = std::chrono::steady_clock::now();
     prepare();
     Run run;
     run.faults = run_guest(memory);
-    run.ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+    run.ms = since<std::milli>(start);
     return run;
   }
 
@@ -317,14 +295,11 @@ int run(std::vector<std::string> words) {
   if (check) {
     words.erase(found);
   }
-  const auto number = [&](std::size_t index, std::uint64_t otherwise) {
-    return words.size() > index ? parse_integer<std::uint64_t>(words[index]).value_or(otherwise) : otherwise;
-  };
   if (words.empty()) {
     give_up("which directory?");
   }
-  Bench bench(words[0], number(1, 1024) * kMiB, number(2, 64) * kMiB);
-  for (std::uint64_t round = number(3, 7); round > 0; --round) {
+  Bench bench(words[0], number_at(words, 1, 1024) * kMiB, number_at(words, 2, 64) * kMiB);
+  for (std::uint64_t round = number_at(words, 3, 7); round > 0; --round) {
     bench.round();
   }
   const bool good = bench.print();

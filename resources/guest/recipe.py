@@ -110,6 +110,15 @@ def run(command, variables=None, **options):
     return done.stdout
 
 
+def static_program(source):
+    """The program of the one file in C `source`, compiled once, that runs in any Linux of this architecture."""
+    def build(directory):
+        need_tools("cc=gcc")
+        run(["cc", "-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-o", directory / source.stem, source])
+
+    return cached(f"program-{source.stem}", digest(source), build) / source.stem
+
+
 def debian_dependency(package, pattern):
     """The package matching `pattern` that a Debian metapackage of this release depends on."""
     need_tools("apt-cache=apt", "apt-get=apt")

@@ -41,20 +41,6 @@ Result<kvm_ioeventfd> to_ioeventfd(const UniqueFd& event, const Doorbell& doorbe
   return request;
 }
 
-Result<void> change_irqfd(const UniqueFd& vm, const UniqueFd& event, std::uint32_t gsi, std::uint32_t flags) {
-  if (gsi >= Vm::kGsiCount) {
-    return fail(ErrorCode::kInvalidArgument, "interrupt line " + std::to_string(gsi) +
-                                                 ": the interrupt controllers have only " +
-                                                 std::to_string(Vm::kGsiCount));
-  }
-  kvm_irqfd request{};
-  request.fd = static_cast<std::uint32_t>(event.get());
-  request.gsi = gsi;
-  request.flags = flags;
-  return command(vm, KVM_IRQFD, &request,
-                 "connect an event to interrupt line " + std::to_string(gsi) + " (KVM_IRQFD)");
-}
-
 }  // namespace
 
 Result<void> Vm::set_memory(std::span<const MemoryRegion> memory) {
@@ -91,11 +77,16 @@ Result<Vcpu> Vm::create_vcpu(std::uint32_t id) const {
 }
 
 Result<void> Vm::register_irqfd(const UniqueFd& event, std::uint32_t gsi) const {
-  return change_irqfd(fd_, event, gsi, 0);
-}
-
-Result<void> Vm::unregister_irqfd(const UniqueFd& event, std::uint32_t gsi) const {
-  return change_irqfd(fd_, event, gsi, KVM_IRQFD_FLAG_DEASSIGN);
+  if (gsi >= kGsiCount) {
+    return fail(ErrorCode::kInvalidArgument, "interrupt line " + std::to_string(gsi) +
+                                                 ": the interrupt controllers have only " +
+                                                 std::to_string(kGsiCount));
+  }
+  kvm_irqfd request{};
+  request.fd = static_cast<std::uint32_t>(event.get());
+  request.gsi = gsi;
+  return command(fd_, KVM_IRQFD, &request,
+                 "connect an event to interrupt line " + std::to_string(gsi) + " (KVM_IRQFD)");
 }
 
 Result<void> Vm::pulse_line(std::uint32_t gsi) const {
@@ -116,13 +107,6 @@ Result<void> Vm::register_doorbell(const UniqueFd& event, const Doorbell& doorbe
   MAYFLY_TRY_ASSIGN(kvm_ioeventfd request, to_ioeventfd(event, doorbell));
   return command(fd_, KVM_IOEVENTFD, &request,
                  "set a doorbell at " + hex(doorbell.address) + " (KVM_IOEVENTFD)");
-}
-
-Result<void> Vm::unregister_doorbell(const UniqueFd& event, const Doorbell& doorbell) const {
-  MAYFLY_TRY_ASSIGN(kvm_ioeventfd request, to_ioeventfd(event, doorbell));
-  request.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
-  return command(fd_, KVM_IOEVENTFD, &request,
-                 "remove the doorbell at " + hex(doorbell.address) + " (KVM_IOEVENTFD)");
 }
 
 Result<kvm_clock_data> Vm::clock() const {

@@ -57,7 +57,6 @@ class Vm {
   // own: `event` may be closed after. Errors: kInvalidArgument for a gsi past kGsiCount, kBusy for an event
   // that is registered already.
   Result<void> register_irqfd(const UniqueFd& event, std::uint32_t gsi) const;
-  Result<void> unregister_irqfd(const UniqueFd& event, std::uint32_t gsi) const;
 
   // KVM_IRQ_LINE (api.rst 4.25): a rising edge on `gsi` before this comes back, and the line low again. Needs
   // no descriptor as an irqfd does: for what hardly ever happens. Error kInvalidArgument for a gsi past
@@ -68,7 +67,6 @@ class Vm {
   // kInvalidArgument for a length that is none of those above, kIo (EEXIST) for a doorbell that is there
   // already.
   Result<void> register_doorbell(const UniqueFd& event, const Doorbell& doorbell) const;
-  Result<void> unregister_doorbell(const UniqueFd& event, const Doorbell& doorbell) const;
 
   // KVM_GET_CLOCK and KVM_SET_CLOCK (api.rst 4.29, 4.30): nanoseconds of the guests' kvmclock.
   Result<kvm_clock_data> clock() const;

@@ -1,4 +1,5 @@
-// The subcommands for microVMs that run already: ps, pause, resume, stop, metrics, config.
+// The subcommands for microVMs that run already: ps, pause, resume, stop, snapshot, metrics,
+// config; and clone, of a template.
 #pragma once
 
 #include <functional>

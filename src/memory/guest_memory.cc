@@ -203,9 +203,9 @@ std::string_view to_string(Backing backing) {
 }
 
 Error MemoryFault::to_error() const {
-  std::string text = "guest address " + hex(address.value()) + ", " + std::to_string(length) + " bytes: ";
-  text += cause == Cause::kMisaligned ? "not naturally aligned" : "not within one range of guest memory";
-  return Error(ErrorCode::kOutOfRange, std::move(text));
+  return Error(ErrorCode::kOutOfRange, "guest address " + hex(address.value()) + ", " +
+                                           std::to_string(length) +
+                                           " bytes: not within one range of guest memory");
 }
 
 void GuestSlice::copy_to(std::span<std::byte> destination) const {
@@ -353,14 +353,6 @@ MemoryResult<void*> GuestMemory::locate(GuestAddress address, std::uint64_t leng
     }
   }
   return tl::make_unexpected(MemoryFault{address, length});
-}
-
-MemoryResult<void*> GuestMemory::locate_aligned(GuestAddress address, std::uint64_t length) const {
-  auto host = locate(address, length);
-  if (host && !address.is_aligned(length)) {
-    return tl::make_unexpected(MemoryFault{address, length, MemoryFault::Cause::kMisaligned});
-  }
-  return host;
 }
 
 MemoryResult<void> GuestMemory::read(GuestAddress address, std::span<std::byte> destination) const {

@@ -4,7 +4,7 @@
 // std::span into it: values are copied in and out, and a GuestSlice names a checked stretch for a system call
 // or a copy. Every access is checked against the ranges at the time of the access. Thread-safe: the ranges
 // never change after create(). Two copies, or a copy and a vCPU, that meet on the same bytes may tear: each
-// byte comes from the one or the other; load_acquire() and store_release() do not tear.
+// byte comes from the one or the other; what GuestSlice loads and stores does not tear.
 //
 // No access touches a page that it does not cover, so untouched guest pages cost nothing. An access whose
 // page the host cannot provide (it is out of memory) ends the process by a signal; there is nothing a guest
@@ -30,18 +30,12 @@
 
 namespace mayfly {
 
-// An access that was refused. Trivially copied, so that a hot path that refuses a hostile address allocates
+// An access that was refused: outside guest RAM, or across the end of one of its ranges, or of no bytes where
+// that means nothing. Trivially copied, so that a hot path that refuses a hostile address allocates
 // nothing; to_error() (always kOutOfRange) words it where a person will read it.
 struct MemoryFault {
-  enum class Cause : std::uint8_t {
-    kOutside,  // outside guest RAM, or across the end of one of its ranges, or of no bytes where that means
-               // nothing
-    kMisaligned,  // in guest RAM, but the access must be naturally aligned
-  };
-
   GuestAddress address;
   std::uint64_t length = 0;  // bytes
-  Cause cause = Cause::kOutside;
 
   Error to_error() const;
 };
@@ -73,7 +67,7 @@ enum class Backing : std::uint8_t {
 // "private memory file".
 std::string_view to_string(Backing backing);
 
-// A type that load_acquire() and store_release() move in one access.
+// A type that a GuestSlice loads and stores in one access.
 template <typename T>
 concept GuestInteger = std::integral<T> && !std::same_as<T, bool> && sizeof(T) <= 8;
 
@@ -226,30 +220,6 @@ class GuestMemory {
     return write(address, std::as_bytes(std::span(&value, 1)));
   }
 
-  // A naturally aligned little-endian integer of 1, 2, 4 or 8 bytes, in one access with acquire or release
-  // order (for ring indices). A misaligned address is a fault.
-  template <GuestInteger T>
-  MemoryResult<T> load_acquire(GuestAddress address) const {
-    const auto host = locate_aligned(address, sizeof(T));
-    if (!host) {
-      return tl::make_unexpected(host.error());
-    }
-    // SAFETY: locate_aligned() checked that sizeof(T) bytes of RAM lie there, aligned. An atomic access is no
-    // data race with a vCPU's; a T at this address is never accessed but so or as volatile bytes.
-    return __atomic_load_n(static_cast<const volatile T*>(*host), __ATOMIC_ACQUIRE);
-  }
-  template <GuestInteger T>
-  MemoryResult<void> store_release(GuestAddress address, std::type_identity_t<T> value) {
-    const auto host = locate_aligned(address, sizeof(T));
-    if (!host) {
-      return tl::make_unexpected(host.error());
-    }
-    // SAFETY: as in load_acquire().
-    __atomic_store_n(static_cast<volatile T*>(*host), value, __ATOMIC_RELEASE);
-    note_written(address, sizeof(T));
-    return {};
-  }
-
   // A checked stretch for a system call or a copy. `length` 0 is a fault.
   MemoryResult<GuestSlice> slice(GuestAddress address, std::uint64_t length) const;
 
@@ -261,7 +231,7 @@ class GuestMemory {
                          std::uint64_t length, std::string_view role);
 
   // The record of the pages that this process writes, for snapshots: KVM logs what vCPUs write and nothing
-  // else. Off at first. What write(), fill(), store_release() and load_file() change is noted by itself; what
+  // else. Off at first. What write(), fill() and load_file() change is noted by itself; what
   // is written through slices, by note_written(). Not noted: how memory_file.h and userfault.h fill a RAM
   // that is being made.
 
@@ -308,7 +278,6 @@ class GuestMemory {
 
   // Where the bytes [address, address + length) lie in this process. `length` must not be 0.
   MemoryResult<void*> locate(GuestAddress address, std::uint64_t length) const;
-  MemoryResult<void*> locate_aligned(GuestAddress address, std::uint64_t length) const;
   void mark_written(GuestAddress address, std::uint64_t length);
 
   Backing backing_;

@@ -91,13 +91,31 @@ Result<bool> scan(const UniqueFd& map, std::uint64_t host, std::uint64_t size, S
   return true;
 }
 
+// Tells the runs of `count` pages, the first of them at `offset`, of which `wanted` holds.
+template <typename Wanted>
+Result<void> for_each_run(std::uint64_t offset, std::uint64_t count, const Wanted& wanted,
+                          const VisitRun& visit) {
+  for (std::uint64_t page = 0; page < count;) {
+    const std::uint64_t first = page;
+    while (page < count && wanted(page)) {
+      ++page;
+    }
+    if (page > first) {
+      MAYFLY_TRY(visit(offset + first * kGuestPage, (page - first) * kGuestPage));
+    } else {
+      ++page;
+    }
+  }
+  return {};
+}
+
 Result<void> read_entries(const UniqueFd& map, std::uint64_t host, std::uint64_t size, PageMap::Kind kind,
                           const VisitRun& visit) {
-  const auto wanted = [kind](std::uint64_t entry) {
-    return (entry & (kEntryPresent | kEntrySwapped)) != 0 &&
-           (kind == PageMap::Kind::kThere || (entry & kEntryFileOrShared) == 0);
-  };
   std::array<std::uint64_t, kEntries> entries;
+  const auto wanted = [kind, &entries](std::uint64_t page) {
+    return (entries[page] & (kEntryPresent | kEntrySwapped)) != 0 &&
+           (kind == PageMap::Kind::kThere || (entries[page] & kEntryFileOrShared) == 0);
+  };
   for (std::uint64_t offset = 0; offset < size;) {
     const std::uint64_t count = std::min<std::uint64_t>(kEntries, (size - offset) / kGuestPage);
     const std::size_t bytes = count * sizeof(std::uint64_t);
@@ -107,17 +125,7 @@ Result<void> read_entries(const UniqueFd& map, std::uint64_t host, std::uint64_t
     if (got != bytes) {
       return fail(ErrorCode::kInternal, "read page map: it ends early");
     }
-    for (std::uint64_t page = 0; page < count;) {
-      const std::uint64_t first = page;
-      while (page < count && wanted(entries[page])) {
-        ++page;
-      }
-      if (page > first) {
-        MAYFLY_TRY(visit(offset + first * kGuestPage, (page - first) * kGuestPage));
-      } else {
-        ++page;
-      }
-    }
+    MAYFLY_TRY(for_each_run(offset, count, wanted, visit));
     offset += count * kGuestPage;
   }
   return {};
@@ -138,6 +146,7 @@ bool host_has_swap() {
 // it is empty.) Where there is some, or the kernel does not say, the rest is told to be all there.
 Result<void> for_each_resident_run(const std::byte* host, std::uint64_t size, const VisitRun& visit) {
   std::array<unsigned char, kEntries> present;
+  const auto is_there = [&present](std::uint64_t page) { return (present[page] & 1U) != 0; };
   bool has_swap = host_has_swap();
   for (std::uint64_t offset = 0; offset < size;) {
     const std::uint64_t count = std::min<std::uint64_t>(kEntries, (size - offset) / kGuestPage);
@@ -148,18 +157,7 @@ Result<void> for_each_resident_run(const std::byte* host, std::uint64_t size, co
     if (has_swap) {
       return visit(offset, size - offset);
     }
-    const auto is_there = [&present](std::uint64_t page) { return (present[page] & 1U) != 0; };
-    for (std::uint64_t page = 0; page < count;) {
-      const std::uint64_t first = page;
-      while (page < count && is_there(page)) {
-        ++page;
-      }
-      if (page > first) {
-        MAYFLY_TRY(visit(offset + first * kGuestPage, (page - first) * kGuestPage));
-      } else {
-        ++page;
-      }
-    }
+    MAYFLY_TRY(for_each_run(offset, count, is_there, visit));
     offset += count * kGuestPage;
   }
   return {};

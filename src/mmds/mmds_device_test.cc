@@ -1,6 +1,5 @@
 // The metadata service behind a network device, as a guest's driver sees it.
 #include <gtest/gtest.h>
-#include <poll.h>
 
 #include <memory>
 #include <optional>
@@ -42,17 +41,7 @@ class MmdsDevice : public ::testing::Test {
                   VIRTIO_NET_F_MQ);
   }
 
-  // Lets the monitor thread run until nothing rings any more.
-  void run() {
-    for (int round = 0; round < 1000; ++round) {
-      pollfd bell{.fd = guest_->transport().doorbell().get(), .events = POLLIN, .revents = 0};
-      if (::poll(&bell, 1, 0) != 1) {
-        return;
-      }
-      registrar_.notify_readable(bell.fd);
-    }
-    FAIL() << "the device never comes to rest";
-  }
+  void run() { guest_->run_until_quiet(registrar_); }
   void give_buffers(std::size_t count, std::uint32_t bytes) {
     guest_->add_rx(count, bytes);
     guest_->driver().notify(0);

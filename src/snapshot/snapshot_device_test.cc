@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstddef>
+#include <cstdint>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -10,15 +12,14 @@
 #include "kvm/kvm.h"
 #include "kvm/x86_64/cpuid.h"
 #include "kvm/x86_64/saved_state.h"
-#include "kvm/x86_64/vcpu_state.h"
 #include "memory/guest_memory.h"
 #include "snapshot/micro_vm_state.h"
+#include "support/real_mode_guest.h"
 
 namespace mayfly {
 namespace {
 
 constexpr std::uint64_t kMemorySize = 1 << 20;
-constexpr std::uint64_t kCode = 0x1000;
 
 // The port's byte that the guest writes next.
 std::uint8_t next_output(Vcpu& vcpu) {
@@ -30,16 +31,14 @@ std::uint8_t next_output(Vcpu& vcpu) {
 }
 
 TEST(SnapshotDevice, a_guest_goes_on_where_its_file_says) {
-  const auto kvm = Kvm::open();
-  if (!kvm && (kvm.error().code() == ErrorCode::kNotFound || kvm.error().code() == ErrorCode::kPermission)) {
-    GTEST_SKIP() << "no usable /dev/kvm here: " << kvm.error().message();
+  const auto kvm = testing::open_kvm_or_skip();
+  if (!kvm) {
+    return;
   }
-  ASSERT_TRUE(kvm.has_value()) << kvm.error().message();
   const std::array ranges = {*GuestRange::make(GuestAddress(0), kMemorySize)};
   auto memory = GuestMemory::create(ranges, Backing::kAnonymous).value();
   // again: inc al; out 10h, al; jmp again
   const std::array<std::uint8_t, 6> code = {0xfe, 0xc0, 0xe6, 0x10, 0xeb, 0xfa};
-  ASSERT_TRUE(memory.write(GuestAddress(kCode), std::as_bytes(std::span(code))));
   const auto supported = x86_64::supported_cpuid(*kvm).value();
 
   std::vector<std::byte> file;
@@ -48,14 +47,7 @@ TEST(SnapshotDevice, a_guest_goes_on_where_its_file_says) {
     Vcpu vcpu = vm.create_vcpu(0).value();
     const auto cpuid = x86_64::make_guest_cpuid(supported, {}).value();
     ASSERT_TRUE(x86_64::set_cpuid(vcpu, cpuid));
-    auto special = x86_64::get_sregs(vcpu).value();
-    special.cs.base = 0;
-    special.cs.selector = 0;
-    ASSERT_TRUE(x86_64::set_sregs(vcpu, special));
-    kvm_regs registers{};
-    registers.rip = kCode;
-    registers.rflags = 2;
-    ASSERT_TRUE(x86_64::set_regs(vcpu, registers));
+    testing::enter_real_mode(vcpu, memory, code);
     EXPECT_EQ(next_output(vcpu), 1);
     EXPECT_EQ(next_output(vcpu), 2);
     ASSERT_TRUE(vcpu.complete_pending_access());

@@ -5,14 +5,12 @@
 // GuestMemory's has what this process and its system calls write. Who that is, and what notes it:
 //
 //   device data   by copies and system calls (readv, preadv2, io_uring, recvmsg) into descriptor chains:
-//   block,
-//                 network with tap, passt and the metadata service's frames. DescriptorChain notes all
+//                 block, network with tap, passt and the metadata service's frames. DescriptorChain notes all
 //                 device-writable bytes of a chain when it ends, however it does: completed, put back, or
 //                 dropped by a reset, a stopped queue or a fault. The status bytes of requests and of the
 //                 control queue are among them.
 //   used rings    VirtQueue: entries, index, flags, avail_event
-//   tables, boot  write(), write_object(), fill(), store_release(), load_file() of GuestMemory note
-//   themselves
+//   tables, boot  write(), write_object(), fill(), load_file() of GuestMemory note themselves
 //
 // Not in it, for it is no change of what the guest has in RAM: loading a memory file and a userfaultfd
 // handler's pages, which make RAM; and the register pages of virtio devices, which are no RAM

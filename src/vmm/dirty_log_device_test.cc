@@ -5,32 +5,23 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <span>
-#include <utility>
 #include <variant>
-#include <vector>
 
 #include "kvm/kvm.h"
-#include "kvm/x86_64/vcpu_state.h"
+#include "support/real_mode_guest.h"
 
 namespace mayfly {
 namespace {
 
-constexpr std::uint64_t kCode = 0x1000;
-
 class DirtyLogDevice : public ::testing::Test {
  protected:
   void SetUp() override {
-    auto opened = Kvm::open();
-    if (!opened &&
-        (opened.error().code() == ErrorCode::kNotFound || opened.error().code() == ErrorCode::kPermission)) {
-      GTEST_SKIP() << "no usable /dev/kvm here: " << opened.error().message();
+    kvm_ = testing::open_kvm_or_skip();
+    if (!kvm_) {
+      return;
     }
-    ASSERT_TRUE(opened.has_value()) << opened.error().message();
-    kvm_.emplace(std::move(*opened));
     const std::array ranges = {*GuestRange::make(GuestAddress(0), 1U << 20),
                                *GuestRange::make(GuestAddress(1ULL << 32), 70 * kGuestPage)};
     memory_.emplace(GuestMemory::create(ranges, Backing::kAnonymous).value());
@@ -41,16 +32,8 @@ class DirtyLogDevice : public ::testing::Test {
   Vcpu make_vcpu() {
     constexpr std::array<std::uint8_t, 14> kTwice = {0xc6, 0x06, 0x23, 0x51, 0x01, 0xe6, 0x10,
                                                      0xc6, 0x06, 0x23, 0x51, 0x02, 0xe6, 0x10};
-    EXPECT_TRUE(memory_->write(GuestAddress(kCode), std::as_bytes(std::span(kTwice))));
     Vcpu vcpu = vm_->create_vcpu(0).value();
-    auto special = x86_64::get_sregs(vcpu).value();
-    special.cs.base = 0;
-    special.cs.selector = 0;
-    EXPECT_TRUE(x86_64::set_sregs(vcpu, special));
-    kvm_regs registers{};
-    registers.rip = kCode;
-    registers.rflags = 2;
-    EXPECT_TRUE(x86_64::set_regs(vcpu, registers));
+    testing::enter_real_mode(vcpu, *memory_, kTwice);
     return vcpu;
   }
   static void run(Vcpu& vcpu) {

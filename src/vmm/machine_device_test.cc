@@ -14,8 +14,8 @@
 
 #include "base/metrics.h"
 #include "base/mutex.h"
-#include "kvm/kvm.h"
 #include "support/fake_event.h"
+#include "support/real_mode_guest.h"
 #include "vmm/machine.h"
 #include "vmm/micro_vm.h"
 
@@ -77,10 +77,8 @@ class Paper final : public SerialBackend {
 class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
  protected:
   void SetUp() override {
-    const auto opened = Kvm::open();
-    if (!opened &&
-        (opened.error().code() == ErrorCode::kNotFound || opened.error().code() == ErrorCode::kPermission)) {
-      GTEST_SKIP() << "no usable /dev/kvm here: " << opened.error().message();
+    if (!testing::open_kvm_or_skip()) {
+      return;
     }
     ASSERT_TRUE(install_vcpu_kick_handler());
   }

@@ -17,9 +17,9 @@
 #include <utility>
 #include <vector>
 
-#include "base/log.h"
 #include "devices/virtio/net/passt_backend.h"
 #include "memory/guest_memory.h"
+#include "quiet_log.h"
 #include "support/fuzz_input.h"
 
 namespace mayfly::testing {
@@ -245,10 +245,7 @@ class Exerciser : private FuzzInput {
 }  // namespace mayfly::testing
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  [[maybe_unused]] static const bool quiet =
-      mayfly::configure_log(
-          {.path = {}, .level = mayfly::LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
-          .has_value();
+  mayfly::testing::quiet_log();
   mayfly::testing::Exerciser({data, size}).run();
   return 0;
 }

@@ -19,11 +19,11 @@
 #include <utility>
 #include <vector>
 
-#include "base/log.h"
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/net/net_device.h"
 #include "devices/virtio/transport/mmio_transport.h"
 #include "memory/guest_memory.h"
+#include "quiet_log.h"
 #include "support/fake_event.h"
 #include "support/fuzz_input.h"
 #include "support/memory_net_backend.h"
@@ -452,9 +452,7 @@ class Session {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace mayfly;           // NOLINT(google-build-using-namespace): the fuzzer's function is no one's
   using namespace mayfly::testing;  // NOLINT(google-build-using-namespace): as above
-  [[maybe_unused]] static const bool quiet =
-      configure_log({.path = {}, .level = LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
-          .has_value();
+  quiet_log();
   FuzzInput input({data, size});
   if (input.byte() % 2 == 0) {
     Session<Block>(input).play();

@@ -19,9 +19,9 @@
 #include <utility>
 #include <vector>
 
-#include "base/log.h"
 #include "devices/virtio/block/block_device.h"
 #include "devices/virtio/transport/mmio_transport.h"
+#include "quiet_log.h"
 #include "support/block_requests.h"
 #include "support/fake_event.h"
 #include "support/fuzz_input.h"
@@ -456,11 +456,7 @@ class Session {
 }  // namespace mayfly::testing
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const bool quiet =
-      mayfly::configure_log(
-          {.path = {}, .level = mayfly::LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
-          .has_value();
-  static_cast<void>(quiet);
+  mayfly::testing::quiet_log();
   mayfly::testing::FuzzInput input({data, size});
   mayfly::testing::Session(input).play();
   return 0;

@@ -14,7 +14,7 @@
 #include <span>
 #include <vector>
 
-#include "base/log.h"
+#include "quiet_log.h"
 #include "support/fake_event.h"
 #include "support/fuzz_input.h"
 #include "support/memory_net_backend.h"
@@ -354,10 +354,7 @@ class Exerciser : private FuzzInput {
 }  // namespace mayfly::testing
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  [[maybe_unused]] static const bool quiet =
-      mayfly::configure_log(
-          {.path = {}, .level = mayfly::LogLevel::kOff, .show_level = {}, .show_origin = {}, .module = {}})
-          .has_value();
+  mayfly::testing::quiet_log();
   mayfly::testing::Exerciser({data, size}).run();
   return 0;
 }

@@ -30,16 +30,8 @@ class ApiCase(Case):
         self.socket = self.path(socket)
         self.vm = Running("--api-sock", self.socket, *arguments, **keywords)
         self.addCleanup(self.kill)
-        end = time.monotonic() + HANG
         self.api = Connection(self.socket)
-        while True:
-            try:
-                self.api.connect()
-                break
-            except (FileNotFoundError, ConnectionRefusedError):  # not there yet; there, but nobody listens yet
-                if self.vm.process.poll() is not None or time.monotonic() > end:
-                    raise AssertionError(f"no API: {self.vm.process.stderr.read()!r}") from None
-                time.sleep(0.002)
+        self.api.connect_once_served(self.vm.process)
         self.addCleanup(self.api.close)
 
     def kill(self):

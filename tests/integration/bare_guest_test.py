@@ -625,13 +625,7 @@ class Api:
     def __init__(self, path, *arguments):
         self.vm = Running("--api-sock", path, *arguments)
         self.connection = Connection(path)
-        end = time.monotonic() + HANG
-        while time.monotonic() < end:
-            try:
-                self.connection.connect()
-                break
-            except (FileNotFoundError, ConnectionRefusedError):  # not there yet; there, but nobody listens yet
-                time.sleep(0.002)
+        self.connection.connect_once_served(self.vm.process)
 
     def call(self, method, path, body=None):
         """The status, and the body as JSON or None."""

@@ -101,6 +101,19 @@ class Connection(http.client.HTTPConnection):
             self.close()
             raise
 
+    def connect_once_served(self, process):
+        """By `process`, whose error output is a pipe."""
+        end = time.monotonic() + HANG
+        while True:
+            try:
+                self.connect()
+                return
+            except (FileNotFoundError, ConnectionRefusedError):  # not there yet; there, but nobody listens yet
+                if process.poll() is not None or time.monotonic() > end:
+                    process.kill()
+                    raise AssertionError(f"no API: {process.stderr.read()!r}") from None
+                time.sleep(0.002)
+
 
 class Case(unittest.TestCase):
     def setUp(self):

@@ -164,6 +164,13 @@ class DescribedCase(ApiCase):
             for name, example in examples.items():
                 yield method, pattern, schema, name, self.real(example)
 
+    def objects(self):
+        """(method, pattern, name of the example, body, schema, place) of every object that such a body has or is."""
+        for method, pattern, schema, name, body in self.bodies():
+            if isinstance(body, dict) and "properties" in schema:
+                for node, place in self.description.objects(schema, body):
+                    yield method, pattern, name, body, node, place
+
     def refused_naming(self, method, path, body, *names):
         """The refusal is one as described, and names all of `names`."""
         status, answer = self.call(method, path, body)
@@ -336,26 +343,22 @@ class Served(DescribedCase):
     def test_every_field_is_checked_as_described(self):
         before = self.get("/vm/config")
         tried = 0
-        for method, pattern, schema, name, body in self.bodies():
-            if not isinstance(body, dict) or "properties" not in schema:
-                continue
-            for node, place in self.description.objects(schema, body):
-                whole = at(body, place)
-                for field in whole:
-                    for wrong, named in self.wrong_values(node["properties"][field]):
-                        changed = copy.deepcopy(body)
-                        at(changed, place)[field] = wrong
-                        with self.subTest(method=method, path=pattern, example=name, place=(*place, field), wrong=wrong):
-                            self.refused_naming(method, self.concrete(pattern, body), changed, *([field] if named else []))
-                            tried += 1
-                for field in node.get("required", []):
+        for method, pattern, name, body, node, place in self.objects():
+            for field in at(body, place):
+                for wrong, named in self.wrong_values(node["properties"][field]):
                     changed = copy.deepcopy(body)
-                    with self.subTest(method=method, path=pattern, example=name, missing=(*place, field)):
-                        at(changed, place)[field] = None
-                        self.refused_naming(method, self.concrete(pattern, body), changed, field, "missing")
-                        del at(changed, place)[field]
-                        self.refused_naming(method, self.concrete(pattern, body), changed, field, "missing")
-                        tried += 2
+                    at(changed, place)[field] = wrong
+                    with self.subTest(method=method, path=pattern, example=name, place=(*place, field), wrong=wrong):
+                        self.refused_naming(method, self.concrete(pattern, body), changed, *([field] if named else []))
+                        tried += 1
+            for field in node.get("required", []):
+                changed = copy.deepcopy(body)
+                with self.subTest(method=method, path=pattern, example=name, missing=(*place, field)):
+                    at(changed, place)[field] = None
+                    self.refused_naming(method, self.concrete(pattern, body), changed, field, "missing")
+                    del at(changed, place)[field]
+                    self.refused_naming(method, self.concrete(pattern, body), changed, field, "missing")
+                    tried += 2
         self.assertGreater(tried, 400)
         self.assertEqual(self.get("/vm/config"), before)
 
@@ -371,30 +374,27 @@ class Served(DescribedCase):
 
     def test_no_field_is_narrower_than_described_and_none_is_required_without_saying_so(self):
         tried = 0
-        for method, pattern, schema, name, body in self.bodies():
-            if not isinstance(body, dict) or "properties" not in schema:
-                continue
-            for node, place in self.description.objects(schema, body):
-                whole = at(body, place)
-                for field in whole:
-                    for right in self.right_values(node["properties"][field]):
-                        changed = copy.deepcopy(body)
-                        at(changed, place)[field] = right
-                        with self.subTest(method=method, path=pattern, example=name, place=(*place, field), right=right):
-                            _, answer = self.call(method, self.concrete(pattern, body), changed)
-                            self.assertNotIn(f'"{field}"', answer["fault_message"] if answer else "")
-                            tried += 1
-                needed = set(node.get("required", [])) & set(whole)
-                for field, value in node["properties"].items():
-                    if "x-mayfly-only-with" in value and field in whole:
-                        needed |= set(value["x-mayfly-only-with"])
-                        needed |= set() if value.get("nullable") else {field}
-                changed = copy.deepcopy(body)
-                for field in set(whole) - needed:
-                    del at(changed, place)[field]
-                with self.subTest(method=method, path=pattern, example=name, place=place, only=needed):
-                    _, answer = self.call(method, self.concrete(pattern, body), changed)
-                    self.assertNotIn("missing", answer["fault_message"] if answer else "")
+        for method, pattern, name, body, node, place in self.objects():
+            whole = at(body, place)
+            for field in whole:
+                for right in self.right_values(node["properties"][field]):
+                    changed = copy.deepcopy(body)
+                    at(changed, place)[field] = right
+                    with self.subTest(method=method, path=pattern, example=name, place=(*place, field), right=right):
+                        _, answer = self.call(method, self.concrete(pattern, body), changed)
+                        self.assertNotIn(f'"{field}"', answer["fault_message"] if answer else "")
+                        tried += 1
+            needed = set(node.get("required", [])) & set(whole)
+            for field, value in node["properties"].items():
+                if "x-mayfly-only-with" in value and field in whole:
+                    needed |= set(value["x-mayfly-only-with"])
+                    needed |= set() if value.get("nullable") else {field}
+            changed = copy.deepcopy(body)
+            for field in set(whole) - needed:
+                del at(changed, place)[field]
+            with self.subTest(method=method, path=pattern, example=name, place=place, only=needed):
+                _, answer = self.call(method, self.concrete(pattern, body), changed)
+                self.assertNotIn("missing", answer["fault_message"] if answer else "")
         self.assertGreater(tried, 100)
 
     def test_a_field_that_is_not_described_is_unknown(self):
@@ -402,19 +402,16 @@ class Served(DescribedCase):
         self.assertLess({"drive_id", "overlay", "one_time_burst", "subleaf"}, words)
         for schema in self.description.document["components"]["schemas"].values():
             words |= set(schema.get("properties", {}))
-        for method, pattern, schema, name, body in self.bodies():
-            if not isinstance(body, dict) or "properties" not in schema:
+        for method, pattern, name, body, node, place in self.objects():
+            if node.get("additionalProperties") is not False:
                 continue
-            for node, place in self.description.objects(schema, body):
-                if node.get("additionalProperties") is not False:
-                    continue
-                known = {field for field, value in node["properties"].items()
-                         if value.get("x-mayfly-only-with", {}).items() <= body.items()}
-                for word in sorted(words - known):
-                    changed = copy.deepcopy(body)
-                    at(changed, place)[word] = {"x": 1}
-                    with self.subTest(method=method, path=pattern, example=name, place=place, word=word):
-                        self.refused_naming(method, self.concrete(pattern, body), changed, f'unknown field "{word}"')
+            known = {field for field, value in node["properties"].items()
+                     if value.get("x-mayfly-only-with", {}).items() <= body.items()}
+            for word in sorted(words - known):
+                changed = copy.deepcopy(body)
+                at(changed, place)[word] = {"x": 1}
+                with self.subTest(method=method, path=pattern, example=name, place=place, word=word):
+                    self.refused_naming(method, self.concrete(pattern, body), changed, f'unknown field "{word}"')
 
     def test_every_default_is_what_an_absent_field_gives(self):
         self.do("PUT", "/drives/d", {"drive_id": "d", "path_on_host": self.image("disk"), "is_root_device": False})

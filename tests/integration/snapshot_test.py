@@ -43,15 +43,7 @@ class Vm(Running):
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.seen = b""
         self.api = Connection(self.socket)
-        end = time.monotonic() + HANG
-        while True:
-            try:
-                self.api.connect()
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                if self.process.poll() is not None or time.monotonic() > end:
-                    raise AssertionError(f"no API: {self.process.stderr.read()!r}") from None
-                time.sleep(0.002)
+        self.api.connect_once_served(self.process)
 
     def kill(self):
         self.api.close()

@@ -1,6 +1,8 @@
 // A guest with one network device: RAM, the transport, and the driver fake in front of it.
 #pragma once
 
+#include <poll.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +17,7 @@
 #include "devices/virtio/net/net_device.h"
 #include "devices/virtio/transport/mmio_transport.h"
 #include "memory/guest_memory.h"
+#include "support/fake_event.h"
 #include "support/mmio_window.h"
 #include "support/virtio_driver/mmio_driver.h"
 
@@ -79,6 +82,18 @@ class NetGuest {
   void process() {
     const MutexLock lock(device().mutex());
     device().process();
+  }
+
+  // Lets the monitor's thread run until nothing rings any more.
+  void run_until_quiet(ManualRegistrar& registrar) {
+    for (int round = 0; round < 1000; ++round) {
+      pollfd bell{.fd = transport().doorbell().get(), .events = POLLIN, .revents = 0};
+      if (::poll(&bell, 1, 0) != 1) {
+        return;
+      }
+      registrar.notify_readable(bell.fd);
+    }
+    throw std::runtime_error("the device never comes to rest");
   }
 
   // Saves the device, and goes on with one that is restored from that, over the same memory; the driver

@@ -185,14 +185,8 @@ def paths_of(cases):
 
 
 def run_case_program():
-    """The helper that runs one case, compiled once."""
-    source = HERE / "run_case.c"
-
-    def build(directory):
-        recipe.need_tools("cc=gcc")
-        recipe.run(["cc", "-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-o", directory / "run_case", source])
-
-    return recipe.cached("run-case", recipe.digest(source), build) / "run_case"
+    """The helper that runs one case."""
+    return recipe.static_program(HERE / "run_case.c")
 
 
 # --- L1 ----------------------------------------------------------------------------------------------------------

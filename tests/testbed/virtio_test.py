@@ -150,13 +150,7 @@ def tool(name):
 
 def call_program():
     """A client of the control API that runs anywhere."""
-    source = SCRIPTS / "call.c"
-
-    def build(folder):
-        recipe.need_tools("cc=gcc")
-        recipe.run(["cc", "-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-o", folder / "call", source])
-
-    return recipe.cached("api-call", recipe.digest(source), build) / "call"
+    return recipe.static_program(SCRIPTS / "call.c")
 
 
 def guest_initramfs(modules):

@@ -47,7 +47,6 @@ struct I8042Counters {
 class I8042 {
  public:
   static constexpr std::uint8_t kStatusOutputFull = 1U << 0;  // OBF
-  static constexpr std::uint8_t kStatusInputFull = 1U << 1;   // IBF
   static constexpr std::uint8_t kStatus = kStatusOutputFull;  // always
   static constexpr std::uint8_t kCommandPulse = 0xf0;         // low four bits: 0 pulses the line
   static constexpr std::uint8_t kPulseResetLine = 1U << 0;

@@ -88,9 +88,6 @@ Result<kvm_sregs> get_sregs(const Vcpu& vcpu) {
 Result<void> set_sregs(const Vcpu& vcpu, const kvm_sregs& registers) {
   return command(vcpu.descriptor(), KVM_SET_SREGS, &registers, "set special registers (KVM_SET_SREGS)");
 }
-Result<kvm_fpu> get_fpu(const Vcpu& vcpu) {
-  return read_state<kvm_fpu>(vcpu.descriptor(), KVM_GET_FPU, "read floating-point registers (KVM_GET_FPU)");
-}
 Result<void> set_fpu(const Vcpu& vcpu, const kvm_fpu& state) {
   return command(vcpu.descriptor(), KVM_SET_FPU, &state, "set floating-point registers (KVM_SET_FPU)");
 }

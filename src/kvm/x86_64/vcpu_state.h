@@ -30,7 +30,6 @@ Result<kvm_regs> get_regs(const Vcpu& vcpu);
 Result<void> set_regs(const Vcpu& vcpu, const kvm_regs& registers);
 Result<kvm_sregs> get_sregs(const Vcpu& vcpu);
 Result<void> set_sregs(const Vcpu& vcpu, const kvm_sregs& registers);
-Result<kvm_fpu> get_fpu(const Vcpu& vcpu);
 Result<void> set_fpu(const Vcpu& vcpu, const kvm_fpu& state);
 Result<kvm_lapic_state> get_lapic(const Vcpu& vcpu);
 Result<void> set_lapic(const Vcpu& vcpu, const kvm_lapic_state& state);

@@ -4,12 +4,6 @@
 .global _start
 _start:
     mov 0x228(%rsi), %esi
-    mov $COM1, %edx
-1:  lodsb
-    test %al, %al
-    jz 2f
-    outb %al, %dx
-    jmp 1b
-2:  mov $'\n', %al
-    outb %al, %dx
+    print_from_si
+    print_newline
     power_off

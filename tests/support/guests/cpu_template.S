@@ -3,12 +3,12 @@
  * upper and the lower half of IA32_PAT (MSR 0x277). Then powers off. */
 .macro print_hex register
     mov \register, %ebp
-    call hex
+    shl $32, %rbp
+    print_digits %rbp, 8
 .endm
 .code64
 .global _start
 _start:
-    mov $0x8000, %esp
     mov $1, %eax
     xor %ecx, %ecx
     cpuid
@@ -25,19 +25,3 @@ _start:
     print_hex %edx
     print_hex %r12d
     power_off
-
-/* ebp, from its highest digit on. Changes rax, rdx, rcx, rbp. */
-hex:
-    mov $8, %ecx
-    mov $COM1, %edx
-1:  rol $4, %ebp
-    mov %ebp, %eax
-    and $15, %eax
-    movb digits(%rax), %al
-    outb %al, %dx
-    dec %ecx
-    jnz 1b
-    mov $'\n', %al
-    outb %al, %dx
-    ret
-digits: .ascii "0123456789abcdef"

@@ -1,6 +1,6 @@
 /* Drives virtio devices over MMIO, as it is told by letters on the serial port; answers each with the letter,
- * or with
- * '!' where the device did not do as it should. The first device is a disk, the second a network interface.
+ * or with '!' where the device did not do as it should. The first device is a disk, the second a network
+ * interface.
  *
  *   b  resets the disk and sets it up        n  the same with the network interface
  *   r  reads 4 KiB      w  writes them       t  sends a frame
@@ -12,70 +12,22 @@
  * nobody types at a clone: writes blocks of that id to the disk, looks many times whether any other shows
  * through, and sends a frame where there is a network interface
  */
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long u64;
-
-/* The boot's own tables map the first gigabyte: this one maps the one from 3 GiB on, where the devices lie.
- */
-__asm__(
-    ".global _start\n"
-    "_start:\n"
-    "  mov $0x1f00000, %esp\n"
-    "  mov $0x200000, %edi\n"
-    "  mov $0xc0000083, %eax\n"
-    "  mov $512, %ecx\n"
-    "1: mov %rax, (%rdi)\n"
-    "  add $8, %rdi\n"
-    "  add $0x200000, %rax\n"
-    "  dec %ecx\n"
-    "  jnz 1b\n"
-    "  movq $0x200003, 0xa018\n"
-    "  mov %cr3, %rax\n"
-    "  mov %rax, %cr3\n"
-    "  call run\n");
+#include "c_guest.h"
 
 enum {
-  kCom1 = 0x3f8,
-  kSleepControl = 0x600,
-  kSleepS5 = 0x34,
-
-  kDeviceFeatures = 0x10,
-  kDeviceFeaturesSelect = 0x14,
-  kDriverFeatures = 0x20,
-  kDriverFeaturesSelect = 0x24,
-  kQueueSelect = 0x30,
-  kQueueSize = 0x38,
-  kQueueReady = 0x44,
-  kQueueNotify = 0x50,
-  kStatus = 0x70,
-  kQueueDesc = 0x80,
-  kQueueDriver = 0x90,
-  kQueueDevice = 0xa0,
-
-  kNext = 1,
-  kWrite = 2,
-
   kEntries = 64,
   kBlock = 4096,
   kMost = 1 << 20,
   kMemoryEnd = 64 << 20,
 };
 
-#define DISK 0xc0001000u
-#define NETWORK 0xc0002000u
+#define DISK FIRST_WINDOW
+#define NETWORK (FIRST_WINDOW + WINDOW)
 /* Bits of the first 32: whatever a disk or an interface offers of them is taken. */
 #define kFlushFeature (1u << 9)
 #define DISK_FEATURES (kFlushFeature | 1u << 13 | 1u << 14)
 #define NETWORK_FEATURES (1u << 0 | 1u << 1 | 1u << 7 | 1u << 11 | 1u << 17 | 1u << 22)
 
-struct descriptor {
-  u64 address;
-  u32 length;
-  u16 flags;
-  u16 next;
-};
 struct available {
   u16 flags;
   volatile u16 index;
@@ -108,58 +60,46 @@ static u8 status;
 static u8 frame[12 + 1514];
 static u8 control[4];
 static u32 has_network;
-static u8* const memory = (u8*)0x2000000;   /* 32 MiB: more than is asked for at once */
-static u8* const received = (u8*)0x3000000; /* apart: frames come when they like */
-
-static void out8(u16 port, u8 value) {
-  __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
-}
-static u8 in8(u16 port) {
-  u8 value;
-  __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
-  return value;
-}
-static volatile u32* reg(u32 device, u32 offset) {
-  return (volatile u32*)(u64)(device + offset);
-}
+static u8* const memory = (u8*)0x2000000;   /* of the disk's requests: kMost */
+static u8* const received = (u8*)0x2200000; /* what the network brings, at any moment */
 
 static u32 offered(u32 device, u32 word) {
-  *reg(device, kDeviceFeaturesSelect) = word;
-  return *reg(device, kDeviceFeatures);
+  *reg(device, DEVICE_FEATURES_SELECT) = word;
+  return *reg(device, DEVICE_FEATURES);
 }
 
 static void set_up_queue(u32 device, u32 index, struct queue* queue) {
-  *reg(device, kQueueSelect) = index;
-  *reg(device, kQueueSize) = kEntries;
-  *reg(device, kQueueDesc) = (u32)(u64)queue->descriptors;
-  *reg(device, kQueueDesc + 4) = 0;
-  *reg(device, kQueueDriver) = (u32)(u64)&queue->available;
-  *reg(device, kQueueDriver + 4) = 0;
-  *reg(device, kQueueDevice) = (u32)(u64)&queue->used;
-  *reg(device, kQueueDevice + 4) = 0;
-  *reg(device, kQueueReady) = 1;
+  *reg(device, QUEUE_SELECT) = index;
+  *reg(device, QUEUE_SIZE) = kEntries;
+  *reg(device, QUEUE_DESC) = (u32)(u64)queue->descriptors;
+  *reg(device, QUEUE_DESC + 4) = 0;
+  *reg(device, QUEUE_DRIVER) = (u32)(u64)&queue->available;
+  *reg(device, QUEUE_DRIVER + 4) = 0;
+  *reg(device, QUEUE_DEVICE) = (u32)(u64)&queue->used;
+  *reg(device, QUEUE_DEVICE + 4) = 0;
+  *reg(device, QUEUE_READY) = 1;
 }
 
 static u32 set_up(u32 device, u32 wanted, struct queue* queues, u32 count) {
-  *reg(device, kStatus) = 0;
-  *reg(device, kStatus) = 1;
-  *reg(device, kStatus) = 1 | 2;
+  *reg(device, STATUS) = 0;
+  *reg(device, STATUS) = 1;
+  *reg(device, STATUS) = 1 | 2;
   for (u32 index = 0; index < count; ++index) {
     if ((u64)queues < kMemoryEnd) {
       queues[index].available.index = queues[index].used.index = 0;
     }
   }
   const u32 features = offered(device, 0) & wanted;
-  *reg(device, kDriverFeaturesSelect) = 0;
-  *reg(device, kDriverFeatures) = features;
-  *reg(device, kDriverFeaturesSelect) = 1;
-  *reg(device, kDriverFeatures) = 1; /* VIRTIO_F_VERSION_1 */
-  *reg(device, kStatus) = 1 | 2 | 8;
+  *reg(device, DRIVER_FEATURES_SELECT) = 0;
+  *reg(device, DRIVER_FEATURES) = features;
+  *reg(device, DRIVER_FEATURES_SELECT) = 1;
+  *reg(device, DRIVER_FEATURES) = 1; /* VIRTIO_F_VERSION_1 */
+  *reg(device, STATUS) = 1 | 2 | 8;
   for (u32 index = 0; index < count; ++index) {
     set_up_queue(device, index, &queues[index]);
   }
-  *reg(device, kStatus) = 1 | 2 | 8 | 4;
-  return (*reg(device, kStatus) & 0x40) == 0; /* DEVICE_NEEDS_RESET */
+  *reg(device, STATUS) = 1 | 2 | 8 | 4;
+  return (*reg(device, STATUS) & 0x40) == 0; /* DEVICE_NEEDS_RESET */
 }
 
 static void offer(struct queue* queue, u16 head) {
@@ -193,7 +133,7 @@ static u32 request(u32 type, void* data, u32 length, u16 direction) {
   describe(&disk, last, &status, 1, kWrite);
   const u16 until = (u16)(disk.used.index + 1);
   offer(&disk, 0);
-  *reg(DISK, kQueueNotify) = 0;
+  *reg(DISK, QUEUE_NOTIFY) = 0;
   wait_used(&disk, until);
   return status == 0;
 }
@@ -210,7 +150,7 @@ static u32 reset_while_it_reads(void) {
     describe(&disk, index++, &status, 1, kWrite);
     offer(&disk, head);
   }
-  *reg(DISK, kQueueNotify) = 0;
+  *reg(DISK, QUEUE_NOTIFY) = 0;
   while (disk.used.index == 0) {
     __asm__ volatile("pause" : : : "memory");
   }
@@ -251,7 +191,7 @@ static u32 send(u32 length) {
   describe(queue, 0, frame, 12 + length, 0);
   const u16 until = (u16)(queue->used.index + 1);
   offer(queue, 0);
-  *reg(NETWORK, kQueueNotify) = 1;
+  *reg(NETWORK, QUEUE_NOTIFY) = 1;
   wait_used(queue, until);
   return 1;
 }
@@ -268,7 +208,7 @@ static u32 use_two_pairs(void) {
   describe(queue, 2, &status, 1, kWrite);
   const u16 until = (u16)(queue->used.index + 1);
   offer(queue, 0);
-  *reg(NETWORK, kQueueNotify) = 4;
+  *reg(NETWORK, QUEUE_NOTIFY) = 4;
   wait_used(queue, until);
   return status == 0;
 }
@@ -280,35 +220,23 @@ static u32 set_up_network(void) {
   }
   describe(&network[0], 0, received, 65536, kWrite);
   offer(&network[0], 0);
-  *reg(NETWORK, kQueueNotify) = 0;
+  *reg(NETWORK, QUEUE_NOTIFY) = 0;
   make_frame();
   has_network = 1;
   return 1;
 }
 
-static void say(const char* text) {
-  for (; *text != 0; ++text) {
-    out8(kCom1, (u8)*text);
-  }
-}
-static void say_number(u64 number) {
-  for (u32 shift = 64; shift != 0;) {
-    shift -= 4;
-    out8(kCom1, (u8) "0123456789abcdef"[number >> shift & 15]);
-  }
-  out8(kCom1, '\n');
-}
-
 static u32 be_another(void) {
-  volatile u64* const generation = (volatile u64*)0xdf100;
+  volatile u64* const generation = (volatile u64*)GENERATION;
   volatile u64* const block = (volatile u64*)memory;
   const u64 before = *generation;
-  say("waiting\n");
+  print("waiting\n");
   while (*generation == before) {
     __asm__ volatile("pause" : : : "memory");
   }
   const u64 own = *generation;
-  say_number(own);
+  print_hex(own);
+  print("\n");
   for (u32 word = 0; word < kBlock / 8; ++word) {
     block[word] = own + word;
   }
@@ -364,22 +292,23 @@ static u32 act(u8 letter) {
     case 'm':
       return use_two_pairs();
     case 'k':
-      *reg(NETWORK, kStatus) = 0;
+      *reg(NETWORK, STATUS) = 0;
       return 1;
     default:
       return 0;
   }
 }
 
-__attribute__((used, noreturn)) void run(void) {
+void guest_main(const u8* zero_page) {
+  (void)zero_page;
   for (;;) {
-    while ((in8(kCom1 + 5) & 1) == 0) {
+    while (!has_input()) {
     }
-    const u8 letter = in8(kCom1);
+    const u8 letter = in8(COM1);
     if (letter == 'q') {
-      out8(kSleepControl, kSleepS5);
+      power_off();
     }
-    out8(kCom1, act(letter) ? letter : '!');
-    out8(kCom1, '\n');
+    out8(COM1, act(letter) ? letter : '!');
+    out8(COM1, '\n');
   }
 }

@@ -1,7 +1,6 @@
 #include "guest.h"
 /* Says so and spins until it finds itself with another VM generation id, as a clone does with its first instructions:
  * then sends one byte and halts for good. */
-#define GENERATION 0xdf100
 .code64
 .global _start
 _start:

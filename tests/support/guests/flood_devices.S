@@ -2,22 +2,10 @@
 /* Floods all that a guest can write to, without end: the serial port, doorbells of a disk that runs, the registers and
  * the configuration of another that it starts with rings that cannot be, wrong accesses, ports and addresses where
  * nothing is. The machine has two disks. */
-#define RUNNING 0xc0001000 /* the first one's window, and the second one's */
-#define BROKEN 0xc0002000
+#define RUNNING FIRST_WINDOW /* the first one's window, and the second one's */
+#define BROKEN (FIRST_WINDOW + WINDOW)
 #define RINGS 0x2000000 /* untouched memory: no request is there */
 #define FAR_AHEAD 0x2010000 /* an available ring whose driver claims more than fits */
-/* virtio 1.2, 4.2.2 */
-#define DRIVER_FEATURES 0x020
-#define DRIVER_FEATURES_SELECT 0x024
-#define QUEUE_SELECT 0x030
-#define QUEUE_SIZE 0x038
-#define QUEUE_READY 0x044
-#define QUEUE_NOTIFY 0x050
-#define STATUS 0x070
-#define QUEUE_DESC 0x080
-#define QUEUE_DRIVER 0x090
-#define QUEUE_DEVICE 0x0a0
-#define CONFIGURATION 0x100
 .macro start_disk available
     movl $0, STATUS(%rbx)
     movl $3, STATUS(%rbx)

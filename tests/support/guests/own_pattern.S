@@ -2,7 +2,6 @@
 /* Fills memory with a pattern of its VM generation id and looks at it again and again. When it finds itself with
  * another id, as a clone, it must find what its parent wrote; then it writes a pattern of its own, says its id, looks
  * ROUNDS times whether any other shows through, and says "kept". Then it waits to be cloned itself. */
-#define GENERATION 0xdf100
 #define PATTERN 0x2000000
 #define WORDS 4096 /* 8 pages */
 #define ROUNDS 8
@@ -21,23 +20,12 @@ wait:
     call verify /* what was inherited */
     mov GENERATION, %r8
     call fill
-    mov $COM1, %edx
-    mov %r8, %r9
-    mov $16, %ecx
-1:  rol $4, %r9
-    mov %r9d, %eax
-    and $15, %eax
-    movb digits(%rax), %al
-    outb %al, %dx
-    dec %ecx
-    jnz 1b
-    mov $'\n', %al
-    outb %al, %dx
+    print_digits %r8, 16
     mov $ROUNDS, %r10d
     mov $'O', %bl
-2:  call verify /* what is its own */
+1:  call verify /* what is its own */
     dec %r10d
-    jnz 2b
+    jnz 1b
     print kept
     jmp wait
 
@@ -46,24 +34,23 @@ fill:
     mov $PATTERN, %edi
     mov $WORDS, %ecx
     mov %r8, %rax
-3:  mov %rax, (%rdi)
+2:  mov %rax, (%rdi)
     inc %rax
     add $8, %rdi
     dec %ecx
-    jnz 3b
+    jnz 2b
     ret
 verify:
     mov $PATTERN, %edi
     mov $WORDS, %ecx
     mov %r8, %rax
-4:  cmp %rax, (%rdi)
+3:  cmp %rax, (%rdi)
     jne fail
     inc %rax
     add $8, %rdi
     dec %ecx
-    jnz 4b
+    jnz 3b
     ret
 verdicts
 ready: .asciz "ready\n"
 kept: .asciz "kept\n"
-digits: .ascii "0123456789abcdef"

@@ -6,19 +6,9 @@ _start:
     cmpl $0x336ec578, (%ebx)
     jne 3f
     mov 24(%ebx), %esi /* cmdline_paddr */
-    mov $COM1, %edx
-1:  lodsb
-    test %al, %al
-    jz 2f
-    outb %al, %dx
-    jmp 1b
-2:  mov $'\n', %al
-    outb %al, %dx
-3:  mov $SLEEP_CONTROL, %edx
-    mov $SLEEP_S5, %al
-    outb %al, %dx
-4:  hlt
-    jmp 4b
+    print_from_si
+    print_newline
+3:  power_off
 
 .section .note.pvh, "a", @note
     .long 4

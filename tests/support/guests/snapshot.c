@@ -14,16 +14,11 @@
  * Of the other processors the first waits in a loop, the second halts with its timer armed, and the others
  * halt until an interrupt from the first processor comes.
  */
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long u64;
+#include "c_guest.h"
+
 typedef unsigned __int128 u128;
 
 enum {
-  kCom1 = 0x3f8,
-  kSleepControl = 0x600,
-  kSleepS5 = 0x34,
   kPitChannel0 = 0x40,
   kPitCommand = 0x43,
 
@@ -35,9 +30,6 @@ enum {
   kTrampoline = 0x10000,
   kMostCpus = 32,
 };
-
-#define LOCAL_APIC 0xfee00000u
-#define IO_APIC 0xfec00000u
 
 /* What a processor holds: general registers but the stack's and the one that finds this, the vector
  * registers, and what else can be read back. */
@@ -70,26 +62,7 @@ volatile u32 go;
 volatile u32 ticks; /* of the PIT */
 u64 interrupt_table[2 * 256] __attribute__((aligned(16)));
 
-/* The boot's own tables map the first gigabyte: this one maps the one from 3 GiB on, where the local APIC
- * lies. */
 __asm__(
-    ".global _start\n"
-    "_start:\n"
-    "  cli\n"
-    "  mov $0x1f00000, %esp\n"
-    "  mov $0x200000, %edi\n"
-    "  mov $0xc0000083, %eax\n"
-    "  mov $512, %ecx\n"
-    "1: mov %rax, (%rdi)\n"
-    "  add $8, %rdi\n"
-    "  add $0x200000, %rax\n"
-    "  dec %ecx\n"
-    "  jnz 1b\n"
-    "  movq $0x200003, 0xa018\n"
-    "  mov %cr3, %rax\n"
-    "  mov %rax, %cr3\n"
-    "  call run\n"
-
     /* Where the other processors begin, in real mode, copied to kTrampoline: straight to 64 bits. */
     ".global trampoline, trampoline_end, trampoline_tables\n"
     ".code16\n"
@@ -230,17 +203,6 @@ void interrupted(void);
 void ticked(void);
 void hold_registers(struct cpu* cpu);
 
-static void out8(u16 port, u8 value) {
-  __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port));
-}
-static u8 in8(u16 port) {
-  u8 value;
-  __asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
-  return value;
-}
-static volatile u32* reg(u32 device, u32 offset) {
-  return (volatile u32*)(u64)(device + offset);
-}
 static void write_msr(u32 index, u64 value) {
   __asm__ volatile("wrmsr" : : "c"(index), "a"((u32)value), "d"((u32)(value >> 32)) : "memory");
 }
@@ -260,30 +222,6 @@ static void cpuid(u32 leaf, u32* eax, u32* ebx, u32* ecx) {
 }
 static void halt_once(void) {
   __asm__ volatile("sti; hlt; cli" : : : "memory");
-}
-
-static void print(const char* text) {
-  while (*text != 0) {
-    out8(kCom1, (u8)*text++);
-  }
-}
-static void print_number(u64 number) {
-  char text[24];
-  char* at = text + sizeof(text) - 1;
-  *at = 0;
-  do {
-    *--at = (char)('0' + number % 10);
-    number /= 10;
-  } while (number != 0);
-  print(at);
-}
-static void print_hex(u64 number) {
-  for (int shift = 60; shift >= 0; shift -= 4) {
-    out8(kCom1, (u8) "0123456789abcdef"[number >> shift & 15]);
-  }
-}
-static u32 has_input(void) {
-  return in8(kCom1 + 5) & 1;
 }
 
 /* --- kvmclock: Linux's Documentation/virt/kvm/x86/msr.rst
@@ -538,7 +476,7 @@ static void read_what_piled_up(void) {
   while ((kvmclock.flags & kGuestStopped) == 0) {
   }
   while (has_input()) {
-    out8(kCom1, in8(kCom1));
+    out8(COM1, in8(COM1));
   }
   print("\n");
 }
@@ -572,8 +510,7 @@ static void act(u8 letter) {
       verify();
       break;
     case 'q':
-      out8(kSleepControl, kSleepS5);
-      break;
+      power_off();
     default:
       print("?\n");
   }
@@ -586,18 +523,19 @@ static u32 processors(void) {
   return ebx >> 16 & 0xff;
 }
 
-__attribute__((used, noreturn)) void run(void) {
+void guest_main(const u8* zero_page) {
+  (void)zero_page;
   cpu_count = processors();
   set_handler(kTimerVector, interrupted);
   set_handler(kPitVector, ticked);
   set_handler(kWakeVector, interrupted);
   take_interrupts();
   write_msr(0x4b564d01, (u64)&kvmclock | 1);
-  out8(kCom1 + 2, 1); /* the FIFOs on */
+  out8(COM1 + 2, 1); /* the FIFOs on */
   print("ready\n");
   for (;;) {
     if (has_input()) {
-      act(in8(kCom1));
+      act(in8(COM1));
     }
   }
 }

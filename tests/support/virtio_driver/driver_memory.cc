@@ -74,18 +74,20 @@ void GuestDriverMemory::write(std::uint64_t address, std::span<const std::byte> 
   }
 }
 
-std::uint16_t GuestDriverMemory::load_index(std::uint64_t address) const {
-  const auto value = memory_.load_acquire<std::uint16_t>(GuestAddress(address));
-  if (!value) {
+GuestSlice GuestDriverMemory::index_at(std::uint64_t address) const {
+  const auto slice = memory_.slice(GuestAddress(address), 2);
+  if (!slice) {
     outside(address, 2);
   }
-  return *value;
+  return *slice;
+}
+
+std::uint16_t GuestDriverMemory::load_index(std::uint64_t address) const {
+  return index_at(address).load<std::uint16_t>(0);
 }
 
 void GuestDriverMemory::store_index(std::uint64_t address, std::uint16_t value) {
-  if (!memory_.store_release<std::uint16_t>(GuestAddress(address), value)) {
-    outside(address, 2);
-  }
+  index_at(address).store<std::uint16_t>(0, value);
 }
 
 }  // namespace mayfly::testing

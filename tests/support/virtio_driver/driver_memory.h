@@ -57,6 +57,8 @@ class GuestDriverMemory final : public DriverMemory {
   void store_index(std::uint64_t address, std::uint16_t value) override;
 
  private:
+  GuestSlice index_at(std::uint64_t address) const;
+
   GuestMemory& memory_;
 };
 

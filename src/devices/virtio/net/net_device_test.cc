@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <poll.h>
 
 #include <array>
 #include <random>
@@ -57,6 +56,10 @@ constexpr Clock kTestClock{[] { return g_now; }, [] { return g_now; }};
 
 class NetDeviceTest : public ::testing::Test {
  protected:
+  // 5.1.6.5: what a command ends with.
+  static constexpr int kOk = 0;
+  static constexpr int kError = 1;
+
   void make(NetDeviceSettings settings = {}, std::size_t pairs = 1, NetOffloads offloads = kAll) {
     auto backend = std::make_unique<MemoryNetBackend>(pairs, offloads);
     backend_ = backend.get();
@@ -85,20 +88,29 @@ class NetDeviceTest : public ::testing::Test {
   NetDevice& device() { return guest_->device(); }
   NetMetrics& counts() { return *metrics_; }
 
-  // Lets the monitor thread run until nothing rings any more, then what the watch waits for.
-  void run() {
-    for (int round = 0; round < 1000; ++round) {
-      pollfd bell{.fd = guest_->transport().doorbell().get(), .events = POLLIN, .revents = 0};
-      if (::poll(&bell, 1, 0) != 1) {
-        return;
-      }
-      registrar_.notify_readable(bell.fd);
-    }
-    FAIL() << "the device never comes to rest";
-  }
+  void run() { guest_->run_until_quiet(registrar_); }
   void ring_doorbell(std::uint16_t queue) {
     guest_->driver().notify(queue);
     run();
+  }
+  // What the device answers on the control queue, or nothing where it gives no answer.
+  std::optional<int> command(std::initializer_list<int> bytes, std::uint32_t answer_bytes = 1) {
+    std::vector<std::byte> request;
+    for (const int byte : bytes) {
+      request.push_back(static_cast<std::byte>(byte));
+    }
+    auto chain = guest_->control().chain();
+    chain.readable(request);
+    if (answer_bytes != 0) {
+      chain.writable(answer_bytes);
+    }
+    chain.submit();
+    ring_doorbell(static_cast<std::uint16_t>(guest_->rings().size() - 1));
+    const auto done = guest_->control().collect();
+    if (!done || done->length != 1) {
+      return std::nullopt;
+    }
+    return std::to_integer<int>(done->writable[0]);
   }
   void arrive(std::vector<std::byte> bytes, NetHeader header = {}, std::size_t pair = 0) {
     port(pair).to_driver.push_back({header, std::move(bytes)});
@@ -824,12 +836,7 @@ TEST_F(NetDeviceTest, restored_device_goes_on_in_the_middle_of_its_rings) {
 TEST_F(NetDeviceTest, restored_device_uses_the_pairs_that_were_in_use) {
   make({}, 4);
   guest_->start(kEverything);
-  guest_->control()
-      .chain()
-      .readable(std::vector{std::byte{4}, std::byte{0}, std::byte{3}, std::byte{0}})
-      .writable(1)
-      .submit();
-  ring_doorbell(8);
+  ASSERT_EQ(command({4, 0, 3, 0}), kOk);
   ASSERT_EQ(backend_->in_use, 3U);
   auto backend = std::make_unique<MemoryNetBackend>(4, kAll);
   backend_ = backend.get();
@@ -912,12 +919,7 @@ TEST_F(NetDeviceTest, pairs_in_use_may_lack_queues_when_they_are_restored) {
   for (const bool broken : {false, true}) {
     make({}, 4);
     guest_->start(kEverything);
-    guest_->control()
-        .chain()
-        .readable(std::vector{std::byte{4}, std::byte{0}, std::byte{3}, std::byte{0}})
-        .writable(1)
-        .submit();
-    ring_doorbell(8);
+    ASSERT_EQ(command({4, 0, 3, 0}), kOk);
     ASSERT_EQ(backend_->in_use, 3U);
     if (broken) {
       guest_->tx().write_available_index(1000);
@@ -1032,30 +1034,7 @@ TEST_F(NetDeviceTest, interrupts_that_the_driver_does_not_want_do_not_come) {
 
 // --- The control queue and several pairs: 5.1.6.5 ---
 
-class NetControl : public NetDeviceTest {
- protected:
-  // The device's answer, or nothing where it gave none.
-  std::optional<int> command(std::initializer_list<int> bytes, std::uint32_t answer_bytes = 1) {
-    std::vector<std::byte> request;
-    for (const int byte : bytes) {
-      request.push_back(static_cast<std::byte>(byte));
-    }
-    auto chain = guest_->control().chain();
-    chain.readable(request);
-    if (answer_bytes != 0) {
-      chain.writable(answer_bytes);
-    }
-    chain.submit();
-    ring_doorbell(static_cast<std::uint16_t>(guest_->rings().size() - 1));
-    const auto done = guest_->control().collect();
-    if (!done || done->length != 1) {
-      return std::nullopt;
-    }
-    return std::to_integer<int>(done->writable[0]);
-  }
-  static constexpr int kOk = 0;
-  static constexpr int kError = 1;
-};
+class NetControl : public NetDeviceTest {};
 
 TEST_F(NetControl, pairs_are_used_only_once_the_driver_says_so) {
   make({}, 4);

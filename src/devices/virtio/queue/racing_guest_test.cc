@@ -56,7 +56,7 @@ class RacingGuest {
  private:
   std::uint32_t pick(std::uint32_t end) { return static_cast<std::uint32_t>(random_()) % end; }
   void store(std::uint64_t address, std::uint16_t value) {
-    static_cast<void>(memory_.store_release<std::uint16_t>(GuestAddress(address), value));
+    memory_.slice(GuestAddress(address), sizeof(value))->store<std::uint16_t>(0, value);
   }
   template <typename T>
   void put(std::uint64_t address, T value) {
@@ -107,7 +107,7 @@ class Device {
   void start() {
     ++starts_;
     out_.clear();
-    const auto index = memory_.load_acquire<std::uint16_t>(GuestAddress(kAvailable + 2));
+    const auto index = memory_.slice(GuestAddress(kAvailable + 2), 2)->load<std::uint16_t>(0);
     queue_.emplace(std::move(*VirtQueue::create(memory_,
                                                 {.size = kSize,
                                                  .descriptor_table = GuestAddress(kTable),
@@ -115,7 +115,7 @@ class Device {
                                                  .used_ring = GuestAddress(kUsed),
                                                  .event_index = event_index_,
                                                  .indirect = true},
-                                                {.next_available = *index, .next_used = 0})));
+                                                {.next_available = index, .next_used = 0})));
   }
 
   void check(const DescriptorChain& chain) {
