@@ -299,9 +299,11 @@ class Events(ApiCase):
         streams = [self.follow() for _ in range(3)]
         self.boot("spin")
         streams[0].close()
+        self.assertEqual(streams[1].names(2), ["starting", "running"])
         for _ in range(200):
             self.do("PATCH", "/vm", {"state": "Paused"})
             self.do("PATCH", "/vm", {"state": "Resumed"})
+            self.assertEqual(streams[1].names(2), ["paused", "resumed"])
         self.vm.process.send_signal(signal.SIGTERM)
         self.assertEqual(streams[1].rest()[-1][1], "ended")
         self.expect(self.vm.end(), 0)
