@@ -42,7 +42,7 @@ namespace {
 constexpr std::chrono::seconds kMetricsInterval{60};
 // After which the guest's boot no longer shares the process's memory map, which every fault on fresh guest
 // memory needs, with what tidies it.
-constexpr std::chrono::milliseconds kStartIsOver{25};
+constexpr std::chrono::milliseconds kStartIsOver{250};
 // After which a guest that has printed nothing is worth a look at its host.
 constexpr std::chrono::seconds kSilence{3};
 
