@@ -348,7 +348,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
         .end_with = end_with,
         .end_at_once =
             [] { end_at_once("guest memory is missing, which the page fault handler does not bring"); },
-        .confine = confinement(filters, FilteredThread::kSnapshot)};
+        .confine = confinement(filters, FilteredThread::kGuard)};
     MAYFLY_TRY_ASSIGN(guard, HandlerGuard::start(userfault, memory, std::move(connection), std::move(calls)));
     return {};
   };
