@@ -372,6 +372,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
               .confine_owner = confinement(filters, FilteredThread::kMonitor),
               .confine_side = confinement(filters, FilteredThread::kSnapshot),
               .on_page_handler = guard_handler,
+              .expect_pages_brought = [&] { return guard ? guard->finish_load() : Result<void>(); },
               .boot_timer = options.boot_timer,
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
               .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }

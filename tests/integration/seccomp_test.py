@@ -463,11 +463,11 @@ def save(case, vm, state="state", memory="memory", status=204):
     case.assertEqual(answer[0], status, answer)
 
 
-def load(case, vm, **fields):
+def load(case, vm, status=204, **fields):
     backend = {"backend_type": "File", "backend_path": case.path("memory")}
     answer = vm.call("PUT", "/snapshot/load", {"snapshot_path": case.path("state"), "mem_backend": backend, "resume_vm": True,
                                                **fields})
-    case.assertEqual(answer[0], 204, answer)
+    case.assertEqual(answer[0], status, answer)
 
 
 def snapshots(folder=None, times=2, **keywords):
@@ -568,7 +568,7 @@ def working_set(case, filters):
     return vm, 0
 
 
-def handled(handler, end=Vm.stop, code=0, to_socket=False, without_vdso=False, **keywords):
+def handled(handler, end=Vm.stop, code=0, status=204, to_socket=False, without_vdso=False, **keywords):
     """A guest whose pages `handler` brings, in a process of its own, until it ends as `end` says."""
     def scenario(case, filters):
         first = life(case, filters, api=True)
@@ -593,7 +593,7 @@ def handled(handler, end=Vm.stop, code=0, to_socket=False, without_vdso=False, *
         while not os.path.exists(path):
             time.sleep(0.01)
         vm = Vm(case, filters, "echo", api=True, load=True, **surroundings, **keywords)
-        load(case, vm, mem_backend={"backend_type": "Uffd", "backend_path": path})
+        load(case, vm, status, mem_backend={"backend_type": "Uffd", "backend_path": path})
         end(vm)
         return vm, code
     return scenario
@@ -601,6 +601,10 @@ def handled(handler, end=Vm.stop, code=0, to_socket=False, without_vdso=False, *
 
 def serve(path, memory):
     Handler(path, memory).ended.wait()
+
+
+def serve_none(path, memory):
+    Handler(path, memory, most=0).refused.wait(HANG)
 
 
 def serve_a_few(path, memory):
@@ -850,6 +854,7 @@ NEEDED = {
         "poll": handled(serve),
         "read": handled(serve),
         "ioctl 1=UFFDIO_WAKE": handler_dies(),
+        "ioctl 1=UFFDIO_UNREGISTER": handled(serve_none, status=400),
         "close": handler_dies(),
         "write": handler_dies(),
         "sendmsg 2=MSG_DONTWAIT|MSG_NOSIGNAL": handler_dies(to_socket=True),
