@@ -3,8 +3,8 @@
 // Whoever touches a page that is missing waits for it within the kernel, out of reach of all but SIGKILL: a
 // vCPU, a device, a restore. So may the thread that hears of signals. This one touches no guest memory.
 //
-// Until a load has ended there is a way back: memory that the userfaultfd watches no longer reads as zeros, who
-// waits goes on, and the load, which hears of it, fails.
+// Until a load has ended there is a way back: memory that the userfaultfd watches no longer reads as zeros,
+// who waits goes on, and the load, which hears of it, fails.
 #pragma once
 
 #include <sys/types.h>
@@ -51,8 +51,8 @@ class HandlerGuard {
   HandlerGuard& operator=(const HandlerGuard&) = delete;
   ~HandlerGuard();
 
-  // The end of the load, before anything of the guest runs, or where it has failed. An error, each time, where
-  // it was given up: what it has read of guest memory since is worth nothing. Any thread.
+  // The end of the load, before anything of the guest runs, or where it has failed. An error, each time,
+  // where it was given up: what it has read of guest memory since is worth nothing. Any thread.
   Result<void> finish_load();
 
   // The orderly end has begun: from now on it has a second. Any thread.
@@ -77,13 +77,13 @@ class HandlerGuard {
   UniqueFd connection_;  // not open: it has hung up
   const Calls calls_;
   pid_t handler_id_ = 0;  // 0: nobody knows it
-  UniqueFd handler_;  // of its process, which readable has ended; not open: nobody knows it
+  UniqueFd handler_;      // of its process, which readable has ended; not open: nobody knows it
   UniqueFd signals_;
   UniqueFd wishes_;  // an eventfd: kEnd, kStop or both
   Mutex mutex_;      // a leaf
   bool loading_ MAYFLY_GUARDED_BY(mutex_) = true;
   std::string given_up_ MAYFLY_GUARDED_BY(mutex_);  // why the load was; empty: it was not
-  SideThread thread_;  // last: all above is there before it starts
+  SideThread thread_;                               // last: all above is there before it starts
 };
 
 }  // namespace mayfly

@@ -821,6 +821,7 @@ NEEDED = {
         "readlink": link_that_leads_nowhere(log=False),
         "ftruncate": snapshots(),
         "fsync": snapshots(),
+        "sync_file_range": snapshots(),
         "linkat 4=AT_EMPTY_PATH": snapshots(folder="/dev/shm"),
         "linkat 0=AT_FDCWD 4=AT_SYMLINK_FOLLOW": snapshots(prepare=NO_NAME_BY_DESCRIPTOR),
         "renameat": snapshots(),
