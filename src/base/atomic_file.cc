@@ -150,8 +150,7 @@ Result<void> AtomicFile::sync_by_pieces(const std::function<bool()>& proceed) {
     return failed(errno, "look at");
   }
   constexpr unsigned kBegin = SYNC_FILE_RANGE_WRITE;
-  constexpr unsigned kEnd =
-      SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+  constexpr unsigned kEnd = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
   // The next piece is under way while one is waited for, so that the disk never waits. Errors count: fsync(2)
   // does not tell them again.
   for (off_t begin = 0; begin < file.st_size; begin += kSyncPiece) {

@@ -47,8 +47,8 @@ class AtomicFile {
   // fsync(2): what was written is on the disk. Takes as long as the disk does. An error means that some of it
   // is not, and the file must not be published.
   Result<void> sync();
-  // The same of a file that may be large, by pieces of kSyncPiece bytes, after each of which `proceed` is asked:
-  // where that says no, kBusy.
+  // The same of a file that may be large, by pieces of kSyncPiece bytes, after each of which `proceed` is
+  // asked: where that says no, kBusy.
   Result<void> sync_by_pieces(const std::function<bool()>& proceed);
   static constexpr off_t kSyncPiece = 32 << 20;
   // Gives the file its name, at one moment, and makes that durable. After sync() and at most once: else
