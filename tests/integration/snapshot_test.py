@@ -1174,13 +1174,16 @@ class PageFaults(SnapshotCase):
 
     def test_a_handler_that_dies_fails_the_load_or_ends_its_guest(self):
         self.taken().kill()
-        for most in (0, 4):
-            with self.subTest(served=most):
+        for most, number in ((0, signal.SIGSEGV), (4, None), (4, signal.SIGKILL)):
+            with self.subTest(served=most, signal=number):
                 path = self.path(f"uffd{next(self.numbers)}.sock")
                 child = os.fork()
                 if child == 0:
                     handler = Handler(path, self.files.memory, most=most)
                     handler.refused.wait(HANG)
+                    if number:
+                        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+                        os.kill(os.getpid(), number)
                     os._exit(0)
                 while not os.path.exists(path):
                     time.sleep(0.01)
