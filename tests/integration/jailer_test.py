@@ -461,6 +461,16 @@ class Running(MicroVm):
                 # A page that nobody brought is none of zeros.
                 self.assertEqual([status for status, _ in answers], [400] if number == signal.SIGTERM else [])
 
+    def test_the_jails_user_sees_the_process_and_cannot_look_into_the_jail(self):
+        process = self.start_guest()
+        self.running()
+        with open(program(), "rb") as file:
+            listed = subprocess.run([f"/proc/self/fd/{file.fileno()}", "ps", "--json"], pass_fds=[file.fileno()], user=UID,
+                                    group=GID, extra_groups=[], capture_output=True, text=True, check=True)
+        [one] = json.loads(listed.stdout)
+        self.assertEqual((one["name"], one["pid"], one["state"]), (os.path.basename(self.jail()), process.pid, None))
+        self.assertTrue(one["socket"].startswith("/run/"), one)
+
     def test_a_template_and_its_clones_are_in_one_jail(self):
         process = self.start_guest()
         self.running()
