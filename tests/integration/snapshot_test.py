@@ -492,6 +492,21 @@ class Devices(SnapshotCase):
                    **own)
         self.assertEqual(third.get("/vm/config")["network-interfaces"][0]["guest_mac"], "06:00:00:00:00:02")
         self.tell(third, "trt")
+        third.kill()
+        socket_path = self.path("shell.sock")
+        fourth = Running("restore", self.files.state, self.files.memory, "--disk", f"disk={self.path('copy')}",
+                         "--tap", f"net={taps[1]}", "--mac", "net=06:00:00:00:00:03", "--api-sock", socket_path)
+        self.addCleanup(fourth.process.kill)
+        end = time.monotonic() + HANG
+        while not os.path.exists(socket_path) and fourth.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        api = Connection(socket_path)
+        api.request("GET", "/vm/config")
+        config = json.load(api.getresponse())["network-interfaces"][0]
+        api.close()
+        self.assertEqual((config["host_dev_name"], config["guest_mac"]), (taps[1], "06:00:00:00:00:03"))
+        fourth.process.send_signal(signal.SIGTERM)
+        self.expect(fourth.end(), 0)
         vm.resume()
         self.tell(vm, "trt")
         for override, said in (({"iface_id": "none", "host_dev_name": taps[1]}, ("no network interface", "none")),
