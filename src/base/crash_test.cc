@@ -365,8 +365,8 @@ TEST(Crash, a_bus_error_names_what_lies_at_its_address_where_somebody_knows) {
   }
   const Outcome other = run([] {
     set_address_names([](std::uintptr_t) { return std::string_view("a file"); });
-    volatile int* volatile nowhere = nullptr;
-    *nowhere = 1;
+    const void* const closed = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    static_cast<void>(*static_cast<const volatile char*>(closed));
   });
   ASSERT_EQ(other.log.size(), 1U);
   EXPECT_EQ(other.log[0].find("a file"), std::string::npos) << other.log[0];
