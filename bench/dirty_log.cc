@@ -30,7 +30,7 @@ using Clock = std::chrono::steady_clock;
 void measure(Kvm& kvm, std::uint64_t mib, std::uint64_t pages, std::uint64_t rounds) {
   GuestMemory memory =
       must(GuestMemory::create(must(x86_64::memory_ranges(mib * kMiB)), Backing::kAnonymous));
-  Vm vm = must(kvm.create_vm(memory.regions(), {.pmu = false}));
+  Vm vm = must(kvm.complete_vm(must(kvm.create_empty_vm()), memory.regions(), {.pmu = false}));
   DirtyLog log(vm, memory);
   DirtyLedger ledger(memory, log);
   must(log.start());

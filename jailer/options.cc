@@ -165,6 +165,9 @@ Checked take_parent_cgroup(Options& options, std::string_view flag, std::string_
   return {};
 }
 
+// More than a jail has open itself when its limits are set: 32 were seen, with seven hierarchies of cgroups.
+constexpr std::uint64_t kFewestFiles = 64;
+
 Checked take_limit(Options& options, std::string_view flag, std::string_view value) {
   const std::size_t equals = value.find('=');
   const std::string_view name = value.substr(0, equals);
@@ -177,6 +180,8 @@ Checked take_limit(Options& options, std::string_view flag, std::string_view val
   }
   if (name == "fsize") {
     options.fsize = number;
+  } else if (*number < kFewestFiles) {
+    return refuse(flag, value, "a jail and its monitor need " + std::to_string(kFewestFiles) + " open files");
   } else {
     options.no_file = *number;
   }

@@ -127,6 +127,8 @@ TEST(Options, every_refusal_names_flag_value_and_rule) {
       {{"--resource-limit", "fsize"}, "--resource-limit \"fsize\"", "fsize=BYTES or no-file=COUNT"},
       {{"--resource-limit", "fsize=-1"}, "--resource-limit \"fsize=-1\"", "number"},
       {{"--resource-limit", "no-file=18446744073709551615"}, "--resource-limit", "below 2^64 - 1"},
+      {{"--resource-limit", "no-file=0"}, "--resource-limit \"no-file=0\"", "need 64 open files"},
+      {{"--resource-limit", "no-file=63"}, "--resource-limit \"no-file=63\"", "need 64 open files"},
   };
   for (const Refused& one : all) {
     EXPECT_THAT(refusal(parse_more(one.arguments)), AllOf(HasSubstr(one.flag), HasSubstr(one.rule)));

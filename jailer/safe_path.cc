@@ -166,7 +166,7 @@ Result<std::vector<std::string>> names_in(const UniqueFd& folder, const std::str
   return names;
 }
 
-std::optional<uid_t> server_of(std::string_view mountinfo, std::string_view mount) {
+Server server_of(std::string_view mountinfo, std::string_view mount) {
   // 36 35 0:50 / /srv/a rw,nosuid,nodev - fuse.name name rw,user_id=1000,group_id=1000,allow_other
   constexpr std::string_view kUser = ",user_id=";
   while (!mountinfo.empty()) {
@@ -176,13 +176,13 @@ std::optional<uid_t> server_of(std::string_view mountinfo, std::string_view moun
       const std::size_t options = line.rfind(' ');
       const std::size_t user = line.find(kUser, options == std::string_view::npos ? 0 : options);
       if (user == std::string_view::npos) {
-        return std::nullopt;
+        return {.is_mounted = true, .user = {}};
       }
       const std::string_view number = line.substr(user + kUser.size());
-      return parse_integer<uid_t>(number.substr(0, number.find(',')));
+      return {.is_mounted = true, .user = parse_integer<uid_t>(number.substr(0, number.find(',')))};
     }
   }
-  return std::nullopt;
+  return {};
 }
 
 Result<void> check_server(const UniqueFd& folder, const std::string& path) {
@@ -200,10 +200,16 @@ Result<void> check_server(const UniqueFd& folder, const std::string& path) {
   MAYFLY_TRY_ASSIGN(const std::string mounts, read_file("/proc/self/mountinfo", "the mounts", kMaxFile));
   const std::string_view number =
       std::string_view(info).substr(std::min(info.size(), info.find(kMount) + kMount.size()));
-  const auto server = server_of(mounts, number.substr(0, number.find('\n')));
-  if (server && *server != 0 && *server != ::geteuid()) {
+  const Server server = server_of(mounts, number.substr(0, number.find('\n')));
+  if (!server.is_mounted) {
+    return fail(ErrorCode::kInvalidArgument,
+                path +
+                    ": is of a file system that a process serves and that is not mounted here: whose it "
+                    "is cannot be known");
+  }
+  if (server.user && *server.user != 0 && *server.user != ::geteuid()) {
     return fail(ErrorCode::kInvalidArgument, path + ": is of a file system that a process of user " +
-                                                 std::to_string(*server) +
+                                                 std::to_string(*server.user) +
                                                  " serves, who could change anything in it");
   }
   return {};

@@ -21,12 +21,16 @@ Result<UniqueFd> open_folder(const UniqueFd& parent, const std::string& name, co
 // The same of a directory that is about to be removed: one of an ordinary user's is opened to him first.
 Result<UniqueFd> open_own_folder(const UniqueFd& parent, const std::string& name, const std::string& path);
 
-// The user whose process serves the FUSE file system of the mount with this number, by the text of
-// /proc/self/mountinfo (proc(5)): it says of owners, modes and contents what it likes. Nothing of other
-// mounts.
-std::optional<uid_t> server_of(std::string_view mountinfo, std::string_view mount);
+// Who serves the FUSE file system of a mount: it says of owners, modes and contents what it likes.
+struct Server {
+  bool is_mounted = false;    // false: nobody knows
+  std::optional<uid_t> user;  // nothing where no process of this host does (virtiofs)
+};
+// Of the mount with this number, by the text of /proc/self/mountinfo (proc(5)).
+Server server_of(std::string_view mountinfo, std::string_view mount);
 
-// Refuses a directory whose file system is a process of somebody's but root's and this process's user.
+// Refuses a directory whose file system is a process of somebody's but root's and this process's user, or of
+// nobody knows whose: it has been unmounted meanwhile, or is another mount namespace's.
 Result<void> check_server(const UniqueFd& folder, const std::string& path);
 
 // Refuses a directory that somebody else could change: its owner must be root or this process's user, and

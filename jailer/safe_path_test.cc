@@ -1,13 +1,18 @@
 #include "safe_path.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <string>
 
 #include "support/temp_dir.h"
 
@@ -77,11 +82,50 @@ TEST(ServerOf, the_user_is_that_of_the_mount_and_only_of_file_systems_that_say_s
       "36 24 0:50 / /srv/a rw,nosuid,nodev - fuse.name na\\040me rw,user_id=1000,group_id=7,allow_other\n"
       "37 24 0:51 / /srv/,user_id=5 rw - fuse name rw,group_id=7\n"
       "38 24 0:52 / /srv/c rw - fuse name rw,user_id=0";
-  EXPECT_EQ(server_of(kMounts, "36"), 1000U);
-  EXPECT_EQ(server_of(kMounts, "38"), 0U);
-  for (const char* const none : {"24", "37", "3", "6", "", "99"}) {
-    EXPECT_EQ(server_of(kMounts, none), std::nullopt) << none;
+  EXPECT_EQ(server_of(kMounts, "36").user, 1000U);
+  EXPECT_EQ(server_of(kMounts, "38").user, 0U);
+  for (const char* const none : {"24", "37"}) {
+    EXPECT_TRUE(server_of(kMounts, none).is_mounted) << none;
+    EXPECT_EQ(server_of(kMounts, none).user, std::nullopt) << none;
   }
+  for (const char* const none : {"3", "6", "", "99"}) {
+    EXPECT_FALSE(server_of(kMounts, none).is_mounted) << none;
+  }
+}
+
+// What a child that did not come to its end, or could not begin, is known by.
+constexpr int kNoMount = 77;
+
+// By a user's mount that nobody serves: the kernel answers what is asked here of a process that is not that
+// user's without asking him.
+TEST_F(SafePath, what_another_user_serves_is_refused_also_once_it_is_unmounted) {
+  fs::create_directories(path("served"));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const UniqueFd device(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    const std::string options =
+        "fd=" + std::to_string(device.get()) + ",rootmode=40755,user_id=12345,group_id=12345";
+    if (!device || ::unshare(CLONE_NEWNS) != 0 ||
+        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+        ::mount("test", path("served").c_str(), "fuse", MS_NODEV | MS_NOSUID, options.c_str()) != 0) {
+      ::_exit(kNoMount);
+    }
+    const UniqueFd folder(::open(path("served").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    const auto refused_as = [&folder](const char* what) {
+      const auto checked = check_server(folder, "served");
+      return !checked && checked.error().message().find(what) != std::string::npos;
+    };
+    const bool mounted = refused_as("user 12345");
+    ::umount2(path("served").c_str(), MNT_DETACH);
+    const bool unmounted = refused_as("not mounted here");
+    ::_exit((mounted ? 0 : 1) | (unmounted ? 0 : 2));
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  if (WIFEXITED(status) && WEXITSTATUS(status) == kNoMount) {
+    GTEST_SKIP() << "this user may not mount FUSE file systems of others";
+  }
+  EXPECT_EQ(status, 0) << WEXITSTATUS(status);
 }
 
 TEST_F(SafePath, a_folder_is_opened_in_its_parent_and_nowhere_else) {

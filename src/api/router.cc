@@ -589,7 +589,7 @@ Result<void> Router::take_snapshot(const Call& call, const SnapshotRequest& requ
     return saved;
   };
   MAYFLY_TRY(with_vm(call, save_standing));
-  return on_files([&] { return job.commit(); });
+  return on_files([&] { return job.commit([&] { return proceed(0, 0); }); }).map_error(say_why);
 }
 
 Router::Answer Router::put_snapshot_create(const Call& call) {

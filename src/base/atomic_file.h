@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -23,7 +24,7 @@ namespace mayfly {
 //
 // The file is the process's own, with `mode`: owner and mode of the former one are not carried over. Move-
 // only; one thread at a time. All names are looked up in the directory that create() opened. System calls:
-// openat, newfstatat, fstat, linkat, flock, unlinkat, renameat, fsync, close.
+// openat, newfstatat, fstat, linkat, flock, unlinkat, renameat, fsync, sync_file_range, close.
 class AtomicFile {
  public:
   // `role` names the file in errors ("snapshot memory file"). Errors: kInvalidArgument where `path` is
@@ -46,6 +47,10 @@ class AtomicFile {
   // fsync(2): what was written is on the disk. Takes as long as the disk does. An error means that some of it
   // is not, and the file must not be published.
   Result<void> sync();
+  // The same of a file that may be large, by pieces of kSyncPiece bytes, after each of which `proceed` is
+  // asked: where that says no, kBusy.
+  Result<void> sync_by_pieces(const std::function<bool()>& proceed);
+  static constexpr off_t kSyncPiece = 32 << 20;
   // Gives the file its name, at one moment, and makes that durable. After sync() and at most once: else
   // aborts. Of the errors only that of the last step, which says so, leaves the new file under the name.
   Result<void> publish();

@@ -401,6 +401,43 @@ TEST(AtomicFile, a_failing_sync_leaves_the_former_file) {
   EXPECT_EQ(testing::read_file(dir.file("note")), "former");
 }
 
+TEST(AtomicFile, a_file_that_is_synced_by_pieces_is_given_up_between_two_or_is_as_one_that_is_synced) {
+  const testing::TempDir dir;
+  ASSERT_TRUE(replace(dir.file("note"), "former"));
+  constexpr off_t kPieces = 3;
+  for (const bool to_the_end : {false, true}) {
+    auto file = AtomicFile::create(dir.file("note"), "note").value();
+    ASSERT_EQ(::ftruncate(file.descriptor().get(), (kPieces - 1) * AtomicFile::kSyncPiece + 1), 0);
+    int asked = 0;
+    const auto synced = file.sync_by_pieces([&] { return ++asked < 2 || to_the_end; });
+    EXPECT_EQ(asked, to_the_end ? kPieces : 2);
+    ASSERT_EQ(synced.has_value(), to_the_end);
+    if (!synced) {
+      EXPECT_EQ(synced.error().code(), ErrorCode::kBusy);
+      continue;
+    }
+    EXPECT_EQ(testing::read_file(dir.file("note")), "former");
+    EXPECT_TRUE(file.publish());
+  }
+  EXPECT_NE(testing::read_file(dir.file("note")), "former");
+  EXPECT_THAT(names_in(dir.file("")), ElementsAre("note"));
+}
+
+TEST(AtomicFile, a_piece_that_cannot_be_written_to_the_disk_leaves_the_former_file) {
+  const testing::TempDir dir;
+  ASSERT_TRUE(replace(dir.file("note"), "former"));
+  std::thread([&dir] {
+    auto file = AtomicFile::create(dir.file("note"), "note").value();
+    ASSERT_TRUE(put(file, "new"));
+    testing::refuse_call(SYS_sync_file_range, 0, 0, EIO);
+    const auto done = file.sync_by_pieces([] { return true; });
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().message(),
+              "write to the disk note " + dir.file("note") + ": Input/output error (EIO)");
+  }).join();
+  EXPECT_EQ(testing::read_file(dir.file("note")), "former");
+}
+
 TEST(AtomicFile, a_directory_that_cannot_be_synced_is_told_with_the_new_file_in_place) {
   const testing::TempDir dir;
   std::thread([&dir] {

@@ -340,6 +340,38 @@ TEST(Crash, a_crash_stack_that_is_left_gives_the_thread_back_what_it_had) {
   ASSERT_EQ(::sigaltstack(&at_first, nullptr), 0);
 }
 
+TEST(Crash, a_bus_error_names_what_lies_at_its_address_where_somebody_knows) {
+  const auto touch_behind_the_end = [] {
+    const UniqueFd file(::memfd_create("cut", MFD_CLOEXEC));
+    const void* const mapped = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, file.get(), 0);
+    static_cast<void>(*static_cast<const volatile char*>(mapped));
+  };
+  const auto words_with = [&](std::string_view (*name)(std::uintptr_t)) {
+    const Outcome outcome = run([&] {
+      set_address_names(name);
+      touch_behind_the_end();
+    });
+    EXPECT_TRUE(exited_with(outcome, ExitCode::kBusError)) << outcome.status;
+    return outcome.log.size() == 1 ? outcome.log[0] : "";
+  };
+  const std::string named = words_with([](std::uintptr_t) { return std::string_view("a file"); });
+  EXPECT_NE(named.find(" of a file, which was cut short or cannot be read; exit code 149"), std::string::npos)
+      << named;
+  for (auto* const nobody : {+[](std::uintptr_t) { return std::string_view(); },
+                             static_cast<std::string_view (*)(std::uintptr_t)>(nullptr)}) {
+    const std::string nameless = words_with(nobody);
+    EXPECT_EQ(nameless.find(" of "), std::string::npos) << nameless;
+    EXPECT_NE(nameless.find("SIGBUS at address 0x"), std::string::npos) << nameless;
+  }
+  const Outcome other = run([] {
+    set_address_names([](std::uintptr_t) { return std::string_view("a file"); });
+    const void* const closed = ::mmap(nullptr, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    static_cast<void>(*static_cast<const volatile char*>(closed));
+  });
+  ASSERT_EQ(other.log.size(), 1U);
+  EXPECT_EQ(other.log[0].find("a file"), std::string::npos) << other.log[0];
+}
+
 TEST(Crash, a_fault_on_another_thread_ends_the_process_as_well) {
   const Outcome outcome = run([] { std::thread([] { ::raise(SIGBUS); }).join(); });
   EXPECT_TRUE(exited_with(outcome, ExitCode::kBusError)) << outcome.status;

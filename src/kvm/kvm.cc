@@ -93,11 +93,6 @@ std::size_t Kvm::xsave_size() const {
   return std::max(kSmallest, size > 0 ? static_cast<std::size_t>(size) : 0);
 }
 
-Result<Vm> Kvm::create_vm(std::span<const MemoryRegion> memory, const VmOptions& options) const {
-  MAYFLY_TRY_ASSIGN(Vm vm, create_empty_vm());
-  return complete_vm(std::move(vm), memory, options);
-}
-
 Result<Vm> Kvm::create_empty_vm() const {
   const auto created = call(fd_, KVM_CREATE_VM, 0UL, "create a virtual machine (KVM_CREATE_VM)");
   if (!created) {

@@ -48,7 +48,15 @@ class KvmDevice : public ::testing::Test {
     memory_.emplace(GuestMemory::create(ranges, Backing::kAnonymous).value());
   }
 
-  Vm make_vm() { return kvm_->create_vm(memory_->regions(), kOptions).value(); }
+  Result<Vm> create_vm(std::span<const MemoryRegion> memory, const VmOptions& options) {
+    return kvm_->complete_vm(kvm_->create_empty_vm().value(), memory, options);
+  }
+  Vm make_vm() { return create_vm(memory_->regions(), kOptions).value(); }
+
+  Result<void> restore_vcpu(const Vcpu& vcpu, const x86_64::VcpuState& state) {
+    MAYFLY_TRY(x86_64::restore_timeless(vcpu, state, kvm_->xsave_size()));
+    return x86_64::restore_timed(vcpu, state);
+  }
 
   // A vCPU in real mode about to run `code` at kRealModeCode.
   Vcpu make_vcpu(const Vm& vm, std::initializer_list<std::uint8_t> code) {
@@ -130,7 +138,7 @@ TEST_F(KvmDevice, read_only_pages_are_read_without_an_exit_and_written_with_one)
   page[0x10] = 0x42;
   VmOptions options = kOptions;
   options.read_only = ReadOnlyPages{*GuestRange::make(GuestAddress(kMemorySize), page.size()), page.data()};
-  Vm vm = kvm_->create_vm(memory_->regions(), options).value();
+  Vm vm = create_vm(memory_->regions(), options).value();
   ASSERT_TRUE(vm.set_dirty_logging(true)) << "of RAM only";
   ASSERT_TRUE(vm.set_dirty_logging(false));
   const UniqueFd event = make_eventfd().value();
@@ -383,7 +391,7 @@ TEST_F(KvmDevice, pages_that_the_guest_writes_are_logged_once) {
 
 TEST_F(KvmDevice, memory_that_kvm_refuses_is_named) {
   std::array regions = {memory_->regions()[0], memory_->regions()[0]};
-  const auto created = kvm_->create_vm(regions, kOptions);
+  const auto created = create_vm(regions, kOptions);
   ASSERT_FALSE(created.has_value());
   EXPECT_THAT(created.error().message(), HasSubstr("guest memory slot 1 of 0x100000 bytes at 0"));
 }
@@ -428,7 +436,7 @@ TEST_F(KvmDevice, a_guest_goes_on_in_another_vm) {
 
   const Vm other = make_vm();
   Vcpu successor = other.create_vcpu(0).value();
-  const auto restored = x86_64::restore_vcpu(successor, *state);
+  const auto restored = restore_vcpu(successor, *state);
   ASSERT_TRUE(restored.has_value()) << restored.error().message();
   const auto shared = x86_64::restore_platform(other, *platform);
   ASSERT_TRUE(shared.has_value()) << shared.error().message();
@@ -466,7 +474,7 @@ TEST_F(KvmDevice, what_was_restored_is_saved_again_as_it_was) {
 
   const Vm other = make_vm();
   const Vcpu successor = other.create_vcpu(0).value();
-  const auto restored = x86_64::restore_vcpu(successor, first);
+  const auto restored = restore_vcpu(successor, first);
   ASSERT_TRUE(restored.has_value()) << restored.error().message();
   const x86_64::VcpuState second = x86_64::save_vcpu(successor, saving, first.cpuid).value();
   EXPECT_TRUE(same_bytes(second.registers, first.registers));
@@ -509,7 +517,7 @@ TEST_F(KvmDevice, an_interrupt_that_was_pending_reaches_the_restored_guest) {
 
   const Vm other = make_vm();
   Vcpu successor = other.create_vcpu(0).value();
-  ASSERT_TRUE(x86_64::restore_vcpu(successor, state));
+  ASSERT_TRUE(restore_vcpu(successor, state));
   ASSERT_TRUE(x86_64::restore_platform(other, platform));
   EXPECT_EQ(run_to<PortWrite>(successor).port, 0x99);
 }
@@ -551,7 +559,7 @@ TEST_F(KvmDevice, every_vcpu_of_several_is_saved_as_what_it_is) {
     EXPECT_EQ(state.id, id);
     EXPECT_EQ(state.mp_state.mp_state == KVM_MP_STATE_RUNNABLE, id == 0) << "only the first starts by itself";
     const Vcpu successor = other.create_vcpu(id).value();
-    const auto restored = x86_64::restore_vcpu(successor, state);
+    const auto restored = restore_vcpu(successor, state);
     ASSERT_TRUE(restored.has_value()) << restored.error().message();
     EXPECT_EQ(successor.mp_state().value().mp_state, state.mp_state.mp_state);
   }
@@ -564,7 +572,7 @@ TEST_F(KvmDevice, a_state_that_this_kvm_refuses_is_named) {
   x86_64::VcpuState state = x86_64::save_vcpu(vcpu, x86_64::vcpu_saving(*kvm_).value(), cpuid).value();
   state.msrs.push_back({0x12345678, 0, 1});
   const Vm other = make_vm();
-  const auto refused = x86_64::restore_vcpu(other.create_vcpu(0).value(), state);
+  const auto refused = restore_vcpu(other.create_vcpu(0).value(), state);
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().code(), ErrorCode::kUnsupported);
   EXPECT_THAT(refused.error().message(), HasSubstr("MSR 0x12345678"));

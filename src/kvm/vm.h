@@ -41,8 +41,9 @@ struct Doorbell {
   std::optional<std::uint64_t> value;
 };
 
-// Made by Kvm::create_vm, complete but for its vCPUs. Owns the descriptor; move-only. Member functions are
-// thread-safe except as noted. The guest memory must outlive it and its vCPUs.
+// Made by Kvm::create_empty_vm, and by complete_vm complete but for its vCPUs. Owns the descriptor;
+// move-only. Member functions are thread-safe except as noted. The guest memory must outlive it and its
+// vCPUs.
 class Vm {
  public:
   // Lines of the interrupt controllers that KVM makes: GSI 0-15 reach both PICs and the IOAPIC, 16-23 the

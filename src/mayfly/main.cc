@@ -89,6 +89,9 @@ void report_error(const Options& options, const std::string& text) {
 
 // From what is to run to the exit code.
 int run(const Options& options, BootTrace::Clock::time_point start) {
+  // One for all threads, before the first of them: another would come with calls of its own, which no filter has to allow then, and
+  // costs memory. Nothing that is done often allocates.
+  ::mallopt(M_ARENA_MAX, 1);
   HostKvm host_kvm;
   // Before all else where a guest is to run at once: what follows is shorter. With an API whoever calls first
   // comes before it.
@@ -101,9 +104,6 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   }
   set_crash_hook(restore_terminal);
   set_syscall_names(syscall_name);
-  // One for all threads: another would come with calls of its own, which no filter has to allow then, and
-  // costs memory. Nothing that is done often allocates.
-  ::mallopt(M_ARENA_MAX, 1);
   const auto plan = make_plan(options, this_process());
   if (!plan) {
     return refuse(plan.error());

@@ -356,7 +356,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
         .end_with = end_with,
         .end_at_once =
             [] { end_at_once("guest memory is missing, which the page fault handler does not bring"); },
-        .confine = confinement(filters, FilteredThread::kSnapshot)};
+        .confine = confinement(filters, FilteredThread::kGuard)};
     MAYFLY_TRY_ASSIGN(guard, HandlerGuard::start(userfault, memory, std::move(connection), std::move(calls)));
     return {};
   };
@@ -384,6 +384,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
               .confine_owner = confine_owner,
               .confine_side = confinement(filters, FilteredThread::kSnapshot),
               .on_page_handler = guard_handler,
+              .expect_pages_brought = [&] { return guard ? guard->finish_load() : Result<void>(); },
               .boot_timer = options.boot_timer,
               .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
               .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }

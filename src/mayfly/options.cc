@@ -574,6 +574,27 @@ void add_restore_options(CLI::App* made, const Named& named, Options& options) {
           return split_override(text) ? "" : "\"" + text + "\" must be ID=TAP, such as net1=tap7";
         });
   }
+  if (named("--mac")) {
+    made->add_option_function<std::vector<std::string>>(
+            "--mac",
+            [&load](const std::vector<std::string>& texts) {
+              for (const std::string& text : texts) {
+                if (const auto parts = split_override(text)) {
+                  load.networks.push_back({.id = parts->first, .mac = parts->second});
+                }
+              }
+            },
+            "Another MAC address for the network interface with that id, which the guest has to take "
+            "(docs/cloning.md); may be given several times")
+        ->type_name("ID=MAC")
+        ->take_all()
+        ->allow_extra_args(false)
+        ->check([](const std::string& text) {
+          const auto parts = split_override(text);
+          return parts ? check_mac(parts->second)
+                       : "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
+        });
+  }
   if (named("--paused")) {
     made->add_flag_callback(
         "--paused", [&load] { load.resume = false; }, "Leave it paused ('mayfly resume'); needs --api-sock");

@@ -293,6 +293,8 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
                                "net1=tap7",
                                "--tap",
                                "net2=tap8",
+                               "--mac",
+                               "net1=06:00:00:00:00:09",
                                "--paused",
                                "--clock-realtime",
                                "--track-dirty-pages",
@@ -308,9 +310,12 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   EXPECT_EQ(full.load.drives[0].overlay->path, "/o");
   EXPECT_EQ(full.load.drives[1].path, "/c");
   EXPECT_FALSE(full.load.drives[1].overlay.has_value());
-  ASSERT_EQ(full.load.networks.size(), 2U);
+  ASSERT_EQ(full.load.networks.size(), 3U);
   EXPECT_EQ(full.load.networks[1].id, "net2");
   EXPECT_EQ(full.load.networks[1].tap, "tap8");
+  EXPECT_EQ(full.load.networks[2].id, "net1");
+  EXPECT_FALSE(full.load.networks[2].tap.has_value());
+  EXPECT_EQ(full.load.networks[2].mac, "06:00:00:00:00:09");
   EXPECT_FALSE(full.load.resume);
   EXPECT_TRUE(full.load.advance_clock && full.load.track_dirty_pages);
   EXPECT_EQ(full.load.working_set_path, "/w");
@@ -321,6 +326,8 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   expect_refused({"restore", "/s/state", "/s/mem", "--disk", "=x"}, "ID=IMAGE");
   expect_refused({"restore", "/s/state", "/s/mem", "--disk", "disk1=x:ro"}, "as the guest knows it");
   expect_refused({"restore", "/s/state", "/s/mem", "--tap", "net1="}, "ID=TAP");
+  expect_refused({"restore", "/s/state", "/s/mem", "--mac", "06:00:00:00:00:09"}, "ID=MAC");
+  expect_refused({"restore", "/s/state", "/s/mem", "--mac", "net1=06:00"}, "no MAC address");
   expect_refused({"restore", "/s/state", "/s/mem", "--kernel", "k"}, "--kernel");
 }
 

@@ -14,12 +14,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -692,6 +694,83 @@ TEST(CutFile, an_access_ends_the_process_and_a_system_call_fails) {
   const UniqueFd file = empty_file();
   EXPECT_EQ(::syscall(SYS_pwrite64, file.get(), page.iov_base, page.iov_len, 0), -1);
   EXPECT_EQ(errno, EFAULT);
+}
+
+// Memory of one page each, mapped from files that others can cut short.
+class Mapped {
+ public:
+  // False where there is an error.
+  bool add(const std::string& name) {
+    const std::array ranges = {*GuestRange::make(GuestAddress(0), kPage)};
+    UniqueFd file = empty_file();
+    owners_.emplace_back(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+    if (::ftruncate(file.get(), kPage) != 0) {
+      return false;
+    }
+    auto memory = load_memory_file(ranges, Backing::kAnonymous, std::move(file), name);
+    memories_.push_back(memory ? std::optional(std::move(*memory)) : std::nullopt);
+    return memory.has_value();
+  }
+  void remove(std::size_t which) { memories_.at(which).reset(); }
+  void cut_and_touch(std::size_t which) {
+    EXPECT_EQ(::ftruncate(owners_.at(which).get(), 0), 0);
+    static_cast<void>(memories_.at(which)->read_object<char>(GuestAddress(0)));
+  }
+
+ private:
+  std::vector<UniqueFd> owners_;
+  std::vector<std::optional<GuestMemory>> memories_;
+};
+
+// So many have a name at a time.
+constexpr std::size_t kNamed = 32;
+
+TEST(CutFile, as_many_mappings_as_have_room_are_named_and_one_more_goes_without) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto touch = [](std::size_t which) {
+    EXPECT_TRUE(install_crash_handlers());
+    Mapped mapped;
+    for (std::size_t number = 0; number < kNamed + 8; ++number) {
+      if (!mapped.add("file " + std::to_string(number))) {
+        ::_exit(1);
+      }
+    }
+    mapped.cut_and_touch(which);
+  };
+  EXPECT_EXIT(touch(0), ::testing::ExitedWithCode(149), "of file 0, which was cut short");
+  EXPECT_EXIT(touch(kNamed - 1), ::testing::ExitedWithCode(149), "of file 31, which was cut short");
+  EXPECT_EXIT(touch(kNamed), ::testing::ExitedWithCode(149), "SIGBUS at address 0x[0-9a-f]+; exit code 149");
+}
+
+TEST(CutFile, a_mapping_that_is_gone_leaves_its_place_to_the_next) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto touch = [](std::size_t which) {
+    EXPECT_TRUE(install_crash_handlers());
+    Mapped mapped;
+    for (std::size_t number = 0; number <= kNamed; ++number) {
+      if (number == kNamed) {
+        mapped.remove(7);
+      }
+      if (!mapped.add("file " + std::to_string(number))) {
+        ::_exit(1);
+      }
+    }
+    mapped.cut_and_touch(which);
+  };
+  EXPECT_EXIT(touch(kNamed), ::testing::ExitedWithCode(149), "of file 32, which was cut short");
+  EXPECT_EXIT(touch(8), ::testing::ExitedWithCode(149), "of file 8, which was cut short");
+}
+
+TEST(CutFile, a_name_that_is_too_long_is_cut_short_itself) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        EXPECT_TRUE(install_crash_handlers());
+        Mapped mapped;
+        EXPECT_TRUE(mapped.add("/" + std::string(1000, 'x')));
+        mapped.cut_and_touch(0);
+      },
+      ::testing::ExitedWithCode(149), " of /x+, which was cut short");
 }
 
 TEST(CutFile, a_snapshot_over_the_guests_own_file_leaves_the_guest_its_memory) {

@@ -71,8 +71,14 @@ const char* name_of(FilteredThread thread) {
       return "vcpu";
     case FilteredThread::kSnapshot:
       return "snapshot";
+    case FilteredThread::kGuard:
+      return "guard";
   }
   return "unknown";
+}
+
+bool may_lack(FilteredThread thread) {
+  return thread == FilteredThread::kSnapshot || thread == FilteredThread::kGuard;
 }
 
 Result<Filters> Filters::parse(std::string_view file) {
@@ -93,7 +99,7 @@ Result<Filters> Filters::parse(std::string_view file) {
   Filters filters;
   for (const FilteredThread thread : kFilteredThreads) {
     auto& program = filters.programs_.at(static_cast<std::size_t>(thread));
-    const std::uint32_t least = thread == FilteredThread::kSnapshot ? 0 : 1;
+    const std::uint32_t least = may_lack(thread) ? 0 : 1;
     std::uint32_t count = 0;
     if (!reader.take(count) || count < least || count > BPF_MAXINSNS) {
       return wrong("damaged: a filter of no length that there can be");

@@ -17,18 +17,22 @@
 namespace mayfly {
 
 // The threads of a microVM, each with a filter of its own.
-enum class FilteredThread : std::uint8_t { kMonitor, kApi, kVcpu, kSnapshot };
+enum class FilteredThread : std::uint8_t { kMonitor, kApi, kVcpu, kSnapshot, kGuard };
 inline constexpr std::array kFilteredThreads = {FilteredThread::kMonitor, FilteredThread::kApi,
-                                                FilteredThread::kVcpu, FilteredThread::kSnapshot};
+                                                FilteredThread::kVcpu, FilteredThread::kSnapshot,
+                                                FilteredThread::kGuard};
 
-// "monitor", "api", "vcpu", "snapshot": as policies name them.
+// "monitor", "api", "vcpu", "snapshot", "guard": as policies name them.
 const char* name_of(FilteredThread thread);
+
+// Whether a file of filters may be without one for that thread: for those that came after the first files.
+bool may_lack(FilteredThread thread);
 
 // A filter for each thread. Once made it is not changed: any thread may use it.
 class Filters {
  public:
-  // The longest file of compiled filters, in bytes: four of the kernel's longest programs.
-  static constexpr std::size_t kMaxFile = 160 << 10;
+  // The longest file of compiled filters, in bytes: five of the kernel's longest programs.
+  static constexpr std::size_t kMaxFile = 192 << 10;
 
   // A file as mayfly-seccomp writes it. Who may name it could as well run the monitor without filters: it is
   // checked to be a whole one of this format and for this processor, and the kernel checks that its programs
@@ -36,8 +40,8 @@ class Filters {
   // Errors: kInvalidArgument.
   static Result<Filters> parse(std::string_view file);
 
-  // Takes the filters that this lacks from `own`: who wrote a policy before there was a snapshot thread need
-  // not say anything of it. Without one that thread cannot be confined, and does not run.
+  // Takes the filters that this lacks from `own`: who wrote a policy before there was such a thread need not
+  // say anything of it. Without one a thread cannot be confined, and does not run.
   void complete(const Filters& own);
 
   // From now on the calling thread, and each that it starts, makes no system call but those that the filter

@@ -1,7 +1,7 @@
 // The file of compiled filters, which mayfly-seccomp writes and Filters::parse() reads, in the byte order of
 // the processor that it is for: the magic, the version, the processor (AUDIT_ARCH_ of linux/audit.h), then
-// for each thread in the order of FilteredThread how many instructions its program has, and these. The last
-// thread, that of snapshots, may have none: then the monitor's own filter is meant.
+// for each thread in the order of FilteredThread how many instructions its program has, and these. Those
+// of snapshots and of the handler's guard may have none: then the monitor's own filter is meant.
 #pragma once
 
 #include <linux/audit.h>
@@ -12,7 +12,7 @@
 namespace mayfly::seccomp_format {
 
 inline constexpr std::string_view kMagic = "MAYFLYSC";
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 
 #if defined(__x86_64__)
 inline constexpr std::uint32_t kArchitecture = AUDIT_ARCH_X86_64;

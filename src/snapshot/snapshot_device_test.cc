@@ -43,7 +43,7 @@ TEST(SnapshotDevice, a_guest_goes_on_where_its_file_says) {
 
   std::vector<std::byte> file;
   {
-    const Vm vm = kvm->create_vm(memory.regions(), {}).value();
+    const Vm vm = kvm->complete_vm(kvm->create_empty_vm().value(), memory.regions(), {}).value();
     Vcpu vcpu = vm.create_vcpu(0).value();
     const auto cpuid = x86_64::make_guest_cpuid(supported, {}).value();
     ASSERT_TRUE(x86_64::set_cpuid(vcpu, cpuid));
@@ -67,10 +67,12 @@ TEST(SnapshotDevice, a_guest_goes_on_where_its_file_says) {
   ASSERT_TRUE(state.has_value()) << state.error().message();
   const auto fits = x86_64::check_cpuid_fits(state->vcpus[0].cpuid, supported);
   EXPECT_TRUE(fits.has_value()) << fits.error().message();
-  const Vm vm = kvm->create_vm(memory.regions(), {}).value();
+  const Vm vm = kvm->complete_vm(kvm->create_empty_vm().value(), memory.regions(), {}).value();
   Vcpu vcpu = vm.create_vcpu(0).value();
-  const auto restored = x86_64::restore_vcpu(vcpu, state->vcpus[0]);
-  ASSERT_TRUE(restored.has_value()) << restored.error().message();
+  const auto timeless = x86_64::restore_timeless(vcpu, state->vcpus[0], kvm->xsave_size());
+  ASSERT_TRUE(timeless.has_value()) << timeless.error().message();
+  const auto timed = x86_64::restore_timed(vcpu, state->vcpus[0]);
+  ASSERT_TRUE(timed.has_value()) << timed.error().message();
   ASSERT_TRUE(x86_64::restore_platform(vm, state->platform));
   kvm_clock_data clock = state->clock;
   clock.flags = 0;

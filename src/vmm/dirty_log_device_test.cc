@@ -25,7 +25,8 @@ class DirtyLogDevice : public ::testing::Test {
     const std::array ranges = {*GuestRange::make(GuestAddress(0), 1U << 20),
                                *GuestRange::make(GuestAddress(1ULL << 32), 70 * kGuestPage)};
     memory_.emplace(GuestMemory::create(ranges, Backing::kAnonymous).value());
-    vm_.emplace(kvm_->create_vm(memory_->regions(), {.pmu = false}).value());
+    vm_.emplace(
+        kvm_->complete_vm(kvm_->create_empty_vm().value(), memory_->regions(), {.pmu = false}).value());
   }
 
   // Twice: mov byte [5123h], 1; out 10h, al

@@ -66,6 +66,9 @@ struct MicroVmSurroundings {
   // the load. May be empty.
   std::function<Result<void>(UniqueFd connection, const UniqueFd& userfault, const GuestMemory& memory)>
       on_page_handler{};
+  // Called at the end of such a load, before anything of the guest runs or where it has failed: an error
+  // where the pages that it needed were not brought. May be empty.
+  std::function<Result<void>()> expect_pages_brought{};
   // Logs how long the guest took from start() to its boot mark, in the dialect's words.
   bool boot_timer = false;
   std::size_t mmds_size_limit = Mmds::kDefaultSizeLimit;  // bytes

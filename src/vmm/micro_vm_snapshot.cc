@@ -278,6 +278,13 @@ tl::expected<void, BuildError> MicroVm::load_by(const LoadRequest& request, cons
   events_.tell(MicroVmEvent::Kind::kStarting);
   auto loaded = load();
   if (!loaded) {
+    if (userfault_ && around_.expect_pages_brought) {
+      // What was seen in place of its pages is not what is wrong.
+      if (const auto brought = around_.expect_pages_brought(); !brought) {
+        const Error why = brought.error().within("the page fault handler at " + request.memory_path);
+        loaded = tl::make_unexpected(BuildError::of_loading(why));
+      }
+    }
     take_down();
     diff_base_ = DiffBase::kNone;
     snapshot_files_.clear();

@@ -57,9 +57,9 @@ Result<WrittenMemory> SnapshotJob::write_memory(const CapturedVm& captured) {
   return write_full(memory, memory_file(), captured.options);
 }
 
-Result<void> SnapshotJob::commit() {
+Result<void> SnapshotJob::commit(const std::function<bool()>& proceed) {
   MAYFLY_TRY(state_.sync());
-  MAYFLY_TRY(memory_.sync());
+  MAYFLY_TRY(memory_.sync_by_pieces(proceed));
   return AtomicFile::publish_pair(memory_, state_);
 }
 

@@ -16,6 +16,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -77,8 +78,9 @@ class SnapshotJob {
   Result<void> write_ahead(const LiveMemory& live);
   Result<WrittenMemory> write(const CapturedVm& captured);
   // Once, after write(). Errors as AtomicFile::commit(): the former snapshot is as it was, unless the error
-  // says otherwise.
-  Result<void> commit();
+  // says otherwise. `proceed` is asked every now and then while memory goes to the disk: where it says no,
+  // the snapshot is given up, with kBusy.
+  Result<void> commit(const std::function<bool()>& proceed);
 
  private:
   SnapshotJob(AtomicFile state, AtomicFile memory) : state_(std::move(state)), memory_(std::move(memory)) {}

@@ -436,8 +436,9 @@ class Running(MicroVm):
         shutil.copy(os.path.join(self.root(), "vm.state"), self.folder)
         process.kill()
         process.wait(HANG)
-        for goes in (False, True):
-            with self.subTest(goes=goes):
+        for goes, number, code in ((False, signal.SIGKILL, -signal.SIGKILL), (True, signal.SIGKILL, -signal.SIGKILL),
+                                   (True, signal.SIGSEGV, 150), (False, signal.SIGTERM, 0)):
+            with self.subTest(goes=goes, signal=number):
                 self.expect(self.cleanup(), 0)
                 self.prepare(**{"vm.state": self.path("vm.state")})
                 asked = self.handler(goes)
@@ -454,10 +455,21 @@ class Running(MicroVm):
                 loader.start()
                 self.assertTrue(asked.wait(HANG))
                 self.assertIsNone(process.poll())
-                process.kill()
-                self.assertEqual(process.wait(HANG), -signal.SIGKILL)
+                process.send_signal(number)
+                self.assertEqual(process.wait(HANG), code)
                 loader.join()
-                self.assertEqual(answers, [], "a page that nobody brought is none of zeros")
+                # A page that nobody brought is none of zeros.
+                self.assertEqual([status for status, _ in answers], [400] if number == signal.SIGTERM else [])
+
+    def test_the_jails_user_sees_the_process_and_cannot_look_into_the_jail(self):
+        process = self.start_guest()
+        self.running()
+        with open(program(), "rb") as file:
+            listed = subprocess.run([f"/proc/self/fd/{file.fileno()}", "ps", "--json"], pass_fds=[file.fileno()], user=UID,
+                                    group=GID, extra_groups=[], capture_output=True, text=True, check=True)
+        [one] = json.loads(listed.stdout)
+        self.assertEqual((one["name"], one["pid"], one["state"]), (os.path.basename(self.jail()), process.pid, None))
+        self.assertTrue(one["socket"].startswith("/run/"), one)
 
     def test_a_template_and_its_clones_are_in_one_jail(self):
         process = self.start_guest()
@@ -1078,8 +1090,22 @@ class Limits(JailCase):
     """Limits that bite."""
 
     def test_open_files(self):
-        result = self.run_jailer("--resource-limit", "no-file=20", own=("do", "files", "30"))
+        result = self.run_jailer("--resource-limit", "no-file=64", own=("do", "files", "70"))
         self.assertEqual(result.out, "open: EMFILE\n", str(result))
+
+    def test_fewer_open_files_than_a_jail_needs_are_refused_and_as_many_are_enough(self):
+        groups = [word for file in ("cpu.shares=2", "pids.max=50", "memory.limit_in_bytes=1G", "cpuset.cpus=0", "cpuset.mems=0")
+                  if file.split(".")[0] in hierarchies() for word in ("--cgroup", file)]
+        everything = ("--parent-cgroup", self.parent, "--daemonize", "--new-pid-ns", *groups)
+        for few in (0, 1, 2, 63):
+            self.refuses("--resource-limit", f"no-file={few}", *everything, code=153, texts=[f"no-file={few}", "64"])
+        self.nothing_left()
+        result = self.run_jailer("--resource-limit", "no-file=64", *everything)
+        self.assertEqual(result.code, 0, str(result))
+        end = time.monotonic() + HANG
+        while self.cleanup("--parent-cgroup", self.parent).code != 0 and time.monotonic() < end:  # until it has ended
+            time.sleep(0.02)
+        self.assertEqual(self.jailed(), [])
 
     def test_the_size_of_files(self):
         result = self.run_jailer("--resource-limit", "fsize=8192", own=("do", "write", "20000"))

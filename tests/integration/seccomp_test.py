@@ -34,7 +34,7 @@ from bare_guests import HANG, Case, Connection, guest, mayfly, program
 from snapshot_test import Handler
 
 ROOT = Path(__file__).resolve().parents[2]
-POLICIES = {name: ROOT / "resources/seccomp" / f"{name}.json" for name in ("monitor", "api", "vcpu", "snapshot")}
+POLICIES = {name: ROOT / "resources/seccomp" / f"{name}.json" for name in ("monitor", "api", "vcpu", "snapshot", "guard")}
 FORBIDDEN = 148
 SYS_TGKILL = 234
 PR_CAPBSET_DROP, CAP_FOWNER = 24, 3
@@ -463,11 +463,11 @@ def save(case, vm, state="state", memory="memory", status=204):
     case.assertEqual(answer[0], status, answer)
 
 
-def load(case, vm, **fields):
+def load(case, vm, status=204, **fields):
     backend = {"backend_type": "File", "backend_path": case.path("memory")}
     answer = vm.call("PUT", "/snapshot/load", {"snapshot_path": case.path("state"), "mem_backend": backend, "resume_vm": True,
                                                **fields})
-    case.assertEqual(answer[0], 204, answer)
+    case.assertEqual(answer[0], status, answer)
 
 
 def snapshots(folder=None, times=2, **keywords):
@@ -568,33 +568,63 @@ def working_set(case, filters):
     return vm, 0
 
 
-def handler_dies(case, filters):
-    """A load from a handler of page faults that takes the first one and ends."""
-    first = life(case, filters, api=True)
-    save(case, first)
-    first.stop()
-    if first.process.wait(HANG) != 0:
-        raise Ended
-    path = case.path("handler")
-    child = os.fork()
-    if child == 0:
-        Handler(path, case.path("memory"), most=0).refused.wait(HANG)
-        os._exit(0)
-    while not os.path.exists(path):
-        time.sleep(0.01)
-    vm = Vm(case, filters, "echo", api=True, load=True)
+def handled(handler, end=Vm.stop, code=0, status=204, to_socket=False, without_vdso=False, **keywords):
+    """A guest whose pages `handler` brings, in a process of its own, until it ends as `end` says."""
+    def scenario(case, filters):
+        first = life(case, filters, api=True)
+        save(case, first)
+        first.stop()
+        if first.process.wait(HANG) != 0:
+            raise Ended
+        surroundings = {"wrapper": [OPTIONS.without_vdso]} if without_vdso else {}
+        if to_socket:
+            ours, surroundings["stderr"] = socket.socketpair()
+            case.addCleanup(ours.close)
+            case.addCleanup(surroundings["stderr"].close)
+        path = case.path("handler")
+        child = os.fork()
+        if child == 0:
+            try:
+                handler(path, case.path("memory"))
+            finally:
+                os._exit(0)
+        case.addCleanup(os.waitpid, child, 0)
+        case.addCleanup(os.kill, child, signal.SIGKILL)
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        vm = Vm(case, filters, "echo", api=True, load=True, **surroundings, **keywords)
+        load(case, vm, status, mem_backend={"backend_type": "Uffd", "backend_path": path})
+        end(vm)
+        return vm, code
+    return scenario
 
-    def ask():
-        with contextlib.suppress(Ended):
-            vm.call("PUT", "/snapshot/load", {"snapshot_path": case.path("state"), "resume_vm": True,
-                                              "mem_backend": {"backend_type": "Uffd", "backend_path": path}})
 
-    caller = threading.Thread(target=ask)
-    caller.start()
-    os.waitpid(child, 0)
-    vm.process.wait(HANG)
-    caller.join()
-    return vm, 1
+def serve(path, memory):
+    Handler(path, memory).ended.wait()
+
+
+def serve_none(path, memory):
+    Handler(path, memory, most=0).refused.wait(HANG)
+
+
+def serve_a_few(path, memory):
+    """Then end, as soon as one more is wanted."""
+    Handler(path, memory, most=4).refused.wait(HANG)
+
+
+def handler_dies(**keywords):
+    return handled(serve_a_few, end=lambda vm: vm.process.wait(HANG), code=1, **keywords)
+
+
+def guard_crash(number=signal.SIGSEGV, code=150, **keywords):
+    return handled(serve, end=lambda vm: vm.signal(number, "mayfly_guard"), code=code, **keywords)
+
+
+def harmless_to_the_guard(vm):
+    vm.signal(signal.SIGPIPE, "mayfly_guard")
+    time.sleep(0.1)
+    vm.call("GET", "/")
+    vm.stop()
 
 
 def link_that_leads_nowhere(log):
@@ -637,7 +667,7 @@ def not_on_this_host(thread, rule):
         return "no block device of this host can be opened"
     if rule in ("ioctl 1=KVM_GET_XSAVE", "ioctl 1=KVM_GET_XSAVE2") and rule.endswith("2") != (xsave_size() > 4096):
         return "this host's vector registers take the other request"
-    if thread == "snapshot" and rule in ("read", "ioctl 1=UFFDIO_WAKE") and os.geteuid() != 0:
+    if thread == "guard" and os.geteuid() != 0:
         return "only root may handle the kernel's page faults by userfaultfd"
     if rule == "mincore" and Path("/proc/swaps").read_text().count("\n") > 1:
         return "this host has swap"
@@ -651,8 +681,9 @@ TERMINAL = {"terminal": True}
 ATTEMPTS = 8
 
 # Which scenario needs which rule; none where it cannot be brought about at will: whether a vCPU's thread has to ask for
-# memory depends on what others have given back before, of the thread for snapshots as well, whether the end waits for a thread on who is faster. What is behind
-# a rule is its call, and the arguments that it asks for.
+# memory depends on what others have given back before, of the threads for snapshots and of the guard as well; whether the end
+# waits for a thread, and the guard for a lock, on who is faster. What is behind a rule is its call, and the arguments that it
+# asks for.
 NEEDED = {
     "monitor": {
         "epoll_wait": console,
@@ -790,6 +821,7 @@ NEEDED = {
         "readlink": link_that_leads_nowhere(log=False),
         "ftruncate": snapshots(),
         "fsync": snapshots(),
+        "sync_file_range": snapshots(),
         "linkat 4=AT_EMPTY_PATH": snapshots(folder="/dev/shm"),
         "linkat 0=AT_FDCWD 4=AT_SYMLINK_FOLLOW": snapshots(prepare=NO_NAME_BY_DESCRIPTOR),
         "renameat": snapshots(),
@@ -805,9 +837,7 @@ NEEDED = {
         "futex 1=FUTEX_WAIT_BITSET|FUTEX_CLOCK_REALTIME": working_set,
         "write": crash_report(),
         "sendmsg 2=MSG_DONTWAIT|MSG_NOSIGNAL": crash_report(to_socket=True),
-        "poll": crash_report(),
-        "ioctl 1=UFFDIO_WAKE": handler_dies,
-        "read": handler_dies,
+        "poll 2=0": crash_report(),
         "clock_gettime": crash_report(without_vdso=True),
         "ioctl 1=TIOCGPGRP": crash("mayfly_snapshot", **TERMINAL),
         "ioctl 1=TCGETS": crash("mayfly_snapshot", **TERMINAL),
@@ -821,6 +851,30 @@ NEEDED = {
         "exit": clients,
         "exit_group": crash("mayfly_snapshot"),
     },
+    "guard": {
+        "poll": handled(serve),
+        "read": handled(serve),
+        "ioctl 1=UFFDIO_WAKE": handler_dies(),
+        "ioctl 1=UFFDIO_UNREGISTER": handled(serve_none, status=400),
+        "close": handler_dies(),
+        "write": handler_dies(),
+        "sendmsg 2=MSG_DONTWAIT|MSG_NOSIGNAL": handler_dies(to_socket=True),
+        "brk": None,
+        "futex 1=FUTEX_WAIT|FUTEX_PRIVATE_FLAG": None,
+        "futex 1=FUTEX_WAKE|FUTEX_PRIVATE_FLAG": handled(serve),
+        "clock_gettime": handler_dies(without_vdso=True),
+        "ioctl 1=TIOCGPGRP": guard_crash(**TERMINAL),
+        "ioctl 1=TCGETS": guard_crash(**TERMINAL),
+        "ioctl 1=TCSETS": guard_crash(**TERMINAL),
+        "tgkill 0=OWN_PROCESS 2=SIGABRT": guard_crash(signal.SIGABRT, -signal.SIGABRT),
+        "getpid": guard_crash(signal.SIGABRT, -signal.SIGABRT),
+        "gettid": guard_crash(signal.SIGABRT, -signal.SIGABRT),
+        "rt_sigprocmask": handled(serve),
+        "rt_sigreturn": handled(serve, end=harmless_to_the_guard),
+        "madvise 2=MADV_DONTNEED": handled(serve),
+        "exit": handled(serve),
+        "exit_group": guard_crash(),
+    },
 }
 
 
@@ -833,11 +887,14 @@ OTHER_ENDS = {
     "vcpu madvise 2=MADV_DONTNEED": -signal.SIGSYS,
     "snapshot exit": -signal.SIGSYS,
     "snapshot madvise 2=MADV_DONTNEED": -signal.SIGSYS,
+    "guard exit": -signal.SIGSYS,
+    "guard madvise 2=MADV_DONTNEED": -signal.SIGSYS,
     "monitor tgkill 0=OWN_PROCESS 2=SIGRTMIN": -signal.SIGSYS,
     "monitor exit_group": -signal.SIGSEGV,
     "api exit_group": -signal.SIGSEGV,
     "vcpu exit_group": -signal.SIGSEGV,
     "snapshot exit_group": -signal.SIGSEGV,
+    "guard exit_group": -signal.SIGSEGV,
 }
 
 
@@ -889,7 +946,7 @@ class Rules(FilterCase):
             for name, scenario in scenarios.items():
                 with self.subTest(thread=thread, rule=name):
                     self.setUp()
-                    if scenario is not None:
+                    if scenario is not None and not not_on_this_host(thread, name):
                         code, expected, log = self.go_through(scenario, self.compile({}))
                         self.assertEqual(code, expected, log)
 
@@ -923,6 +980,9 @@ class Rules(FilterCase):
 
     def test_each_of_the_snapshots_is_needed(self):
         self.each_rule_of("snapshot")
+
+    def test_each_of_the_handlers_guard_is_needed(self):
+        self.each_rule_of("guard")
 
 
 class Choice(FilterCase):
@@ -992,8 +1052,8 @@ class Choice(FilterCase):
         vm.process.send_signal(signal.SIGTERM)
         self.expect(vm.end(), 0)
 
-    def test_who_has_no_policy_for_snapshots_gets_the_monitors_own(self):
-        own = [str(path) for name, path in POLICIES.items() if name != "snapshot"]
+    def test_who_has_no_policy_for_a_thread_that_came_later_gets_the_monitors_own(self):
+        own = [str(path) for name, path in POLICIES.items() if name not in ("snapshot", "guard")]
         subprocess.run([OPTIONS.compiler, "-o", self.path("three"), *own], check=True)
         self.assertLess(os.path.getsize(self.path("three")), os.path.getsize(self.compile({})))
         vm = Vm(self, self.path("three"), "echo", api=True)
@@ -1002,6 +1062,11 @@ class Choice(FilterCase):
         save(self, vm)
         vm.stop()
         self.assertEqual(vm.process.wait(HANG), 0)
+        if os.geteuid() == 0:  # else no kernel's page fault may be another process's
+            vm, _ = handled(serve, end=lambda vm: self.assertEqual(self.states(vm)["mayfly_guard"], ("2", "1")))(
+                self, self.path("three"))
+            vm.stop()
+            self.assertEqual(vm.process.wait(HANG), 0)
 
     def test_filters_that_cannot_be_used_are_refused_with_the_file_and_the_reason(self):
         good = Path(self.compile({})).read_bytes()

@@ -484,6 +484,21 @@ class Devices(SnapshotCase):
                    **own)
         self.assertEqual(third.get("/vm/config")["network-interfaces"][0]["guest_mac"], "06:00:00:00:00:02")
         self.tell(third, "trt")
+        third.kill()
+        socket_path = self.path("shell.sock")
+        fourth = Running("restore", self.files.state, self.files.memory, "--disk", f"disk={self.path('copy')}",
+                         "--tap", f"net={taps[1]}", "--mac", "net=06:00:00:00:00:03", "--api-sock", socket_path)
+        self.addCleanup(fourth.process.kill)
+        end = time.monotonic() + HANG
+        while not os.path.exists(socket_path) and fourth.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        api = Connection(socket_path)
+        api.request("GET", "/vm/config")
+        config = json.load(api.getresponse())["network-interfaces"][0]
+        api.close()
+        self.assertEqual((config["host_dev_name"], config["guest_mac"]), (taps[1], "06:00:00:00:00:03"))
+        fourth.process.send_signal(signal.SIGTERM)
+        self.expect(fourth.end(), 0)
         vm.resume()
         self.tell(vm, "trt")
         for override, said in (({"iface_id": "none", "host_dev_name": taps[1]}, ("no network interface", "none")),
@@ -1119,7 +1134,6 @@ class PageFaults(SnapshotCase):
         vm.load(self.files)
         self.assertEqual(vm.count(), 4)
 
-
     def silent(self, after=0, **more):
         """A microVM that is being loaded, by a thread, from a handler that serves so many pages; that, its answers, and
         the handler, once it has been asked for a page that it does not serve."""
@@ -1130,15 +1144,31 @@ class PageFaults(SnapshotCase):
         self.assertTrue(handler.refused.wait(HANG))
         return vm, handler, thread, answers
 
+    def test_a_handler_that_serves_no_page_fails_the_load_only_and_holds_up_other_calls_no_longer(self):
+        self.taken().kill()
+        vm, handler, thread, answers = self.silent()
+        other = Connection(vm.socket)
+        self.addCleanup(other.close)
+        other.request("GET", "/")
+        answer = other.getresponse()
+        self.assertEqual((answer.status, json.loads(answer.read())["state"]), (200, "Not started"))
+        thread.join()
+        [(status, answer)] = answers
+        self.assertEqual(status, 400, answer)
+        for said in ("page fault handler", handler.listener.getsockname(), f"process {os.getpid()}", "10 s"):
+            self.assertIn(said, answer["fault_message"])
+        vm.load(self.files)
+        self.assertEqual(vm.count(), 4)
+
     def test_a_handler_that_serves_no_page_does_not_keep_the_process_from_ending(self):
         self.taken().kill()
         for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(signal=number):
                 vm, _, thread, answers = self.silent()
                 vm.process.send_signal(number)
-                self.expect(vm.end(), 1, err=("ends at once", "page fault handler"))
+                self.expect(vm.end(), 0)
                 thread.join()
-                self.assertEqual(answers, [])
+                self.assertIn("the monitor is to end", answers[0][1]["fault_message"])
 
     def test_a_guest_that_waits_for_a_page_does_not_keep_the_process_from_ending(self):
         self.taken().kill()
@@ -1149,22 +1179,32 @@ class PageFaults(SnapshotCase):
         vm.process.send_signal(signal.SIGTERM)
         self.assertIn(vm.end().code, (0, 1))  # a KVM before Linux 6.2 does not hear of it
 
-    def test_a_handler_that_dies_ends_its_guest(self):
+    def test_a_handler_that_dies_fails_the_load_or_ends_its_guest(self):
         self.taken().kill()
-        for most in (0, 4):
-            with self.subTest(served=most):
+        for most, number in ((0, signal.SIGSEGV), (4, None), (4, signal.SIGKILL)):
+            with self.subTest(served=most, signal=number):
                 path = self.path(f"uffd{next(self.numbers)}.sock")
                 child = os.fork()
                 if child == 0:
                     handler = Handler(path, self.files.memory, most=most)
                     handler.refused.wait(HANG)
+                    if number:
+                        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+                        os.kill(os.getpid(), number)
                     os._exit(0)
                 while not os.path.exists(path):
                     time.sleep(0.01)
                 vm = self.start()
-                thread, _ = vm.call_aside("PUT", "/snapshot/load", self.load_from(path))
+                thread, answers = vm.call_aside("PUT", "/snapshot/load", self.load_from(path))
                 os.waitpid(child, 0)
-                self.expect(vm.end(), 1, err=("closed its connection", "page fault handler"))
+                if most == 0:
+                    thread.join()
+                    self.assertEqual(answers[0][0], 400, answers)
+                    self.assertIn(f"process {child} has ended", answers[0][1]["fault_message"])
+                    vm.load(self.files)
+                    self.assertEqual(vm.count(), 4)
+                    vm.send(b"q")
+                self.expect(vm.end(), 1 if most else 0, err=("closed its connection", "page fault handler"))
                 thread.join()
 
     def test_a_handler_that_closes_its_connection_and_goes_on_serves(self):

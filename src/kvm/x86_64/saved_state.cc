@@ -280,11 +280,6 @@ Result<VcpuState> save_vcpu(const Vcpu& vcpu, const VcpuSaving& saving,
   return state;
 }
 
-Result<void> restore_vcpu(const Vcpu& vcpu, const VcpuState& state) {
-  MAYFLY_TRY(restore_timeless(vcpu, state, kLargestXsave));
-  return restore_timed(vcpu, state);
-}
-
 Result<void> restore_timeless(const Vcpu& vcpu, const VcpuState& state, std::size_t xsave_size) {
   const UniqueFd& fd = vcpu.descriptor();
   // The CPUID first: it decides what the rest may hold. The clock's rate before any value of the clock.

@@ -4,7 +4,7 @@
 // The guest stands still meanwhile. Order of a restore, and why:
 //
 //   memory                 KVM reads page-directory pointers, and writes the wall clock, into it
-//   vCPUs, each by restore_vcpu(), or by its two steps, restore_timeless() and restore_timed()
+//   vCPUs, each by restore_timeless(), then restore_timed()
 //   restore_platform()     the I/O APIC raises what was pending in it again, at local APICs that are there
 //   Vm::set_clock()        last: from then on the guest's clock runs
 //
@@ -78,12 +78,11 @@ Result<VcpuSaving> vcpu_saving(const Kvm& kvm);
 // interrupt too many than one too few.
 Result<VcpuState> save_vcpu(const Vcpu& vcpu, const VcpuSaving& saving,
                             std::span<const kvm_cpuid_entry2> cpuid);
-// For a vCPU that is fresh from Vm::create_vcpu(). Errors, after which it is to be given up: what KVM
-// reports; kUnsupported naming the register that this KVM refuses, or for a clock rate that this host's
-// vCPUs cannot have.
-Result<void> restore_vcpu(const Vcpu& vcpu, const VcpuState& state);
-// What may lie in a vCPU for as long as one likes before the guest goes on; and then, once, the rest: its
-// clocks and timers, which run from then on, and what is pending. `xsave_size`: Kvm::xsave_size(), or more.
+// For a vCPU that is fresh from Vm::create_vcpu(): what may lie in it for as long as one likes before the
+// guest goes on; and then, once, the rest: its clocks and timers, which run from then on, and what is
+// pending. `xsave_size`: Kvm::xsave_size(), or more. Errors, after which it is to be given up: what KVM
+// reports; kUnsupported naming the register that this KVM refuses, or for a clock rate that this host's vCPUs
+// cannot have.
 Result<void> restore_timeless(const Vcpu& vcpu, const VcpuState& state, std::size_t xsave_size);
 Result<void> restore_timed(const Vcpu& vcpu, const VcpuState& state);
 

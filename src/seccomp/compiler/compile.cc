@@ -96,7 +96,7 @@ Result<std::string> compile(std::span<const Policy> policies) {
   append(file, seccomp_format::kArchitecture);
   for (const FilteredThread thread : kFilteredThreads) {
     const std::string& program = programs.at(static_cast<std::size_t>(thread));
-    if (program.empty() && thread != FilteredThread::kSnapshot) {
+    if (program.empty() && !may_lack(thread)) {
       return fail(ErrorCode::kInvalidArgument,
                   std::string("there is no policy for thread ") + name_of(thread));
     }

@@ -30,7 +30,7 @@ Policy policy(FilteredThread thread, std::vector<Rule> rules = {}) {
 
 std::vector<Policy> with_monitor(std::vector<Rule> rules) {
   return {policy(FilteredThread::kMonitor, std::move(rules)), policy(FilteredThread::kApi),
-          policy(FilteredThread::kVcpu), policy(FilteredThread::kSnapshot)};
+          policy(FilteredThread::kVcpu), policy(FilteredThread::kSnapshot), policy(FilteredThread::kGuard)};
 }
 
 // The exit code of a child that is confined and does this, or the number of the signal that ended it,
@@ -48,10 +48,12 @@ int confined(const std::vector<Policy>& policies, const std::function<int()>& bo
   return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-TEST(Compile, needs_one_policy_for_each_thread_but_that_of_snapshots) {
+TEST(Compile, needs_one_policy_for_each_thread_but_those_that_came_later) {
   auto policies = with_monitor({});
-  policies.pop_back();
-  EXPECT_TRUE(compile(policies).has_value());
+  for ([[maybe_unused]] const char* thread : {"guard", "snapshot"}) {
+    policies.pop_back();
+    EXPECT_TRUE(compile(policies).has_value());
+  }
   policies.pop_back();
   EXPECT_THAT(compile(policies).error().message(), HasSubstr("no policy for thread vcpu"));
   policies.push_back(policy(FilteredThread::kApi));

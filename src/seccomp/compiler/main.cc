@@ -32,7 +32,7 @@ constexpr const char* kHelp =
     "\n"
     "Each POLICY is a JSON file that says what one thread may do; there must be one for each thread: "
     "monitor,\n"
-    "api and vcpu; without one for the thread snapshot, that has Mayfly's own. Mayfly's are a good "
+    "api and vcpu; without one for snapshot or guard, that thread has Mayfly's own. Mayfly's are a good "
     "beginning\n"
     "(resources/seccomp in its source); docs/seccomp.md has the format. The filters are for this "
     "processor's\n"
