@@ -89,8 +89,8 @@ void report_error(const Options& options, const std::string& text) {
 
 // From what is to run to the exit code.
 int run(const Options& options, BootTrace::Clock::time_point start) {
-  // One for all threads, before the first of them: another would come with calls of its own, which no filter has to allow then, and
-  // costs memory. Nothing that is done often allocates.
+  // One for all threads, before the first of them: another would come with calls of its own, which no filter
+  // has to allow then, and costs memory. Nothing that is done often allocates.
   ::mallopt(M_ARENA_MAX, 1);
   HostKvm host_kvm;
   // Before all else where a guest is to run at once: what follows is shorter. With an API whoever calls first
