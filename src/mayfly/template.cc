@@ -19,6 +19,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <set>
 #include <string>
@@ -32,6 +33,7 @@
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "base/unforked_memory.h"
 #include "base/unique_fd.h"
 #include "event/event_loop.h"
 #include "mayfly/confinement.h"
@@ -205,7 +207,8 @@ struct Call {
 
 // A clone that lives, or is being born.
 struct Life {
-  api::BornClone clone;
+  std::pmr::string id;
+  std::optional<std::pmr::string> socket;
   Call* call = nullptr;  // whose caller was not told of it yet
 };
 
@@ -267,9 +270,11 @@ class Template {
       }
       if (const auto found = living_.find(pid); found != living_.end()) {
         Call* const call = found->second.call;
-        ids_.erase(found->second.clone.id);
+        ids_.erase(found->second.id);
         living_.erase(found);
-        if (call != nullptr && call->error) {
+        if (call == nullptr) {
+          --told_;
+        } else if (call->error) {
           --call->left;
         }
       }
@@ -451,7 +456,7 @@ class Template {
 
   api::HttpResponse answer(const api::HttpRequest& request) {
     if (request.path == "/" && request.method == "GET") {
-      return {.body = api::template_answer(options_.id, monitor_version(), ready_count(), told_of().size())};
+      return {.body = api::template_answer(options_.id, monitor_version(), ready_count(), told_)};
     }
     if (request.path != "/clone") {
       return refusal("there is no " + request.path + " in a template's API: GET / and GET and POST /clone");
@@ -499,7 +504,11 @@ class Template {
     std::vector<api::BornClone> clones;
     for (const auto& [pid, life] : living_) {
       if (life.call == nullptr) {
-        clones.push_back(life.clone);
+        api::BornClone clone{.id = std::string(life.id), .pid = pid};
+        if (life.socket) {
+          clone.socket.emplace(*life.socket);
+        }
+        clones.push_back(std::move(clone));
       }
     }
     return clones;
@@ -543,7 +552,8 @@ class Template {
     const api::CloneRequest& request = call.request;
     api::BornClone clone{
         .id = request.id.value_or(request.id_prefix.value_or(options_.id) + "-" + std::to_string(number))};
-    if (ids_.contains(clone.id)) {
+    std::pmr::string id(clone.id, &books_);
+    if (ids_.contains(id)) {
       return fail(ErrorCode::kBusy, "the id \"" + clone.id + "\" is taken: a clone that lives has it");
     }
     MAYFLY_TRY_ASSIGN(const std::string order, api::clone_order(request, clone.id, number, socket_folder_));
@@ -561,8 +571,12 @@ class Template {
     MAYFLY_TRY_ASSIGN(Child child, tell(order));
     clone.pid = child.pid;
     child.deadline = call.deadline = Clock::now() + kPatience;
-    ids_.insert(clone.id);
-    living_.emplace(clone.pid, Life{.clone = clone, .call = &call});
+    Life life{.id = {id, &books_}, .socket = std::nullopt, .call = &call};
+    if (clone.socket) {
+      life.socket.emplace(*clone.socket, &books_);
+    }
+    living_.emplace(clone.pid, std::move(life));
+    ids_.insert(std::move(id));
     births_.emplace(
         clone.pid,
         Birth{.child = std::move(child), .call = &call, .id = clone.id, .outputs = std::move(outputs)});
@@ -715,6 +729,7 @@ class Template {
     for (const api::BornClone& clone : call.clones) {
       if (const auto found = living_.find(clone.pid); found != living_.end()) {
         found->second.call = nullptr;
+        ++told_;
       }
     }
     return true;
@@ -817,8 +832,12 @@ class Template {
   unsigned ended_unborn_ = 0;  // of the pool, since a clone was born last
   std::list<Call> calls_;
   std::map<pid_t, Birth> births_;  // of the calls
-  std::map<pid_t, Life> living_;
-  std::set<std::string> ids_;  // of those
+  // Of all that live, and so the one thing that grows with their number: in memory that they do not share.
+  UnforkedMemory unforked_;
+  std::pmr::unsynchronized_pool_resource books_{&unforked_};
+  std::pmr::map<pid_t, Life> living_{&books_};
+  std::pmr::set<std::pmr::string> ids_{&books_};  // of those
+  std::size_t told_ = 0;                          // of them, that somebody was told of
   std::uint64_t last_number_ = 0;
 };
 
