@@ -29,18 +29,13 @@ def wait_until(case, what, true):
         time.sleep(0.01)
 
 
-def state_of(pid):
-    """As proc(5) has it: R, S, D, Z and more; X also of what is no more."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
-            return stat.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
-
-
 def is_alive(pid):
     """Whether it runs: a zombie does not."""
-    return state_of(pid) not in "ZX"
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def read(path):
@@ -492,7 +487,8 @@ class FileServers(CloneCase):
 
     def await_hanging(self, template):
         wait_until(self, "a process waits for the server",
-                   lambda: "D" in map(state_of, [template.process.pid, *template.children()]))
+                   lambda: any(read(f"/proc/{pid}/wchan").startswith("fuse_")
+                               for pid in [template.process.pid, *template.children()]))
 
     def hanging_birth(self, template):
         thread, answers = template.ask(id="slow", serial_out_path=self.path("server/slow.log"))
