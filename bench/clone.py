@@ -11,8 +11,10 @@ byte by the fewest KVM calls that there can be.
   answer    the same to the answer, which is sent once the clone runs
   births    clones a second while one caller asks for 64 at a time, all on one core
   memory    private memory of a clone that halts (smaps_rollup), the guest's own pages among it
-  alive     `first` of the 1st, of the 100th and of the last clone while all before them live, and rest; all without a
-            control API and with one
+  alive     `first` and `memory` of the 1st, of the 100th and of the last clone while all before them live, and rest;
+            the floor meanwhile; and the processor time of a clone's threads until then, with the template's for it. All
+            without a control API and with one, of several templates, one after the other, as a shared machine's speed
+            drifts more within one than the figures differ
 
 The files lie in D, by default a directory in memory.
 """
@@ -41,10 +43,11 @@ FIRST_LIMIT = 1.0  # ms or, where the host takes longer for a VM of its own, tim
 FIRST_LIMIT_OF_FLOOR = 1.35
 BIRTHS_LIMIT = 200  # a second
 PRIVATE_LIMIT_KIB = 300
-GROWTH_LIMIT = 1.5  # the last clones' time, times the first ones'
+GROWTH_LIMIT = 1.5  # what the last clones cost, times what the first ones do
 IN_ONE_CALL = 64
 SETTLED = 2  # s after which births of many at once leave the host nothing to do: grace periods, memory given back
-SAMPLE = 25  # clones whose median stands for "the 1st", "the 100th", "the last"
+SAMPLE = 25  # clones that stand for "the 1st", "the 100th", "the last" of a template
+ROUNDS = 3  # templates whose samples are one
 
 
 class Template:
@@ -182,34 +185,42 @@ def measure_births(binary, folder, count):
         template.stop()
 
 
+def births_near(template, folder, figures):
+    """What SAMPLE births of one clone each cost, added to the figures; the floor takes turns."""
+    time.sleep(SETTLED)
+    before = start.cpu_ms(template.process.pid)
+    for _ in range(SAMPLE):
+        with priority.real_time():
+            figures.setdefault("first ms", []).append(template.ask(serial_out_path=template.fifo)[1]["first"])
+            figures.setdefault("floor ms", []).append(measure_floor(folder))
+        time.sleep(0.02)
+    of_template = (start.cpu_ms(template.process.pid) - before) / SAMPLE
+    time.sleep(start.TIDY_SECONDS)
+    figures.setdefault("cpu ms", []).extend(of_template + start.cpu_ms(pid) for pid in template.born[-SAMPLE:])
+    figures.setdefault("private KiB", []).extend(private_kib(pid) for pid in template.born[-SAMPLE:])
+
+
 def measure_alive(binary, folder, count, has_api):
-    """Median `first` of the 1st, the 100th and the last, in ms; the median private KiB, and how many MiB all took."""
-    before = available_mib()
-    with priority.real_time():
-        template = Template(binary, folder, *([] if has_api else ["--no-clone-api"]))
-    times = []
-    try:
-        while len(template.born) < count:
-            near = len(template.born) < SAMPLE or 100 <= len(template.born) < 100 + SAMPLE or count - len(template.born) <= SAMPLE
-            if near:
-                if len(times) % SAMPLE == 0:
-                    time.sleep(SETTLED)
-                with priority.real_time():
-                    times.append(template.ask(serial_out_path=template.fifo)[1]["first"])
-                time.sleep(0.02)
-            else:
-                limit = 100 if len(template.born) < 100 else count - SAMPLE
-                template.ask(count=min(IN_ONE_CALL, limit - len(template.born)))
-        time.sleep(1)
-        alive = sum(os.path.exists(f"/proc/{pid}/smaps_rollup") for pid in template.born)
-        if alive != count:
-            raise RuntimeError(f"only {alive} of {count} clones live")
-        private = statistics.median(private_kib(pid) for pid in template.born)
-        used = before - available_mib()
-    finally:
-        template.stop()
-    thirds = [times[at:at + SAMPLE] for at in range(0, len(times), SAMPLE)]
-    return [statistics.median(each) for each in thirds], private, used
+    """By how many lived before, of ROUNDS templates: medians by name. And how many MiB all take."""
+    figures, used = {before: {} for before in (0, 100, count - SAMPLE)}, []
+    for _ in range(ROUNDS):
+        before = available_mib()
+        with priority.real_time():
+            template = Template(binary, folder, *([] if has_api else ["--no-clone-api"]))
+        try:
+            for lived, of_these in figures.items():
+                while len(template.born) < lived:
+                    template.ask(count=min(IN_ONE_CALL, lived - len(template.born)))
+                births_near(template, folder, of_these)
+            alive = sum(os.path.exists(f"/proc/{pid}/smaps_rollup") for pid in template.born)
+            if alive != count:
+                raise RuntimeError(f"only {alive} of {count} clones live")
+            used.append(before - available_mib())
+        finally:
+            template.stop()
+    medians = {lived: {name: statistics.median(values) for name, values in of_these.items()}
+               for lived, of_these in figures.items()}
+    return medians, statistics.median(used)
 
 
 def available_mib():
@@ -229,7 +240,7 @@ def main():
     parser.add_argument("--check", action="store_true",
                         help=f"exit with 1 where the first byte takes more than {FIRST_LIMIT} ms and {FIRST_LIMIT_OF_FLOOR} x "
                              f"floor, fewer than {BIRTHS_LIMIT} are born a second, an idle clone has more than "
-                             f"{PRIVATE_LIMIT_KIB} KiB of its own, or the last take {GROWTH_LIMIT} x the first ones' time")
+                             f"{PRIVATE_LIMIT_KIB} KiB of its own, or the last cost {GROWTH_LIMIT} x the first ones' time")
     options = parser.parse_args()
     if not options.program or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         parser.error("name a program by --program or MAYFLY_PROGRAM, on a host with a usable /dev/kvm")
@@ -247,16 +258,22 @@ def main():
                 wrong.append(f"first byte, {name}: {first:.2f} ms, {first / medians['floor ms']:.2f} x floor")
             if medians[f"private KiB, {name}"] > PRIVATE_LIMIT_KIB:
                 wrong.append(f"private memory, {name}: more than {PRIVATE_LIMIT_KIB} KiB")
-        births = measure_births(options.program, folder, options.births)
+        births = statistics.median(measure_births(options.program, folder, options.births) for _ in range(ROUNDS))
         print(f"{'births a second, one core':26} {births:8.0f}")
         if births < BIRTHS_LIMIT:
             wrong.append(f"births: fewer than {BIRTHS_LIMIT} a second")
         for has_api in (False, True):
-            times, private, used = measure_alive(options.program, folder, options.alive, has_api)
-            print(f"{options.alive} alive {'with an API' if has_api else 'without':12}: first ms of the 1st, 100th, last: "
-                  + ", ".join(f"{each:.2f}" for each in times) + f"; {private:.0f} KiB private, {used} MiB in all")
-            if times[-1] > GROWTH_LIMIT * times[0]:
-                wrong.append("the cost of a clone grows with their number")
+            alive, used = measure_alive(options.program, folder, options.alive, has_api)
+            name = "with an API" if has_api else "without"
+            print(f"{options.alive} alive, {name}: {used:.0f} MiB in all")
+            for lived, medians in alive.items():
+                print(f"{f'  after {lived}':26}" + ", ".join(f"{what} {value:.2f}" for what, value in medians.items()))
+            first, *_, last = alive.values()
+            for what in ("first ms", "cpu ms", "private KiB"):
+                if last[what] > GROWTH_LIMIT * first[what]:
+                    wrong.append(f"{what}, {name}: {last[what] / first[what]:.2f} times as much for the last clones")
+            if last["private KiB"] > PRIVATE_LIMIT_KIB:
+                wrong.append(f"private memory of the last, {name}: more than {PRIVATE_LIMIT_KIB} KiB")
     finally:
         shutil.rmtree(folder)
     for each in wrong:

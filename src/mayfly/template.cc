@@ -12,12 +12,14 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <list>
 #include <map>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <set>
 #include <string>
@@ -31,6 +33,7 @@
 #include "base/exit_code.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "base/unforked_memory.h"
 #include "base/unique_fd.h"
 #include "event/event_loop.h"
 #include "mayfly/confinement.h"
@@ -53,8 +56,9 @@ constexpr std::chrono::seconds kLastPatience{1};  // at the template's own end
 constexpr std::size_t kAtATime = 4;
 constexpr std::size_t kMaxOrder = std::size_t{128} << 10;  // bytes, well below what a socket takes at once
 constexpr std::size_t kMaxAnswer = 4096;
-// What a child says: one of these, and for kFailed why.
+// What a child says: one of these, for kMade a NewOutput, and for kFailed why.
 constexpr char kReady = 'R';
+constexpr char kMade = 'M';
 constexpr char kBorn = 'B';
 constexpr char kFailed = 'F';
 
@@ -140,6 +144,26 @@ std::string hear(const UniqueFd& channel) {
   return message;
 }
 
+// One of clone_outputs(), which was not there before, by what tells it from others of its name.
+struct NewOutput {
+  std::uint64_t index = 0;
+  dev_t device = 0;
+  ino_t inode = 0;
+};
+
+// A file that a clone is to write to is made before it is opened: then it is known whether it was there
+// before, whatever becomes of the clone. What stands against it is said when it is opened.
+void make_output(const UniqueFd& channel, std::uint64_t index, const std::string& path) {
+  constexpr mode_t kMode = 0600;
+  const UniqueFd made(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, kMode));
+  struct stat file {};
+  if (made && ::fstat(made.get(), &file) == 0) {
+    const auto bytes = std::bit_cast<std::array<char, sizeof(NewOutput)>>(
+        NewOutput{.index = index, .device = file.st_dev, .inode = file.st_ino});
+    say(channel, kMade, {bytes.data(), bytes.size()});
+  }
+}
+
 struct Call;
 
 // A process that waits to become a clone, or is becoming one.
@@ -151,12 +175,20 @@ struct Child {
   bool is_ready = false;
 };
 
-// A file that was not there before, by what tells it from others of its name.
 struct MadeFile {
   std::string path;
-  dev_t device = 0;
-  ino_t inode = 0;
+  NewOutput file;
 };
+
+void remove_files(const std::vector<MadeFile>& files) {
+  for (const MadeFile& made : files) {
+    struct stat file {};
+    if (::lstat(made.path.c_str(), &file) == 0 && file.st_dev == made.file.device &&
+        file.st_ino == made.file.inode) {
+      ::unlink(made.path.c_str());
+    }
+  }
+}
 
 // POST /clone under way.
 struct Call {
@@ -167,13 +199,16 @@ struct Call {
   std::size_t in_flight = 0;     // clones that have not said yet that they are born
   unsigned lost = 0;             // processes that ended without a word while it waited for one
   std::optional<Error> error{};  // no clone is to be left
-  Clock::time_point deadline{};  // until a process is there; after an error, until all have ended
-  std::size_t left = 0;          // after an error: clones that live
+  // Until a process is there; after an error, until all have ended, and then until the files are gone.
+  Clock::time_point deadline{};
+  std::size_t left = 0;  // after an error: clones that live
+  pid_t remover = 0;     // after these: the process that removes made_files; 0: none
 };
 
 // A clone that lives, or is being born.
 struct Life {
-  api::BornClone clone;
+  std::pmr::string id;
+  std::optional<std::pmr::string> socket;
   Call* call = nullptr;  // whose caller was not told of it yet
 };
 
@@ -181,6 +216,7 @@ struct Birth {
   Child child;
   Call* call = nullptr;
   std::string id;
+  std::vector<std::string> outputs;
 };
 
 class Template {
@@ -234,11 +270,17 @@ class Template {
       }
       if (const auto found = living_.find(pid); found != living_.end()) {
         Call* const call = found->second.call;
-        ids_.erase(found->second.clone.id);
+        ids_.erase(found->second.id);
         living_.erase(found);
-        if (call != nullptr && call->error) {
+        if (call == nullptr) {
+          --told_;
+        } else if (call->error) {
           --call->left;
         }
+      }
+      if (const auto call = std::ranges::find(calls_, pid, &Call::remover); call != calls_.end()) {
+        call->remover = 0;
+        call->made_files.clear();
       }
     }
     go_on();
@@ -278,14 +320,7 @@ class Template {
     }
     UniqueFd ours(ends[0]);
     UniqueFd theirs(ends[1]);
-    const pid_t pid = [this, &theirs] {
-      const SignalsHeld held;  // the child must not handle any as the template would
-      const pid_t forked = ::fork();
-      if (forked == 0) {
-        become_child(theirs);
-      }
-      return forked;
-    }();
+    const pid_t pid = fork_away(&theirs);
     if (pid < 0) {
       return fail_errno(errno, "make a clone's process");
     }
@@ -304,14 +339,25 @@ class Template {
     return {};
   }
 
+  // fork(2), in whose child nothing is the template's any more. The channel is null where there is none.
+  pid_t fork_away(const UniqueFd* channel) const {
+    const SignalsHeld held;  // the child must not handle any as the template would
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      become_child(channel);
+    }
+    return pid;
+  }
   // Leaves what is the template's alone: its descriptors, its signals, its terminal, whose keys are not meant
   // for a clone.
-  void become_child(const UniqueFd& channel) const {
+  void become_child(const UniqueFd* channel) const {
     g_server = nullptr;
     static_cast<void>(set_handlers(SIG_DFL));  // which fails for no valid signal
     ::signal(SIGCHLD, SIG_IGN);                // as any monitor does
     std::vector<int> kept = kept_;
-    kept.push_back(channel.get());
+    if (channel != nullptr) {
+      kept.push_back(channel->get());
+    }
     std::ranges::sort(kept);
     static_cast<void>(close_all_but(kept));  // which main() has found to work
     ::setsid();
@@ -346,7 +392,7 @@ class Template {
                                       if (order.empty()) {
                                         ::_exit(static_cast<int>(ExitCode::kOk));  // the template has ended
                                       }
-                                      return read_order(order, machine);
+                                      return read_order(order, machine, channel);
                                     },
                                     .on_born =
                                         [&] {
@@ -378,8 +424,14 @@ class Template {
     }
   }
 
-  OrFailure<CloneBirth> read_order(const std::string& order, const MachineConfig& machine) const {
+  OrFailure<CloneBirth> read_order(const std::string& order, const MachineConfig& machine,
+                                   const UniqueFd& channel) const {
     MAYFLY_TRY_ASSIGN(api::CloneRequest told, api::parse_clone_request(order));
+    // Here and not by the template, which must not wait for whoever serves these files.
+    const std::vector<std::string> outputs = api::clone_outputs(told, told.id.value_or(""), 0);
+    for (std::size_t index = 0; index < outputs.size(); ++index) {
+      make_output(channel, index, outputs[index]);
+    }
     CloneBirth birth{.id = told.id.value_or(""),
                      .load = std::move(told.load),
                      .api_socket = std::move(told.api_socket),
@@ -404,7 +456,7 @@ class Template {
 
   api::HttpResponse answer(const api::HttpRequest& request) {
     if (request.path == "/" && request.method == "GET") {
-      return {.body = api::template_answer(options_.id, monitor_version(), ready_count(), told_of().size())};
+      return {.body = api::template_answer(options_.id, monitor_version(), ready_count(), told_)};
     }
     if (request.path != "/clone") {
       return refusal("there is no " + request.path + " in a template's API: GET / and GET and POST /clone");
@@ -431,8 +483,7 @@ class Template {
     look_soon();
     advance(calls_.back());
     if (calls_.back().error && calls_.back().left == 0) {
-      auto refused = refusal(calls_.back().error->message());
-      remove_files(calls_.back());
+      auto refused = refusal(calls_.back().error->message());  // it had no clone
       calls_.pop_back();
       return refused;
     }
@@ -453,7 +504,11 @@ class Template {
     std::vector<api::BornClone> clones;
     for (const auto& [pid, life] : living_) {
       if (life.call == nullptr) {
-        clones.push_back(life.clone);
+        api::BornClone clone{.id = std::string(life.id), .pid = pid};
+        if (life.socket) {
+          clone.socket.emplace(*life.socket);
+        }
+        clones.push_back(std::move(clone));
       }
     }
     return clones;
@@ -497,7 +552,8 @@ class Template {
     const api::CloneRequest& request = call.request;
     api::BornClone clone{
         .id = request.id.value_or(request.id_prefix.value_or(options_.id) + "-" + std::to_string(number))};
-    if (ids_.contains(clone.id)) {
+    std::pmr::string id(clone.id, &books_);
+    if (ids_.contains(id)) {
       return fail(ErrorCode::kBusy, "the id \"" + clone.id + "\" is taken: a clone that lives has it");
     }
     MAYFLY_TRY_ASSIGN(const std::string order, api::clone_order(request, clone.id, number, socket_folder_));
@@ -508,16 +564,22 @@ class Template {
                                                    " bytes with its id in every place; at most " +
                                                    std::to_string(kMaxOrder) + " are possible");
     }
-    for (std::string& path : api::clone_outputs(request, clone.id, number)) {
+    std::vector<std::string> outputs = api::clone_outputs(request, clone.id, number);
+    for (const std::string& path : outputs) {
       MAYFLY_TRY(expect_kept(path));
-      make_file(call, std::move(path));
     }
     MAYFLY_TRY_ASSIGN(Child child, tell(order));
     clone.pid = child.pid;
     child.deadline = call.deadline = Clock::now() + kPatience;
-    ids_.insert(clone.id);
-    living_.emplace(clone.pid, Life{.clone = clone, .call = &call});
-    births_.emplace(clone.pid, Birth{.child = std::move(child), .call = &call, .id = clone.id});
+    Life life{.id = {id, &books_}, .socket = std::nullopt, .call = &call};
+    if (clone.socket) {
+      life.socket.emplace(*clone.socket, &books_);
+    }
+    living_.emplace(clone.pid, std::move(life));
+    ids_.insert(std::move(id));
+    births_.emplace(
+        clone.pid,
+        Birth{.child = std::move(child), .call = &call, .id = clone.id, .outputs = std::move(outputs)});
     call.clones.push_back(std::move(clone));
     ++call.in_flight;
     return {};
@@ -542,31 +604,16 @@ class Template {
     return fail_errno(error, "tell a clone's process who it is");
   }
 
-  // A file that a clone is to write to is made here: then it is known whether it was there before, whatever
-  // becomes of the clone. What stands against it the clone will say.
-  static void make_file(Call& call, std::string path) {
-    constexpr mode_t kMode = 0600;
-    const UniqueFd made(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, kMode));
-    struct stat file {};
-    if (made && ::fstat(made.get(), &file) == 0) {
-      call.made_files.push_back({std::move(path), file.st_dev, file.st_ino});
-    }
-  }
-  static void remove_files(const Call& call) {
-    for (const MadeFile& made : call.made_files) {
-      struct stat file {};
-      if (::lstat(made.path.c_str(), &file) == 0 && file.st_dev == made.device && file.st_ino == made.inode) {
-        ::unlink(made.path.c_str());
-      }
-    }
-  }
   // No clone is born on a file that is about to be removed.
   Result<void> expect_kept(const std::string& path) const {
-    for (const Call& other : calls_) {
-      if (other.error &&
-          std::ranges::find(other.made_files, path, &MadeFile::path) != other.made_files.end()) {
-        return fail(ErrorCode::kBusy, path + ": is being removed, with clones of a call that failed");
-      }
+    const auto is_made = [&](const Call& call) {
+      return std::ranges::find(call.made_files, path, &MadeFile::path) != call.made_files.end() ||
+             std::ranges::any_of(births_, [&](const auto& birth) {
+               return birth.second.call == &call && std::ranges::count(birth.second.outputs, path) != 0;
+             });
+    };
+    if (std::ranges::any_of(calls_, [&](const Call& call) { return call.error && is_made(call); })) {
+      return fail(ErrorCode::kBusy, path + ": is being removed, with clones of a call that failed");
     }
     return {};
   }
@@ -579,7 +626,11 @@ class Template {
   void take_message(pid_t pid) {
     if (const auto birth = births_.find(pid); birth != births_.end()) {
       const std::string message = hear(birth->second.child.channel);
-      end_birth(birth, message);
+      if (message.starts_with(kMade)) {
+        note_made(birth->second, message);
+      } else {
+        end_birth(birth, message);
+      }
       return;
     }
     const auto child = std::ranges::find(pool_, pid, &Child::pid);
@@ -601,6 +652,15 @@ class Template {
       if (needs_child(call) && (!message.empty() || ++call.lost > options_.clones.pool)) {
         fail_call(call, error.within("make a VM ahead"));
       }
+    }
+  }
+
+  static void note_made(const Birth& birth, const std::string& message) {
+    std::array<char, sizeof(NewOutput)> bytes{};
+    message.copy(bytes.data(), bytes.size(), 1);
+    const auto file = std::bit_cast<NewOutput>(bytes);
+    if (file.index < birth.outputs.size()) {
+      birth.call->made_files.push_back({birth.outputs[file.index], file});
     }
   }
 
@@ -655,24 +715,50 @@ class Template {
   // False where its clones are to end first, as nobody knows of them.
   bool answer_call(Call& call) {
     if (call.error) {
-      remove_files(call);
+      if (!files_are_gone(call)) {
+        return false;
+      }
       server_->answer(call.ticket, refusal(call.error->message()));
       return true;
     }
     ended_unborn_ = 0;
     if (!server_->answer(call.ticket, {.body = api::clones_answer(call.clones)})) {
       fail_call(call, nobody_asks());
-      if (call.left == 0) {
-        remove_files(call);
-      }
-      return call.left == 0;
+      return call.left == 0 && files_are_gone(call);
     }
     for (const api::BornClone& clone : call.clones) {
       if (const auto found = living_.find(clone.pid); found != living_.end()) {
         found->second.call = nullptr;
+        ++told_;
       }
     }
     return true;
+  }
+
+  // Where they are not, a process begins to remove them, which may wait for a file server.
+  bool files_are_gone(Call& call) {
+    if (call.remover == 0 && !call.made_files.empty()) {
+      call.remover = fork_away(nullptr);
+      if (call.remover == 0) {
+        remove_files(call.made_files);
+        ::_exit(static_cast<int>(ExitCode::kOk));
+      }
+      call.deadline = Clock::now() + kPatience;
+      look_soon();
+      if (call.remover < 0) {
+        leave_files(call);
+      }
+    }
+    return call.made_files.empty();
+  }
+  static void leave_files(Call& call) {
+    if (call.remover > 0) {
+      ::kill(call.remover, SIGKILL);  // before another clone has a file of theirs
+    }
+    call.remover = 0;
+    for (const MadeFile& made : std::exchange(call.made_files, {})) {
+      LOG_WARN_LIMITED("%s: may be left, of a call that failed: it cannot be removed", made.path.c_str());
+    }
   }
 
   // While something is under way that may take too long.
@@ -702,6 +788,9 @@ class Template {
       }
       if (call.error) {
         signal_clones(call, SIGKILL);
+        if (call.remover != 0) {
+          leave_files(call);
+        }
       } else if (needs_child(call)) {
         fail_call(call, Error(ErrorCode::kIo, "make a VM ahead: it takes too long"));
       }
@@ -718,10 +807,13 @@ class Template {
       fail_call(call, Error(ErrorCode::kNotFound, "the template ends"));
     }
     const auto deadline = Clock::now() + kLastPatience;
-    for (reap(); !calls_.empty(); reap()) {
+    for (reap(); !calls_.empty() && Clock::now() < deadline + kLastPatience; reap()) {
       if (Clock::now() >= deadline) {
-        for (const Call& call : calls_) {
+        for (Call& call : calls_) {
           signal_clones(call, SIGKILL);
+          if (call.remover != 0) {
+            leave_files(call);
+          }
         }
       }
       ::poll(nullptr, 0, 1);
@@ -740,8 +832,12 @@ class Template {
   unsigned ended_unborn_ = 0;  // of the pool, since a clone was born last
   std::list<Call> calls_;
   std::map<pid_t, Birth> births_;  // of the calls
-  std::map<pid_t, Life> living_;
-  std::set<std::string> ids_;  // of those
+  // Of all that live, and so the one thing that grows with their number: in memory that they do not share.
+  UnforkedMemory unforked_;
+  std::pmr::unsynchronized_pool_resource books_{&unforked_};
+  std::pmr::map<pid_t, Life> living_{&books_};
+  std::pmr::set<std::pmr::string> ids_{&books_};  // of those
+  std::size_t told_ = 0;                          // of them, that somebody was told of
   std::uint64_t last_number_ = 0;
 };
 
