@@ -88,6 +88,7 @@ std::uint16_t GuestDriverMemory::load_index(std::uint64_t address) const {
 
 void GuestDriverMemory::store_index(std::uint64_t address, std::uint16_t value) {
   index_at(address).store<std::uint16_t>(0, value);
+  memory_.note_written(GuestAddress(address), sizeof(value));
 }
 
 }  // namespace mayfly::testing
