@@ -134,6 +134,9 @@ Result<std::optional<std::uint64_t>> map(const GuestMemory& memory, const Workin
     }
     own += to - from;
   }
+  if (own == piece.count) {
+    return own;
+  }
   MAYFLY_TRY_ASSIGN(const bool can, populate(memory, piece.page, end, MADV_POPULATE_READ));
   return can ? std::optional(own) : std::nullopt;
 }
