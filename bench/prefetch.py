@@ -56,7 +56,7 @@ import testbed  # noqa: E402
 ACCEL = "tcg,thread=single"
 ICOUNT = ("-icount", "shift=1,sleep=off")
 PATIENCE = 2  # the host may be busy, and the machine's clock is not its
-# QEMU 7.2 that counts instructions hangs sometimes, its guest's guest with a lock that nobody holds. A round is short.
+# QEMU 7.2 that counts instructions hangs often, its guest's guest with a lock that nobody gives back. A case is short.
 ATTEMPTS = 8
 OTHER_MIB = 96  # of the guest, which it does not fill
 TOUCHED_MIB = 64
@@ -88,7 +88,8 @@ def measure(options, tier, home):
     rest = ["/dev/nullb0" if emulated else str(home), Path(options.program).resolve(), small_kernel.build() / "vmlinux",
             linux_guest.initramfs("prefetch"), words, str(options.fill + OTHER_MIB),
             *(disk_words(options) if emulated else ())]
-    cases = [testbed.Case(f"prefetch-{turn}", [host, str(turn), *rest], timeout=120) for turn in range(options.rounds)]
+    cases = [testbed.Case(f"prefetch-{turn}-{PATTERNS[letter]}", [host, f"{turn}:{letter}", *rest], timeout=120)
+             for turn in range(options.rounds) for letter in PATTERNS]
     # Where instructions are counted it does not matter what else the host does.
     how = testbed.Options(parallel=options.parallel if emulated else 1, accel=ACCEL, qemu=ICOUNT, patience=PATIENCE,
                           attempts=ATTEMPTS)
@@ -167,10 +168,10 @@ def main():
         return 1
     if options.keep:
         options.keep.write_text("".join(done.stdout for done in rounds))
-    wanted = [(way, letter) for way in ("record", *WAYS) for letter in PATTERNS]
-    if any(linux_guest.missing(done, parse(done.stdout), wanted) for done in rounds):
-        return 1
     results = parse("".join(done.stdout for done in rounds))
+    wanted = [(way, letter) for way in ("record", *WAYS) for letter in PATTERNS]
+    if any(linux_guest.missing(done, results, wanted) for done in rounds):
+        return 1
     print_figures(results)
     missed = list(check(results)) if options.check else []
     for line in missed:

@@ -1,9 +1,9 @@
 /*
  * The host's side of bench/prefetch.py: starts a guest, saves it, and has it go on again and again, with its
  * working set read ahead and without, each time with nothing of its files in the page cache. All ways once,
- * of which ROUND says which comes first.
+ * of which ROUND says which comes first, for each letter of PATTERNS.
  *
- *   prefetch_host ROUND PLACE MAYFLY KERNEL INITRD CMDLINE MIB [MKE2FS MODULE "PARAMETERS"...]
+ *   prefetch_host ROUND:PATTERNS PLACE MAYFLY KERNEL INITRD CMDLINE MIB [MKE2FS MODULE "PARAMETERS"...]
  *
  * PLACE is where the files of the snapshot lie: a folder, or a disk, on which MKE2FS makes a file system once
  * the kernel has each MODULE: this machine is ours alone then. Says for every load
@@ -280,8 +280,9 @@ int main(int argc, char** argv) {
   save(argv + 3);
   static const char* const ways[] = {"plain", "prefetch", "warm"};
   enum { WAYS = sizeof ways / sizeof *ways };
-  const int first = atoi(argv[1]);
-  for (const char* letter = "so"; *letter; letter++) {
+  char* letters;
+  const long first = strtol(argv[1], &letters, 10);
+  for (const char* letter = letters + 1; *letters && *letter; letter++) {
     run(argv[3], "record", *letter, has_disk);
     for (int way = 0; way < WAYS; way++) run(argv[3], ways[(first + way) % WAYS], *letter, has_disk);
   }
