@@ -70,8 +70,8 @@ static int next_byte(int output, char* byte, int patience_ms) {
 }
 
 struct usage {
-  uint64_t cpu_ns;   // user and system time of all threads, ended ones too, less the time in the guest
-  uint64_t user_ns;  // what of it was not the kernel's
+  uint64_t cpu_ns;        // user and system time of all threads, ended ones too, less the time in the guest
+  uint64_t user_ns;       // what of it was not the kernel's
   uint64_t minor, major;  // page faults
 };
 

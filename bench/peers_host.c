@@ -162,7 +162,8 @@ static struct sample take_sample(pid_t pid) {
 
 static void report(const char* side, int round, const char* line, const struct sample* before,
                    const struct sample* after) {
-  printf("load %s %d %s %llu", side, round, line, (unsigned long long)(after->usage.cpu_ns - before->usage.cpu_ns));
+  printf("load %s %d %s %llu", side, round, line,
+         (unsigned long long)(after->usage.cpu_ns - before->usage.cpu_ns));
   for (int i = 0; i < COUNTER_COUNT; i++) {
     printf(" %s=%llu", COUNTERS[i], (unsigned long long)(after->counters[i] - before->counters[i]));
   }

@@ -174,8 +174,9 @@ TEST(Prefetch, all_pages_of_the_set_are_in_the_cache_and_in_the_page_tables) {
 
 TEST(Prefetch, pages_that_were_written_become_the_guests_own_and_no_others) {
   // Among read ones, over the border of two pieces, over that of the two regions.
-  const std::vector<PageRun> runs = {{100, 2}, {102, 3, true}, {105, 1},         {300, 20}, {320, 40, true},
-                                     {360, 9}, {6000, 1, true}, {4998, 4, true}, {50, 1, true}};
+  const std::vector<PageRun> runs = {{100, 2},        {102, 3, true},  {105, 1},
+                                     {300, 20},       {320, 40, true}, {360, 9},
+                                     {6000, 1, true}, {4998, 4, true}, {50, 1, true}};
   const Restore restore(runs);
   GuestMemory memory = restore.map();
   const auto progress = restore.prefetch(memory)->wait_ended();

@@ -44,7 +44,8 @@ tl::unexpected<Error> refuse(const NamedFile& file, std::string_view why) {
 
 // How many pages of the file are left for further runs after `run`; nothing where it does not fit.
 bool fits(const PageRun& run, std::uint64_t file_pages, std::uint64_t& left) {
-  if (run.count == 0 || run.count >= kWritten || run.page >= file_pages || run.count > file_pages - run.page || run.count > left) {
+  if (run.count == 0 || run.count >= kWritten || run.page >= file_pages ||
+      run.count > file_pages - run.page || run.count > left) {
     return false;
   }
   left -= run.count;

@@ -286,7 +286,7 @@ TEST(WorkingSetRecorder, holes_of_the_file_are_left_out) {
   EXPECT_TRUE(std::none_of(recorded.begin(), recorded.end(),
                            [](std::uint64_t page) { return page >= 100 && page < 150; }));
   if (exact) {
-      std::vector<PageRun> want;
+    std::vector<PageRun> want;
     for (const std::uint64_t page : data) {
       const bool written = page % 3 == 0;
       if (want.empty() || want.back().page + want.back().count != page || want.back().written != written) {

@@ -102,7 +102,8 @@ void try_file(std::span<const std::byte> bytes, bool ahead) {
   hold(write_working_set({again, "set"}, kOwner, runs).has_value(), "what was read can be written");
   const Bytes rewritten = bytes_of(again);
   const bool is_old = bytes[8] == std::byte{1};
-  hold(is_old ? rewritten.size() == bytes.size() : std::ranges::equal(rewritten, bytes), "a set has one encoding");
+  hold(is_old ? rewritten.size() == bytes.size() : std::ranges::equal(rewritten, bytes),
+       "a set has one encoding");
 }
 
 // A head and a checksum that are right around the runs of `bytes`, with pages that are mostly near.
