@@ -33,14 +33,13 @@ import statistics
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "testbed"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import testbed  # noqa: E402  (found through the line above)
+import linux_guest  # noqa: E402  (found through the line above)
 
-import newc  # noqa: E402  (found through testbed)
-import recipe  # noqa: E402
+import recipe  # noqa: E402  (found through linux_guest)
 import small_kernel  # noqa: E402
+import testbed  # noqa: E402
 
 MEMORY_MIB = 256
 DISK = "/dev/shm/mayfly-peers.raw"
@@ -117,34 +116,9 @@ def default_sides():
 
 # --- one run -----------------------------------------------------------------------------------------------------
 
-def compiled(name, *flags):
-    """The program bench/NAME.c, static, compiled once."""
-    source = ROOT / "bench" / f"{name}.c"
-
-    def build(folder):
-        recipe.need_tools("cc=gcc")
-        recipe.run(["cc", "-std=gnu11", "-O2", "-static", "-s", "-Wall", "-Wextra", *flags, "-o", folder / name, source])
-
-    return recipe.cached(name.replace("_", "-"), recipe.digest(source), build) / name
-
-
-def guest_initramfs():
-    program = compiled("peers_guest")
-
-    def write(folder):
-        with open(folder / "initramfs.cpio", "wb") as out:
-            archive = newc.Archive(out)
-            archive.folder("dev")
-            archive.character_device("dev/console", 5, 1)
-            archive.file("init", program, 0o755)
-            archive.finish()
-
-    return recipe.cached("initramfs-peers", recipe.digest(program, Path(__file__)), write) / "initramfs.cpio"
-
-
 def make_case(sides, options):
     kernel = (options.kernel or small_kernel.build() / "vmlinux").resolve()
-    initrd, inputs = guest_initramfs(), {}
+    initrd, inputs = linux_guest.initramfs("peers"), {}
     words = []
     for name, program in sides.items():
         path = Path(program).resolve()
@@ -152,7 +126,7 @@ def make_case(sides, options):
             raise testbed.TestbedError(f"{name}: there is no program {program}")
         words += ["--", name, *kind_of(name)(path, kernel, initrd, cmdline(options.milliseconds), inputs)]
     inputs["sides"] = [part for word in words for part in (word, "\n")]
-    command = [compiled("peers_host"), str(options.rounds), DISK, str(DISK_MIB), "sides"]
+    command = [linux_guest.compiled("peers_host"), str(options.rounds), DISK, str(DISK_MIB), "sides"]
     # A guest that hangs is given up by peers_host itself.
     seconds = options.rounds * len(sides) * (15 + 6 * (options.milliseconds / 1000 + 2)) + 60
     return testbed.Case("peers", command, timeout=seconds, inputs=inputs)
@@ -247,8 +221,7 @@ def main():
     if options.keep:
         options.keep.write_text(done.stdout)
     results = parse(done.stdout)
-    if done.describe() != "exit 0" or any((side, load) not in results for side in sides for load in LOADS):
-        testbed.say(f"error: not all was measured ({done.describe()}):\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}")
+    if linux_guest.missing(done, results, ((side, load) for side in sides for load in LOADS)):
         return 1
     print_figures(results, list(sides), options.counters)
     missed = check(results, list(sides)) if options.check else []

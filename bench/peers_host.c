@@ -14,24 +14,15 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
-#include <poll.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
+
+#include "monitor_process.h"
 
 #define TAP "tap0"
 #define ADDRESS "10.0.0.1"
@@ -42,11 +33,6 @@ enum { SILENCE_LIMIT_MS = 60000, CHUNK = 256 << 10 };
 static const char* const COUNTERS[] = {"exits",          "mmio_exits", "io_exits",      "halt_exits",
                                        "irq_injections", "irq_exits",  "insn_emulation"};
 enum { COUNTER_COUNT = sizeof COUNTERS / sizeof *COUNTERS };
-
-static void die(const char* what) {
-  printf("FAILED: %s: %s\n", what, strerror(errno));
-  exit(1);
-}
 
 // --- the network's other end
 // -------------------------------------------------------------------------------------
@@ -141,19 +127,10 @@ static const char* disk;
 static char debug[64];
 
 struct sample {
-  uint64_t cpu_ns, user_ns, switches;
+  struct usage usage;
+  uint64_t switches;
   uint64_t counters[COUNTER_COUNT];
 };
-
-static int read_text(const char* path, char* text, size_t size) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return -1;
-  ssize_t got = read(fd, text, size - 1);
-  close(fd);
-  if (got < 0) return -1;
-  text[got] = 0;
-  return 0;
-}
 
 // Of all threads that there are.
 static uint64_t count_switches(pid_t pid) {
@@ -173,21 +150,8 @@ static uint64_t count_switches(pid_t pid) {
 }
 
 static struct sample take_sample(pid_t pid) {
-  struct sample sample = {0};
-  char path[128], text[4096];
-  snprintf(path, sizeof path, "/proc/%d/stat", pid);
-  if (read_text(path, text, sizeof text) != 0) die(path);
-  // proc(5): fields 14 and 15 are utime and stime, 43 is guest_time, which utime contains. Field 2 may hold
-  // blanks.
-  const uint64_t tick_ns = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK);
-  char* at = strrchr(text, ')');
-  for (int field = 2; at && field <= 43; field++) {
-    uint64_t value = strtoull(at + 1, NULL, 10);
-    if (field == 14 || field == 15) sample.cpu_ns += value * tick_ns;
-    if (field == 14) sample.user_ns += value * tick_ns;
-    if (field == 43) sample.cpu_ns -= value * tick_ns, sample.user_ns -= value * tick_ns;
-    at = strchr(at + 1, ' ');
-  }
+  struct sample sample = {.usage = usage_of(pid)};
+  char path[128], text[64];
   sample.switches = count_switches(pid);
   for (int i = 0; i < COUNTER_COUNT; i++) {
     snprintf(path, sizeof path, "%s/kvm/%s", debug, COUNTERS[i]);
@@ -196,49 +160,29 @@ static struct sample take_sample(pid_t pid) {
   return sample;
 }
 
-// Starts a monitor; its guest's console can be read from *console.
-static pid_t start(char** command, int* console) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) die("pipe");
-  fflush(stdout);
-  pid_t pid = fork();
-  if (pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    int null = open("/dev/null", O_RDONLY);
-    dup2(null, 0);
-    dup2(ends[1], 1);
-    dup2(ends[1], 2);
-    execv(command[0], command);
-    dprintf(2, "cannot run %s: %s\n", command[0], strerror(errno));
-    _exit(127);
-  }
-  close(ends[1]);
-  *console = ends[0];
-  return pid;
-}
-
 static void report(const char* side, int round, const char* line, const struct sample* before,
                    const struct sample* after) {
-  printf("load %s %d %s %llu", side, round, line, (unsigned long long)(after->cpu_ns - before->cpu_ns));
+  printf("load %s %d %s %llu", side, round, line,
+         (unsigned long long)(after->usage.cpu_ns - before->usage.cpu_ns));
   for (int i = 0; i < COUNTER_COUNT; i++) {
     printf(" %s=%llu", COUNTERS[i], (unsigned long long)(after->counters[i] - before->counters[i]));
   }
   printf(" switches=%llu user_us=%lld\n", (unsigned long long)(after->switches - before->switches),
-         (long long)(after->user_ns - before->user_ns) / 1000);
+         (long long)(after->usage.user_ns - before->usage.user_ns) / 1000);
   fflush(stdout);
 }
 
 static void run(const char* side, int round, char** command) {
   int console;
-  pid_t pid = start(command, &console);
-  char line[512], said[2048] = "";
+  pid_t pid = start_monitor(command, NULL, &console);
+  char line[512];
   size_t length = 0;
   struct sample before = {0}, after = {0};
   int measured = 0, is_done = 0;
+  said[0] = 0;
   while (!is_done) {
-    struct pollfd wait = {.fd = console, .events = POLLIN};
     char byte;
-    if (poll(&wait, 1, SILENCE_LIMIT_MS) <= 0 || read(console, &byte, 1) != 1) break;
+    if (!next_byte(console, &byte, SILENCE_LIMIT_MS)) break;
     if (byte == '<') {
       before = take_sample(pid);
       length = 0;
@@ -258,8 +202,7 @@ static void run(const char* side, int round, char** command) {
     }
   }
   close(console);
-  kill(pid, SIGKILL);
-  waitpid(pid, NULL, 0);
+  end_monitor(pid);
   if (!is_done) {
     printf("FAILED: %s, round %d, said:\n%s\n", side, round, said);
     exit(1);

@@ -6,7 +6,8 @@
  *   o   its first MIB in order, for reading
  *
  * It answers "touched LETTER PAGES NANOSECONDS WRONG", by its own clock; WRONG pages do not hold what was
- * written to them at the start. The kernel's command line gives FILL_MIB and MIB.
+ * written to them at the start. Then it does the very same once more, and says "again NANOSECONDS WRONG". The
+ * kernel's command line gives FILL_MIB and MIB.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -93,6 +94,10 @@ int main(void) {
     const size_t wrong = touch(letter, order);
     const uint64_t end = now();
     printf("touched %c %zu %llu %zu\n", letter, most, (unsigned long long)(end - begin), wrong);
+    const uint64_t begin_again = now();
+    const size_t wrong_again = touch(letter, order);
+    const uint64_t end_again = now();
+    printf("again %llu %zu\n", (unsigned long long)(end_again - begin_again), wrong_again);
   }
   return 0;
 }

@@ -1,44 +1,37 @@
 /*
  * The host's side of bench/prefetch.py: starts a guest, saves it, and has it go on again and again, with its
- * working set read ahead and without, each time with nothing of its files in the page cache.
+ * working set read ahead and without, each time with nothing of its files in the page cache. All ways once,
+ * of which ROUND says which comes first, for each letter of PATTERNS.
  *
- *   prefetch_host ROUNDS PLACE MAYFLY KERNEL INITRD CMDLINE MIB
+ *   prefetch_host ROUND:PATTERNS PLACE MAYFLY KERNEL INITRD CMDLINE MIB [MKE2FS MODULE "PARAMETERS"...]
  *
- * PLACE is where the files of the snapshot lie: a folder, or a disk with an ext4 file system, which is
- * mounted. Says for every load
+ * PLACE is where the files of the snapshot lie: a folder, or a disk, on which MKE2FS makes a file system once
+ * the kernel has each MODULE: this machine is ours alone then. Says for every load
  *
- *   load WAY LETTER ROUND CALL_NS ALL_NS GUEST_NS MINOR MAJOR CPU_NS READS
+ *   load WAY LETTER CALL_NS ALL_NS GUEST_NS MAPPED_NS MINOR MAJOR CPU_NS READS PRIVATE_KIB
  *
  * WAY is record, plain, prefetch or warm, which is plain with all of the file in the page cache. ALL_NS is
  * the time from the begin of the load's call to the guest's answer, GUEST_NS what it took by the guest's
- * clock; MINOR and MAJOR page faults and CPU_NS of the monitor, without the time in the guest, and READS,
- * what all disks of this machine were asked for, are those of ALL_NS.
+ * clock, and MAPPED_NS what it took once more, with all of it there; MINOR and MAJOR page faults and CPU_NS
+ * of the monitor, without the time in the guest, and READS, what all disks of this machine were asked for,
+ * are those of ALL_NS. PRIVATE_KIB is the monitor's memory that is its alone, after all that.
  */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdarg.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
+
+#include "monitor_process.h"
 
 enum { SILENCE_LIMIT_MS = 90000, TEXT = 4096 };
 
 static char folder[256];
-static char said[TEXT];  // the last that a guest or a monitor said
 
 struct monitor {
   pid_t pid;
@@ -46,23 +39,10 @@ struct monitor {
   char socket[300];
 };
 
-static void die(const char* what) {
-  printf("FAILED: %s: %s\nit was said last:\n%s\n", what, strerror(errno), said);
-  exit(1);
-}
-
 static uint64_t now(void) {
   struct timespec time;
   clock_gettime(CLOCK_MONOTONIC, &time);
   return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
-static int read_text(const char* path, char* text, size_t size) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  ssize_t got = fd < 0 ? -1 : read(fd, text, size - 1);
-  close(fd);
-  text[got < 0 ? 0 : got] = 0;
-  return got < 0 ? -1 : 0;
 }
 
 static const char* file(const char* name) {
@@ -78,30 +58,15 @@ static const char* file(const char* name) {
 
 static struct monitor start(char* program) {
   struct monitor vm;
-  int in[2], out[2];
-  if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0) die("pipe");
   strcpy(vm.socket, file("api"));
   unlink(vm.socket);
-  fflush(stdout);
-  vm.pid = fork();
-  if (vm.pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    dup2(in[0], 0);
-    dup2(out[1], 1);
-    dup2(out[1], 2);
-    execl(program, program, "--api-sock", vm.socket, (char*)NULL);
-    _exit(127);
-  }
-  close(in[0]);
-  close(out[1]);
-  vm.input = in[1];
-  vm.output = out[0];
+  char* command[] = {program, "--api-sock", vm.socket, NULL};
+  vm.pid = start_monitor(command, &vm.input, &vm.output);
   return vm;
 }
 
 static void end(struct monitor* vm) {
-  kill(vm->pid, SIGKILL);
-  waitpid(vm->pid, NULL, 0);
+  end_monitor(vm->pid);
   close(vm->input);
   close(vm->output);
 }
@@ -141,9 +106,8 @@ static const char* await(struct monitor* vm, const char* begin, uint64_t* first)
   static char line[TEXT];
   size_t length = 0, kept = 0;
   for (;;) {
-    struct pollfd wait = {.fd = vm->output, .events = POLLIN};
     char byte;
-    if (poll(&wait, 1, SILENCE_LIMIT_MS) <= 0 || read(vm->output, &byte, 1) != 1) die(begin);
+    if (!next_byte(vm->output, &byte, SILENCE_LIMIT_MS)) die(begin);
     if (length == 0) *first = now();
     if (kept + 1 < sizeof said) said[kept++] = byte, said[kept] = 0;
     if (byte == '\n') {
@@ -159,34 +123,24 @@ static const char* await(struct monitor* vm, const char* begin, uint64_t* first)
 // --- what is measured
 // --------------------------------------------------------------------------------------------
 
-struct sample {
-  uint64_t minor, major, cpu_ns, reads;
-};
-
-static struct sample take_sample(pid_t pid) {
-  struct sample sample = {0};
-  char path[64], text[TEXT * 4];
-  snprintf(path, sizeof path, "/proc/%d/stat", pid);
-  if (read_text(path, text, sizeof text) != 0) die(path);
-  // proc(5): fields 10 and 12 are minor and major faults, 14 and 15 utime and stime, 43 is guest_time, which
-  // utime contains. Field 2 may hold blanks.
-  const uint64_t tick_ns = 1000000000u / (uint64_t)sysconf(_SC_CLK_TCK);
-  char* at = strrchr(text, ')');
-  for (int field = 2; at && field <= 43; field++) {
-    uint64_t value = strtoull(at + 1, NULL, 10);
-    if (field == 10) sample.minor = value;
-    if (field == 12) sample.major = value;
-    if (field == 14 || field == 15) sample.cpu_ns += value * tick_ns;
-    if (field == 43) sample.cpu_ns -= value * tick_ns;
-    at = strchr(at + 1, ' ');
-  }
+static uint64_t disk_reads(void) {
+  char text[TEXT * 4];
+  uint64_t reads = 0;
   if (read_text("/proc/diskstats", text, sizeof text) != 0) die("/proc/diskstats");
   for (char* line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
-    unsigned long long reads = 0;
-    sscanf(line, "%*u %*u %*s %llu", &reads);
-    sample.reads += reads;
+    unsigned long long of_one = 0;
+    sscanf(line, "%*u %*u %*s %llu", &of_one);
+    reads += of_one;
   }
-  return sample;
+  return reads;
+}
+
+static uint64_t private_kib(pid_t pid) {
+  char path[64], text[TEXT];
+  snprintf(path, sizeof path, "/proc/%d/status", pid);
+  const char* at = read_text(path, text, sizeof text) == 0 ? strstr(text, "RssAnon:") : NULL;
+  if (!at) die(path);
+  return strtoull(at + 8, NULL, 10);
 }
 
 // Nothing of the file is in the page cache.
@@ -233,18 +187,18 @@ static void warm(const char* path) {
   close(fd);
 }
 
-static void run(char* program, const char* way, char letter, int round, int is_ours) {
+static void run(char* program, const char* way, char letter, int is_ours) {
   char set[TEXT], more[TEXT] = "", command[2] = {letter, '\n'};
   snprintf(set, sizeof set, "%s/set-%c", folder, letter);
   const int records = strcmp(way, "record") == 0;
   if (records) snprintf(more, sizeof more, ", \"record_working_set\": true");
-  const int is_warm = strcmp(way, "warm") == 0;
   if (strcmp(way, "prefetch") == 0) snprintf(more, sizeof more, ", \"working_set_path\": \"%.250s\"", set);
   struct monitor vm = start(program);
   ask(&vm, "PUT", "/logger", "{\"level\": \"Error\"}");
   chill_all(is_ours);
-  if (is_warm) warm(file("memory"));
-  const struct sample before = take_sample(vm.pid);
+  if (strcmp(way, "warm") == 0) warm(file("memory"));
+  const struct usage before = usage_of(vm.pid);
+  const uint64_t reads = disk_reads();
   const uint64_t begin = now();
   ask(&vm, "PUT", "/snapshot/load",
       "{\"snapshot_path\": \"%s\", \"mem_backend\": {\"backend_type\": \"File\", \"backend_path\": \"%s\"}, "
@@ -252,18 +206,22 @@ static void run(char* program, const char* way, char letter, int round, int is_o
       file("state"), file("memory"), more);
   const uint64_t loaded = now();
   if (write(vm.input, command, sizeof command) != sizeof command) die("the guest's console");
-  uint64_t answered;
-  unsigned long long pages, took, wrong;
-  if (sscanf(await(&vm, "touched", &answered), "touched %*c %llu %llu %llu", &pages, &took, &wrong) != 3 ||
+  uint64_t answered, again;
+  unsigned long long took, wrong, mapped;
+  if (sscanf(await(&vm, "touched", &answered), "touched %*c %*u %llu %llu", &took, &wrong) != 2 ||
       wrong != 0) {
     die("what the guest found is not what it wrote");
   }
-  const struct sample after = take_sample(vm.pid);
-  printf("load %s %c %d %llu %llu %llu %llu %llu %llu %llu\n", way, letter, round,
-         (unsigned long long)(loaded - begin), (unsigned long long)(answered - begin), took,
+  const struct usage after = usage_of(vm.pid);
+  const uint64_t reads_after = disk_reads();
+  if (sscanf(await(&vm, "again", &again), "again %llu %llu", &mapped, &wrong) != 2 || wrong != 0) {
+    die("what the guest found is not what it found before");
+  }
+  printf("load %s %c %llu %llu %llu %llu %llu %llu %llu %llu %llu\n", way, letter,
+         (unsigned long long)(loaded - begin), (unsigned long long)(answered - begin), took, mapped,
          (unsigned long long)(after.minor - before.minor), (unsigned long long)(after.major - before.major),
-         (unsigned long long)(after.cpu_ns - before.cpu_ns),
-         (unsigned long long)(after.reads - before.reads));
+         (unsigned long long)(after.cpu_ns - before.cpu_ns), (unsigned long long)(reads_after - reads),
+         (unsigned long long)private_kib(vm.pid));
   if (records) {
     ask(&vm, "PUT", "/snapshot/working-set", "{\"working_set_path\": \"%s\"}", set);
     struct stat about;
@@ -287,28 +245,46 @@ static void save(char** words) {
   end(&vm);
 }
 
-int main(int argc, char** argv) {
-  if (argc != 8) return 2;
-  setvbuf(stdout, NULL, _IOLBF, 0);
-  signal(SIGPIPE, SIG_IGN);
-  struct stat place;
-  if (stat(argv[2], &place) != 0) die(argv[2]);
-  const int has_disk = S_ISBLK(place.st_mode);
-  snprintf(folder, sizeof folder, "%s/mayfly-prefetch.%d", has_disk ? "/tmp" : argv[2], getpid());
-  if (mkdir(folder, 0700) != 0) die(folder);
-  if (has_disk && (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
-                   mount(argv[2], folder, "ext4", 0, NULL) != 0)) {
+// --- a disk
+// ------------------------------------------------------------------------------------------------------
+
+static void load_module(const char* path, const char* parameters) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || (syscall(SYS_finit_module, fd, parameters, 0) != 0 && errno != EEXIST)) die(path);
+  close(fd);
+}
+
+static void make_disk(const char* disk, char** words) {
+  for (char** module = words + 1; *module; module += 2) load_module(module[0], module[1]);
+  char* command[] = {words[0], "-q", "-F", "-t", "ext4", (char*)disk, NULL};
+  int output, status;
+  const pid_t pid = start_monitor(command, NULL, &output);
+  for (size_t kept = 0; kept + 1 < sizeof said && read(output, said + kept, 1) == 1; said[++kept] = 0) {
+  }
+  if (waitpid(pid, &status, 0) != pid || status != 0) die(words[0]);
+  close(output);
+  if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+      mount(disk, folder, "ext4", 0, NULL) != 0) {
     die("mount the disk");
   }
+}
+
+int main(int argc, char** argv) {
+  const int has_disk = argc > 8;
+  if (argc < 8 || (has_disk && argc % 2 != 1)) return 2;
+  setvbuf(stdout, NULL, _IOLBF, 0);
+  signal(SIGPIPE, SIG_IGN);
+  snprintf(folder, sizeof folder, "%s/mayfly-prefetch.%d", has_disk ? "/tmp" : argv[2], getpid());
+  if (mkdir(folder, 0700) != 0) die(folder);
+  if (has_disk) make_disk(argv[2], argv + 8);
   save(argv + 3);
   static const char* const ways[] = {"plain", "prefetch", "warm"};
   enum { WAYS = sizeof ways / sizeof *ways };
-  for (const char* letter = "so"; *letter; letter++) run(argv[3], "record", *letter, 0, has_disk);
-  for (int round = 0; round < atoi(argv[1]); round++) {
-    for (const char* letter = "so"; *letter; letter++) {
-      // Each goes first in turn.
-      for (int way = 0; way < WAYS; way++) run(argv[3], ways[(round + way) % WAYS], *letter, round, has_disk);
-    }
+  char* letters;
+  const long first = strtol(argv[1], &letters, 10);
+  for (const char* letter = letters + 1; *letters && *letter; letter++) {
+    run(argv[3], "record", *letter, has_disk);
+    for (int way = 0; way < WAYS; way++) run(argv[3], ways[(first + way) % WAYS], *letter, has_disk);
   }
   static const char* const names[] = {"state", "memory", "set-s", "set-o", "api"};
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) unlink(file(names[i]));

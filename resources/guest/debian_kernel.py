@@ -19,7 +19,7 @@ import recipe
 from kernel_image import drop_pvh_note, extract_elf
 from recipe import HERE, RecipeError
 
-MODULES = ("kvm-amd", "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "tun", "vhost_net", "virtio-rng")
+MODULES = ("kvm-amd", "virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "tun", "vhost_net", "virtio-rng", "null_blk")
 
 
 def build():

@@ -14,6 +14,7 @@
 // linux/mman.h, since Linux 5.14.
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
 #endif
 
 namespace mayfly {
@@ -24,13 +25,19 @@ namespace {
 constexpr std::uint64_t kPiecePages = 32;
 // A gap of so many pages costs less than another request.
 constexpr std::uint64_t kGapPages = 4;
-// How far the reads run ahead of the page tables: what is queued with a disk, 16 MiB.
-constexpr std::uint64_t kAheadPages = 4096;
+// How far the reads run ahead of the page tables: what is queued with a disk, 4 MiB. More keeps the guest
+// waiting for the first pages of the page tables.
+constexpr std::uint64_t kAheadPages = 1024;
 
 struct Piece {
   std::uint64_t page;  // of the memory file
   std::uint64_t count;
+  std::size_t first_run;  // of those that reach into it, which ascend
 };
+
+std::uint64_t end_of(const PageRun& run) {
+  return std::uint64_t{run.page} + run.count;
+}
 
 // Walks a set in pieces.
 class Cursor {
@@ -42,8 +49,11 @@ class Cursor {
     if (at_ == end_) {
       join_runs();
     }
-    const Piece piece = {at_, std::min(kPiecePages, end_ - at_)};
+    const Piece piece = {at_, std::min(kPiecePages, end_ - at_), first_};
     at_ += piece.count;
+    while (first_ < index_ && end_of(set_[first_]) <= at_) {
+      ++first_;
+    }
     return piece;
   }
 
@@ -52,20 +62,22 @@ class Cursor {
     if (index_ == set_.size()) {
       return;
     }
+    first_ = index_;
     const PageRun first = set_[index_++];
     at_ = first.page;
-    end_ = at_ + first.count;
+    end_ = end_of(first);
     for (; index_ < set_.size(); ++index_) {
       const PageRun run = set_[index_];
       if (run.page < end_ || run.page - end_ > kGapPages) {
         return;
       }
-      end_ = std::uint64_t{run.page} + run.count;
+      end_ = end_of(run);
     }
   }
 
   const WorkingSet& set_;
   std::size_t index_ = 0;  // of the next run
+  std::size_t first_ = 0;  // of the joined run: the first that is not all behind `at_`
   std::uint64_t at_ = 0;   // of the joined run: pages
   std::uint64_t end_ = 0;
 };
@@ -77,10 +89,10 @@ Result<void> ask_for(const UniqueFd& file, const Piece& piece) {
   return {};
 }
 
-// False where this kernel cannot.
-Result<bool> map(const GuestMemory& memory, const Piece& piece) {
-  const std::uint64_t begin = piece.page * kGuestPage;
-  const std::uint64_t end = begin + piece.count * kGuestPage;
+// Fills the page tables for some pages of the memory file. False where this kernel cannot.
+Result<bool> populate(const GuestMemory& memory, std::uint64_t page, std::uint64_t end_page, int advice) {
+  const std::uint64_t begin = page * kGuestPage;
+  const std::uint64_t end = end_page * kGuestPage;
   for (const MemoryRegion& region : memory.regions()) {
     const std::uint64_t from = std::max(begin, region.backing_offset);
     const std::uint64_t to = std::min(end, region.backing_offset + region.range.size());
@@ -88,7 +100,7 @@ Result<bool> map(const GuestMemory& memory, const Piece& piece) {
       continue;
     }
     std::byte* const host = static_cast<std::byte*>(region.host) + (from - region.backing_offset);
-    while (::madvise(host, to - from, MADV_POPULATE_READ) != 0) {
+    while (::madvise(host, to - from, advice) != 0) {
       if (errno == EINVAL) {
         return false;
       }
@@ -98,6 +110,35 @@ Result<bool> map(const GuestMemory& memory, const Piece& piece) {
     }
   }
   return true;
+}
+
+// The written pages first: those that were mapped for reading would have to be taken out again. Nothing
+// where this kernel cannot, or how many of the pages are the guest's own now.
+Result<std::optional<std::uint64_t>> map(const GuestMemory& memory, const WorkingSet& set,
+                                         const Piece& piece) {
+  const std::uint64_t end = piece.page + piece.count;
+  std::uint64_t own = 0;
+  for (std::size_t index = piece.first_run; index < set.size(); ++index) {
+    const PageRun run = set[index];
+    if (run.page >= end || end_of(run) <= piece.page) {
+      break;
+    }
+    if (!run.written) {
+      continue;
+    }
+    const std::uint64_t from = std::max<std::uint64_t>(run.page, piece.page);
+    const std::uint64_t to = std::min(end_of(run), end);
+    MAYFLY_TRY_ASSIGN(const bool can, populate(memory, from, to, MADV_POPULATE_WRITE));
+    if (!can) {
+      return std::nullopt;
+    }
+    own += to - from;
+  }
+  if (own == piece.count) {
+    return own;
+  }
+  MAYFLY_TRY_ASSIGN(const bool can, populate(memory, piece.page, end, MADV_POPULATE_READ));
+  return can ? std::optional(own) : std::nullopt;
 }
 
 }  // namespace
@@ -157,8 +198,10 @@ Result<void> Prefetcher::sweep() {
     }
     const Piece piece = maps.next();
     MAYFLY_CHECK(piece.count > 0, "both sweeps have the same pieces");
-    MAYFLY_TRY_ASSIGN(can_map, map(memory_, piece));
+    MAYFLY_TRY_ASSIGN(const auto own, map(memory_, set_, piece));
+    can_map = own.has_value();
     mapped_ += can_map ? piece.count : 0;
+    own_ += own.value_or(0);
     ahead -= piece.count;
   }
   return {};
@@ -168,6 +211,7 @@ Prefetcher::Progress Prefetcher::progress() const {
   Progress progress;
   progress.asked_pages = asked_;
   progress.mapped_pages = mapped_;
+  progress.own_pages = own_;
   progress.wanted_pages = set_.pages();
   const MutexLock lock(mutex_);
   progress.ended = ended_;

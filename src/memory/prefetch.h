@@ -17,9 +17,13 @@
 //
 // Behind the reads goes a second sweep, which has the kernel fill the page tables with what has arrived
 // (MADV_POPULATE_READ, Linux 5.14), so that the guest does not even take a minor fault for what it reads. The
-// pages stay those of the page cache, shared by all guests of the file.
+// pages stay those of the page cache, shared by all guests of the file. Not so those that the recorded guest
+// wrote: they become copies of this guest's own ahead of its writing (MADV_POPULATE_WRITE), where it would
+// have made KVM map each of them twice, for the read or the first look and again for the copy. It is as much
+// private memory as the recorded guest took.
 //
-// Nothing here can harm the guest: no byte of its memory is written. What fails ends the sweep, and is told.
+// Nothing here can harm the guest: no byte of its memory becomes another. What fails ends the sweep, and is
+// told.
 #pragma once
 
 #include <atomic>
@@ -45,6 +49,7 @@ class Prefetcher {
     std::uint64_t wanted_pages = 0;  // of the set, 4 KiB each
     std::uint64_t asked_pages = 0;   // of the memory file, asked for; small gaps between runs are among them
     std::uint64_t mapped_pages = 0;  // of them, put into the page tables; 0 before Linux 5.14
+    std::uint64_t own_pages = 0;     // of those, copied for this guest alone
     std::optional<Error> failed;     // why it ended before all was read; not where it was stopped
   };
 
@@ -84,6 +89,7 @@ class Prefetcher {
 
   std::atomic<std::uint64_t> asked_ = 0;   // pages
   std::atomic<std::uint64_t> mapped_ = 0;  // pages
+  std::atomic<std::uint64_t> own_ = 0;     // pages
   mutable Mutex mutex_;                    // a leaf
   CondVar changed_;                        // ended_
   bool ended_ MAYFLY_GUARDED_BY(mutex_) = false;

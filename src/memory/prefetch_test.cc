@@ -172,6 +172,40 @@ TEST(Prefetch, all_pages_of_the_set_are_in_the_cache_and_in_the_page_tables) {
   EXPECT_LT(restore.cached().size(), kPages);
 }
 
+TEST(Prefetch, pages_that_were_written_become_the_guests_own_and_no_others) {
+  // Among read ones, over the border of two pieces, over that of the two regions.
+  const std::vector<PageRun> runs = {{100, 2},        {102, 3, true},  {105, 1},
+                                     {300, 20},       {320, 40, true}, {360, 9},
+                                     {6000, 1, true}, {4998, 4, true}, {50, 1, true}};
+  const Restore restore(runs);
+  GuestMemory memory = restore.map();
+  const auto progress = restore.prefetch(memory)->wait_ended();
+  EXPECT_FALSE(progress.failed);
+  if (progress.mapped_pages == 0) {
+    GTEST_SKIP() << "this kernel fills no page tables when it is asked to";
+  }
+  EXPECT_EQ(progress.own_pages, 49U);
+  const PageMap map = PageMap::open().value();
+  std::set<std::uint64_t> own;
+  for (const MemoryRegion& region : memory.regions()) {
+    const auto add = [&](std::uint64_t offset, std::uint64_t size) {
+      for (std::uint64_t done = 0; done < size; done += kGuestPage) {
+        own.insert((region.backing_offset + offset + done) / kGuestPage);
+      }
+      return Result<void>();
+    };
+    ASSERT_TRUE(map.for_each_run(region.host, region.range.size(), PageMap::Kind::kPrivate, add));
+  }
+  std::set<std::uint64_t> written;
+  for (const PageRun& run : runs) {
+    for (std::uint32_t page = run.page; run.written && page < run.page + run.count; ++page) {
+      written.insert(page);
+    }
+  }
+  EXPECT_EQ(own, written);
+  expect_contents(memory, restore.wanted());
+}
+
 TEST(Prefetch, pages_are_read_where_they_cannot_be_mapped) {
   const Restore restore(kRuns);
   const bool cold = restore.chill();

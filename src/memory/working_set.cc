@@ -16,7 +16,9 @@ namespace {
 
 // As PNG's: not text, and spoilt by whoever takes it for text.
 constexpr std::array<std::uint8_t, 8> kMagic = {0x89, 'M', 'F', 'W', 'S', '\r', '\n', 0x1a};
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVersionWithoutWrites = 1;
+constexpr std::uint32_t kWritten = 1U << 31;  // in a count
 constexpr std::size_t kHeader = 32;
 constexpr std::size_t kChecksum = 8;
 
@@ -42,7 +44,8 @@ tl::unexpected<Error> refuse(const NamedFile& file, std::string_view why) {
 
 // How many pages of the file are left for further runs after `run`; nothing where it does not fit.
 bool fits(const PageRun& run, std::uint64_t file_pages, std::uint64_t& left) {
-  if (run.count == 0 || run.page >= file_pages || run.count > file_pages - run.page || run.count > left) {
+  if (run.count == 0 || run.count >= kWritten || run.page >= file_pages ||
+      run.count > file_pages - run.page || run.count > left) {
     return false;
   }
   left -= run.count;
@@ -70,7 +73,7 @@ Result<void> write_working_set(const NamedFile& file, const WorkingSetOwner& own
   append(bytes, owner.snapshot);
   for (const PageRun& run : runs) {
     append(bytes, run.page);
-    append(bytes, run.count);
+    append(bytes, run.count | (run.written ? kWritten : 0));
   }
   append(bytes, crc64(bytes));
   return write_at(file.fd, 0, {bytes.data(), bytes.size()}, file.name);
@@ -100,10 +103,11 @@ Result<WorkingSet> WorkingSet::read(const NamedFile& file, const WorkingSetOwner
       })) {
     return refuse(file, "not a working set");
   }
-  if (const auto version = number_at<std::uint32_t>(bytes, 8); version != kVersion) {
+  const auto version = number_at<std::uint32_t>(bytes, 8);
+  if (version != kVersion && version != kVersionWithoutWrites) {
     return fail(ErrorCode::kUnsupported, std::string(file.name) + ": a working set of version " +
-                                             std::to_string(version) + ", and this program reads version " +
-                                             std::to_string(kVersion));
+                                             std::to_string(version) +
+                                             ", and this program reads versions 1 and 2");
   }
   const std::size_t end = size - kChecksum;
   if (number_at<std::uint64_t>(bytes, end) != crc64(bytes.first(end))) {
@@ -123,7 +127,8 @@ Result<WorkingSet> WorkingSet::read(const NamedFile& file, const WorkingSetOwner
   }
   const std::uint64_t pages = owner.memory_size / kGuestPage;
   std::uint64_t left = pages;
-  WorkingSet set(std::move(room), bytes.subspan(kHeader, end - kHeader));
+  WorkingSet set(std::move(room), bytes.subspan(kHeader, end - kHeader),
+                 version == kVersionWithoutWrites ? 0 : kWritten);
   for (std::size_t index = 0; index < set.size(); ++index) {
     if (!fits(set[index], pages, left)) {
       return refuse(file, "run " + std::to_string(index) + " is none of that memory");
@@ -134,8 +139,10 @@ Result<WorkingSet> WorkingSet::read(const NamedFile& file, const WorkingSetOwner
 }
 
 PageRun WorkingSet::operator[](std::size_t index) const {
-  return {number_at<std::uint32_t>(runs_, index * kRunSize),
-          number_at<std::uint32_t>(runs_, index * kRunSize + 4)};
+  const auto count = number_at<std::uint32_t>(runs_, index * kRunSize + 4);
+  return {.page = number_at<std::uint32_t>(runs_, index * kRunSize),
+          .count = count & ~written_,
+          .written = (count & written_) != 0};
 }
 
 }  // namespace mayfly

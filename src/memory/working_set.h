@@ -5,16 +5,18 @@
 //
 //   offset  bytes
 //        0      8  magic: 89 4d 46 57 53 0d 0a 1a
-//        8      4  version: 1
+//        8      4  version: 2; 1 is read as well
 //       12      4  number of runs, n: at most kMaxWorkingSetRuns
 //       16      8  size of the memory file, in bytes
 //       24      8  identity of the snapshot, as the writer knows it
-//       32    8 n  runs, first touched first: page (4 bytes), count (4 bytes)
+//       32    8 n  runs, first touched first: page (4 bytes), count (4 bytes); the highest bit of the count
+//                  is not of it, and says that the pages were written to. Version 1 knows no such bit
 //   32 + 8n      8  checksum (base/crc64.h) of all before it
 //
 // Pages are those of the memory file, of 4 KiB. A run is not empty, and ends within the file; all runs
-// together are no more pages than the file has. What a wrong set does is to read the wrong pages ahead, no
-// more: the guest's memory is the memory file whatever is said here.
+// together are no more pages than the file has. What a wrong set does is to read the wrong pages ahead, and
+// to give the guest pages of its own where it would have needed none: its memory is what the memory file
+// says, whatever is said here.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +37,7 @@ inline constexpr std::uint32_t kMaxWorkingSetRuns = 1U << 20;
 struct PageRun {
   std::uint32_t page = 0;   // of the memory file; 4 KiB each, so that 16 TiB of it can be named
   std::uint32_t count = 0;  // pages
+  bool written = false;     // to all of them, by the guest or for it
 
   friend bool operator==(const PageRun&, const PageRun&) = default;
 };
@@ -72,11 +75,12 @@ class WorkingSet {
   // NOLINTNEXTLINE(modernize-avoid-c-arrays): a vector would write zeros to all of it
   using Bytes = std::byte[];
 
-  WorkingSet(std::unique_ptr<Bytes> bytes, std::span<const std::byte> runs)
-      : bytes_(std::move(bytes)), runs_(runs) {}
+  WorkingSet(std::unique_ptr<Bytes> bytes, std::span<const std::byte> runs, std::uint32_t written)
+      : bytes_(std::move(bytes)), runs_(runs), written_(written) {}
 
   std::unique_ptr<Bytes> bytes_;
   std::span<const std::byte> runs_;  // in bytes_
+  std::uint32_t written_ = 0;        // the bit of a count that says so; none in version 1
   std::uint64_t pages_ = 0;
 };
 

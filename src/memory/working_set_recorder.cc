@@ -54,12 +54,23 @@ void WorkingSetRecorder::keep_neighbours_out() {
   for (const MemoryRegion& region : memory_.regions()) {
     static_cast<void>(::madvise(region.host, region.range.size(), MADV_NOHUGEPAGE));
   }
+  exact_ = watch_memory();
+  if (exact_) {
+    return;
+  }
+  for (const MemoryRegion& region : memory_.regions()) {
+    static_cast<void>(::madvise(region.host, region.range.size(), MADV_RANDOM));
+  }
+  static_cast<void>(::posix_fadvise(memory_.backing_file().get(), 0, 0, POSIX_FADV_DONTNEED));
+}
+
+bool WorkingSetRecorder::watch_memory() {
   UniqueFd watch(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY)));
   uffdio_api api{};
   api.api = UFFD_API;
   api.features = kAsynchronous;
   if (!watch || ::ioctl(watch.get(), UFFDIO_API, &api) != 0) {
-    return;
+    return false;
   }
   for (const MemoryRegion& region : memory_.regions()) {
     uffdio_register request{};
@@ -68,11 +79,11 @@ void WorkingSetRecorder::keep_neighbours_out() {
     request.mode = UFFDIO_REGISTER_MODE_WP;
     // EBUSY: another userfaultfd has it registered, which does as well.
     if (::ioctl(watch.get(), UFFDIO_REGISTER, &request) != 0 && errno != EBUSY) {
-      return;
+      return false;
     }
   }
   watch_ = std::move(watch);
-  exact_ = true;
+  return true;
 }
 
 void WorkingSetRecorder::main() noexcept {
@@ -118,7 +129,7 @@ void WorkingSetRecorder::add(std::uint64_t page, std::uint64_t count) {
     if (goes_on) {
       ++runs_.back().count;
     } else {
-      runs_.push_back({static_cast<std::uint32_t>(page), 1});
+      runs_.push_back({.page = static_cast<std::uint32_t>(page), .count = 1});
     }
   }
 }
@@ -136,12 +147,26 @@ Result<std::vector<bool>> WorkingSetRecorder::find_data() const {
   return data;
 }
 
+Result<std::vector<bool>> WorkingSetRecorder::find_written() const {
+  std::vector<bool> written(seen_.size());
+  for (const MemoryRegion& region : memory_.regions()) {
+    const auto add = [&](std::uint64_t offset, std::uint64_t size) {
+      const auto first = static_cast<std::ptrdiff_t>((region.backing_offset + offset) / kGuestPage);
+      std::fill_n(written.begin() + first, size / kGuestPage, true);
+      return Result<void>();
+    };
+    MAYFLY_TRY(page_map_.for_each_run(region.host, region.range.size(), PageMap::Kind::kPrivate, add));
+  }
+  return written;
+}
+
 Result<WorkingSetRecorder::Recording> WorkingSetRecorder::finish() {
   thread_.stop();
   watch_.reset();
   MAYFLY_TRY(thread_.wait_confined());
   MAYFLY_TRY(looked_);
   MAYFLY_TRY_ASSIGN(const std::vector<bool> data, find_data());
+  MAYFLY_TRY_ASSIGN(const std::vector<bool> written, find_written());
   Recording recording;
   recording.whole = whole_;
   recording.exact = exact_;
@@ -153,12 +178,13 @@ Result<WorkingSetRecorder::Recording> WorkingSetRecorder::finish() {
         goes_on = false;
         continue;
       }
+      goes_on = goes_on && recording.runs.back().written == written[page];
       if (!goes_on && !has_room()) {
         recording.whole = false;
         return recording;
       }
       if (!goes_on) {
-        recording.runs.push_back({page, 0});
+        recording.runs.push_back({.page = page, .count = 0, .written = written[page]});
       }
       goes_on = true;
       ++recording.runs.back().count;

@@ -12,11 +12,16 @@
 // - The kernel maps up to 16 cached pages around each one that is read ("fault-around"). In scattered
 //   accesses to a cached file that made 138,185 pages out of 16,384. It does not do so in memory that is
 //   registered with a userfaultfd for write protection, which for private files Linux 6.7 allows, without
-//   privilege, and which protects nothing as long as nobody asks for it. Before 6.7 the set has those
-//   neighbours: exact() says so, and reading it ahead reads at most 64 KiB for a page.
+//   privilege, and which protects nothing as long as nobody asks for it. Before 6.7, or where a userfaultfd
+//   is refused, there shall be no neighbours in the cache: those that nobody has mapped are dropped from it
+//   (posix_fadvise), and none are read with a page (MADV_RANDOM, which stays), so that the guest waits for
+//   the disk more often. Where other guests have the file mapped, the set has neighbours: exact() says so,
+//   and reading it ahead reads at most 64 KiB for a page.
 // - A huge page in the page cache is mapped as one, which shows 512 pages, and a write to it takes all of
 //   them away again. So the memory is told to have no huge pages (MADV_NOHUGEPAGE, which stays): pages of a
 //   private file that are written are small ones with or without it.
+//
+// At the end the page tables tell as well which of the pages are no longer the file's: those were written.
 //
 // Not in the set are pages that are holes of the file, which no disk has to bring, and what the kernel took
 // away again between two looks. Pages that were touched before start() are in it, and what a Prefetcher
@@ -75,10 +80,12 @@ class WorkingSetRecorder {
   WorkingSetRecorder(const GuestMemory& memory, const PageMap& pages, std::size_t most_runs);
 
   void keep_neighbours_out();
+  bool watch_memory();
   void main() noexcept;
   Result<void> look();
   void add(std::uint64_t page, std::uint64_t count);
   Result<std::vector<bool>> find_data() const;
+  Result<std::vector<bool>> find_written() const;
 
   const GuestMemory& memory_;
   const PageMap& page_map_;

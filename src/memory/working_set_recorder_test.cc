@@ -159,7 +159,65 @@ TEST(WorkingSetRecorder, a_huge_page_of_the_page_cache_is_not_taken_for_touched_
   touch(memory, 1300);
   touch(memory, 1302);
   EXPECT_EQ(recorder->finish().value().runs,
-            (std::vector<PageRun>{{700, 1}, {703, 1}, {1300, 1}, {1302, 1}}));
+            (std::vector<PageRun>{{700, 1}, {703, 1}, {1300, 1}, {1302, 1, true}}));
+}
+
+void record_written() {
+  const Guest guest;
+  GuestMemory memory = guest.map();
+  const PageMap pages = PageMap::open().value();
+  auto recorder = WorkingSetRecorder::start(memory, pages).value();
+  std::set<std::uint64_t> written;
+  for (std::uint64_t page = 4990; page < 5010; ++page) {
+    touch(memory, page);
+    if (page % 3 == 0) {
+      written.insert(page);
+    }
+  }
+  const auto recording = recorder->finish().value();
+  std::set<std::uint64_t> told;
+  for (const PageRun& run : recording.runs) {
+    for (std::uint32_t page = run.page; run.written && page < run.page + run.count; ++page) {
+      told.insert(page);
+    }
+  }
+  EXPECT_EQ(told, written);
+  EXPECT_EQ(recording.pages, pages_of(recording.runs).size());
+}
+
+TEST(WorkingSetRecorder, pages_that_were_written_are_told_from_those_that_were_read) {
+  record_written();
+}
+
+TEST(WorkingSetRecorder, written_pages_are_told_where_page_tables_cannot_be_scanned) {
+  std::thread([] {
+    testing::refuse_call(SYS_ioctl, 1, 0xc0606610, ENOTTY);  // PAGEMAP_SCAN
+    record_written();
+  }).join();
+}
+
+TEST(WorkingSetRecorder, where_a_userfaultfd_is_refused_no_neighbours_are_read_from_the_disk) {
+  testing::where_refused(SYS_userfaultfd, EPERM, [] {
+    const Guest guest;
+    const UniqueFd fd = open_file(guest.path(), O_RDWR, "memory file").value();
+    ASSERT_EQ(::fsync(fd.get()), 0);
+    GuestMemory memory = guest.map();
+    const PageMap pages = PageMap::open().value();
+    auto recorder = WorkingSetRecorder::start(memory, pages).value();
+    ASSERT_FALSE(recorder->exact());
+    void* const start = ::mmap(nullptr, kPages * kGuestPage, PROT_READ, MAP_SHARED, fd.get(), 0);
+    std::vector<unsigned char> there(kPages);
+    ASSERT_EQ(::mincore(start, kPages * kGuestPage, there.data()), 0);
+    ::munmap(start, kPages * kGuestPage);
+    if (std::any_of(there.begin(), there.end(), [](unsigned char page) { return (page & 1) != 0; })) {
+      GTEST_SKIP() << "the file system of temporary files keeps them in the page cache";
+    }
+    const auto touched = scattered(400, 1);
+    for (const std::uint64_t page : touched) {
+      touch(memory, page);
+    }
+    EXPECT_EQ(pages_of(recorder->finish().value().runs), touched);
+  });
 }
 
 TEST(WorkingSetRecorder, pages_that_were_touched_first_come_first) {
@@ -173,7 +231,7 @@ TEST(WorkingSetRecorder, pages_that_were_touched_first_come_first) {
   std::vector<PageRun> want;
   for (const std::uint32_t page : {7000U, 300U, 4999U, 0U}) {
     touch(memory, page);
-    want.push_back({page, 1});
+    want.push_back({.page = page, .count = 1, .written = page % 3 == 0});
     while (recorder->pages() < want.size()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -228,7 +286,15 @@ TEST(WorkingSetRecorder, holes_of_the_file_are_left_out) {
   EXPECT_TRUE(std::none_of(recorded.begin(), recorded.end(),
                            [](std::uint64_t page) { return page >= 100 && page < 150; }));
   if (exact) {
-    EXPECT_EQ(recording.runs, (std::vector<PageRun>{{95, 5}, {150, 5}}));
+    std::vector<PageRun> want;
+    for (const std::uint64_t page : data) {
+      const bool written = page % 3 == 0;
+      if (want.empty() || want.back().page + want.back().count != page || want.back().written != written) {
+        want.push_back({.page = static_cast<std::uint32_t>(page), .count = 0, .written = written});
+      }
+      ++want.back().count;
+    }
+    EXPECT_EQ(recording.runs, want);
   }
 }
 

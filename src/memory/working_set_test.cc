@@ -23,7 +23,7 @@ using Bytes = std::vector<std::byte>;
 
 constexpr std::size_t kHeader = 32;
 constexpr WorkingSetOwner kOwner = {.memory_size = 64 * kGuestPage, .snapshot = 0x1122334455667788};
-const std::vector<PageRun> kRuns = {{40, 3}, {0, 1}, {63, 1}, {10, 20}};
+const std::vector<PageRun> kRuns = {{40, 3}, {0, 1, true}, {63, 1}, {10, 20, true}};
 
 UniqueFd file_of(const Bytes& bytes) {
   UniqueFd fd(::memfd_create("working_set", MFD_CLOEXEC));
@@ -69,7 +69,7 @@ Error refusal(const Bytes& bytes, const WorkingSetOwner& owner = kOwner) {
 
 // A set that says of itself that it is right, with `runs`.
 Error refusal_of_runs(const std::vector<PageRun>& runs) {
-  Bytes bytes = bytes_of(std::vector<PageRun>(runs.size(), PageRun{0, 1}),
+  Bytes bytes = bytes_of(std::vector<PageRun>(runs.size(), PageRun{.page = 0, .count = 1}),
                          {.memory_size = kGuestPage * runs.size() * 64, .snapshot = kOwner.snapshot});
   put(bytes, 16, kOwner.memory_size, 8);
   for (std::size_t index = 0; index < runs.size(); ++index) {
@@ -100,16 +100,26 @@ TEST(WorkingSet, without_a_run_is_one) {
 }
 
 TEST(WorkingSet, the_bytes_are_those_that_the_header_names) {
-  const Bytes bytes = bytes_of({{2, 3}});
-  Bytes want(48);
+  const Bytes bytes = bytes_of({{2, 3}, {7, 2, true}});
+  Bytes want(56);
   put(want, 0, 0x1a0a0d5357464d89, 8);
-  put(want, 8, 1, 4);
-  put(want, 12, 1, 4);
+  put(want, 8, 2, 4);
+  put(want, 12, 2, 4);
   put(want, 16, kOwner.memory_size, 8);
   put(want, 24, kOwner.snapshot, 8);
   put(want, 32, 2, 4);
   put(want, 36, 3, 4);
+  put(want, 40, 7, 4);
+  put(want, 44, 0x80000002, 4);
   EXPECT_EQ(bytes, sealed(want));
+}
+
+TEST(WorkingSet, a_file_of_version_1_is_read_and_knows_of_no_written_page) {
+  Bytes bytes = bytes_of({{2, 3}, {40, 1}});
+  put(bytes, 8, 1, 4);
+  EXPECT_EQ(read(file_of(sealed(bytes))).value(), (std::vector<PageRun>{{2, 3}, {40, 1}}));
+  put(bytes, 36, 0x80000003, 4);
+  EXPECT_THAT(refusal(sealed(bytes)).message(), HasSubstr("run 0 is none"));
 }
 
 TEST(WorkingSet, any_bit_that_is_another_is_refused) {
@@ -149,10 +159,10 @@ TEST(WorkingSet, a_file_larger_than_any_set_is_refused_before_it_is_read) {
 
 TEST(WorkingSet, another_version_is_refused_by_its_number) {
   Bytes bytes = bytes_of(kRuns);
-  put(bytes, 8, 2, 4);
+  put(bytes, 8, 3, 4);
   const Error error = refusal(sealed(bytes));
   EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
-  EXPECT_THAT(error.message(), HasSubstr("version 2, and this program reads version 1"));
+  EXPECT_THAT(error.message(), HasSubstr("version 3, and this program reads versions 1 and 2"));
 }
 
 TEST(WorkingSet, of_other_memory_or_another_snapshot_is_refused) {
@@ -167,6 +177,8 @@ TEST(WorkingSet, runs_that_are_none_of_the_file_are_refused) {
   EXPECT_THAT(refusal_of_runs({{0, 1}, {1, 0}}).message(), HasSubstr("run 1 is none"));
   EXPECT_THAT(refusal_of_runs({{64, 1}}).message(), HasSubstr("run 0 is none"));
   EXPECT_THAT(refusal_of_runs({{63, 2}}).message(), HasSubstr("run 0 is none"));
+  EXPECT_THAT(refusal_of_runs({{1, 0x7fffffff}}).message(), HasSubstr("run 0 is none"));
+  EXPECT_THAT(refusal_of_runs({{1, 0x80000000}}).message(), HasSubstr("run 0 is none"));
   EXPECT_THAT(refusal_of_runs({{1, 0xffffffff}}).message(), HasSubstr("run 0 is none"));
   EXPECT_THAT(refusal_of_runs({{0, 64}, {0, 1}}).message(), HasSubstr("run 1 is none"))
       << "more than there are";
@@ -184,7 +196,7 @@ TEST(WorkingSet, runs_that_no_reader_would_take_are_not_written) {
   EXPECT_EQ(write_working_set(file, kOwner, std::vector<PageRun>{{64, 1}}).error().code(),
             ErrorCode::kInvalidArgument);
   EXPECT_EQ(write_working_set(file, {.memory_size = 1ULL << 40},
-                              std::vector<PageRun>(kMaxWorkingSetRuns + 1, PageRun{0, 1}))
+                              std::vector<PageRun>(kMaxWorkingSetRuns + 1, PageRun{.page = 0, .count = 1}))
                 .error()
                 .code(),
             ErrorCode::kInvalidArgument);
@@ -192,7 +204,7 @@ TEST(WorkingSet, runs_that_no_reader_would_take_are_not_written) {
 }
 
 TEST(WorkingSet, the_largest_one_is_read) {
-  const std::vector<PageRun> runs(kMaxWorkingSetRuns, PageRun{7, 1});
+  const std::vector<PageRun> runs(kMaxWorkingSetRuns, PageRun{.page = 7, .count = 1});
   const WorkingSetOwner owner = {.memory_size = 1ULL << 40};
   EXPECT_EQ(read(file_of(bytes_of(runs, owner)), owner).value(), runs);
 }

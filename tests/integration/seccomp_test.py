@@ -811,6 +811,7 @@ NEEDED = {
         "fallocate 1=FALLOC_FL_PUNCH_HOLE|FALLOC_FL_KEEP_SIZE": of_changes,
         "readahead": working_set,
         "madvise 2=MADV_POPULATE_READ": working_set,
+        "madvise 2=MADV_POPULATE_WRITE": working_set,
         "sysinfo": snapshots(wrapper=without_proc()),
         "openat 2=O_RDONLY|O_DIRECTORY|O_CLOEXEC": snapshots(),
         "openat 2=O_TMPFILE|O_RDWR|O_CLOEXEC 3=S_IRUSR|S_IWUSR": snapshots(folder="/dev/shm"),
