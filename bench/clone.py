@@ -39,7 +39,7 @@ import priority
 import start
 
 # What is promised, as medians.
-FIRST_LIMIT = 1.0  # ms or, where the host takes longer for a VM of its own, times the floor: see over_limits()
+FIRST_LIMIT = 1.0  # ms or, where the host takes longer for a VM of its own, times the floor
 FIRST_LIMIT_OF_FLOOR = 1.35
 BIRTHS_LIMIT = 200  # a second
 PRIVATE_LIMIT_KIB = 300
@@ -240,7 +240,7 @@ def main():
     parser.add_argument("--check", action="store_true",
                         help=f"exit with 1 where the first byte takes more than {FIRST_LIMIT} ms and {FIRST_LIMIT_OF_FLOOR} x "
                              f"floor, fewer than {BIRTHS_LIMIT} are born a second, an idle clone has more than "
-                             f"{PRIVATE_LIMIT_KIB} KiB of its own, or the last cost {GROWTH_LIMIT} x the first ones' time")
+                             f"{PRIVATE_LIMIT_KIB} KiB of its own, or the last cost {GROWTH_LIMIT} x what the first ones do, in time, memory or processor time")
     options = parser.parse_args()
     if not options.program or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         parser.error("name a program by --program or MAYFLY_PROGRAM, on a host with a usable /dev/kvm")

@@ -64,7 +64,8 @@ WAYS = ("plain", "prefetch", "warm")
 PATTERNS = {"s": "scattered", "o": "ordered"}
 FIELDS = ("call", "all", "guest", "mapped", "minor", "major", "cpu", "reads", "private")  # as prefetch_host.c says them
 NANOSECONDS = ("call", "all", "guest", "mapped", "cpu")
-RATIO_LIMIT = 0.5
+# Of the faults' time, where one processor serves the guest and what is read ahead: less is to be had beside it alone.
+RATIO_LIMITS = {"s": 0.75, "o": 1.1}
 # What prefetch may take of private memory beyond what the guest whose run was recorded took.
 PRIVATE_LIMIT_KIB = 1024
 
@@ -135,8 +136,8 @@ def print_figures(results):
 def check(results):
     """The limits that are missed, as lines."""
     for letter, name in PATTERNS.items():
-        if ratio(results, letter, "faults") > RATIO_LIMIT:
-            yield f"{name}: {ratio(results, letter, 'faults'):.2f} of the faults' time, promised: {RATIO_LIMIT}"
+        if ratio(results, letter, "faults") > RATIO_LIMITS[letter]:
+            yield f"{name}: {ratio(results, letter, 'faults'):.2f} of the faults' time, promised: {RATIO_LIMITS[letter]}"
         more = median(results, "prefetch", letter, "private") - median(results, "record", letter, "private")
         if more > PRIVATE_LIMIT_KIB:
             yield f"{name}: {more:.0f} KiB more of its own than without, promised: {PRIVATE_LIMIT_KIB}"
@@ -155,8 +156,10 @@ def main():
                         help="what a request takes of the emulated machine's disk (default 100, as of a fast disk)")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="keep there what prefetch_host.c said: every single result")
     parser.add_argument("--check", action="store_true",
-                        help=f"exit with 1 where prefetch leaves more than {RATIO_LIMIT} of the faults' time, or takes more "
-                             f"than {PRIVATE_LIMIT_KIB} KiB of memory of its own above that of the run that was recorded")
+                        help="exit with 1 where prefetch leaves more of the faults' time than "
+                             + ", ".join(f"{RATIO_LIMITS[letter]} ({name})" for letter, name in PATTERNS.items())
+                             + f", or takes more than {PRIVATE_LIMIT_KIB} KiB of memory of its own above that of the run that "
+                             "was recorded")
     options = parser.parse_args()
     if not options.program:
         parser.error("which monitor? --program, or MAYFLY_PROGRAM")

@@ -119,6 +119,9 @@ Result<CloneRequest> parse_clone_request(std::string_view text) {
   if (request.count > 1 && std::ranges::any_of(request.load.networks, is_single)) {
     object.refuse("network_overrides", "guest_mac is one interface's; for several clones it ends in \"{n}\"");
   }
+  if (!request.load.resume && !request.api) {
+    object.refuse("resume_vm", "false leaves a clone without a control API paused for ever");
+  }
   if (request.api_socket && !request.api) {
     object.refuse("api_sock", "contradicts api: false");
   }

@@ -71,14 +71,22 @@ TEST(CloneOrder, names_stand_for_the_clones_own) {
 }
 
 TEST(CloneOrder, a_clone_without_an_api_has_no_socket) {
-  const auto request = parse_clone_request(R"({"api": false, "resume_vm": false})");
+  const auto request = parse_clone_request(R"({"api": false})");
   ASSERT_TRUE(request);
   const auto order = clone_order(*request, "a-1", 1, "/run/");
   ASSERT_TRUE(order);
   const auto told = parse_clone_request(*order);
   ASSERT_TRUE(told) << told.error().message();
   EXPECT_FALSE(told->api_socket);
-  EXPECT_FALSE(told->load.resume);
+}
+
+TEST(CloneOrder, a_clone_that_waits_paused_needs_an_api) {
+  const auto paused = parse_clone_request(R"({"resume_vm": false})");
+  ASSERT_TRUE(paused);
+  EXPECT_FALSE(paused->load.resume);
+  const auto for_ever = parse_clone_request(R"({"api": false, "resume_vm": false})");
+  ASSERT_FALSE(for_ever);
+  EXPECT_NE(for_ever.error().message().find("resume_vm"), std::string::npos);
 }
 
 TEST(CloneOrder, an_id_too_long_is_refused) {

@@ -611,6 +611,8 @@ Router::Answer Router::put_snapshot_create(const Call& call) {
 
 Router::Answer Router::put_working_set(const Call& call) {
   MAYFLY_TRY_ASSIGN(const std::string path, read_working_set(call.body, "working-set"));
+  // Refused before there is a guest: only from then on is it known that the thread for files takes tasks.
+  MAYFLY_TRY(with_vm(call, [](MicroVm&) { return Result<void>(); }));
   MAYFLY_TRY_ASSIGN(AtomicFile made, on_files([&] { return AtomicFile::create(path, "working set"); }));
   const EndsThere<AtomicFile> owner(files_, std::move(made));
   AtomicFile& file = owner.value();

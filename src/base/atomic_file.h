@@ -51,10 +51,10 @@ class AtomicFile {
   // asked: where that says no, kBusy.
   Result<void> sync_by_pieces(const std::function<bool()>& proceed);
   static constexpr off_t kSyncPiece = 32 << 20;
-  // Gives the file its name, at one moment, and makes that durable. After sync() and at most once: else
-  // aborts. Of the errors only that of the last step, which says so, leaves the new file under the name.
+  // Gives the file its name, at one moment, and makes that durable. After one of the two, and at most once:
+  // else aborts. Of the errors only that of the last step, which says so, leaves the new file under the name.
   Result<void> publish();
-  // Both.
+  // sync() and publish().
   Result<void> commit();
   // publish() of two files that belong together, `first` first: all that takes time is done before the first
   // or after the second has its name, so that hardly more than one system call lies between the two. A kill

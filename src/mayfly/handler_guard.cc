@@ -122,12 +122,14 @@ bool HandlerGuard::give_up_load(const std::string& why) {
     return false;
   }
   if (given_up_.empty()) {
-    given_up_ = handler_id_ > 0 ? "process " + std::to_string(handler_id_) + " " + why : "it " + why;
     // With the lock held: memory is there until the load, which then waits for it, has ended.
     for (const Range& range : memory_) {
       uffdio_range all{.start = range.start, .len = range.size};
-      static_cast<void>(::ioctl(userfault_.get(), UFFDIO_UNREGISTER, &all));
+      if (::ioctl(userfault_.get(), UFFDIO_UNREGISTER, &all) != 0) {
+        return false;  // who waits for a page is not woken
+      }
     }
+    given_up_ = handler_id_ > 0 ? "process " + std::to_string(handler_id_) + " " + why : "it " + why;
   }
   return true;
 }

@@ -248,18 +248,18 @@ class Api {
   }
   Result<void> open(MicroVm& vm, const std::string& instance_id, const std::string& socket) {
     instance_id_ = instance_id;
-    MAYFLY_TRY_ASSIGN(listener_, api::UnixListener::bind(socket));
     MAYFLY_TRY(start_files());
     router_.emplace(api::Identity{.instance_id = instance_id_, .monitor_version = monitor_version()}, gate_,
                     *files_, vm, plan_.logger, plan_.metrics);
+    MAYFLY_TRY_ASSIGN(listener_, api::UnixListener::bind(socket));  // last: who finds it is answered
     return {};
   }
   Result<void> serve() {
     server_->listen(*std::exchange(listener_, std::nullopt));  // which it does once it is confined
     return server_->wait_confined();
   }
-  // The thread that writes snapshots, which no call needs before there is a guest: who starts one waits for
-  // it. open() starts it where nobody has.
+  // The thread that writes snapshots, which no call needs before there is a guest. open() starts it where
+  // nobody has.
   Result<void> start_files() {
     if (!files_) {
       MAYFLY_TRY_ASSIGN(
@@ -267,7 +267,11 @@ class Api {
     }
     return {};
   }
-  Result<void> wait_files_confined() { return files_ ? files_->wait_confined() : Result<void>(); }
+  // Whoever starts a guest waits for both threads.
+  Result<void> wait_confined() {
+    MAYFLY_TRY(server_->wait_confined());
+    return files_ ? files_->wait_confined() : Result<void>();
+  }
 
   // Any thread, from start() to stop().
   void publish(const MicroVmEvent& event) {
@@ -361,7 +365,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
     return {};
   };
   const auto confine_owner = [&]() -> Result<void> {
-    MAYFLY_TRY(api ? api->wait_files_confined() : Result<void>());
+    MAYFLY_TRY(api ? api->wait_confined() : Result<void>());
     return filters ? filters->confine(FilteredThread::kMonitor) : Result<void>();
   };
   MicroVm vm({.registrar = *loop,

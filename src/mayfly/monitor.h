@@ -21,7 +21,7 @@ namespace mayfly {
 // once where the plan has a configuration, else when the control API is told to. Log and metrics are open,
 // the crash handlers installed, descriptors 0 to 2 open. `trace` may be null. How it ended; a failure where
 // it could not be made (kBadConfiguration or kError) or where its end failed. `host_kvm` is started here where
-// it was not before.
+// no guest is to run before a caller of the API wants it.
 OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, HostKvm& host_kvm,
                                BootTrace* trace);
 

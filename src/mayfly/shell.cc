@@ -272,10 +272,12 @@ OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::stri
 
 OrFailure<std::string> clone(const ProcessView& view, const CloneOptions& wanted) {
   MAYFLY_TRY_ASSIGN(const TemplateSocket socket, find_template(view, wanted.template_name));
+  // The template's folder is not this one.
+  const auto serial_path = wanted.serial_path ? std::optional(absolute(*wanted.serial_path)) : std::nullopt;
   const api::CloneRequest request{.count = wanted.count,
                                   .id_prefix = wanted.id_prefix,
                                   .api = !wanted.no_api,
-                                  .serial_path = wanted.serial_path,
+                                  .serial_path = serial_path,
                                   .load = {.resume = !wanted.paused}};
   MAYFLY_TRY_ASSIGN(
       const std::vector<api::BornClone> born,

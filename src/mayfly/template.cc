@@ -164,8 +164,6 @@ void make_output(const UniqueFd& channel, std::uint64_t index, const std::string
   }
 }
 
-struct Call;
-
 // A process that waits to become a clone, or is becoming one.
 struct Child {
   pid_t pid = 0;
@@ -180,14 +178,18 @@ struct MadeFile {
   NewOutput file;
 };
 
-void remove_files(const std::vector<MadeFile>& files) {
+// False where one is left.
+bool remove_files(const std::vector<MadeFile>& files) {
+  bool all = true;
   for (const MadeFile& made : files) {
     struct stat file {};
-    if (::lstat(made.path.c_str(), &file) == 0 && file.st_dev == made.file.device &&
-        file.st_ino == made.file.inode) {
-      ::unlink(made.path.c_str());
+    if (::lstat(made.path.c_str(), &file) != 0) {
+      all = all && errno == ENOENT;
+    } else if (file.st_dev == made.file.device && file.st_ino == made.file.inode) {
+      all = ::unlink(made.path.c_str()) == 0 && all;
     }
   }
+  return all;
 }
 
 // POST /clone under way.
@@ -280,6 +282,9 @@ class Template {
       }
       if (const auto call = std::ranges::find(calls_, pid, &Call::remover); call != calls_.end()) {
         call->remover = 0;
+        if (status != 0) {
+          leave_files(*call);
+        }
         call->made_files.clear();
       }
     }
@@ -475,6 +480,9 @@ class Template {
       if (wanted->api_socket) {
         return refusal("the template's clones have no control API (--no-clone-api)");
       }
+      if (!wanted->load.resume) {
+        return refusal("the template's clones have no control API (--no-clone-api) that could resume one");
+      }
       wanted->api = false;
     }
     Call call{.ticket = request.ticket, .request = std::move(*wanted), .deadline = Clock::now() + kPatience};
@@ -566,7 +574,7 @@ class Template {
     }
     std::vector<std::string> outputs = api::clone_outputs(request, clone.id, number);
     for (const std::string& path : outputs) {
-      MAYFLY_TRY(expect_kept(path));
+      MAYFLY_TRY(expect_kept(path, call));
     }
     MAYFLY_TRY_ASSIGN(Child child, tell(order));
     clone.pid = child.pid;
@@ -604,16 +612,21 @@ class Template {
     return fail_errno(error, "tell a clone's process who it is");
   }
 
-  // No clone is born on a file that is about to be removed.
-  Result<void> expect_kept(const std::string& path) const {
-    const auto is_made = [&](const Call& call) {
-      return std::ranges::find(call.made_files, path, &MadeFile::path) != call.made_files.end() ||
-             std::ranges::any_of(births_, [&](const auto& birth) {
-               return birth.second.call == &call && std::ranges::count(birth.second.outputs, path) != 0;
-             });
+  // No clone of `own` is born on a file that goes with those of another call where that fails.
+  Result<void> expect_kept(const std::string& path, const Call& own) const {
+    const auto is_born = [&](const Call& call) {
+      return std::ranges::any_of(births_, [&](const auto& birth) {
+        return birth.second.call == &call && std::ranges::count(birth.second.outputs, path) != 0;
+      });
     };
-    if (std::ranges::any_of(calls_, [&](const Call& call) { return call.error && is_made(call); })) {
-      return fail(ErrorCode::kBusy, path + ": is being removed, with clones of a call that failed");
+    for (const Call& call : calls_) {
+      const bool is_made = std::ranges::find(call.made_files, path, &MadeFile::path) != call.made_files.end();
+      if (call.error && (is_made || is_born(call))) {
+        return fail(ErrorCode::kBusy, path + ": is being removed, with clones of a call that failed");
+      }
+      if (is_made && &call != &own) {
+        return fail(ErrorCode::kBusy, path + ": was made for clones of another call, which is under way");
+      }
     }
     return {};
   }
@@ -659,8 +672,11 @@ class Template {
     std::array<char, sizeof(NewOutput)> bytes{};
     message.copy(bytes.data(), bytes.size(), 1);
     const auto file = std::bit_cast<NewOutput>(bytes);
-    if (file.index < birth.outputs.size()) {
-      birth.call->made_files.push_back({birth.outputs[file.index], file});
+    std::vector<MadeFile>& known = birth.call->made_files;
+    // Each is said once: what a clone says more than that is not kept.
+    if (file.index < birth.outputs.size() &&
+        std::ranges::find(known, birth.outputs[file.index], &MadeFile::path) == known.end()) {
+      known.push_back({birth.outputs[file.index], file});
     }
   }
 
@@ -740,8 +756,7 @@ class Template {
     if (call.remover == 0 && !call.made_files.empty()) {
       call.remover = fork_away(nullptr);
       if (call.remover == 0) {
-        remove_files(call.made_files);
-        ::_exit(static_cast<int>(ExitCode::kOk));
+        ::_exit(static_cast<int>(remove_files(call.made_files) ? ExitCode::kOk : ExitCode::kError));
       }
       call.deadline = Clock::now() + kPatience;
       look_soon();

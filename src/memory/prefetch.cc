@@ -32,7 +32,9 @@ constexpr std::uint64_t kAheadPages = 1024;
 struct Piece {
   std::uint64_t page;  // of the memory file
   std::uint64_t count;
-  std::size_t first_run;  // of those that reach into it, which ascend
+  // Of those that reach into it: they ascend, and do not overlap.
+  std::size_t first_run;
+  std::size_t end_run;
 };
 
 std::uint64_t end_of(const PageRun& run) {
@@ -49,7 +51,7 @@ class Cursor {
     if (at_ == end_) {
       join_runs();
     }
-    const Piece piece = {at_, std::min(kPiecePages, end_ - at_), first_};
+    const Piece piece = {at_, std::min(kPiecePages, end_ - at_), first_, index_};
     at_ += piece.count;
     while (first_ < index_ && end_of(set_[first_]) <= at_) {
       ++first_;
@@ -118,11 +120,8 @@ Result<std::optional<std::uint64_t>> map(const GuestMemory& memory, const Workin
                                          const Piece& piece) {
   const std::uint64_t end = piece.page + piece.count;
   std::uint64_t own = 0;
-  for (std::size_t index = piece.first_run; index < set.size(); ++index) {
+  for (std::size_t index = piece.first_run; index < piece.end_run && set[index].page < end; ++index) {
     const PageRun run = set[index];
-    if (run.page >= end || end_of(run) <= piece.page) {
-      break;
-    }
     if (!run.written) {
       continue;
     }
@@ -160,7 +159,7 @@ Result<std::unique_ptr<Prefetcher>> Prefetcher::start(const GuestMemory& memory,
     }
     return confined;
   };
-  MAYFLY_TRY(prefetcher->thread_.start("mayfly_ahead", told,
+  MAYFLY_TRY(prefetcher->thread_.start("mayfly_prefetch", told,
                                        [self = prefetcher.get()] { self->end(self->sweep()); }));
   return prefetcher;
 }

@@ -53,7 +53,7 @@ class Prefetcher {
     std::optional<Error> failed;     // why it ended before all was read; not where it was stopped
   };
 
-  // Reads `file`, the working set of that snapshot, and starts the thread "mayfly_ahead", which calls
+  // Reads `file`, the working set of that snapshot, and starts the thread "mayfly_prefetch", which calls
   // `confine` and sweeps; where that fails, it says so in the log as well. Before the guest runs. `memory` is
   // borrowed: it lives longer. Errors: kUnsupported for another backing than kPrivateFile, kExhausted for no
   // thread, and those of WorkingSet::read().

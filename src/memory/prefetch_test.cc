@@ -206,6 +206,19 @@ TEST(Prefetch, pages_that_were_written_become_the_guests_own_and_no_others) {
   expect_contents(memory, restore.wanted());
 }
 
+// Whoever wrote the set may be hostile: how much is done grows with its size alone.
+TEST(Prefetch, runs_that_overlap_are_each_walked_once) {
+  const Restore restore(std::vector<PageRun>(200, {7, 1, true}));
+  GuestMemory memory = restore.map();
+  const auto progress = restore.prefetch(memory)->wait_ended();
+  EXPECT_FALSE(progress.failed);
+  if (progress.mapped_pages == 0) {
+    GTEST_SKIP() << "this kernel fills no page tables when it is asked to";
+  }
+  EXPECT_EQ(progress.own_pages, 200U);
+  expect_contents(memory, restore.wanted());
+}
+
 TEST(Prefetch, pages_are_read_where_they_cannot_be_mapped) {
   const Restore restore(kRuns);
   const bool cold = restore.chill();

@@ -41,7 +41,7 @@ Result<std::string> read_snapshot_state(const std::string& path) {
   }
   if (status.st_size > static_cast<off_t>(kMaxSnapshotState)) {
     return fail(ErrorCode::kOutOfRange,
-                name + ": larger than " + std::to_string(kMaxSnapshotState) + " bytes");
+                name + ": larger than any state file; the memory file is named after it");
   }
   std::string bytes(static_cast<std::size_t>(status.st_size), '\0');
   MAYFLY_TRY_ASSIGN(const std::size_t count,

@@ -60,7 +60,7 @@ void HostKvm::start() {
   ::pthread_sigmask(SIG_SETMASK, &all, &before);  // which the thread inherits
   try {
     thread_ = std::thread([this] {
-      set_thread_name("mayfly_ahead");
+      set_thread_name("mayfly_kvm");
       look();
     });
     opened_is_there_ = supported_is_there_ = true;

@@ -56,7 +56,12 @@ template <typename Config>
 Result<Config*> find_overridden(std::vector<Config>& list, const std::string& id, const char* what) {
   const auto found = std::ranges::find(list, id, &Config::id);
   if (found == list.end()) {
-    return fail(ErrorCode::kInvalidArgument, std::string("the snapshot has no ") + what + " \"" + id + "\"");
+    std::string known;
+    for (const Config& config : list) {
+      known.append(known.empty() ? "; it has: " : ", ").append(config.id);
+    }
+    return fail(ErrorCode::kInvalidArgument,
+                std::string("the snapshot has no ") + what + " \"" + id + "\"" + known);
   }
   return &*found;
 }

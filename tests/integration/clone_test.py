@@ -173,6 +173,7 @@ class Births(CloneCase):
         template = Template(self, "--no-clone-api")
         clones = template.clone(count=100, id_prefix="many", serial_out_path=self.path("{id}.log"))
         self.ids_of(clones)
+        template.refused("that could resume one", {"resume_vm": False})
         self.assertEqual({each["api_sock"] for each in clones}, {None})
         self.assertEqual(template.call("GET", "/")[1]["clones"], 100)
 

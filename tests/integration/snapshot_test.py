@@ -501,7 +501,7 @@ class Devices(SnapshotCase):
         self.expect(fourth.end(), 0)
         vm.resume()
         self.tell(vm, "trt")
-        for override, said in (({"iface_id": "none", "host_dev_name": taps[1]}, ("no network interface", "none")),
+        for override, said in (({"iface_id": "none", "host_dev_name": taps[1]}, ("no network interface", "none", "it has: net")),
                                ({"iface_id": "net"}, ("host_dev_name",)),
                                ({"iface_id": "net", "guest_mac": "06:00:00:00:00"}, ("network_overrides[0]", "guest_mac")),
                                ({"iface_id": "net", "guest_mac": "06:00:00:00:{n}"}, ("net", "guest_mac", "{n}")),
