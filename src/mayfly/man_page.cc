@@ -166,8 +166,8 @@ constexpr std::array kFiles = {
 constexpr const char* kSeeAlso =
     ".BR passt (1),\n.BR curl (1),\n.BR ip\\-tuntap (8)\n.PP\n"
     "The folder docs of the source has a page for each task: api.md for the control API by curl, shell.md "
-    "for "
-    "microVMs by name, devices.md for drives and network interfaces, metrics.md for log, metrics and events; "
+    "for microVMs by name, devices.md for drives and network interfaces, snapshots.md for snapshots and "
+    "restores, templates.md and cloning.md for clones, metrics.md for log, metrics and events; "
     "resources/openapi.yaml describes every call.\n";
 
 std::string section(const char* heading, std::span<const ManEntry> list) {

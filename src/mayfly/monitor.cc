@@ -352,6 +352,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
   way.console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
   way.console.on_foreground = foreground;
   const bool has_console = way.console.input >= 0;
+  const bool boots = options.subcommand != Subcommand::kRestore;  // and so has something to print
   std::unique_ptr<HandlerGuard> guard;
   const auto guard_handler = [&](UniqueFd connection, const UniqueFd& userfault,
                                  const GuestMemory& memory) -> Result<void> {
@@ -377,7 +378,7 @@ OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::opti
                 if (has_console) {
                   MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
                 }
-                return after_start.arm(has_console);
+                return after_start.arm(boots && has_console);
               },
               .start_failed =
                   [&] {

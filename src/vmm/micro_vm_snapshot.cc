@@ -66,6 +66,20 @@ Result<Config*> find_overridden(std::vector<Config>& list, const std::string& id
   return &*found;
 }
 
+// What a guest has written to an overlay is not in the image beneath it: another one has to bring that along.
+Result<void> expect_contents(const BlockDeviceConfig& saved, const BlockOverlayConfig& other) {
+  struct stat file {};
+  const bool is_empty = !other.path || ::stat(other.path->c_str(), &file) != 0 || file.st_size == 0;
+  if (saved.overlay && saved.overlay->path && is_empty) {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "drive " + saved.id + ": was saved with the overlay " + *saved.overlay->path +
+            ", and an empty one lacks what the guest has written: name a copy of it, or another image "
+            "by path_on_host as well");
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<void> MicroVm::check_new_file(const char* role, const std::string& path) const {
@@ -428,6 +442,9 @@ Result<void> MicroVm::override_devices(VmConfig& config, const LoadRequest& requ
     MAYFLY_TRY_ASSIGN(BlockDeviceConfig * drive, find_overridden(config.drives, change.id, "drive"));
     drive->path = change.path.value_or(drive->path);
     if (change.overlay) {
+      if (!change.path) {
+        MAYFLY_TRY(expect_contents(*drive, *change.overlay));
+      }
       drive->overlay = change.overlay;
     }
   }

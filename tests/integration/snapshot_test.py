@@ -451,6 +451,15 @@ class Devices(SnapshotCase):
         layered.create(self.files)
         layered.kill()
         self.tell(self.restored(), "r")
+        # An empty one would take away what the guest has written.
+        another = self.start()
+        for overlay in (self.path("empty"), "memory"):
+            another.refused(("overlay", "path_on_host"), "PUT", "/snapshot/load",
+                            self.files.load(drive_overrides=[{"drive_id": "disk", "overlay": overlay}]))
+        self.assertFalse(os.path.exists(self.path("empty")))
+        shutil.copy(self.path("overlay"), self.path("full"))
+        another.load(self.files, drive_overrides=[{"drive_id": "disk", "overlay": self.path("full")}])
+        self.tell(another, "r")
 
     def test_a_copy_gets_a_tap_of_its_own(self):
         if os.geteuid() != 0:
