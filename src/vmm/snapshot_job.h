@@ -77,9 +77,9 @@ class SnapshotJob {
   // Once, before write().
   Result<void> write_ahead(const LiveMemory& live);
   Result<WrittenMemory> write(const CapturedVm& captured);
-  // Once, after write(). Errors as AtomicFile::sync_by_pieces() and publish_pair(): the former snapshot is as it was, unless the error
-  // says otherwise. `proceed` is asked every now and then while memory goes to the disk: where it says no,
-  // the snapshot is given up, with kBusy.
+  // Once, after write(). Errors as AtomicFile::sync_by_pieces() and publish_pair(): the former snapshot is as
+  // it was, unless the error says otherwise. `proceed` is asked every now and then while memory goes to the
+  // disk: where it says no, the snapshot is given up, with kBusy.
   Result<void> commit(const std::function<bool()>& proceed);
 
  private:
