@@ -34,7 +34,7 @@ import priority
 LIMIT = start.LIMIT
 CALLS = 100
 # What is promised, as medians of ratios to the floor taken in turns with it, but for memory.
-ANSWER_LIMIT = 2.5
+ANSWER_LIMIT = 2.2
 SET_UP_LIMIT = 3.5
 START_LIMIT = 1.2
 MEMORY_LIMIT_KIB = 200
