@@ -10,7 +10,8 @@
  *
  *   load WAY LETTER CALL_NS ALL_NS GUEST_NS MAPPED_NS MINOR MAJOR CPU_NS READS PRIVATE_KIB
  *
- * WAY is record, plain, prefetch or warm, which is plain with all of the file in the page cache. ALL_NS is
+ * WAY is record, plain, prefetch, huge, which is prefetch with memory in transparent huge pages, or warm,
+ * which is plain with all of the file in the page cache. ALL_NS is
  * the time from the begin of the load's call to the guest's answer, GUEST_NS what it took by the guest's
  * clock, and MAPPED_NS what it took once more, with all of it there; MINOR and MAJOR page faults and CPU_NS
  * of the monitor, without the time in the guest, and READS, what all disks of this machine were asked for,
@@ -192,7 +193,11 @@ static void run(char* program, const char* way, char letter, int is_ours) {
   snprintf(set, sizeof set, "%s/set-%c", folder, letter);
   const int records = strcmp(way, "record") == 0;
   if (records) snprintf(more, sizeof more, ", \"record_working_set\": true");
-  if (strcmp(way, "prefetch") == 0) snprintf(more, sizeof more, ", \"working_set_path\": \"%.250s\"", set);
+  const int huge = strcmp(way, "huge") == 0;
+  if (huge || strcmp(way, "prefetch") == 0) {
+    snprintf(more, sizeof more, ", \"working_set_path\": \"%.250s\"%s", set,
+             huge ? ", \"huge_pages\": \"Transparent\"" : "");
+  }
   struct monitor vm = start(program);
   ask(&vm, "PUT", "/logger", "{\"level\": \"Error\"}");
   chill_all(is_ours);
@@ -278,7 +283,7 @@ int main(int argc, char** argv) {
   if (mkdir(folder, 0700) != 0) die(folder);
   if (has_disk) make_disk(argv[2], argv + 8);
   save(argv + 3);
-  static const char* const ways[] = {"plain", "prefetch", "warm"};
+  static const char* const ways[] = {"plain", "prefetch", "huge", "warm"};
   enum { WAYS = sizeof ways / sizeof *ways };
   char* letters;
   const long first = strtol(argv[1], &letters, 10);

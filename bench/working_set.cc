@@ -246,7 +246,8 @@ class Bench {
     std::unique_ptr<Prefetcher> prefetcher;
     const Run run = timed(memory, [&] {
       const auto file = must(open_file(set, O_RDONLY, "working set"));
-      prefetcher = must(Prefetcher::start(memory, {file, "working set"}, 0));
+      prefetcher =
+          must(Prefetcher::start(memory, must(WorkingSet::read({file, "working set"}, {memory.size(), 0}))));
     });
     const auto progress = prefetcher->wait_ended();
     if (progress.failed) {

@@ -41,6 +41,31 @@ Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec de
   return filled;
 }
 
+Result<std::size_t> read_past_cache(const UniqueFd& file, std::uint64_t offset, iovec destination,
+                                    std::string_view role) {
+  constexpr std::size_t kUnit = 4096;  // a multiple of every disk's block
+  auto* const start = static_cast<std::byte*>(destination.iov_base);
+  std::size_t filled = 0;
+  const int flags = ::fcntl(file.get(), F_GETFL);
+  if (flags >= 0 && ::fcntl(file.get(), F_SETFL, flags | O_DIRECT) == 0) {
+    while (filled < destination.iov_len) {
+      const ssize_t count = ::pread(file.get(), start + filled, destination.iov_len - filled,
+                                    static_cast<off_t>(offset + filled));
+      if (count < 0 && errno == EINTR) {
+        continue;
+      }
+      if (count <= 0 || static_cast<std::size_t>(count) % kUnit != 0) {
+        break;  // what is left, and what is wrong with it, the cache knows
+      }
+      filled += static_cast<std::size_t>(count);
+    }
+    ::fcntl(file.get(), F_SETFL, flags);
+  }
+  MAYFLY_TRY_ASSIGN(const std::size_t more,
+                    read_at(file, offset + filled, {start + filled, destination.iov_len - filled}, role));
+  return filled + more;
+}
+
 Result<void> write_at(const UniqueFd& file, std::uint64_t offset, iovec source, std::string_view role) {
   const auto* const start = static_cast<const std::byte*>(source.iov_base);
   std::size_t written = 0;

@@ -20,6 +20,13 @@ namespace mayfly {
 Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec destination,
                             std::string_view role);
 
+// The same past the page cache, where the file system can (O_DIRECT): what is read is not copied, and takes
+// no place there. What the cache has is read from the disk all the same. For the time of the call nobody else
+// may use the open file `file`: it has that flag for a while. `offset`, `destination` and its size are
+// multiples of 4 KiB; others are read through the cache.
+Result<std::size_t> read_past_cache(const UniqueFd& file, std::uint64_t offset, iovec destination,
+                                    std::string_view role);
+
 // send(2) to a socket of what it takes at once, without SIGPIPE, by the call that also gathers pieces: one
 // system call fewer that a filter has to allow. Async-signal-safe.
 ssize_t send_at_once(int socket, std::string_view bytes);

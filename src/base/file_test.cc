@@ -2,12 +2,17 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <fstream>
 #include <string>
+#include <vector>
 
+#include "support/poor_host.h"
 #include "support/temp_dir.h"
 
 namespace mayfly {
@@ -72,6 +77,90 @@ TEST(ReadAt, errors_name_the_role) {
   EXPECT_EQ(read_at(folder, 0, {buffer.data(), 4}, "folder /").error().message(),
             "read folder /: Is a directory (EISDIR)");
   EXPECT_EQ(read_at(UniqueFd(), 0, {buffer.data(), 4}, "nothing").error().os_errno(), EBADF);
+}
+
+constexpr std::size_t kPage = 4096;
+
+// A file of numbered pages and a bit, on the disk.
+class ReadPastCache : public ::testing::Test {
+ protected:
+  ReadPastCache() {
+    for (std::size_t page = 0; page < kPages; ++page) {
+      whole_.append(kPage, static_cast<char>('a' + page % 26));
+    }
+    whole_.append("the end");
+    std::ofstream(path_) << whole_;
+    EXPECT_EQ(::fsync(file_.get()), 0);
+  }
+
+  void drop() const { EXPECT_EQ(::posix_fadvise(file_.get(), 0, 0, POSIX_FADV_DONTNEED), 0); }
+  // The pages that the page cache has of it.
+  std::size_t cached() const {
+    void* const start = ::mmap(nullptr, whole_.size(), PROT_READ, MAP_SHARED, file_.get(), 0);
+    std::vector<unsigned char> there(kPages + 1);
+    EXPECT_EQ(::mincore(start, whole_.size(), there.data()), 0);
+    ::munmap(start, whole_.size());
+    return static_cast<std::size_t>(
+        std::count_if(there.begin(), there.end(), [](unsigned char page) { return (page & 1) != 0; }));
+  }
+  std::string past_cache(std::size_t offset, std::size_t size) const {
+    void* const start = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const auto got = read_past_cache(file_, offset, {start, size}, "test file");
+    std::string text(static_cast<const char*>(start), got.value());
+    ::munmap(start, size);
+    return text;
+  }
+
+  static constexpr std::size_t kPages = 2048;
+  const testing::TempDir dir_;
+  const std::string path_ = dir_.file("pages");
+  std::string whole_;
+  const UniqueFd file_ = open_file(path_, O_RDWR | O_CREAT, "test file").value();
+};
+
+TEST_F(ReadPastCache, gives_what_is_cached_what_is_not_and_both) {
+  for (const std::size_t ahead : {std::size_t{0}, std::size_t{1}, std::size_t{100}, kPages}) {
+    drop();
+    ASSERT_EQ(stretch(path_, 0, ahead * kPage), whole_.substr(0, ahead * kPage));
+    EXPECT_EQ(past_cache(0, kPages * kPage), whole_.substr(0, kPages * kPage));
+    EXPECT_EQ(past_cache(5 * kPage, 7 * kPage), whole_.substr(5 * kPage, 7 * kPage));
+  }
+}
+
+TEST_F(ReadPastCache, takes_any_stretch_and_gives_less_only_at_the_end) {
+  for (const bool cold : {true, false}) {
+    if (cold) {
+      drop();
+    }
+    EXPECT_EQ(past_cache(3, 5000), whole_.substr(3, 5000));
+    EXPECT_EQ(past_cache(0, whole_.size() + 10), whole_);
+    EXPECT_EQ(past_cache(kPage, 2 * whole_.size()), whole_.substr(kPage));
+    EXPECT_EQ(past_cache(whole_.size() + kPage, kPage), "");
+    EXPECT_EQ(past_cache(0, kPage + 1), whole_.substr(0, kPage + 1));
+  }
+}
+
+TEST_F(ReadPastCache, leaves_the_page_cache_and_the_open_file_as_they_were) {
+  const int flags = ::fcntl(file_.get(), F_GETFL);
+  const bool direct = ::fcntl(file_.get(), F_SETFL, flags | O_DIRECT) == 0;
+  ::fcntl(file_.get(), F_SETFL, flags);
+  drop();
+  if (!direct || cached() != 0) {
+    GTEST_SKIP() << "this file system has no reads past the page cache, or keeps files nowhere else";
+  }
+  EXPECT_EQ(past_cache(0, kPages * kPage).size(), kPages * kPage);
+  EXPECT_EQ(cached(), 0U);
+  EXPECT_EQ(::fcntl(file_.get(), F_GETFL), flags);
+}
+
+TEST_F(ReadPastCache, where_the_host_cannot_reads_all_the_same_or_says_why) {
+  testing::where_refused(SYS_fcntl, EINVAL,
+                         [&] { EXPECT_EQ(past_cache(0, kPages * kPage), whole_.substr(0, kPages * kPage)); });
+  testing::where_refused(SYS_pread64, EIO, [&] {
+    const auto got = read_past_cache(file_, 0, {whole_.data(), kPages * kPage}, "test file");
+    ASSERT_FALSE(got);
+    EXPECT_EQ(got.error().message(), "read test file: Input/output error (EIO)");
+  });
 }
 
 TEST(WriteAt, puts_the_bytes_where_they_are_wanted_and_names_what_fails) {

@@ -612,6 +612,11 @@ void add_restore_options(CLI::App* made, const Named& named, Options& options) {
                      "Read ahead the memory that this file says an earlier run has touched")
         ->type_name("FILE");
   }
+  if (named("--transparent-huge-pages")) {
+    made->add_flag_callback(
+        "--transparent-huge-pages", [&load] { load.huge_pages = HugePages::kTransparent; },
+        "Read what --working-set has, or all, into huge pages of its own");
+  }
   add_api_options(*made, named, options);
   add_common_options(*made, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }

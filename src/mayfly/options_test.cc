@@ -281,7 +281,8 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   EXPECT_EQ(bare.load.state_path, "/s/state");
   EXPECT_EQ(bare.load.memory_path, "/s/mem");
   EXPECT_TRUE(bare.load.resume);
-  EXPECT_FALSE(bare.load.advance_clock || bare.load.track_dirty_pages || bare.load.working_set_path);
+  EXPECT_FALSE(bare.load.advance_clock || bare.load.track_dirty_pages || bare.load.working_set_path ||
+               bare.load.huge_pages);
   const Options full = parsed({"restore",
                                "/s/state",
                                "/s/mem",
@@ -300,6 +301,7 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
                                "--track-dirty-pages",
                                "--working-set",
                                "/w",
+                               "--transparent-huge-pages",
                                "--api-sock",
                                "/sock",
                                "--id",
@@ -319,6 +321,7 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   EXPECT_FALSE(full.load.resume);
   EXPECT_TRUE(full.load.advance_clock && full.load.track_dirty_pages);
   EXPECT_EQ(full.load.working_set_path, "/w");
+  EXPECT_EQ(full.load.huge_pages, HugePages::kTransparent);
   EXPECT_EQ(full.api_socket, "/sock");
   expect_refused({"restore", "/s/state"}, "MEMORY");
   expect_refused({"restore", "/s/state", "/s/mem", "--paused"}, "--api-sock");

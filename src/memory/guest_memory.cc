@@ -159,6 +159,26 @@ Result<void> advise(void* host, std::size_t size, Backing backing) {
   return {};
 }
 
+tl::unexpected<Error> fail_ended(std::string_view role, std::uint64_t end, std::uint64_t missing) {
+  return fail(ErrorCode::kInvalidImage, std::string(role) + ": ends at byte " + std::to_string(end) + ", " +
+                                            std::to_string(missing) +
+                                            " bytes before the end of what it should hold");
+}
+
+// Of each 2 MiB of a file's mapping, whether the page cache has half of it or more. Who may not know
+// (mincore(2)) is told so.
+std::vector<bool> cached_blocks(std::byte* host, std::uint64_t length) {
+  std::vector<bool> cached(length / kHugePage);
+  std::vector<unsigned char> pages(kHugePage / page_size());
+  for (std::size_t block = 0; block < cached.size(); ++block) {
+    cached[block] = ::mincore(host + block * kHugePage, kHugePage, pages.data()) != 0 ||
+                    std::count_if(pages.begin(), pages.end(), [](unsigned char page) {
+                      return (page & 1) != 0;
+                    }) >= static_cast<std::ptrdiff_t>(pages.size() / 2);
+  }
+  return cached;
+}
+
 // The offsets come from the file's own headers, so they may say anything.
 Result<void> check_file_range(std::uint64_t offset, std::uint64_t length, std::string_view role) {
   const auto end = checked_add(offset, length);
@@ -421,12 +441,45 @@ Result<void> GuestMemory::load_file(GuestAddress address, const UniqueFd& fd, st
   const auto read = read_at(fd, file_offset, {*host, length}, role);
   note_written(address, length);  // also where only a part came, or it failed on the way
   MAYFLY_TRY_ASSIGN(const std::size_t got, read);
-  if (got < length) {
-    return fail(ErrorCode::kInvalidImage,
-                std::string(role) + ": ends at byte " + std::to_string(file_offset + got) + ", " +
-                    std::to_string(length - got) + " bytes before the end of what it should hold");
+  return got == length ? Result<void>() : fail_ended(role, file_offset + got, length - got);
+}
+
+Result<void> GuestMemory::take_own(std::uint64_t offset, std::uint64_t length) {
+  MAYFLY_CHECK(backing_ == Backing::kPrivateFile, "only a private file's pages can become a memory's own");
+  for (const MemoryRegion& region : regions_) {
+    if (offset < region.backing_offset || offset - region.backing_offset >= region.range.size()) {
+      continue;
+    }
+    const std::uint64_t start = offset - region.backing_offset;
+    const auto address = region.range.base().checked_add(start);
+    MAYFLY_CHECK(address && length <= region.range.size() - start, "the stretch lies in one region");
+    MAYFLY_CHECK(offset % kHugePage == 0 && length % kHugePage == 0 && address->value() % kHugePage == 0,
+                 "the stretch is of whole huge pages");
+    std::byte* const host = static_cast<std::byte*>(region.host) + start;
+    const std::vector<bool> cached = cached_blocks(host, length);
+    if (::mmap(host, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+               -1, 0) == MAP_FAILED) {
+      return fail_errno(errno,
+                        "map " + std::to_string(length / kMiB) +
+                            " MiB of guest memory (limited by vm.overcommit_memory and vm.max_map_count)");
+    }
+    MAYFLY_TRY(advise(host, length, Backing::kTransparentHuge));
+    constexpr std::string_view kRole = "guest memory's own file";
+    for (std::uint64_t done = 0; done < length;) {
+      const std::size_t block = done / kHugePage;
+      const auto end =
+          std::find(cached.begin() + static_cast<std::ptrdiff_t>(block), cached.end(), !cached[block]);
+      const std::uint64_t size = static_cast<std::uint64_t>(end - cached.begin()) * kHugePage - done;
+      const auto read = cached[block] ? read_at : read_past_cache;
+      MAYFLY_TRY_ASSIGN(const std::size_t got, read(backing_fd_, offset + done, {host + done, size}, kRole));
+      if (got < size) {
+        return fail_ended(kRole, offset + done + got, size - got);
+      }
+      done += size;
+    }
+    return {};
   }
-  return {};
+  MAYFLY_CHECK(false, "the stretch lies in a region");
 }
 
 void GuestMemory::note_writes(bool on) {

@@ -230,6 +230,16 @@ class GuestMemory {
   Result<void> load_file(GuestAddress address, const UniqueFd& fd, std::uint64_t file_offset,
                          std::uint64_t length, std::string_view role);
 
+  // Of kPrivateFile: reads `length` bytes of the memory file from `offset` on into anonymous memory with
+  // MADV_HUGEPAGE, which takes the place of their mapping: a guest's fault brings 2 MiB, not 4 KiB, and the
+  // pages are this memory's alone, read past the page cache where that does not have them. What was written
+  // there before is lost: before the guest runs. Both are multiples of 2 MiB and `length` is not 0; they lie
+  // in one region, whose base and place in the file are congruent modulo 2 MiB: else, and for another
+  // backing: aborts. Errors: kExhausted where the host cannot map it, kUnsupported where its kernel has no
+  // transparent huge pages, kInvalidImage for a file that was cut short, kIo. After an error the stretch
+  // holds anything.
+  Result<void> take_own(std::uint64_t offset, std::uint64_t length);
+
   // The record of the pages that this process writes, for snapshots: KVM logs what vCPUs write and nothing
   // else. Off at first. What write(), fill() and load_file() change is noted by itself; what
   // is written through slices, by note_written(). Not noted: how memory_file.h and userfault.h fill a RAM

@@ -29,6 +29,12 @@ constexpr std::uint64_t kGapPages = 4;
 // waiting for the first pages of the page tables.
 constexpr std::uint64_t kAheadPages = 1024;
 
+constexpr std::uint64_t kBlockPages = 512;  // of a huge page
+constexpr std::uint64_t kBlock = kBlockPages * kGuestPage;
+// A page's fault costs an eighth of what a huge page takes to be read, cleared and mapped, or more.
+constexpr std::uint64_t kDensePages = kBlockPages / 8;
+constexpr std::size_t kMostStretches = 16384;
+
 struct Piece {
   std::uint64_t page;  // of the memory file
   std::uint64_t count;
@@ -41,10 +47,20 @@ std::uint64_t end_of(const PageRun& run) {
   return std::uint64_t{run.page} + run.count;
 }
 
-// Walks a set in pieces.
+bool is_own(const OwnBlocks& own, const PageRun& run) {
+  const std::uint64_t last = (end_of(run) - 1) / kBlockPages;
+  for (std::uint64_t block = run.page / kBlockPages; block <= last; ++block) {
+    if (block >= own.size() || !own[block]) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Walks what of a set is not the guest's own in pieces.
 class Cursor {
  public:
-  explicit Cursor(const WorkingSet& set) : set_(set) {}
+  Cursor(const WorkingSet& set, const OwnBlocks& own) : set_(set), own_(own) {}
 
   // Of no pages at the end.
   Piece next() {
@@ -61,6 +77,9 @@ class Cursor {
 
  private:
   void join_runs() {
+    while (index_ < set_.size() && is_own(own_, set_[index_])) {
+      ++index_;
+    }
     if (index_ == set_.size()) {
       return;
     }
@@ -70,7 +89,7 @@ class Cursor {
     end_ = end_of(first);
     for (; index_ < set_.size(); ++index_) {
       const PageRun run = set_[index_];
-      if (run.page < end_ || run.page - end_ > kGapPages) {
+      if (run.page < end_ || run.page - end_ > kGapPages || is_own(own_, run)) {
         return;
       }
       end_ = end_of(run);
@@ -78,6 +97,7 @@ class Cursor {
   }
 
   const WorkingSet& set_;
+  const OwnBlocks& own_;
   std::size_t index_ = 0;  // of the next run
   std::size_t first_ = 0;  // of the joined run: the first that is not all behind `at_`
   std::uint64_t at_ = 0;   // of the joined run: pages
@@ -140,18 +160,56 @@ Result<std::optional<std::uint64_t>> map(const GuestMemory& memory, const Workin
   return can ? std::optional(own) : std::nullopt;
 }
 
-}  // namespace
-
-Result<std::unique_ptr<Prefetcher>> Prefetcher::start(const GuestMemory& memory, const NamedFile& file,
-                                                      std::uint64_t snapshot,
-                                                      std::function<Result<void>()> confine) {
+Result<void> expect_file(const GuestMemory& memory) {
   if (memory.backing() != Backing::kPrivateFile) {
     return fail(ErrorCode::kUnsupported,
                 "a working set is read ahead for private memory files alone, not for " +
                     std::string(to_string(memory.backing())));
   }
-  MAYFLY_TRY_ASSIGN(WorkingSet set, WorkingSet::read(file, {memory.size(), snapshot}));
-  std::unique_ptr<Prefetcher> prefetcher(new Prefetcher(memory, std::move(set)));
+  return {};
+}
+
+}  // namespace
+
+Result<OwnBlocks> take_own(GuestMemory& memory, const WorkingSet& set) {
+  MAYFLY_TRY(expect_file(memory));
+  const std::uint64_t blocks = memory.size() / kBlock;
+  std::vector<std::uint64_t> pages(blocks);  // of the set, in each
+  for (std::size_t index = 0; index < set.size(); ++index) {
+    const PageRun run = set[index];
+    for (std::uint64_t page = run.page; page < end_of(run) && page / kBlockPages < blocks;) {
+      const std::uint64_t next = std::min(end_of(run), (page / kBlockPages + 1) * kBlockPages);
+      pages[page / kBlockPages] += next - page;
+      page = next;
+    }
+  }
+  OwnBlocks own(blocks);
+  std::size_t stretches = 0;
+  for (const MemoryRegion& region : memory.regions()) {
+    if (region.range.base().value() % kBlock != region.backing_offset % kBlock) {
+      continue;
+    }
+    const std::uint64_t end = (region.backing_offset + region.range.size()) / kBlock;
+    for (std::uint64_t block = (region.backing_offset + kBlock - 1) / kBlock; block < end; ++block) {
+      const std::uint64_t first = block;
+      while (block < end && pages[block] >= kDensePages) {
+        own[block++] = true;
+      }
+      if (block > first) {
+        MAYFLY_TRY(memory.take_own(first * kBlock, (block - first) * kBlock));
+        if (++stretches == kMostStretches) {
+          return own;
+        }
+      }
+    }
+  }
+  return own;
+}
+
+Result<std::unique_ptr<Prefetcher>> Prefetcher::start(const GuestMemory& memory, WorkingSet set,
+                                                      std::function<Result<void>()> confine, OwnBlocks own) {
+  MAYFLY_TRY(expect_file(memory));
+  std::unique_ptr<Prefetcher> prefetcher(new Prefetcher(memory, std::move(set), std::move(own)));
   const auto told = [self = prefetcher.get(), confine = std::move(confine)] {
     auto confined = confine ? confine() : Result<void>();
     if (!confined) {
@@ -162,6 +220,14 @@ Result<std::unique_ptr<Prefetcher>> Prefetcher::start(const GuestMemory& memory,
   MAYFLY_TRY(prefetcher->thread_.start("mayfly_prefetch", told,
                                        [self = prefetcher.get()] { self->end(self->sweep()); }));
   return prefetcher;
+}
+
+Prefetcher::Prefetcher(const GuestMemory& memory, WorkingSet set, OwnBlocks own)
+    : memory_(memory), set_(std::move(set)), own_blocks_(std::move(own)), wanted_(set_.pages()) {
+  for (std::size_t index = 0; index < set_.size() && !own_blocks_.empty(); ++index) {
+    const PageRun run = set_[index];
+    wanted_ -= is_own(own_blocks_, run) ? run.count : 0;
+  }
 }
 
 void Prefetcher::end(Result<void> done) {
@@ -177,8 +243,8 @@ void Prefetcher::end(Result<void> done) {
 }
 
 Result<void> Prefetcher::sweep() {
-  Cursor reads(set_);
-  Cursor maps(set_);
+  Cursor reads(set_, own_blocks_);
+  Cursor maps(set_, own_blocks_);
   bool can_map = true;
   std::uint64_t ahead = 0;  // pages asked for, and not mapped yet
   for (bool more = true; (more || ahead > 0) && !thread_.stopping();) {
@@ -211,7 +277,7 @@ Prefetcher::Progress Prefetcher::progress() const {
   progress.asked_pages = asked_;
   progress.mapped_pages = mapped_;
   progress.own_pages = own_;
-  progress.wanted_pages = set_.pages();
+  progress.wanted_pages = wanted_;
   const MutexLock lock(mutex_);
   progress.ended = ended_;
   progress.failed = failed_;

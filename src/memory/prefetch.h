@@ -24,6 +24,10 @@
 //
 // Nothing here can harm the guest: no byte of its memory becomes another. What fails ends the sweep, and is
 // told.
+//
+// What a sweep leaves is KVM's own fault for each page. take_own() is for those who would rather pay with
+// memory: what the set is dense in becomes huge pages of the guest's own before it runs, one fault for 2 MiB,
+// which no other guest of the file shares. The sweep then has the rest.
 #pragma once
 
 #include <atomic>
@@ -31,7 +35,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <utility>
+#include <vector>
 
 #include "base/mutex.h"
 #include "base/result.h"
@@ -42,24 +46,36 @@
 
 namespace mayfly {
 
+// Of a memory file, a flag for each 2 MiB of it: whether they are huge pages of the guest's own.
+using OwnBlocks = std::vector<bool>;
+
+// Takes for `memory`'s own (GuestMemory::take_own()) what lies within one region, as whole huge pages of the
+// guest's, and of which `set` has one page in eight or more: where it has fewer, reading 2 MiB costs more
+// than the faults do. At most 16,384 stretches, as each of them is two mappings more (vm.max_map_count has
+// 65,530): of a file with more, the last are left to a sweep. Reads them in the order of the file, and waits
+// for it. Before the guest runs, and before its memory is written. `set` is one of this memory. Errors:
+// kUnsupported for another backing than kPrivateFile, and those of GuestMemory::take_own(), after which
+// `memory` is of no use.
+Result<OwnBlocks> take_own(GuestMemory& memory, const WorkingSet& set);
+
 class Prefetcher {
  public:
   struct Progress {
     bool ended = false;              // nothing more will happen
-    std::uint64_t wanted_pages = 0;  // of the set, 4 KiB each
+    std::uint64_t wanted_pages = 0;  // of the set, 4 KiB each, without runs that are the guest's own
     std::uint64_t asked_pages = 0;   // of the memory file, asked for; small gaps between runs are among them
     std::uint64_t mapped_pages = 0;  // of them, put into the page tables; 0 before Linux 5.14
     std::uint64_t own_pages = 0;     // of those, copied for this guest alone
     std::optional<Error> failed;     // why it ended before all was read; not where it was stopped
   };
 
-  // Reads `file`, the working set of that snapshot, and starts the thread "mayfly_prefetch", which calls
-  // `confine` and sweeps; where that fails, it says so in the log as well. Before the guest runs. `memory` is
-  // borrowed: it lives longer. Errors: kUnsupported for another backing than kPrivateFile, kExhausted for no
-  // thread, and those of WorkingSet::read().
-  static Result<std::unique_ptr<Prefetcher>> start(const GuestMemory& memory, const NamedFile& file,
-                                                   std::uint64_t snapshot,
-                                                   std::function<Result<void>()> confine = {});
+  // Starts the thread "mayfly_prefetch", which calls `confine` and sweeps what of `set`, one of this memory,
+  // is not in `own` (take_own()'s; empty: nothing is); where that fails, it says so in the log as well.
+  // Before the guest runs. `memory` is borrowed: it lives longer. Errors: kUnsupported for another backing
+  // than kPrivateFile, kExhausted for no thread.
+  static Result<std::unique_ptr<Prefetcher>> start(const GuestMemory& memory, WorkingSet set,
+                                                   std::function<Result<void>()> confine = {},
+                                                   OwnBlocks own = {});
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
   ~Prefetcher() = default;  // stop()
@@ -79,13 +95,15 @@ class Prefetcher {
   Progress wait_ended() MAYFLY_EXCLUDES(mutex_);
 
  private:
-  Prefetcher(const GuestMemory& memory, WorkingSet set) : memory_(memory), set_(std::move(set)) {}
+  Prefetcher(const GuestMemory& memory, WorkingSet set, OwnBlocks own);
 
   void end(Result<void> done) MAYFLY_EXCLUDES(mutex_);
   Result<void> sweep() MAYFLY_EXCLUDES(mutex_);
 
   const GuestMemory& memory_;
   const WorkingSet set_;
+  const OwnBlocks own_blocks_;
+  std::uint64_t wanted_ = 0;  // pages
 
   std::atomic<std::uint64_t> asked_ = 0;   // pages
   std::atomic<std::uint64_t> mapped_ = 0;  // pages

@@ -62,16 +62,19 @@ class Restore {
   }
 
   const UniqueFd& file() const { return file_; }
-  GuestMemory map() const {
-    return GuestMemory::map_file(two_ranges(),
-                                 open_file(directory_.file("memory"), O_RDONLY, "memory file").value(),
-                                 "memory file")
-        .value();
+  UniqueFd open_memory() const {
+    return open_file(directory_.file("memory"), O_RDONLY, "memory file").value();
   }
-  UniqueFd open_set() const { return open_file(directory_.file("set"), O_RDONLY, "working set").value(); }
+  GuestMemory map() const {
+    return GuestMemory::map_file(two_ranges(), open_memory(), "memory file").value();
+  }
+  Result<WorkingSet> read_set() const {
+    const UniqueFd set = open_file(directory_.file("set"), O_RDONLY, "working set").value();
+    return WorkingSet::read({set, "set"}, {kPages * kGuestPage, kSnapshot});
+  }
   std::unique_ptr<Prefetcher> prefetch(const GuestMemory& memory,
                                        std::function<Result<void>()> confine = {}) const {
-    return Prefetcher::start(memory, {open_set(), "set"}, kSnapshot, std::move(confine)).value();
+    return Prefetcher::start(memory, read_set().value(), std::move(confine)).value();
   }
 
   // Drops the file from the page cache; whether that worked (a tmpfs has nothing else).
@@ -271,8 +274,7 @@ TEST(Prefetch, of_a_set_of_another_snapshot_or_memory_is_refused) {
         std::pair(WorkingSetOwner{(kPages + 1) * kGuestPage, kSnapshot},
                   "set: is of 33558528 bytes of memory, not of 33554432")}) {
     const Restore restore(kRuns, owner);
-    const GuestMemory memory = restore.map();
-    const auto refused = Prefetcher::start(memory, {restore.open_set(), "set"}, kSnapshot);
+    const auto refused = restore.read_set();
     ASSERT_FALSE(refused);
     EXPECT_EQ(refused.error().message(), why);
   }
@@ -325,15 +327,100 @@ TEST(Prefetch, is_confined_on_its_own_thread) {
   EXPECT_NE(confined, std::this_thread::get_id());
 }
 
-TEST(Prefetch, of_other_memory_or_a_file_that_is_no_set_is_refused) {
+TEST(Prefetch, of_other_memory_is_refused) {
   const Restore restore(kRuns);
-  const GuestMemory anonymous = GuestMemory::create(two_ranges(), Backing::kAnonymous).value();
-  EXPECT_EQ(Prefetcher::start(anonymous, {restore.open_set(), "set"}, kSnapshot).error().code(),
-            ErrorCode::kUnsupported);
-  const GuestMemory memory = restore.map();
-  const auto refused =
-      Prefetcher::start(memory, {UniqueFd(::memfd_create("empty", MFD_CLOEXEC)), "set"}, kSnapshot);
-  EXPECT_EQ(refused.error().message(), "set: no working set has 0 bytes");
+  GuestMemory anonymous = GuestMemory::create(two_ranges(), Backing::kAnonymous).value();
+  WorkingSet set = restore.read_set().value();
+  EXPECT_EQ(take_own(anonymous, set).error().code(), ErrorCode::kUnsupported);
+  EXPECT_EQ(Prefetcher::start(anonymous, std::move(set)).error().code(), ErrorCode::kUnsupported);
+}
+
+constexpr std::uint32_t kBlock = 512;  // pages of a huge page
+
+// Block 2 has just enough of it, by two runs; block 4 a page too few, and pages that were written; block 7 is
+// whole; the last of the first region is not a whole one, and in the second none is aligned as in the file.
+const std::vector<PageRun> kDense = {{5 * kBlock - 63, 63, true}, {2 * kBlock + 100, 60}, {2 * kBlock + 1, 4},
+                                     {7 * kBlock, kBlock},        {9 * kBlock, 200},      {6000, 2000}};
+
+std::set<std::uint64_t> pages_of_blocks(const std::set<std::uint32_t>& blocks) {
+  std::set<std::uint64_t> pages;
+  for (const std::uint32_t block : blocks) {
+    for (std::uint64_t page = 0; page < kBlock; ++page) {
+      pages.insert(std::uint64_t{block} * kBlock + page);
+    }
+  }
+  return pages;
+}
+
+std::set<std::uint64_t> all_pages() {
+  std::set<std::uint64_t> pages;
+  for (std::uint64_t page = 0; page < kPages; ++page) {
+    pages.insert(page);
+  }
+  return pages;
+}
+
+TEST(OwnBlocks, are_those_that_the_set_is_dense_in_and_hold_what_the_file_holds) {
+  const Restore restore(kDense);
+  GuestMemory memory = restore.map();
+  const OwnBlocks own = take_own(memory, restore.read_set().value()).value();
+  OwnBlocks expected(kPages / kBlock);
+  expected[2] = expected[7] = true;
+  EXPECT_EQ(own, expected);
+  EXPECT_EQ(mapped(memory), pages_of_blocks({2, 7}));
+  EXPECT_EQ(private_pages(memory), 2 * kBlock);
+  expect_contents(memory, all_pages());
+}
+
+TEST(OwnBlocks, are_not_asked_for_again_and_stay_as_they_are) {
+  const Restore restore(kDense);
+  GuestMemory memory = restore.map();
+  WorkingSet set = restore.read_set().value();
+  OwnBlocks own = take_own(memory, set).value();
+  ASSERT_TRUE(memory.write_object<std::uint64_t>(address_of(7 * kBlock + 5), 1234));
+  const auto progress = Prefetcher::start(memory, std::move(set), {}, std::move(own)).value()->wait_ended();
+  EXPECT_FALSE(progress.failed);
+  EXPECT_EQ(progress.wanted_pages, 63 + 200 + 2000U);
+  EXPECT_EQ(progress.asked_pages, progress.wanted_pages);
+  EXPECT_EQ(memory.read_object<std::uint64_t>(address_of(7 * kBlock + 5)).value(), 1234U);
+  if (progress.mapped_pages > 0) {
+    EXPECT_EQ(private_pages(memory), 2 * kBlock + 63U);
+  }
+}
+
+TEST(OwnBlocks, of_a_region_behind_another_are_found_where_they_are_aligned_alike) {
+  const std::uint64_t first = 4 * kBlock;
+  const Restore restore({{5 * kBlock, 100}, {3 * kBlock, 100}});
+  const std::vector<GuestRange> ranges = {
+      GuestRange::make(GuestAddress(0), first * kGuestPage).value(),
+      GuestRange::make(GuestAddress(1ULL << 32), (kPages - first) * kGuestPage).value()};
+  GuestMemory memory = GuestMemory::map_file(ranges, restore.open_memory(), "memory file").value();
+  ASSERT_TRUE(take_own(memory, restore.read_set().value()));
+  EXPECT_EQ(mapped(memory), pages_of_blocks({3, 5}));
+  EXPECT_EQ(memory.read_object<std::uint64_t>(GuestAddress((1ULL << 32) + kBlock * kGuestPage)).value(),
+            5 * kBlock + 1U);
+}
+
+TEST(OwnBlocks, of_a_file_that_was_cut_short_are_refused) {
+  const Restore restore(kDense);
+  GuestMemory memory = restore.map();
+  ASSERT_EQ(::ftruncate(restore.file().get(), (7 * kBlock + 1) * kGuestPage), 0);
+  const auto own = take_own(memory, restore.read_set().value());
+  ASSERT_FALSE(own);
+  EXPECT_EQ(own.error().code(), ErrorCode::kInvalidImage);
+  EXPECT_THAT(own.error().message(), HasSubstr("guest memory's own file: ends at byte 14684160"));
+}
+
+TEST(OwnBlocks, that_the_host_cannot_map_are_refused) {
+  const Restore restore(kDense);
+  GuestMemory memory = restore.map();
+  const WorkingSet set = restore.read_set().value();
+  testing::where_refused(SYS_mmap, ENOMEM, [&] {
+    const auto own = take_own(memory, set);
+    ASSERT_FALSE(own);
+    EXPECT_EQ(own.error().code(), ErrorCode::kExhausted);
+    EXPECT_THAT(own.error().message(), HasSubstr("vm.max_map_count"));
+  });
 }
 
 TEST(Prefetch, may_be_stopped_at_any_moment_and_never_undoes_a_write) {

@@ -241,8 +241,13 @@ class MicroVm {
   Result<void> check_no_input(const std::string& role, const std::string& path) const;
   Result<void> check_no_output(const std::string& path) const;
   Result<void> check_new_file(const char* role, const std::string& path) const;
-  Result<void> follow_working_set(const LoadRequest& request, const GuestMemory& memory,
-                                  const std::optional<SnapshotMark>& mark);
+  Result<void> record_working_set(const GuestMemory& memory, std::uint64_t identity);
+  // What a guest is to find there before it touches it.
+  struct ReadAhead {
+    WorkingSet set;
+    OwnBlocks own;  // what it has already
+  };
+  Result<void> read_ahead(const GuestMemory& memory, std::optional<ReadAhead> ahead);
   Result<void> confine();
 
   // Events of the guest's and its devices' come from the moment at which vCPUs run, which is before start()

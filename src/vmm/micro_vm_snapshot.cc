@@ -52,6 +52,11 @@ Result<UniqueFd> connect_to_handler(const std::string& path) {
   return socket;
 }
 
+Result<WorkingSet> open_working_set(const std::string& path, const WorkingSetOwner& owner) {
+  MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_RDONLY | O_NONBLOCK, kWorkingSetRole));
+  return WorkingSet::read({file, std::string(kWorkingSetRole) + " " + path}, owner);
+}
+
 template <typename Config>
 Result<Config*> find_overridden(std::vector<Config>& list, const std::string& id, const char* what) {
   const auto found = std::ranges::find(list, id, &Config::id);
@@ -223,30 +228,23 @@ Result<RecordedSet> MicroVm::take_working_set(const std::string& path) {
   return std::exchange(recorded_, RecordedSet{});
 }
 
-Result<void> MicroVm::follow_working_set(const LoadRequest& request, const GuestMemory& memory,
-                                         const std::optional<SnapshotMark>& mark) {
-  std::uint64_t identity = 0;
-  if (mark) {
-    std::memcpy(&identity, mark->data(), sizeof(identity));
+Result<void> MicroVm::record_working_set(const GuestMemory& memory, std::uint64_t identity) {
+  if (!page_map_) {
+    return fail(ErrorCode::kUnsupported,
+                "record_working_set: this process cannot look at its page tables (/proc/self/pagemap)");
   }
-  if (request.record_working_set) {
-    if (!page_map_) {
-      return fail(ErrorCode::kUnsupported,
-                  "record_working_set: this process cannot look at its page tables (/proc/self/pagemap)");
-    }
-    MAYFLY_TRY_ASSIGN(recorded_.recorder,
-                      WorkingSetRecorder::start(memory, *page_map_, around_.confine_side));
-    recorded_.owner = {.memory_size = memory.size(), .snapshot = identity};
-    MAYFLY_TRY(recorded_.recorder->wait_confined());
+  MAYFLY_TRY_ASSIGN(recorded_.recorder, WorkingSetRecorder::start(memory, *page_map_, around_.confine_side));
+  recorded_.owner = {.memory_size = memory.size(), .snapshot = identity};
+  return recorded_.recorder->wait_confined();
+}
+
+Result<void> MicroVm::read_ahead(const GuestMemory& memory, std::optional<ReadAhead> ahead) {
+  if (!ahead) {
+    return {};
   }
-  if (request.working_set_path) {
-    MAYFLY_TRY_ASSIGN(const UniqueFd file,
-                      open_file(*request.working_set_path, O_RDONLY | O_NONBLOCK, kWorkingSetRole));
-    const std::string name = std::string(kWorkingSetRole) + " " + *request.working_set_path;
-    MAYFLY_TRY_ASSIGN(prefetcher_, Prefetcher::start(memory, {file, name}, identity, around_.confine_side));
-    MAYFLY_TRY(prefetcher_->wait_confined());
-  }
-  return {};
+  MAYFLY_TRY_ASSIGN(prefetcher_, Prefetcher::start(memory, std::move(ahead->set), around_.confine_side,
+                                                   std::move(ahead->own)));
+  return prefetcher_->wait_confined();
 }
 
 tl::expected<void, BuildError> MicroVm::load_snapshot(const LoadRequest& request) {
@@ -383,8 +381,23 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
     queues.at(network.slot) = std::move(network.state.queues);
   }
   const auto mark = saved.mark;
+  std::uint64_t identity = 0;
+  if (mark) {
+    std::memcpy(&identity, mark->data(), sizeof(identity));
+  }
   const GuestMemory& memory_now = memory ? *memory : ahead_->machine->memory();
   const bool maps_file = memory_now.backing() == Backing::kPrivateFile;
+  std::optional<ReadAhead> ahead;
+  if (request.working_set_path) {
+    const WorkingSetOwner owner = {.memory_size = memory_now.size(), .snapshot = identity};
+    MAYFLY_TRY_ASSIGN(WorkingSet set,
+                      open_working_set(*request.working_set_path, owner).map_error(BuildError::of_loading));
+    ahead.emplace(ReadAhead{std::move(set), {}});
+    if (memory && config_.machine.huge_pages == HugePages::kTransparent) {
+      const TracePhase phase(around_.trace, "read working set");
+      MAYFLY_TRY_ASSIGN(ahead->own, take_own(*memory, ahead->set).map_error(BuildError::of_loading));
+    }
+  }
   const Make make =
       [&](std::span<VirtioDevice* const> devices,
           MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
@@ -410,7 +423,10 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
       late_console_.connect(*console_);
       MAYFLY_TRY(restored->restore_ahead(parts));
     }
-    MAYFLY_TRY(follow_working_set(request, restored->memory(), mark).map_error(BuildError::of_loading));
+    if (request.record_working_set) {
+      MAYFLY_TRY(record_working_set(restored->memory(), identity).map_error(BuildError::of_loading));
+    }
+    MAYFLY_TRY(read_ahead(restored->memory(), std::move(ahead)).map_error(BuildError::of_loading));
     return restored;
   };
   MAYFLY_TRY(bring_up(make));
@@ -483,7 +499,9 @@ Result<GuestMemory> MicroVm::load_memory(const LoadRequest& request, const Micro
   const TracePhase phase(around_.trace, "load memory");
   if (!request.memory_from_handler) {
     MAYFLY_TRY_ASSIGN(UniqueFd file, open_file(request.memory_path, O_RDONLY | O_NONBLOCK, kLoadedRole));
-    return load_saved_memory(state, config_.machine.huge_pages, std::move(file),
+    // Of memory in transparent huge pages, what the working set has is read whole, and the rest is mapped.
+    const bool maps = request.working_set_path && config_.machine.huge_pages == HugePages::kTransparent;
+    return load_saved_memory(state, maps ? HugePages::kNone : config_.machine.huge_pages, std::move(file),
                              std::string(kLoadedRole) + " " + request.memory_path, request.state_path);
   }
   MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state));

@@ -65,13 +65,10 @@ GuestMemory make_memory() {
   return std::move(*GuestMemory::map_file(ranges, std::move(file), "memory"));
 }
 
-void read_ahead(std::span<const std::byte> bytes, bool accepted) {
+void read_ahead(WorkingSet set) {
   static const GuestMemory memory = make_memory();
-  const auto prefetcher = Prefetcher::start(memory, {file_of(bytes), "set"}, kOwner.snapshot);
-  hold(prefetcher.has_value() == accepted, "what can be read is read ahead");
-  if (!prefetcher) {
-    return;
-  }
+  const auto prefetcher = Prefetcher::start(memory, std::move(set));
+  hold(prefetcher.has_value(), "what can be read is read ahead");
   const auto progress = (*prefetcher)->wait_ended();
   hold(!progress.failed, "to its end");
   hold(progress.asked_pages >= progress.wanted_pages, "all of it");
@@ -82,10 +79,7 @@ void read_ahead(std::span<const std::byte> bytes, bool accepted) {
 
 void try_file(std::span<const std::byte> bytes, bool ahead) {
   const UniqueFd fd = file_of(bytes);
-  const auto set = WorkingSet::read({fd, "set"}, kOwner);
-  if (ahead) {
-    read_ahead(bytes, set.has_value());
-  }
+  auto set = WorkingSet::read({fd, "set"}, kOwner);
   if (!set) {
     hold(!set.error().message().empty(), "a refusal has a reason");
     return;
@@ -104,6 +98,9 @@ void try_file(std::span<const std::byte> bytes, bool ahead) {
   const bool is_old = bytes[8] == std::byte{1};
   hold(is_old ? rewritten.size() == bytes.size() : std::ranges::equal(rewritten, bytes),
        "a set has one encoding");
+  if (ahead) {
+    read_ahead(std::move(*set));
+  }
 }
 
 // A head and a checksum that are right around the runs of `bytes`, with pages that are mostly near.

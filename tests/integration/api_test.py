@@ -865,10 +865,7 @@ class Hostile(ApiCase):
         self.boot("spin")
 
         def usage():
-            pid = self.vm.process.pid
-            with open(f"/proc/{pid}/status", encoding="ascii") as status:
-                anonymous = next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
-            return len(os.listdir(f"/proc/{pid}/fd")), anonymous
+            return len(os.listdir(f"/proc/{self.vm.process.pid}/fd")), self.vm.anonymous_kib()
 
         def calls(count, again):
             for _ in range(count):

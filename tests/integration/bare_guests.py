@@ -72,6 +72,11 @@ class Running:
         self.process.stdin.write(data)
         self.process.stdin.flush()
 
+    def anonymous_kib(self):
+        """The memory that is this process's alone, but for written pages of its program's."""
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
     def end(self):
         code = self.process.wait(HANG)
         err = self.process.stderr.read().decode(errors="replace")

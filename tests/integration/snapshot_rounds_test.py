@@ -150,6 +150,35 @@ class Kinds(PatternCase):
                 finally:
                     vm.kill()
 
+    def test_a_working_set_in_huge_pages_of_its_own_is_the_guest_to_the_byte(self):
+        base, diff, whole, merged = (Files(self.folder, name) for name in ("base", "diff", "whole", "merged"))
+        where = {"working_set_path": self.path("set")}
+        original = Vm(self).boot("pattern", until=b"1\n", mem_size_mib=64)
+        original.create(base)
+        original.kill()
+        first = Vm(self).load(base, record_working_set=True)
+        self.runs_on(first, 64)  # all of its 4 MiB
+        first.do("PUT", "/snapshot/working-set", where)
+        first.kill()
+        copy = Vm(self)
+        try:
+            copy.do("PUT", "/snapshot/load", {**base.load(huge_pages="Transparent", **where), "resume_vm": False})
+            self.assertGreaterEqual(copy.anonymous_kib(), 4096)  # before it runs
+            copy.resume()
+            self.runs_on(copy, 3)
+            copy.pause()
+            copy.do("PUT", "/snapshot/create", diff.create(snapshot_type="Diff"))
+            copy.do("PUT", "/snapshot/create", whole.create())
+            subprocess.run([program(), "merge", base.memory, diff.memory, "--output", merged.memory], check=True, timeout=HANG)
+            self.assertEqual(self.pages_of(merged), self.pages_of(whole))
+            copy.resume()
+            self.runs_on(copy, 3)
+        finally:
+            copy.kill()
+        again = Vm(self).load(whole)
+        self.runs_on(again, 64)
+        again.kill()
+
     def load_only_if_whole(self, diff):
         vm = Vm(self)
         try:
