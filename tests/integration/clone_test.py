@@ -546,6 +546,7 @@ class FileServers(CloneCase):
         self.end_server()
         thread.join()
         self.assertEqual([status for status, _ in answers], [400])
+        self.assertIn("slow-1.log: may be left", read(template.log))  # who removes it could not
 
     def test_one_that_a_removal_waits_for_does_not_hold_up_the_end(self):
         template, thread, answers = self.hanging_removal()
