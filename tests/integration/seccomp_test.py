@@ -317,13 +317,17 @@ def crash(thread, number=signal.SIGSEGV, code=150, **keywords):
     return scenario
 
 
+def end_after_harmless_signal(vm, thread):
+    vm.signal(signal.SIGPIPE, thread)
+    time.sleep(0.1)
+    vm.call("GET", "/")
+    vm.stop()
+
+
 def harmless_signal(thread):
     def scenario(case, filters):
         vm = life(case, filters, api=True)
-        vm.signal(signal.SIGPIPE, thread)
-        time.sleep(0.1)
-        vm.call("GET", "/")
-        vm.stop()
+        end_after_harmless_signal(vm, thread)
         return vm, 0
     return scenario
 
@@ -620,13 +624,6 @@ def guard_crash(number=signal.SIGSEGV, code=150, **keywords):
     return handled(serve, end=lambda vm: vm.signal(number, "mayfly_guard"), code=code, **keywords)
 
 
-def harmless_to_the_guard(vm):
-    vm.signal(signal.SIGPIPE, "mayfly_guard")
-    time.sleep(0.1)
-    vm.call("GET", "/")
-    vm.stop()
-
-
 def link_that_leads_nowhere(log):
     """A snapshot's path that cannot be one; with `log`, while the log's file has been moved away."""
     def scenario(case, filters):
@@ -871,7 +868,7 @@ NEEDED = {
         "getpid": guard_crash(signal.SIGABRT, -signal.SIGABRT),
         "gettid": guard_crash(signal.SIGABRT, -signal.SIGABRT),
         "rt_sigprocmask": handled(serve),
-        "rt_sigreturn": handled(serve, end=harmless_to_the_guard),
+        "rt_sigreturn": handled(serve, end=lambda vm: end_after_harmless_signal(vm, "mayfly_guard")),
         "madvise 2=MADV_DONTNEED": handled(serve),
         "exit": handled(serve),
         "exit_group": guard_crash(),
