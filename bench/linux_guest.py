@@ -15,12 +15,7 @@ import recipe  # noqa: E402
 def compiled(name):
     """The program bench/NAME.c, static, compiled once."""
     source = ROOT / "bench" / f"{name}.c"
-
-    def build(folder):
-        recipe.need_tools("cc=gcc")
-        recipe.run(["cc", "-std=gnu11", "-O2", "-static", "-s", "-Wall", "-Wextra", "-o", folder / name, source])
-
-    return recipe.cached(name.replace("_", "-"), recipe.digest(source, source.with_name("monitor_process.h")), build) / name
+    return recipe.static_program(source, source.with_name("monitor_process.h"))
 
 
 def initramfs(name):

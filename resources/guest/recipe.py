@@ -110,13 +110,14 @@ def run(command, variables=None, **options):
     return done.stdout
 
 
-def static_program(source):
-    """The program of the one file in C `source`, compiled once, that runs in any Linux of this architecture."""
+def static_program(source, *headers):
+    """The program of the one file in C `source`, and what it includes, compiled once, that runs in any Linux of this
+    architecture."""
     def build(directory):
         need_tools("cc=gcc")
-        run(["cc", "-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-o", directory / source.stem, source])
+        run(["cc", "-std=gnu11", "-O2", "-static", "-s", "-Wall", "-Wextra", "-o", directory / source.stem, source])
 
-    return cached(f"program-{source.stem}", digest(source), build) / source.stem
+    return cached(f"program-{source.stem}", digest(source, *headers), build) / source.stem
 
 
 def debian_dependency(package, pattern):

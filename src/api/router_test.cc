@@ -210,12 +210,14 @@ TEST_F(RouterTest, configuration_that_was_put_is_read_back_as_a_configuration_fi
 }
 
 TEST_F(RouterTest, what_needs_a_started_microvm_is_refused_before) {
-  for (const auto& [method, path, body] :
-       std::vector<std::array<std::string, 3>>{{"PATCH", "/vm", R"({"state": "Paused"})"},
-                                               {"PATCH", "/drives/one", R"({"drive_id": "one"})"},
-                                               {"PATCH", "/network-interfaces/one", R"({"iface_id": "one"})"},
-                                               {"PUT", "/actions", R"({"action_type": "FlushMetrics"})"},
-                                               {"PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})"}}) {
+  for (const auto& [method, path, body] : std::vector<std::array<std::string, 3>>{
+           {"PATCH", "/vm", R"({"state": "Paused"})"},
+           {"PATCH", "/drives/one", R"({"drive_id": "one"})"},
+           {"PATCH", "/network-interfaces/one", R"({"iface_id": "one"})"},
+           {"PUT", "/snapshot/create", R"({"snapshot_path": "/s", "mem_file_path": "/m"})"},
+           {"PUT", "/snapshot/working-set", R"({"working_set_path": "/w"})"},
+           {"PUT", "/actions", R"({"action_type": "FlushMetrics"})"},
+           {"PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})"}}) {
     const std::string what = path == "/actions" ? json::parse(body)["action_type"].get<std::string>()
                                                 : std::string(method).append(" ").append(path);
     expect_refused(send(method, path, body), what + " is possible only after the microVM was started");

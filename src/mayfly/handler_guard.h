@@ -55,7 +55,7 @@ class HandlerGuard {
   // where it was given up: what it has read of guest memory since is worth nothing. Any thread.
   Result<void> finish_load();
 
-  // The orderly end has begun: from now on it has a second. Any thread.
+  // The orderly end has begun: from now on it has five seconds. Any thread.
   void expect_end();
 
  private:

@@ -93,9 +93,9 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   // has to allow then, and costs memory. Nothing that is done often allocates.
   ::mallopt(M_ARENA_MAX, 1);
   HostKvm host_kvm;
-  // Before all else where a guest is to run at once: what follows is shorter. With an API whoever calls first
-  // comes before it.
-  if (options.subcommand != Subcommand::kMonitor || options.config_file) {
+  // Before all else: what follows is shorter. Where callers of the API are to start a guest, the first of
+  // them comes before it.
+  if (begins_at_once(options)) {
     host_kvm.start();
   }
   open_log_on_stderr();

@@ -308,164 +308,229 @@ struct Way {
   ConsoleConfig console{};
   bool has_api = false;
   HostKvm* host_kvm = nullptr;  // null: the machine was made ahead
-  bool begins_at_once = true;   // false: when a caller of the API wants it
   void (*release)() = release_startup_pages;
   // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that
   // to the API's callers.
   std::function<OrFailure<void>(MicroVm&, Api*)> begin;
 };
 
-OrFailure<Outcome> run(const Options& options, const Plan& plan, const std::optional<Filters>& filters,
-                       BootTrace* trace, Way way) {
-  MAYFLY_TRY_ASSIGN(const std::unique_ptr<EventLoop> loop, EventLoop::create());
+// The thread that owns the microVM, and all that is around it. What its members need stands before them.
+class Monitor {
+ public:
+  // All but `way` are borrowed.
+  Monitor(const Options& options, const Plan& plan, const std::optional<Filters>& filters, BootTrace* trace,
+          Way way)
+      : options_(options),
+        plan_(plan),
+        filters_(filters),
+        trace_(trace),
+        way_(std::move(way)),
+        has_console_(way_.console.input >= 0) {}
+  Monitor(const Monitor&) = delete;
+  Monitor& operator=(const Monitor&) = delete;
+  ~Monitor() = default;
 
-  FirstOutcome outcome;
-  const auto end_with = [&](Outcome how) {
-    outcome.set(std::move(how));
-    loop->stop();
-  };
-
-  // The guard is made only when the guest is about to run: what fails before leaves the terminal alone.
-  std::unique_ptr<TerminalGuard> terminal;
-  const auto foreground = [&terminal] {
-    if (terminal) {
-      refresh(*terminal);
-    }
-  };
-  // Before any thread is started: they inherit the signal mask.
-  static constexpr std::array kEnds = {SIGTERM, SIGINT};
-  MAYFLY_TRY_ASSIGN(const auto ends, SignalWatch::create(*loop, kEnds, [&](int number) {
-                      end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
-                    }));
-  static constexpr std::array kGoesOn = {SIGCONT};
-  MAYFLY_TRY_ASSIGN(const auto goes_on, SignalWatch::create(*loop, kGoesOn, [&](int) { foreground(); }));
-  MAYFLY_TRY(install_vcpu_kick_handler());
-  std::optional<Api> api;  // before the microVM, which tells of itself to its very end
-  if (way.has_api) {
-    api.emplace(plan, filters, *loop, [&] { return outcome.is_set() || ends->pending(); });
-    MAYFLY_TRY(api->start(options.max_body_bytes));
+  // Once. In this order: threads inherit the signals' mask, whoever waits for the API waits for what comes
+  // before its thread, and filters take away what the steps before them need.
+  OrFailure<Outcome> run() {
+    MAYFLY_TRY_ASSIGN(loop_, EventLoop::create());
+    MAYFLY_TRY(watch_signals());
+    MAYFLY_TRY(start_api());
+    flush_metrics();
+    MAYFLY_TRY(make_vm());
+    note_outputs();
+    MAYFLY_TRY(put_metadata());
+    MAYFLY_TRY(start_metrics_timer());
+    MAYFLY_TRY(way_.begin(*vm_, api_ ? &*api_ : nullptr));
+    MAYFLY_TRY(loop_->run());
+    return end();
   }
-  flush_metrics();
 
-  SerialMetrics serial_metrics;
-  MAYFLY_TRY_ASSIGN(AfterStart after_start, AfterStart::create(*loop, serial_metrics, way.release));
-  way.console.on_quit = [&] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
-  way.console.on_foreground = foreground;
-  const bool has_console = way.console.input >= 0;
-  const bool boots = options.subcommand != Subcommand::kRestore;  // and so has something to print
-  std::unique_ptr<HandlerGuard> guard;
-  const auto guard_handler = [&](UniqueFd connection, const UniqueFd& userfault,
-                                 const GuestMemory& memory) -> Result<void> {
-    guard.reset();
+ private:
+  void end_with(Outcome how) {
+    outcome_.set(std::move(how));
+    loop_->stop();
+  }
+  void take_foreground() {
+    if (terminal_) {
+      refresh(*terminal_);
+    }
+  }
+
+  // Before any thread is started: they inherit the signal mask.
+  Result<void> watch_signals() {
+    static constexpr std::array kEnds = {SIGTERM, SIGINT};
+    MAYFLY_TRY_ASSIGN(ends_, SignalWatch::create(*loop_, kEnds, [this](int number) {
+                        end_with({OutcomeKind::kStopped, number == SIGTERM ? "SIGTERM" : "SIGINT"});
+                      }));
+    static constexpr std::array kGoesOn = {SIGCONT};
+    MAYFLY_TRY_ASSIGN(goes_on_, SignalWatch::create(*loop_, kGoesOn, [this](int) { take_foreground(); }));
+    return install_vcpu_kick_handler();
+  }
+
+  Result<void> start_api() {
+    if (!way_.has_api) {
+      return {};
+    }
+    api_.emplace(plan_, filters_, *loop_, [this] { return outcome_.is_set() || ends_->pending(); });
+    return api_->start(options_.max_body_bytes);
+  }
+
+  Result<void> make_vm() {
+    MAYFLY_TRY_ASSIGN(after_start_, AfterStart::create(*loop_, serial_metrics_, way_.release));
+    way_.console.on_quit = [this] { end_with({OutcomeKind::kStopped, "Ctrl-A x"}); };
+    way_.console.on_foreground = [this] { take_foreground(); };
+    vm_.emplace(MicroVmSurroundings{
+        .registrar = *loop_,
+        .serial_metrics = serial_metrics_,
+        .trace = trace_,
+        .console = std::move(way_.console),
+        .on_outcome = [this](Outcome how) { end_with(std::move(how)); },
+        .before_start = [this] { return prepare_start(); },
+        .start_failed = [this] { forget_start(); },
+        .confine_vcpu = confinement(filters_, FilteredThread::kVcpu),
+        .confine_owner = [this] { return confine_owner(); },
+        .confine_side = confinement(filters_, FilteredThread::kSnapshot),
+        .on_page_handler =
+            [this](UniqueFd connection, const UniqueFd& userfault, const GuestMemory& memory) {
+              return guard_handler(std::move(connection), userfault, memory);
+            },
+        .expect_pages_brought = [this] { return guard_ ? guard_->finish_load() : Result<void>(); },
+        .boot_timer = options_.boot_timer,
+        .mmds_size_limit = options_.mmds_size_limit.value_or(options_.max_body_bytes),
+        .on_event = way_.has_api ? [this](const MicroVmEvent& event) { api_->publish(event); }
+                                 : std::function<void(const MicroVmEvent&)>(),
+        .snapshots = way_.has_api,
+        .host_kvm = way_.host_kvm});
+    return {};
+  }
+
+  // The guest is about to run.
+  Result<void> prepare_start() {
+    if (has_console_) {
+      MAYFLY_TRY_ASSIGN(terminal_, TerminalGuard::enter(STDIN_FILENO));
+    }
+    const bool boots = options_.subcommand != Subcommand::kRestore;  // and so has something to print
+    return after_start_->arm(boots && has_console_);
+  }
+  void forget_start() {
+    terminal_.reset();
+    guard_.reset();
+  }
+
+  Result<void> confine_owner() {
+    MAYFLY_TRY(api_ ? api_->wait_confined() : Result<void>());
+    return filters_ ? filters_->confine(FilteredThread::kMonitor) : Result<void>();
+  }
+
+  Result<void> guard_handler(UniqueFd connection, const UniqueFd& userfault, const GuestMemory& memory) {
+    guard_.reset();
     HandlerGuard::Calls calls{
-        .end_with = end_with,
+        .end_with = [this](Outcome how) { end_with(std::move(how)); },
         .end_at_once =
             [] { end_at_once("guest memory is missing, which the page fault handler does not bring"); },
-        .confine = confinement(filters, FilteredThread::kGuard)};
-    MAYFLY_TRY_ASSIGN(guard, HandlerGuard::start(userfault, memory, std::move(connection), std::move(calls)));
+        .confine = confinement(filters_, FilteredThread::kGuard)};
+    MAYFLY_TRY_ASSIGN(guard_,
+                      HandlerGuard::start(userfault, memory, std::move(connection), std::move(calls)));
     return {};
-  };
-  const auto confine_owner = [&]() -> Result<void> {
-    MAYFLY_TRY(api ? api->wait_confined() : Result<void>());
-    return filters ? filters->confine(FilteredThread::kMonitor) : Result<void>();
-  };
-  MicroVm vm({.registrar = *loop,
-              .serial_metrics = serial_metrics,
-              .trace = trace,
-              .console = std::move(way.console),
-              .on_outcome = end_with,
-              .before_start = [&]() -> Result<void> {
-                if (has_console) {
-                  MAYFLY_TRY_ASSIGN(terminal, TerminalGuard::enter(STDIN_FILENO));
-                }
-                return after_start.arm(boots && has_console);
-              },
-              .start_failed =
-                  [&] {
-                    terminal.reset();
-                    guard.reset();
-                  },
-              .confine_vcpu = confinement(filters, FilteredThread::kVcpu),
-              .confine_owner = confine_owner,
-              .confine_side = confinement(filters, FilteredThread::kSnapshot),
-              .on_page_handler = guard_handler,
-              .expect_pages_brought = [&] { return guard ? guard->finish_load() : Result<void>(); },
-              .boot_timer = options.boot_timer,
-              .mmds_size_limit = options.mmds_size_limit.value_or(options.max_body_bytes),
-              .on_event = way.has_api ? [&api](const MicroVmEvent& event) { api->publish(event); }
-                                      : std::function<void(const MicroVmEvent&)>(),
-              .snapshots = way.has_api,
-              .host_kvm = way.host_kvm});
-  const auto note = [&vm](const char* role, const std::optional<std::string>& path) {
-    if (path) {
-      vm.note_output(role, *path);
-    }
-  };
-  note(api::kLogRole, options.log.path ? options.log.path
-                      : plan.logger    ? plan.logger->log_path
-                                       : std::nullopt);
-  note(api::kMetricsRole, options.metrics_path ? options.metrics_path
-                          : plan.metrics       ? std::optional(plan.metrics->metrics_path)
-                                               : std::nullopt);
-  note("the boot trace", options.boot_trace);
-  if (plan.metadata) {
-    const std::string flag = "--metadata " + options.metadata.value_or("");
-    MAYFLY_TRY(vm.metadata()->put(*plan.metadata).map_error(blame_flag(flag.c_str())));
   }
 
-  std::unique_ptr<EventRegistrar::Timer> metrics_timer;
-  MAYFLY_TRY_ASSIGN(metrics_timer, loop->make_timer([&] {
-    vm.collect_counts();
+  // Of this process, so that the microVM takes none of them for something else.
+  void note_outputs() {
+    const auto note = [this](const char* role, const std::optional<std::string>& path) {
+      if (path) {
+        vm_->note_output(role, *path);
+      }
+    };
+    note(api::kLogRole, options_.log.path ? options_.log.path
+                        : plan_.logger    ? plan_.logger->log_path
+                                          : std::nullopt);
+    note(api::kMetricsRole, options_.metrics_path ? options_.metrics_path
+                            : plan_.metrics       ? std::optional(plan_.metrics->metrics_path)
+                                                  : std::nullopt);
+    note("the boot trace", options_.boot_trace);
+  }
+
+  OrFailure<void> put_metadata() {
+    if (plan_.metadata) {
+      const std::string flag = "--metadata " + options_.metadata.value_or("");
+      MAYFLY_TRY(vm_->metadata()->put(*plan_.metadata).map_error(blame_flag(flag.c_str())));
+    }
+    return {};
+  }
+
+  Result<void> start_metrics_timer() {
+    MAYFLY_TRY_ASSIGN(metrics_timer_, loop_->make_timer([this] {
+      vm_->collect_counts();
+      flush_metrics();
+      if (const auto started = metrics_timer_->start(kMetricsInterval); !started) {
+        LOG_ERROR("metrics: %s", started.error().message().c_str());
+      }
+    }));
+    return metrics_timer_->start(kMetricsInterval);
+  }
+
+  // After the loop: all goes, and then it is told how it ended.
+  OrFailure<Outcome> end() {
+    if (guard_) {
+      guard_->expect_end();
+    }
+    if (api_) {
+      api_->refuse_calls();
+    }
+    if (const auto stopped = vm_->stop(); !stopped) {
+      // A vCPU's thread still uses what an orderly end would take down, the API's events among it.
+      end_at_once(stopped.error().message().c_str());
+    }
+    vm_->flush_console();
+    terminal_.reset();
+    vm_->collect_counts();
     flush_metrics();
-    if (const auto started = metrics_timer->start(kMetricsInterval); !started) {
-      LOG_ERROR("metrics: %s", started.error().message().c_str());
+    if (api_) {
+      api_->publish(
+          {.kind = MicroVmEvent::Kind::kEnded, .time_us = realtime_ns() / 1000, .outcome = outcome_.get()});
+      api_->stop();
     }
-  }));
-  MAYFLY_TRY(metrics_timer->start(kMetricsInterval));
-
-  MAYFLY_TRY(way.begin(vm, api ? &*api : nullptr));
-  if (way.host_kvm != nullptr && !way.begins_at_once) {
-    way.host_kvm->start();  // now that the first caller no longer waits for anything else
+    return outcome_.get();
   }
 
-  MAYFLY_TRY(loop->run());
-  if (guard) {
-    guard->expect_end();
-  }
-  if (api) {
-    api->refuse_calls();
-  }
-  if (const auto stopped = vm.stop(); !stopped) {
-    // A vCPU's thread still uses what an orderly end would take down, the API's events among it.
-    end_at_once(stopped.error().message().c_str());
-  }
-  vm.flush_console();
-  terminal.reset();
-  vm.collect_counts();
-  flush_metrics();
-  if (api) {
-    api->publish(
-        {.kind = MicroVmEvent::Kind::kEnded, .time_us = realtime_ns() / 1000, .outcome = outcome.get()});
-    api->stop();
-  }
-  return outcome.get();
-}
+  const Options& options_;
+  const Plan& plan_;
+  const std::optional<Filters>& filters_;
+  BootTrace* const trace_;
+  Way way_;
+  const bool has_console_;
+  std::unique_ptr<EventLoop> loop_;
+  FirstOutcome outcome_;
+  // Made only when the guest is about to run: what fails before leaves the terminal alone.
+  std::unique_ptr<TerminalGuard> terminal_;
+  std::unique_ptr<SignalWatch> ends_;
+  std::unique_ptr<SignalWatch> goes_on_;
+  std::optional<Api> api_;  // before the microVM, which tells of itself to its very end
+  SerialMetrics serial_metrics_;
+  std::optional<AfterStart> after_start_;
+  std::unique_ptr<HandlerGuard> guard_;
+  std::optional<MicroVm> vm_;
+  std::unique_ptr<EventRegistrar::Timer> metrics_timer_;
+};
 
 }  // namespace
 
 OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, HostKvm& host_kvm,
                                BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
-  const bool begins_at_once = plan.vm.has_value() || options.subcommand == Subcommand::kRestore;
   Way way{.has_api = options.api_socket.has_value(),
           .host_kvm = &host_kvm,
-          .begins_at_once = begins_at_once,
           .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
               MAYFLY_TRY(api->open(vm, options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
               MAYFLY_TRY(api->serve());
               LOG_INFO("control API at %s%s", options.api_socket->c_str(),
-                       begins_at_once ? "" : ": waiting for calls");
+                       begins_at_once(options) ? "" : ": waiting for calls");
+            }
+            if (!begins_at_once(options)) {
+              host_kvm.start();  // now that the first caller no longer waits for anything else
+              return {};
             }
             if (options.subcommand == Subcommand::kRestore) {
               return vm.load_snapshot(options.load).map_error([](const BuildError& error) {
@@ -474,11 +539,11 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, HostKvm
                            : Failure(error.error);
               });
             }
-            return plan.vm ? start_at_once(vm, *plan.vm, options) : OrFailure<void>();
+            return start_at_once(vm, *plan.vm, options);
           }};
   way.console.input = STDIN_FILENO;
   way.console.output = STDOUT_FILENO;
-  return run(options, plan, filters, trace, std::move(way));
+  return Monitor(options, plan, filters, trace, std::move(way)).run();
 }
 
 OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait& wait) {
@@ -508,7 +573,8 @@ OrFailure<Outcome> run_clone(Options& options, ClonePlace place, const CloneWait
             }
             return {};
           }};
-  return run(options, Plan{}, filters, nullptr, std::move(way));
+  const Plan plan;
+  return Monitor(options, plan, filters, nullptr, std::move(way)).run();
 }
 
 }  // namespace mayfly

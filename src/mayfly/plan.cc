@@ -60,6 +60,10 @@ Result<std::string> default_kernel(const Surroundings& surroundings) {
               "no kernel: name one with --kernel FILE or $MAYFLY_KERNEL, or put one at " + all);
 }
 
+bool begins_at_once(const Options& options) {
+  return options.subcommand != Subcommand::kMonitor || options.config_file;
+}
+
 OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundings) {
   Plan plan;
   if (options.subcommand == Subcommand::kMonitor) {

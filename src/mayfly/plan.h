@@ -27,8 +27,12 @@ Surroundings this_process();
 // kNotFound that names all of them.
 Result<std::string> default_kernel(const Surroundings& surroundings);
 
+// Whether a guest is to run without anybody's call: by flags, a configuration file, or a snapshot. `options`
+// is a monitor's.
+bool begins_at_once(const Options& options);
+
 struct Plan {
-  std::optional<VmConfig> vm;                  // absent: the control API is to say
+  std::optional<VmConfig> vm;  // absent: the control API is to say, or, of `restore`, the snapshot
   std::optional<std::string> cpu_config_path;  // the file that the CPU template was read from
   std::optional<std::string> metadata;         // JSON that the metadata service tells at first
   std::optional<api::LoggerSection> logger;

@@ -148,6 +148,27 @@ TEST(Plan, a_configuration_file_that_cannot_be_used_is_a_bad_configuration) {
   }
 }
 
+TEST(BeginsAtOnce, a_guest_that_flags_a_file_or_a_snapshot_describe_waits_for_no_call) {
+  const TempDir dir;
+  std::ofstream(dir.file("c")) << R"({"drives": [], "boot-source": {"kernel_image_path": "/k"}})";
+  Options run = run_options();
+  run.run.kernel = "/k";
+  for (const Options& options : {run, file_options(dir.file("c"))}) {
+    EXPECT_TRUE(begins_at_once(options));
+    EXPECT_TRUE(make_plan(options, FakeProcess{}.surroundings())->vm.has_value());
+  }
+  Options restore;
+  restore.subcommand = Subcommand::kRestore;
+  EXPECT_TRUE(begins_at_once(restore));
+}
+
+TEST(BeginsAtOnce, a_monitor_of_which_only_its_api_is_known_waits_for_a_call) {
+  Options options;
+  options.api_socket = "/s";
+  EXPECT_FALSE(begins_at_once(options));
+  EXPECT_FALSE(make_plan(options, FakeProcess{}.surroundings())->vm.has_value());
+}
+
 TEST(LogConfigOf, the_level_is_info_and_warn_for_run_unless_somebody_names_one) {
   Plan plan;
   EXPECT_EQ(log_config_of(file_options("/c"), plan)->level, LogLevel::kInfo);

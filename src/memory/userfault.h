@@ -4,8 +4,8 @@
 // The handler gets one message: the descriptor by SCM_RIGHTS, and as its bytes a JSON array with an object
 // for each region: where it lies in this process, its size, where its bytes are in the memory file, the size
 // of its pages. From then on it reads fault events from the descriptor and answers them with UFFDIO_COPY or
-// UFFDIO_ZEROPAGE; pages that this process gives back to the host (MADV_DONTNEED) are told by UFFD_EVENT_
-// REMOVE, and read as zeros when they are touched again.
+// UFFDIO_ZEROPAGE; pages that this process gives back to the host (MADV_DONTNEED) are told by
+// UFFD_EVENT_REMOVE: when they are touched again, the handler is to answer with zeros.
 #pragma once
 
 #include <string>
@@ -16,9 +16,10 @@
 
 namespace mayfly {
 
-// Owns the descriptor, which must live as long as the guest: were the handler's the last one, its death would
-// make every missing page read as zeros, unseen. So a guest whose handler dies stands still at its next
-// fault.
+// Owns the descriptor, which must live as long as the guest: with the last one closed the kernel watches
+// nothing any more, and every missing page would read as zeros, unseen. The handler has another, which its
+// death closes; with this one open its guest waits at the next page that is missing, for good: to end it is
+// its owner's part.
 class Userfault {
  public:
   // Through /dev/userfaultfd, or by the system call, which wants CAP_SYS_PTRACE or the sysctl

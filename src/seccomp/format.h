@@ -1,7 +1,13 @@
-// The file of compiled filters, which mayfly-seccomp writes and Filters::parse() reads, in the byte order of
-// the processor that it is for: the magic, the version, the processor (AUDIT_ARCH_ of linux/audit.h), then
-// for each thread in the order of FilteredThread how many instructions its program has, and these. Those
-// of snapshots and of the handler's guard may have none: then the monitor's own filter is meant.
+// The file of compiled filters, which mayfly-seccomp writes and Filters::parse() reads, without gaps and in
+// the byte order of the processor that it is for:
+//
+//   kMagic
+//   std::uint32_t kVersion
+//   std::uint32_t kArchitecture
+//   then for each thread, in the order of FilteredThread:
+//     std::uint32_t  how many instructions its program has; 0 only where may_lack() the thread, which then
+//                    gets the filter that is built into the monitor (Filters::complete())
+//     sock_filter    each of these
 #pragma once
 
 #include <linux/audit.h>

@@ -89,7 +89,7 @@ struct MachineFrame {
   Vm vm;
   Processor processor;      // to set up the vCPUs with
   std::vector<Vcpu> vcpus;  // fresh
-  // Theirs, started; or none, which is to start them.
+  // One for each of them, started, with no vCPU taken on yet; empty: the machine starts them.
   std::vector<std::unique_ptr<VcpuThread>> threads{};
 };
 

@@ -17,8 +17,8 @@
 namespace mayfly {
 
 // The signal that takes a vCPU thread out of the guest. Its handler does nothing; being delivered is what
-// counts. Install the handler once before the first thread starts, with every other signal blocked in the
-// starting thread so that the vCPU threads inherit that.
+// counts. Install the handler once, before the first thread starts: it unblocks the signal in the calling
+// thread as well, whose mask threads inherit. Signals for which others wait are to be blocked there.
 int vcpu_kick_signal();
 Result<void> install_vcpu_kick_handler();
 
@@ -34,8 +34,8 @@ class VcpuThread {
   // Stops the thread. One that does not come out of the kernel is a broken invariant: aborts.
   ~VcpuThread();
 
-  // Once: the vCPU to run. The thread settles it, by which KVM does what a VM needs when it
-  // runs for the first time, and parks. `cpu` is borrowed and must outlive this. `on_outcome` is called at
+  // Once: the vCPU to run. The thread settles it (GuestCpu::settle()), by which KVM does what a VM needs when
+  // it runs for the first time, and parks. `cpu` is borrowed and must outlive this. `on_outcome` is called at
   // most once, on the vCPU's thread, when the guest or KVM ends it; the thread then waits to be stopped.
   void take_on(GuestCpu& cpu, std::function<void(Outcome)> on_outcome);
 

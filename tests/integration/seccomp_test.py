@@ -317,13 +317,17 @@ def crash(thread, number=signal.SIGSEGV, code=150, **keywords):
     return scenario
 
 
+def end_after_harmless_signal(vm, thread):
+    vm.signal(signal.SIGPIPE, thread)
+    time.sleep(0.1)
+    vm.call("GET", "/")
+    vm.stop()
+
+
 def harmless_signal(thread):
     def scenario(case, filters):
         vm = life(case, filters, api=True)
-        vm.signal(signal.SIGPIPE, thread)
-        time.sleep(0.1)
-        vm.call("GET", "/")
-        vm.stop()
+        end_after_harmless_signal(vm, thread)
         return vm, 0
     return scenario
 
@@ -620,13 +624,6 @@ def guard_crash(number=signal.SIGSEGV, code=150, **keywords):
     return handled(serve, end=lambda vm: vm.signal(number, "mayfly_guard"), code=code, **keywords)
 
 
-def harmless_to_the_guard(vm):
-    vm.signal(signal.SIGPIPE, "mayfly_guard")
-    time.sleep(0.1)
-    vm.call("GET", "/")
-    vm.stop()
-
-
 def link_that_leads_nowhere(log):
     """A snapshot's path that cannot be one; with `log`, while the log's file has been moved away."""
     def scenario(case, filters):
@@ -871,7 +868,7 @@ NEEDED = {
         "getpid": guard_crash(signal.SIGABRT, -signal.SIGABRT),
         "gettid": guard_crash(signal.SIGABRT, -signal.SIGABRT),
         "rt_sigprocmask": handled(serve),
-        "rt_sigreturn": handled(serve, end=harmless_to_the_guard),
+        "rt_sigreturn": handled(serve, end=lambda vm: end_after_harmless_signal(vm, "mayfly_guard")),
         "madvise 2=MADV_DONTNEED": handled(serve),
         "exit": handled(serve),
         "exit_group": guard_crash(),
@@ -1023,15 +1020,10 @@ class Choice(FilterCase):
         self.addCleanup(vm.process.kill)
         api = Connection(self.path("s"))
         self.addCleanup(api.close)
+        api.connect_once_served(vm.process)
 
         def put(path, body):
-            while True:
-                try:
-                    api.request("PUT", path, body=json.dumps(body))
-                    break
-                except (FileNotFoundError, ConnectionRefusedError):
-                    api.close()
-                    time.sleep(0.002)
+            api.request("PUT", path, body=json.dumps(body))
             answer = api.getresponse()
             answer.read()
             return answer.status
@@ -1050,6 +1042,28 @@ class Choice(FilterCase):
         self.assertEqual(put("/actions", {"action_type": "InstanceStart"}), 204)
         vm.until(b"spinning")
         self.assertEqual({mode for mode, _ in self.states(vm).values()}, {"2"})
+        vm.process.send_signal(signal.SIGTERM)
+        self.expect(vm.end(), 0)
+
+    def test_a_start_waits_for_the_filter_of_the_thread_that_writes_snapshots(self):
+        """Which the kernel refuses here; nothing that comes before asks that thread for anything."""
+        filters = bytearray(Path(self.compile({})).read_bytes())
+        at = 16  # magic, version, processor; then for each thread how many instructions of 8 bytes, and these
+        for _ in range(list(POLICIES).index("snapshot")):
+            at += 4 + 8 * struct.unpack_from("<I", filters, at)[0]
+        struct.pack_into("<H", filters, at + 4, 0xffff)  # no instruction
+        Path(self.path("filters")).write_bytes(filters)
+        vm = bare_guests.Running("--api-sock", self.path("s"), "--seccomp-filter", self.path("filters"))
+        self.addCleanup(vm.process.kill)
+        with contextlib.closing(Connection(self.path("s"))) as api:
+            api.connect_once_served(vm.process)
+            for path, body, expected in (("/boot-source", {"kernel_image_path": guest("spin")}, 204),
+                                         ("/actions", {"action_type": "InstanceStart"}, 400)):
+                api.request("PUT", path, body=json.dumps(body))
+                answer = api.getresponse()
+                said = answer.read().decode()
+                self.assertEqual(answer.status, expected, said)
+        self.assertIn("the seccomp filter of thread snapshot", said)
         vm.process.send_signal(signal.SIGTERM)
         self.expect(vm.end(), 0)
 

@@ -257,10 +257,8 @@ class GoingOn(SnapshotCase):
         paused = Running("restore", self.files.state, self.files.memory, "--paused", "--id", "copy",
                          "--api-sock", socket_path, stdin=subprocess.PIPE)
         self.addCleanup(paused.process.kill)
-        end = time.monotonic() + HANG
-        while not os.path.exists(socket_path) and paused.process.poll() is None and time.monotonic() < end:
-            time.sleep(0.005)
         api = Connection(socket_path)
+        api.connect_once_served(paused.process)
         api.request("GET", "/")
         told = json.load(api.getresponse())
         api.close()
@@ -498,10 +496,8 @@ class Devices(SnapshotCase):
         fourth = Running("restore", self.files.state, self.files.memory, "--disk", f"disk={self.path('copy')}",
                          "--tap", f"net={taps[1]}", "--mac", "net=06:00:00:00:00:03", "--api-sock", socket_path)
         self.addCleanup(fourth.process.kill)
-        end = time.monotonic() + HANG
-        while not os.path.exists(socket_path) and fourth.process.poll() is None and time.monotonic() < end:
-            time.sleep(0.005)
         api = Connection(socket_path)
+        api.connect_once_served(fourth.process)
         api.request("GET", "/vm/config")
         config = json.load(api.getresponse())["network-interfaces"][0]
         api.close()

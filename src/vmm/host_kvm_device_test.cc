@@ -1,0 +1,53 @@
+// KVM asked ahead, on the host's own /dev/kvm. Where there is no such device, or it may not be opened, every
+// case is skipped and says why.
+#include <gtest/gtest.h>
+
+#include "kvm/kvm.h"
+#include "support/real_mode_guest.h"
+#include "support/temp_dir.h"
+#include "vmm/host_kvm.h"
+
+namespace mayfly {
+namespace {
+
+class HostKvmDevice : public ::testing::Test {
+ protected:
+  void SetUp() override { kvm_ = testing::open_kvm_or_skip(); }
+
+  std::optional<Kvm> kvm_;
+};
+
+TEST_F(HostKvmDevice, an_empty_vm_and_the_processor_are_there_once) {
+  if (!kvm_) {
+    return;
+  }
+  HostKvm host;
+  host.start();
+  const auto opened = host.take(nullptr);
+  ASSERT_TRUE(opened.has_value());
+  ASSERT_TRUE(opened->vm.has_value());
+  EXPECT_TRUE(opened->vm->create_vcpu(0).has_value());
+  EXPECT_TRUE(host.take_supported(nullptr).has_value());
+  host.start();
+  EXPECT_FALSE(host.take(nullptr).has_value());
+  EXPECT_FALSE(host.take_supported(nullptr).has_value());
+}
+
+TEST_F(HostKvmDevice, a_trace_has_what_was_taken) {
+  if (!kvm_) {
+    return;
+  }
+  const testing::TempDir dir;
+  const auto trace = BootTrace::create(dir.file("trace"), BootTrace::Clock::now()).value();
+  HostKvm host;
+  host.start();
+  ASSERT_TRUE(host.take(trace.get()).has_value());
+  ASSERT_TRUE(host.take_supported(trace.get()).has_value());
+  ASSERT_TRUE(trace->write());
+  const std::string text = testing::read_file(dir.file("trace"));
+  EXPECT_NE(text.find("make a VM ahead"), std::string::npos) << text;
+  EXPECT_NE(text.find("ask for CPUID"), std::string::npos) << text;
+}
+
+}  // namespace
+}  // namespace mayfly

@@ -1,0 +1,60 @@
+#include "vmm/host_kvm.h"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <csignal>
+
+#include "support/poor_host.h"
+
+namespace mayfly {
+namespace {
+
+bool is_blocked(int number) {
+  sigset_t now;
+  ::pthread_sigmask(SIG_SETMASK, nullptr, &now);
+  return ::sigismember(&now, number) == 1;
+}
+
+TEST(HostKvm, without_a_start_there_is_nothing) {
+  HostKvm host;
+  EXPECT_FALSE(host.take(nullptr).has_value());
+  EXPECT_FALSE(host.take_supported(nullptr).has_value());
+}
+
+TEST(HostKvm, its_end_waits_for_what_nobody_has_taken) {
+  HostKvm host;
+  host.start();
+  host.start();
+}
+
+TEST(HostKvm, who_starts_it_takes_the_same_signals_as_before) {
+  HostKvm host;
+  ASSERT_FALSE(is_blocked(SIGUSR1));
+  host.start();
+  EXPECT_FALSE(is_blocked(SIGUSR1));
+}
+
+TEST(HostKvm, where_kvm_cannot_be_opened_there_is_nothing) {
+  testing::where_refused(SYS_openat, EACCES, [] {
+    HostKvm host;
+    host.start();
+    EXPECT_FALSE(host.take(nullptr).has_value());
+    EXPECT_FALSE(host.take_supported(nullptr).has_value());
+  });
+}
+
+TEST(HostKvm, where_no_thread_is_to_be_had_there_is_nothing) {
+  testing::where_refused(SYS_clone3, EAGAIN, [] {
+    HostKvm host;
+    host.start();
+    EXPECT_FALSE(is_blocked(SIGUSR1));
+    EXPECT_FALSE(host.take(nullptr).has_value());
+    EXPECT_FALSE(host.take_supported(nullptr).has_value());
+  });
+}
+
+}  // namespace
+}  // namespace mayfly
