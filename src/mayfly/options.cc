@@ -150,7 +150,9 @@ constexpr const char* kMergeFooter =
     "\n"
     "and now.mem goes with the state file of tuesday's. Without --output the result takes the place of "
     "MEMORY,\n"
-    "whole or not at all. MicroVMs that run from it keep what they have.\n"
+    "whole or not at all. MicroVMs that run from it keep what they have. A file that is no diff is refused, "
+    "and\n"
+    "a diff that has lost its holes: copy it by what keeps them (cp, tar -S).\n"
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
 
