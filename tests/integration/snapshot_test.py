@@ -431,6 +431,8 @@ class Devices(SnapshotCase):
         vm.boot("devices", until=None)
         self.tell(vm, "br")
         vm.create(self.files)
+        # The original has its disk.
+        self.start().refused(("disk", "in use", "--disk disk=IMAGE", "drive_overrides"), "PUT", "/snapshot/load", self.files.load())
         shutil.copy(self.path("disk"), self.path("copy"))
         copy = self.restored(drive_overrides=[{"drive_id": "disk", "path_on_host": self.path("copy")}])
         self.assertEqual(copy.get("/vm/config")["drives"][0]["path_on_host"], self.path("copy"))
@@ -482,7 +484,7 @@ class Devices(SnapshotCase):
         own = {"drive_overrides": [{"drive_id": "disk", "path_on_host": self.path("copy")}]}
         # The tap is still the original's.
         second = self.start()
-        second.refused((taps[0], "net"), "PUT", "/snapshot/load", self.files.load(**own))
+        second.refused((taps[0], "net", "--tap net=TAP", "network_overrides"), "PUT", "/snapshot/load", self.files.load(**own))
         second.load(self.files, network_overrides=[{"iface_id": "net", "host_dev_name": taps[1]}], **own)
         config = second.get("/vm/config")["network-interfaces"][0]
         self.assertEqual((config["host_dev_name"], config["guest_mac"]), (taps[1], "06:00:00:00:00:01"))
