@@ -1014,6 +1014,14 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   if (!is_monitor && (options.no_api || options.config_file)) {
     return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
   }
+  if (const auto repeated = find_repeated_override(options.load)) {
+    using Kind = RepeatedOverride::Kind;
+    return refused(std::string(repeated->kind == Kind::kDrive ? "--disk"
+                               : repeated->kind == Kind::kTap ? "--tap"
+                                                              : "--mac") +
+                       " names " + repeated->id + " more than once",
+                   "mayfly restore");
+  }
   const bool is_template = options.subcommand == Subcommand::kTemplate;
   const bool is_restore = options.subcommand == Subcommand::kRestore;
   if (!is_monitor && options.subcommand != Subcommand::kRun && !is_restore && !is_template &&

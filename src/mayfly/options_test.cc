@@ -328,6 +328,11 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   expect_refused({"restore", "/s/state", "/s/mem", "--tap", "net1="}, "ID=TAP");
   expect_refused({"restore", "/s/state", "/s/mem", "--mac", "06:00:00:00:00:09"}, "ID=MAC");
   expect_refused({"restore", "/s/state", "/s/mem", "--mac", "net1=06:00"}, "no MAC address");
+  expect_refused({"restore", "/s", "/m", "--disk", "a=/x", "--disk", "b=/x", "--disk", "a=/y"},
+                 "--disk names a more than once");
+  expect_refused({"restore", "/s", "/m", "--tap", "a=x", "--tap", "a=x"}, "--tap names a more than once");
+  expect_refused({"restore", "/s", "/m", "--mac", "a=06:00:00:00:00:09", "--mac", "a=06:00:00:00:00:08"},
+                 "--mac names a more than once");
   expect_refused({"restore", "/s/state", "/s/mem", "--kernel", "k"}, "--kernel");
 }
 

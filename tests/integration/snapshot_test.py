@@ -587,6 +587,8 @@ class Devices(SnapshotCase):
                 copy.refused(said, "PUT", "/snapshot/load", self.files.load(drive_overrides=[override]))
                 self.assertEqual(copy.get("/")["state"], "Not started")
                 self.assertEqual(copy.get("/vm/config")["drives"], [])
+        copy.refused(("drive_overrides", "disk", "more than once"), "PUT", "/snapshot/load", self.files.load(
+            drive_overrides=[{"drive_id": "disk", "path_on_host": self.path(name)} for name in ("small", "disk")]))
         os.rename(self.path("disk"), self.path("away"))
         copy.refused(("disk", "No such file"), "PUT", "/snapshot/load", self.files.load())
         os.rename(self.path("away"), self.path("disk"))
