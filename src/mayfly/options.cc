@@ -101,6 +101,12 @@ constexpr const char* kCloneFooter =
     "its\n"
     "process, its id and its control API's socket, or '-'. Either all of them are born or none is.\n"
     "\n"
+    "A disk that the guest writes to, and a tap, is one microVM's: give each clone its own. In paths and "
+    "taps\n"
+    "{id} stands for the clone's id and {n} for its number; a MAC address for several ends in {n}.\n"
+    "\n"
+    "  mayfly clone web -n 3 --disk 'disk1=saved.img:overlay={id}.overlay' --tap 'net1=tap{n}'\n"
+    "\n"
     "Exit status: 0 they run, 1 they do not, 153 the arguments cannot be used.\n";
 
 constexpr const char* kPsFooter =
@@ -532,12 +538,8 @@ Result<DriveOverride> parse_drive_override(const std::string& text) {
   return DriveOverride{.id = parts->first, .path = drive.path, .overlay = drive.overlay};
 }
 
-void add_restore_options(CLI::App* made, const Named& named, Options& options) {
-  made->footer(kRestoreFooter);
-  LoadRequest& load = options.load;
-  load.resume = true;
-  made->add_option("STATE", load.state_path, "The snapshot's state file")->type_name("FILE")->required();
-  made->add_option("MEMORY", load.memory_path, "The snapshot's memory file")->type_name("FILE")->required();
+// What a copy may have of its own. Whether an address may end in "{n}": of copies that have a number.
+void add_override_options(CLI::App* made, const Named& named, LoadRequest& load, bool numbered) {
   if (named("--disk")) {
     made->add_option_function<std::vector<std::string>>(
             "--disk",
@@ -591,12 +593,22 @@ void add_restore_options(CLI::App* made, const Named& named, Options& options) {
         ->type_name("ID=MAC")
         ->take_all()
         ->allow_extra_args(false)
-        ->check([](const std::string& text) {
+        ->check([numbered](const std::string& text) {
           const auto parts = split_override(text);
-          return parts ? check_mac(parts->second)
-                       : "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
+          return parts && numbered && MacAddress::parse_numbered(parts->second, 0) ? ""
+                 : parts                                                           ? check_mac(parts->second)
+                         : "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
         });
   }
+}
+
+void add_restore_options(CLI::App* made, const Named& named, Options& options) {
+  made->footer(kRestoreFooter);
+  LoadRequest& load = options.load;
+  load.resume = true;
+  made->add_option("STATE", load.state_path, "The snapshot's state file")->type_name("FILE")->required();
+  made->add_option("MEMORY", load.memory_path, "The snapshot's memory file")->type_name("FILE")->required();
+  add_override_options(made, named, load, false);
   if (named("--paused")) {
     made->add_flag_callback(
         "--paused", [&load] { load.resume = false; }, "Leave it paused ('mayfly resume'); needs --api-sock");
@@ -741,8 +753,9 @@ void add_template_options(CLI::App* made, const Named& named, Options& options) 
   add_log_options(*made, named, options.log, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 
-void add_clone_options(CLI::App* made, const Named& named, CloneOptions& clones) {
+void add_clone_options(CLI::App* made, const Named& named, Options& options) {
   made->footer(kCloneFooter);
+  CloneOptions& clones = options.clones;
   made->add_option("TEMPLATE", clones.template_name, "Which template: its name, or the path of its socket")
       ->type_name("TEMPLATE")
       ->required();
@@ -757,10 +770,10 @@ void add_clone_options(CLI::App* made, const Named& named, CloneOptions& clones)
   }
   if (named("--serial")) {
     made->add_option("--serial", clones.serial_path,
-                     "Append what the guest prints to this file; {id} and {n} stand for the clone's id and "
-                     "number (default: nowhere)")
+                     "Append what the guest prints to this file (default: nowhere)")
         ->type_name("FILE");
   }
+  add_override_options(made, named, options.load, true);
   if (named("--no-api")) {
     made->add_flag("--no-api", clones.no_api, "Without a control API each: they cost less");
   }
@@ -927,7 +940,7 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
   }
   if (is_offered("clone")) {
     CLI::App* made = app.add_subcommand("clone", "Start clones of a template's snapshot");
-    add_clone_options(made, named, options.clones);
+    add_clone_options(made, named, options);
     subcommands.emplace_back(made, Subcommand::kClone);
   }
   for (const ShellCommand& command : kShellCommands) {
@@ -1020,7 +1033,7 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
                                : repeated->kind == Kind::kTap ? "--tap"
                                                               : "--mac") +
                        " names " + repeated->id + " more than once",
-                   "mayfly restore");
+                   options.subcommand == Subcommand::kClone ? "mayfly clone" : "mayfly restore");
   }
   const bool is_template = options.subcommand == Subcommand::kTemplate;
   const bool is_restore = options.subcommand == Subcommand::kRestore;

@@ -410,6 +410,19 @@ TEST(Options, clones_are_asked_of_a_template_by_their_number) {
   EXPECT_TRUE(options->clones.no_api);
   EXPECT_EQ(options->clones.serial_path, "{id}");
   EXPECT_EQ(parse({"clone", "web", "--count=2"})->clones.count, 2U);
+  const Options own = parsed({"clone", "web", "--disk", "disk1=a.img:overlay={id}.o", "--tap", "net1=tap{n}",
+                              "--mac", "net1=06:00:ac:{n}"});
+  ASSERT_EQ(own.load.drives.size(), 1U);
+  EXPECT_EQ(own.load.drives[0].id, "disk1");
+  EXPECT_EQ(own.load.drives[0].path, "a.img");
+  EXPECT_EQ(own.load.drives[0].overlay->path, "{id}.o");
+  ASSERT_EQ(own.load.networks.size(), 2U);
+  EXPECT_EQ(own.load.networks[0].tap, "tap{n}");
+  EXPECT_EQ(own.load.networks[1].mac, "06:00:ac:{n}");
+  expect_refused({"clone", "web", "--mac", "net1=06:00"}, "no MAC address");
+  expect_refused({"clone", "web", "--mac", "06:00:ac:{n}"}, "ID=MAC");
+  expect_refused({"clone", "web", "--tap", "a=x", "--tap", "a=y"}, "--tap names a more than once");
+  expect_refused({"restore", "/s", "/m", "--mac", "net1=06:00:ac:{n}"}, "no MAC address");
   EXPECT_FALSE(parse({"clone"}));
   EXPECT_FALSE(parse({"clone", "web", "-n", "1025"}));
   EXPECT_FALSE(parse({"clone", "web", "--api-sock", "/s"}));

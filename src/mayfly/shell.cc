@@ -197,6 +197,10 @@ std::string absolute(const std::string& path) {
   return failed ? path : whole.string();
 }
 
+std::optional<std::string> absolute(const std::optional<std::string>& path) {
+  return path ? std::optional(absolute(*path)) : std::nullopt;
+}
+
 Result<void> snapshot(const api::VmClient& client, const ShellOptions& options) {
   MAYFLY_TRY_ASSIGN(const api::VmStatus status, client.status());
   const SnapshotRequest request{.state_path = absolute(options.state_path),
@@ -270,15 +274,24 @@ OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::stri
                           "\": name one by its socket's path: " + list_of(named)));
 }
 
-OrFailure<std::string> clone(const ProcessView& view, const CloneOptions& wanted) {
+OrFailure<std::string> clone(const ProcessView& view, const Options& options) {
+  const CloneOptions& wanted = options.clones;
   MAYFLY_TRY_ASSIGN(const TemplateSocket socket, find_template(view, wanted.template_name));
   // The template's folder is not this one.
-  const auto serial_path = wanted.serial_path ? std::optional(absolute(*wanted.serial_path)) : std::nullopt;
+  const auto serial_path = absolute(wanted.serial_path);
+  LoadRequest load = options.load;
+  load.resume = !wanted.paused;
+  for (DriveOverride& change : load.drives) {
+    change.path = absolute(change.path);
+    if (change.overlay) {
+      change.overlay->path = absolute(change.overlay->path);
+    }
+  }
   const api::CloneRequest request{.count = wanted.count,
                                   .id_prefix = wanted.id_prefix,
                                   .api = !wanted.no_api,
                                   .serial_path = serial_path,
-                                  .load = {.resume = !wanted.paused}};
+                                  .load = std::move(load)};
   MAYFLY_TRY_ASSIGN(
       const std::vector<api::BornClone> born,
       api::ask_for_clones(socket.path, {.timeout = kClonePatience, .listener = socket.listener}, request)
@@ -417,7 +430,7 @@ OrFailure<MonitorProcess> choose(const std::vector<MonitorProcess>& processes, c
 
 OrFailure<std::string> run_shell_command(const Options& options, const ProcessView& view, const Tell& tell) {
   if (options.subcommand == Subcommand::kClone) {
-    return clone(view, options.clones);
+    return clone(view, options);
   }
   MAYFLY_TRY_ASSIGN(const std::vector<MonitorProcess> processes, find_monitors(view));
   if (options.subcommand == Subcommand::kPs) {

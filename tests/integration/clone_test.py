@@ -565,6 +565,7 @@ class Devices(CloneCase):
         Case.setUp(self)
         with open(self.path("disk"), "wb") as file:
             file.truncate(self.DISK)
+        os.mkdir(self.path("own"))
 
     def taken(self, letters, *before, network=None):
         api = self.path("parent.sock")
@@ -610,6 +611,23 @@ class Devices(CloneCase):
         self.ids_of(template.clone(count=3, id_prefix="memory", serial_out_path=self.path("{id}.log"), drive_overrides=[
             {"drive_id": "disk", "path_on_host": self.path("disk"), "overlay": "memory"}]))
 
+    def by_shell(self, template, *arguments):
+        """Clones that `mayfly clone` makes, called in the test's folder, which is not the template's."""
+        done = mayfly("clone", template.socket, *arguments, cwd=self.folder)
+        self.expect(done, 0)
+        clones = [dict(zip(("pid", "id"), line.split())) for line in done.out.decode().splitlines()]
+        for clone in clones:
+            self.addCleanup(kill, int(clone["pid"]))
+        return clones
+
+    def test_the_shell_gives_each_a_disk_of_its_own_by_paths_of_its_own_folder(self):
+        self.taken([b"b", b"r"])
+        template = Template(self)
+        clones = self.by_shell(template, "-n", "3", "--serial", "{id}.log", "--disk", "disk=disk:overlay=own/{id}.overlay")
+        for clone, own in zip(clones, self.ids_of(clones)):
+            self.assertEqual(self.blocks(f"own/{clone['id']}.overlay"), {own})
+        self.expect(mayfly("clone", template.socket, "--disk", "none=disk"), 1, b"", ("none",))
+
     def test_a_refused_call_leaves_no_overlays(self):
         self.taken([b"b"])
         template = Template(self)
@@ -647,10 +665,21 @@ class Devices(CloneCase):
             links = json.loads(ip("-n", space, "-json", "-statistics", "link"))
             return [link["stats64"]["rx"]["packets"] for number in range(5) for link in links if link["ifname"] == f"tap{number}"]
         wait_until(self, "each has sent a frame", lambda: received() == [0, 1, 1, 1, 0])
+        number = len(clones) + 1
+        [shells] = self.by_shell(template, "--serial", "{id}.log", "--disk", "disk=disk:overlay", "--tap", "net=tap{n}",
+                                 "--mac", "net=06:00:ac:{n}", "--id-prefix", "shells")
+        self.ids_of([shells])
+        wait_until(self, "it has sent a frame", lambda: received() == [0, 1, 1, 1, 1])
+        self.assertEqual(shells["id"], f"shells-{number}")
+        api = Connection(self.path(f"shells-{number}.sock"))
+        api.request("GET", "/vm/config")
+        [interface] = json.load(api.getresponse())["network-interfaces"]
+        api.close()
+        self.assertEqual((interface["host_dev_name"], interface["guest_mac"]), ("tap4", "06:00:ac:00:00:04"))
         # Two at one tap, or where none is: the first in line is ended as well.
         template.refused("tap1", {**own, "network_overrides": [{"iface_id": "net", "host_dev_name": "tap1"}]})
         template.refused("none", {"count": 2, **own, "network_overrides": [{"iface_id": "net", "host_dev_name": "none"}]})
-        self.assertEqual(len(template.call("GET", "/clone")[1]["clones"]), 3)
+        self.assertEqual(len(template.call("GET", "/clone")[1]["clones"]), 4)
 
 
 if __name__ == "__main__":
