@@ -44,11 +44,13 @@ constexpr const char* kFooter =
     "  0    the guest powered off or reset itself, also after a kernel panic that panic=1 turned into a\n"
     "       reset, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
     "  1    the microVM failed: a triple fault, a vCPU that KVM cannot run any further, or an error of the\n"
-    "       host, which may be unable to run microVMs at all\n"
+    "       host, which may be unable to run microVMs at all; a subcommand for microVMs that run (stop,\n"
+    "       snapshot, ...) or for files (merge) did not do what was asked\n"
     "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
-    "       memory (not enough huge pages: 1), snapshot, or an output file that the configuration file "
-    "names\n"
-    "  153  the arguments cannot be used, or an output file that they name\n"
+    "       memory (not enough huge pages: 1), disks, network interfaces, the snapshot of 'mayfly restore',\n"
+    "       or an output file that the configuration file names\n"
+    "  153  the arguments cannot be used, or another file that they name: an output file, metadata,\n"
+    "       filters, the snapshot of 'mayfly template' or of --describe-snapshot\n"
     "  148, 149, 150, 154, 156, 157\n"
     "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXCPU, SIGHUP, SIGILL\n"
     "  151  never: a write beyond the process's file size limit fails instead\n";
@@ -156,9 +158,8 @@ constexpr const char* kMergeFooter =
     "\n"
     "and now.mem goes with the state file of tuesday's. Without --output the result takes the place of "
     "MEMORY,\n"
-    "whole or not at all. MicroVMs that run from it keep what they have. A file that is no diff is refused, "
-    "and\n"
-    "a diff that has lost its holes: copy it by what keeps them (cp, tar -S).\n"
+    "whole or not at all. MicroVMs that run from it keep what they have. A file that is no diff is refused,\n"
+    "and a diff that has lost its holes: copy it by what keeps them (cp, tar -S).\n"
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
 
@@ -1069,6 +1070,12 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (options.shell.json && options.shell.quiet) {
     return refused("--json and --quiet contradict each other", "mayfly ps");
+  }
+  if (options.clones.paused && options.clones.no_api) {
+    return refused("--paused contradicts --no-api: nobody could resume it", "mayfly clone");
+  }
+  if (options.shell.live && options.shell.diff) {
+    return refused("--live and --diff contradict each other: a live snapshot is Full", "mayfly snapshot");
   }
   if (macs.size() > options.run.networks.size()) {
     return refused("--mac " + macs.back() + " has no --net to go with", "mayfly run");

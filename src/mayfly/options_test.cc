@@ -376,6 +376,8 @@ TEST(Options, subcommands_for_running_microvms_refuse_what_they_have_no_use_for)
   expect_refused({"stop", "a", "--timeout", "86401"}, "--timeout");
   expect_refused({"pause", "a", "--now"}, "--now");
   expect_refused({"ps", "--json", "--quiet"}, "contradict");
+  expect_refused({"snapshot", "a", "s", "m", "--live", "--diff"}, "contradict");
+  expect_refused({"clone", "a", "--no-api", "--paused"}, "--paused");
   expect_refused({"ps", "web"}, "web");
   expect_refused({"completion", "csh"}, "bash, zsh or fish");
   expect_refused({"--api-sock", "/s", "ps"}, "--api-sock");
@@ -400,14 +402,15 @@ TEST(Options, a_template_takes_a_snapshot_and_a_socket) {
 
 TEST(Options, clones_are_asked_of_a_template_by_their_number) {
   const auto options =
-      parse({"clone", "web", "-n", "100", "--id-prefix", "w", "--paused", "--no-api", "--serial", "{id}"});
+      parse({"clone", "web", "-n", "100", "--id-prefix", "w", "--no-api", "--serial", "{id}"});
   ASSERT_TRUE(options) << options.error().text;
   EXPECT_EQ(options->subcommand, Subcommand::kClone);
   EXPECT_EQ(options->clones.template_name, "web");
   EXPECT_EQ(options->clones.count, 100U);
   EXPECT_EQ(options->clones.id_prefix, "w");
-  EXPECT_TRUE(options->clones.paused);
+  EXPECT_FALSE(options->clones.paused);
   EXPECT_TRUE(options->clones.no_api);
+  EXPECT_TRUE(parsed({"clone", "web", "--paused"}).clones.paused);
   EXPECT_EQ(options->clones.serial_path, "{id}");
   EXPECT_EQ(parse({"clone", "web", "--count=2"})->clones.count, 2U);
   const Options own = parsed({"clone", "web", "--disk", "disk1=a.img:overlay={id}.o", "--tap", "net1=tap{n}",
