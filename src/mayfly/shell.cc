@@ -103,6 +103,9 @@ std::string list_of(const std::vector<MonitorProcess>& processes) {
   std::string text;
   for (const MonitorProcess& process : processes) {
     text.append(text.empty() ? "" : ", ").append(describe(process));
+    if (process.is_template && process.socket) {
+      text.append(" at ").append(escaped(*process.socket));
+    }
   }
   return text;
 }

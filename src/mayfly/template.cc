@@ -365,6 +365,8 @@ class Template {
     }
     std::ranges::sort(kept);
     static_cast<void>(close_all_but(kept));  // which main() has found to work
+    // Who cannot be shown as what it is is taken for the template once that has ended; it is asked nothing.
+    static_cast<void>(set_process_arguments({"mayfly", std::string(kForkMark) + options_.id + "]"}));
     ::setsid();
     // Who reads what the template prints must not wait for a clone's end. The log alone is shared.
     if (const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC)); null) {

@@ -47,11 +47,11 @@ def read(path):
 
 
 class Template:
-    def __init__(self, case, *arguments, state="state", memory="memory", before=(), inherit=()):
+    def __init__(self, case, *arguments, state="state", memory="memory", socket_name="t.sock", before=(), inherit=()):
         """`before` is what becomes the template, where that is not started as it is."""
         self.case = case
         self.pool = int(arguments[arguments.index("--pool") + 1]) if "--pool" in arguments else 8
-        self.socket = case.path("t.sock")
+        self.socket = case.path(socket_name)
         self.log = case.path(f"template{len(os.listdir(case.folder))}.log")
         with open(self.log, "wb") as log:  # clones keep it open
             self.process = subprocess.Popen(
@@ -250,6 +250,9 @@ class Endings(CloneCase):
                          {"name": name, "pid": template.process.pid, "state": "Template", "vcpu_count": None,
                           "mem_size_mib": None, "socket": template.socket, "problem": None})
         self.assertIn(name, mayfly("ps", "--quiet").out.decode().split())
+        other = Template(self, "--name", name, socket_name="other.sock")
+        self.expect(mayfly("clone", name), 1, b"", ("several templates", template.socket, other.socket))
+        other.stop()
         for command in ("pause", "resume", "metrics", "config"):
             self.expect(mayfly(command, name), 1, b"", (f"{name} (template, process {template.process.pid})", "no guest"))
         stopped = mayfly("stop", name)
@@ -257,6 +260,18 @@ class Endings(CloneCase):
         self.assertEqual(stopped.err, "")
         self.assertEqual(template.process.wait(HANG), 0)
         self.assertEqual(rows()[clone["pid"]]["state"], "Running")
+
+    def test_a_fork_that_is_left_of_a_template_is_not_taken_for_it(self):
+        name = "t" + os.path.basename(self.folder).replace("_", "-")
+        template = Template(self, "--name", name)
+        wait_until(self, "the pool is full", lambda: template.call("GET", "/")[1]["ready"] == template.pool)
+        fork = template.children()[0]
+        self.addCleanup(kill, fork)
+        os.kill(fork, signal.SIGSTOP)
+        template.process.kill()
+        template.process.wait()
+        self.assertEqual(read(f"/proc/{fork}/cmdline"), f"mayfly\0[fork of template {name}]\0")
+        self.assertNotIn(fork, {row["pid"] for row in json.loads(mayfly("ps", "--json").out)})
 
     def test_what_a_template_was_started_with_is_no_clones(self):
         with open(self.write("secret", "x"), "rb") as file:

@@ -48,6 +48,15 @@ class Help(unittest.TestCase):
                 self.assertIn(f"Usage: mayfly {name}", help_of(name))
 
 
+    def test_what_comes_next_is_named(self):
+        for name, words in (("snapshot", ("mayfly restore STATE MEMORY", "mayfly merge")), ("ps", ("Template", "mayfly clone NAME")),
+                            ("stop", ("template", "its clones live on"))):
+            text = re.sub(r"\s+", " ", help_of(name))
+            for word in words:
+                with self.subTest(name=name, word=word):
+                    self.assertIn(word, text)
+
+
 class Snapshots(unittest.TestCase):
     STATES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../fuzz/corpus/snapshot")
 
