@@ -659,6 +659,9 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
       if (named("--json")) {
         made->add_flag("--json", shell.json, "A JSON array with all that is known, for scripts");
       }
+      if (named("--templates")) {
+        made->add_flag("--templates", shell.templates, "Templates only");
+      }
       if (named("--quiet")) {
         made->add_flag("--quiet", shell.quiet,
                        "Only the names, one a line; the process's number where several share a name");
@@ -974,7 +977,8 @@ CommandText describe(const CLI::App& app, const std::string& summary) {
         .value = option->get_items_expected_max() > 0 ? option->get_type_name() : "",
         .help = option->get_description(),
         .group = option->get_group(),
-        .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll,
+        .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll ||
+                      (option->get_positional() && option->get_items_expected_max() > 1),
         .short_name = option->get_snames().empty() ? "" : "-" + option->get_snames().front()};
     (option->get_positional() ? text.arguments : text.options).push_back(std::move(described));
   }

@@ -61,6 +61,7 @@ struct ShellOptions {
   std::string name;                          // which microVM: its id, or its process
   bool json = false;                         // ps
   bool quiet = false;                        // ps
+  bool templates = false;                    // ps
   bool now = false;                          // stop
   std::uint32_t timeout_s = 10;              // stop
   std::string shell;                         // completion: bash, zsh or fish

@@ -340,6 +340,7 @@ TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) 
   EXPECT_EQ(parsed({"ps"}).subcommand, Subcommand::kPs);
   EXPECT_TRUE(parsed({"ps", "--json"}).shell.json);
   EXPECT_TRUE(parsed({"ps", "--quiet"}).shell.quiet);
+  EXPECT_TRUE(parsed({"ps", "--templates", "--json"}).shell.templates);
   EXPECT_EQ(parsed({"pause", "web"}).subcommand, Subcommand::kPause);
   EXPECT_EQ(parsed({"pause", "web"}).shell.name, "web");
   const Options snapshot = parsed({"snapshot", "web", "/s/state", "/s/mem", "--diff"});

@@ -435,8 +435,11 @@ OrFailure<std::string> run_shell_command(const Options& options, const ProcessVi
   if (options.subcommand == Subcommand::kClone) {
     return clone(view, options);
   }
-  MAYFLY_TRY_ASSIGN(const std::vector<MonitorProcess> processes, find_monitors(view));
+  MAYFLY_TRY_ASSIGN(std::vector<MonitorProcess> processes, find_monitors(view));
   if (options.subcommand == Subcommand::kPs) {
+    if (options.shell.templates) {
+      std::erase_if(processes, [](const MonitorProcess& process) { return !process.is_template; });
+    }
     if (options.shell.quiet) {
       return names_of(processes);
     }

@@ -250,6 +250,10 @@ class Endings(CloneCase):
                          {"name": name, "pid": template.process.pid, "state": "Template", "vcpu_count": None,
                           "mem_size_mib": None, "socket": template.socket, "problem": None})
         self.assertIn(name, mayfly("ps", "--quiet").out.decode().split())
+        self.assertIn(clone["id"], mayfly("ps", "--quiet").out.decode().split())
+        templates = mayfly("ps", "--quiet", "--templates").out.decode().split()
+        self.assertIn(name, templates)
+        self.assertNotIn(clone["id"], templates)
         other = Template(self, "--name", name, socket_name="other.sock")
         self.expect(mayfly("clone", name), 1, b"", ("several templates", template.socket, other.socket))
         other.stop()

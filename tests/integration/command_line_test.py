@@ -118,7 +118,8 @@ class Completion(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
         # The names of running microVMs come from a stand-in, all else from the program.
-        self.write("mayfly", f'#!/bin/sh\n[ "$1" = ps ] || exec {MAYFLY} "$@"\n[ "$2" = --quiet ] && echo web && echo 17\n')
+        self.write("mayfly", f'#!/bin/sh\n[ "$1" = ps ] || exec {MAYFLY} "$@"\n[ "$2" = --quiet ] && '
+                   '{ [ "$3" = --templates ] && echo tem || { echo web && echo 17; }; }\n')
         os.chmod(os.path.join(self.folder, "mayfly"), 0o755)
         self.write("kernel image", "")
         self.environment = dict(os.environ, PATH=self.folder + ":" + os.environ["PATH"], HOME=self.folder)
@@ -157,12 +158,27 @@ class Completion(unittest.TestCase):
             self.assertEqual(self.bash(name, ""), ["web", "17"])
         self.assertEqual(self.bash("stop", "--now", "w"), ["web"])
 
+    def test_bash_offers_what_each_argument_is(self):
+        for words in (("restore",), ("restore", "vm.state"), ("restore", "--disk", "disk1", "=", "x", ":", "overlay", "s"),
+                      ("restore", "--id", "x", "s"), ("restore", "--id", "=", "x", "s"), ("restore", "--paused", "s"),
+                      ("template",), ("template", "s"), ("snapshot", "web"), ("snapshot", "--live", "web", "s"),
+                      ("merge",), ("merge", "a"), ("merge", "a", "b", "c")):
+            with self.subTest(words=words):
+                self.assertEqual(self.bash(*words, "ker"), ["kernel image"])
+        self.assertEqual(self.bash("snapshot", ""), ["web", "17"])
+        self.assertEqual(self.bash("snapshot", "--diff", ""), ["web", "17"])
+        self.assertEqual(self.bash("clone", ""), ["tem"])
+        self.assertEqual(self.bash("clone", "-n", "3", ""), ["tem"])
+        for words in (("restore", "s", "m"), ("clone", "tem"), ("snapshot", "web", "s", "m"), ("pause", "web")):
+            with self.subTest(words=words):
+                self.assertEqual(self.bash(*words, ""), [""])
+
     def test_zsh_takes_the_script(self):
         if not shutil.which("zsh"):
             self.skipTest("zsh is not installed")
         script = ("autoload -U compinit && compinit -u -D; source <(mayfly completion zsh); print $_comps[mayfly];"
-                  "compadd() { print -- ${(P)@[-1]} }; _mayfly_microvms")
-        self.assertEqual(output("zsh", "-f", "-c", script, env=self.environment), "_mayfly\nweb 17\n")
+                  "compadd() { print -- ${(P)@[-1]} }; _mayfly_microvms; _mayfly_templates")
+        self.assertEqual(output("zsh", "-f", "-c", script, env=self.environment), "_mayfly\nweb 17\ntem\n")
 
     def test_fish_offers_subcommands_values_and_names(self):
         if not shutil.which("fish"):
@@ -175,6 +191,8 @@ class Completion(unittest.TestCase):
         self.assertTrue(set(SUBCOMMANDS) <= set(offered("mayfly ")))
         self.assertEqual(set(offered("mayfly run --boot-protocol ")), {"auto", "pvh", "linux64"})
         self.assertEqual(set(offered("mayfly stop ")), {"web", "17"})
+        self.assertEqual(set(offered("mayfly clone ")), {"tem"})
+        self.assertIn("kernel image", " ".join(offered("mayfly restore ker")).replace("\\", ""))
         self.assertEqual(set(offered("mayfly ps --")), set(flags_of("ps")))
 
 
