@@ -382,6 +382,23 @@ void add_api_options(CLI::App& app, const Named& named, Options& options) {
   }
 }
 
+void add_metadata_options(CLI::App& app, const Named& named, Options& options) {
+  if (named("--metadata")) {
+    app.add_option("--metadata", options.metadata, "What the metadata service tells at first (JSON)")
+        ->type_name("FILE");
+  }
+  if (named("--mmds-size-limit")) {
+    app.add_option_function<std::string>(
+           "--mmds-size-limit",
+           [&options](const std::string& text) {
+             options.mmds_size_limit = parse_integer<std::uint32_t>(text);
+           },
+           "The most bytes of metadata (default: that of --http-api-max-payload-size)")
+        ->type_name("N")
+        ->check(check_byte_count);
+  }
+}
+
 std::string check_drive(const std::string& text) {
   const auto drive = parse_drive_option(text);
   return drive ? "" : drive.error().message();
@@ -634,6 +651,7 @@ void add_restore_options(CLI::App* made, const Named& named, Options& options) {
                      "Read ahead the memory that this file says an earlier run has touched")
         ->type_name("FILE");
   }
+  add_metadata_options(*made, named, options);
   add_api_options(*made, named, options);
   add_common_options(*made, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
@@ -882,20 +900,7 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
   };
   if (!subcommand_leads) {
     add_api_options(app, named, options);
-    if (named("--metadata")) {
-      app.add_option("--metadata", options.metadata, "What the metadata service tells at first (JSON)")
-          ->type_name("FILE");
-    }
-    if (named("--mmds-size-limit")) {
-      app.add_option_function<std::string>(
-             "--mmds-size-limit",
-             [&options](const std::string& text) {
-               options.mmds_size_limit = parse_integer<std::uint32_t>(text);
-             },
-             "The most bytes of metadata (default: that of --http-api-max-payload-size)")
-          ->type_name("N")
-          ->check(check_byte_count);
-    }
+    add_metadata_options(app, named, options);
     if (named("--config-file")) {
       app.add_option("--config-file", options.config_file,
                      "Configuration of the microVM (JSON); it starts at once")
@@ -1049,6 +1054,10 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   const bool is_template = options.subcommand == Subcommand::kTemplate;
   const bool is_restore = options.subcommand == Subcommand::kRestore;
+  if (!is_monitor && !is_restore && (options.metadata || options.mmds_size_limit)) {
+    return refused("--metadata and --mmds-size-limit go with 'mayfly restore' or without a subcommand",
+                   "mayfly");
+  }
   if (!is_monitor && options.subcommand != Subcommand::kRun && !is_restore && !is_template &&
       options.api_socket) {
     return refused(

@@ -244,6 +244,8 @@ TEST(Options, what_is_incomplete_says_what_is_missing) {
   expect_refused({"--api-sock", "/s", "doctor"}, "subcommand");
   expect_refused({"--no-api", "--config-file", "/c", "run"}, "subcommand");
   expect_refused({"--no-api", "doctor"}, "subcommand");
+  expect_refused({"--metadata", "/m", "run"}, "--metadata");
+  expect_refused({"--mmds-size-limit", "9", "run"}, "--mmds-size-limit");
 }
 
 TEST(Options, the_control_api_takes_a_socket_with_a_configuration_file_or_without_one) {
@@ -300,6 +302,10 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
                                "--track-dirty-pages",
                                "--working-set",
                                "/w",
+                               "--metadata",
+                               "/md",
+                               "--mmds-size-limit",
+                               "9",
                                "--api-sock",
                                "/sock",
                                "--id",
@@ -319,6 +325,8 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   EXPECT_FALSE(full.load.resume);
   EXPECT_TRUE(full.load.advance_clock && full.load.track_dirty_pages);
   EXPECT_EQ(full.load.working_set_path, "/w");
+  EXPECT_EQ(full.metadata, "/md");
+  EXPECT_EQ(full.mmds_size_limit, 9U);
   EXPECT_EQ(full.api_socket, "/sock");
   expect_refused({"restore", "/s/state"}, "MEMORY");
   expect_refused({"restore", "/s/state", "/s/mem", "--paused"}, "--api-sock");

@@ -300,6 +300,8 @@ class GoingOn(SnapshotCase):
                 ([self.files.state, self.files.memory, "--disk", "disk9=x"], 152, "disk9"),
                 ([self.files.state, self.files.memory, "--tap", "net9=x"], 152, "net9"),
                 ([self.files.state, self.files.memory, "--working-set", "none"], 152, "none"),
+                ([self.files.state, self.files.memory, "--metadata", "none"], 153, "--metadata"),
+                ([self.files.state, self.files.memory, "--metadata", self.files.state], 153, "--metadata"),
                 ([self.files.state, self.files.memory, "--log-path", self.files.memory], 153, "--log-path"),
                 ([self.files.state, self.files.memory, "--boot-trace", self.files.state], 153, "--boot-trace")):
             with self.subTest(arguments=arguments):
@@ -538,6 +540,19 @@ class Devices(SnapshotCase):
         told.load(self.files, metadata={"name": "a copy"})
         self.assertEqual(told.get("/mmds"), {"name": "a copy"})
         told.kill()
+        socket_path = self.path("shell.sock")
+        shell = Running("restore", self.files.state, self.files.memory, "--metadata", self.write("metadata", '{"name": "a file"}'),
+                        "--api-sock", socket_path)
+        self.addCleanup(shell.process.kill)
+        end = time.monotonic() + HANG
+        while not os.path.exists(socket_path) and shell.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        api = Connection(socket_path)
+        api.request("GET", "/mmds", headers={"Accept": "application/json"})
+        self.assertEqual(json.load(api.getresponse()), {"name": "a file"})
+        api.close()
+        shell.process.send_signal(signal.SIGTERM)
+        self.expect(shell.end(), 0)
         before = self.start()
         before.do("PUT", "/mmds", {"name": "put before"})
         before.load(self.files)
