@@ -156,6 +156,20 @@ constexpr const char* kSnapshotFooter =
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
 
+constexpr const char* kWorkingSetFooter =
+    "\n"
+    "Writes down which pages of its memory a guest has touched since 'mayfly restore --record-working-set',\n"
+    "once: the recording ends. For copies whose memory file is not in the page cache:\n"
+    "\n"
+    "  mayfly restore vm.state vm.mem --id first --api-sock first.sock --record-working-set\n"
+    "  mayfly working-set first vm.set    # in another terminal, when it has done its work\n"
+    "  mayfly restore vm.state vm.mem --working-set vm.set\n"
+    "\n"
+    "NAME is the --id of a microVM of this user, or the number of its process where several share the id:\n"
+    "'mayfly ps' lists both. For one in a jail the path is that of its root directory.\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
+
 constexpr const char* kMergeFooter =
     "\n"
     "A snapshot of type Diff has only what has changed since the one before. To load it, its memory is "
@@ -213,6 +227,8 @@ constexpr std::array kShellCommands = {
                  "Print a microVM's configuration, as --config-file takes it (JSON)", kNameFooter},
     ShellCommand{"snapshot", Subcommand::kSnapshot, "Save a microVM to two files, to go on from later",
                  kSnapshotFooter},
+    ShellCommand{"working-set", Subcommand::kWorkingSet,
+                 "Write down which memory a restored microVM has touched", kWorkingSetFooter},
     ShellCommand{"merge", Subcommand::kMerge,
                  "Merge the memory of Diff snapshots into what they are diffs to", kMergeFooter},
     ShellCommand{"completion", Subcommand::kCompletion, "Print the completion script for a shell",
@@ -651,6 +667,10 @@ void add_restore_options(CLI::App* made, const Named& named, Options& options) {
                      "Read ahead the memory that this file says an earlier run has touched")
         ->type_name("FILE");
   }
+  if (named("--record-working-set")) {
+    made->add_flag("--record-working-set", load.record_working_set,
+                   "Note which memory it touches, for 'mayfly working-set'; needs --api-sock");
+  }
   add_metadata_options(*made, named, options);
   add_api_options(*made, named, options);
   add_common_options(*made, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
@@ -723,6 +743,9 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
   made->add_option("NAME", shell.name, "Which microVM: its id, or the number of its process")
       ->type_name("MICROVM")
       ->required();
+  if (subcommand == Subcommand::kWorkingSet) {
+    made->add_option("FILE", shell.working_set_path, "Where it goes")->type_name("FILE")->required();
+  }
   if (subcommand == Subcommand::kSnapshot) {
     made->add_option("STATE", shell.state_path, "The state file")->type_name("FILE")->required();
     made->add_option("MEMORY", shell.memory_path, "The memory file")->type_name("FILE")->required();
@@ -1066,6 +1089,13 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (is_restore && !options.load.resume && !options.api_socket) {
     return refused("--paused needs --api-sock PATH: nobody could resume it", "mayfly restore");
+  }
+  if (options.load.record_working_set && !options.api_socket) {
+    return refused("--record-working-set needs --api-sock PATH: nobody could have it written",
+                   "mayfly restore");
+  }
+  if (options.load.record_working_set && options.load.working_set_path) {
+    return refused("--record-working-set and --working-set contradict each other", "mayfly restore");
   }
   if (is_template && !options.api_socket) {
     return refused("--api-sock PATH is needed: where clones are asked for", "mayfly template");

@@ -328,6 +328,12 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   EXPECT_EQ(full.metadata, "/md");
   EXPECT_EQ(full.mmds_size_limit, 9U);
   EXPECT_EQ(full.api_socket, "/sock");
+  EXPECT_FALSE(full.load.record_working_set);
+  EXPECT_TRUE(
+      parsed({"restore", "/s", "/m", "--record-working-set", "--api-sock", "/a"}).load.record_working_set);
+  expect_refused({"restore", "/s", "/m", "--record-working-set"}, "--api-sock");
+  expect_refused({"restore", "/s", "/m", "--api-sock", "/a", "--record-working-set", "--working-set", "/w"},
+                 "contradict");
   expect_refused({"restore", "/s/state"}, "MEMORY");
   expect_refused({"restore", "/s/state", "/s/mem", "--paused"}, "--api-sock");
   expect_refused({"restore", "/s/state", "/s/mem", "--disk", "disk1"}, "ID=IMAGE");
@@ -357,6 +363,10 @@ TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) 
   EXPECT_EQ(snapshot.shell.memory_path, "/s/mem");
   EXPECT_TRUE(snapshot.shell.diff);
   EXPECT_FALSE(snapshot.shell.live);
+  const Options working_set = parsed({"working-set", "web", "w.set"});
+  EXPECT_EQ(working_set.subcommand, Subcommand::kWorkingSet);
+  EXPECT_EQ(working_set.shell.name, "web");
+  EXPECT_EQ(working_set.shell.working_set_path, "w.set");
   const Options merge = parsed({"merge", "base", "one", "two", "--output", "out"});
   EXPECT_EQ(merge.subcommand, Subcommand::kMerge);
   EXPECT_EQ(merge.shell.memory_path, "base");
@@ -379,6 +389,7 @@ TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) 
 TEST(Options, subcommands_for_running_microvms_refuse_what_they_have_no_use_for) {
   expect_refused({"pause"}, "NAME");
   expect_refused({"snapshot", "web", "/s/state"}, "MEMORY");
+  expect_refused({"working-set", "web"}, "FILE");
   expect_refused({"merge", "base"}, "DIFF");
   expect_refused({"stop", "a", "b"}, "b");
   expect_refused({"stop", "a", "--timeout", "soon"}, "--timeout");

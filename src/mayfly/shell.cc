@@ -323,14 +323,17 @@ OrFailure<std::string> call(const MonitorProcess& process, const Options& option
         Failure(ExitCode::kError,
                 describe(process) + " has no control API: start it with --api-sock PATH to have one"));
   }
-  const bool is_snapshot = options.subcommand == Subcommand::kSnapshot;
-  const std::chrono::milliseconds patience = is_snapshot ? kDiskPatience : kCallPatience;
+  const bool writes =
+      options.subcommand == Subcommand::kSnapshot || options.subcommand == Subcommand::kWorkingSet;
+  const std::chrono::milliseconds patience = writes ? kDiskPatience : kCallPatience;
   const api::VmClient client = client_of(process, patience);
   const auto answer = [&]() -> Result<std::string> {
     const auto nothing = [] { return std::string(); };
     switch (options.subcommand) {
       case Subcommand::kSnapshot:
         return snapshot(client, options.shell).map(nothing);
+      case Subcommand::kWorkingSet:
+        return client.write_working_set(absolute(options.shell.working_set_path)).map(nothing);
       case Subcommand::kPause:
         return client.pause().map(nothing);
       case Subcommand::kResume:

@@ -15,8 +15,8 @@ import sys
 import tempfile
 import unittest
 
-SUBCOMMANDS = ["run", "restore", "doctor", "template", "clone", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "merge",
-               "completion"]
+SUBCOMMANDS = ["run", "restore", "doctor", "template", "clone", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "working-set",
+               "merge", "completion"]
 
 MAYFLY = ""
 BUILD = ""
@@ -161,7 +161,7 @@ class Completion(unittest.TestCase):
     def test_bash_offers_what_each_argument_is(self):
         for words in (("restore",), ("restore", "vm.state"), ("restore", "--disk", "disk1", "=", "x", ":", "overlay", "s"),
                       ("restore", "--id", "x", "s"), ("restore", "--id", "=", "x", "s"), ("restore", "--paused", "s"),
-                      ("template",), ("template", "s"), ("snapshot", "web"), ("snapshot", "--live", "web", "s"),
+                      ("template",), ("template", "s"), ("working-set", "web"), ("snapshot", "web"), ("snapshot", "--live", "web", "s"),
                       ("merge",), ("merge", "a"), ("merge", "a", "b", "c")):
             with self.subTest(words=words):
                 self.assertEqual(self.bash(*words, "ker"), ["kernel image"])

@@ -666,6 +666,29 @@ class Telling(SnapshotCase):
         ahead.load(self.files, **where)
         self.assertEqual([ahead.count(), vm.count()], [4, 5])
 
+    def test_the_shell_has_a_working_set_recorded_and_written(self):
+        self.taken().kill()
+        socket_path = self.path("own.sock")
+        recorded = Running("restore", self.files.state, self.files.memory, "--record-working-set", "--api-sock", socket_path,
+                           stdin=subprocess.PIPE)
+        self.addCleanup(recorded.process.kill)
+        recorded.send(b"c")
+        recorded.until(b"4\n")
+        # By a path of the caller's folder.
+        write = [program(), "working-set", str(recorded.process.pid), "set"]
+        subprocess.run(write, cwd=self.folder, check=True, timeout=HANG)
+        again = subprocess.run(write, cwd=self.folder, capture_output=True, check=False, timeout=HANG)
+        self.assertEqual((again.returncode, again.stdout), (1, b""))
+        self.assertIn(b"no working set", again.stderr)
+        recorded.process.send_signal(signal.SIGTERM)
+        self.expect(recorded.end(), 0)
+        ahead = Running("restore", self.files.state, self.files.memory, "--working-set", self.path("set"), stdin=subprocess.PIPE)
+        self.addCleanup(ahead.process.kill)
+        ahead.send(b"c")
+        ahead.until(b"4\n")
+        ahead.process.send_signal(signal.SIGTERM)
+        self.expect(ahead.end(), 0)
+
     def test_a_working_set_that_could_not_be_written_is_written_when_it_is_asked_for_again(self):
         self.taken().kill()
         vm = self.start()
