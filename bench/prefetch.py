@@ -57,7 +57,8 @@ import testbed  # noqa: E402
 ACCEL = "tcg,thread=single"
 ICOUNT = ("-icount", "shift=1,sleep=off")
 PATIENCE = 2  # the host may be busy, and the machine's clock is not its
-# QEMU 7.2 that counts instructions hangs often, its guest's guest with a lock that nobody gives back. A case is short.
+# QEMU (7.2 and 10.0) that counts instructions may deliver an interrupt that KVM injects a second time, with interrupts
+# off: its guest's guest then waits for a lock that it holds itself, for ever. A case is short.
 ATTEMPTS = 8
 OTHER_MIB = 96  # of the guest, which it does not fill
 TOUCHED_MIB = 64

@@ -27,21 +27,25 @@ std::string replaced(std::string text, std::string_view what, std::string_view w
 // What "{id}" and "{n}" stand for.
 class Names {
  public:
-  Names(const std::string& id, std::uint64_t number)
-      : id_(id), number_(number), number_text_(std::to_string(number)) {}
+  Names(const std::string& id, std::uint64_t number) : whose_(Whose{id, number, std::to_string(number)}) {}
+  // Nobody's yet: all stays as it is.
+  Names() = default;
   std::string in(const std::string& text) const {
-    return replaced(replaced(text, "{n}", number_text_), "{id}", id_);
+    return whose_ ? replaced(replaced(text, "{n}", whose_->number_text), "{id}", whose_->id) : text;
   }
   // What is no address stays as it is, and is refused by who reads it.
   std::string in_mac(const std::string& text) const {
-    const auto address = MacAddress::parse_numbered(text, number_);
+    const auto address = whose_ ? MacAddress::parse_numbered(text, whose_->number) : std::nullopt;
     return address ? address->to_string() : text;
   }
 
  private:
-  const std::string& id_;
-  const std::uint64_t number_;
-  const std::string number_text_;
+  struct Whose {
+    const std::string& id;
+    std::uint64_t number;
+    std::string number_text;
+  };
+  std::optional<Whose> whose_;
 };
 
 json text_or_null(const std::optional<std::string>& text, const Names& names) {
@@ -193,11 +197,9 @@ std::string fault_answer(const std::string& message) {
 
 Result<std::vector<BornClone>> ask_for_clones(const std::string& socket, const HttpClientLimits& limits,
                                               const CloneRequest& request) {
-  const std::string nothing;
-  json body;
+  json body = changes_of(request.load, Names());
   body["count"] = request.count;
   body["api"] = request.api;
-  body["resume_vm"] = request.load.resume;
   const auto add = [&body](const char* key, const std::optional<std::string>& text) {
     if (text) {
       body[key] = *text;

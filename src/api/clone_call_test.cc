@@ -37,6 +37,21 @@ TEST(CloneRequest, what_cannot_be_is_refused_by_its_field) {
   EXPECT_EQ(with_mac("06:00:00:00:{n}", "2"), "taken");
   EXPECT_NE(refusal(R"({"network_overrides": [{"iface_id": "a"}]})").find("or guest_mac is needed"),
             std::string::npos);
+  const auto twice = [&refusal](const std::string& key, const std::string& one, const std::string& other) {
+    return refusal("{\"" + key + "\": [{" + one + "}, {" + other + "}]}");
+  };
+  EXPECT_NE(twice("drive_overrides", R"("drive_id": "a", "overlay": "/o")",
+                  R"("drive_id": "a", "path_on_host": "/p")")
+                .find("\"drive_overrides\": names the drive \"a\" more than once"),
+            std::string::npos);
+  const std::string tap = R"("iface_id": "a", "host_dev_name": "t{n}")";
+  const std::string mac = R"("iface_id": "a", "guest_mac": "06:00:00:00:00:01")";
+  EXPECT_NE(twice("network_overrides", tap, tap)
+                .find("gives a host_dev_name to the interface \"a\" more than once"),
+            std::string::npos);
+  EXPECT_NE(twice("network_overrides", mac, mac).find("a guest_mac to the interface \"a\" more than once"),
+            std::string::npos);
+  EXPECT_EQ(twice("network_overrides", tap, mac), "taken");
   EXPECT_NE(refusal("[]").find("object"), std::string::npos);
   EXPECT_NE(refusal("").find("body"), std::string::npos);
 }

@@ -413,6 +413,17 @@ Result<void> read_load_overrides(JsonObject& object, LoadRequest& request) {
   MAYFLY_TRY(
       object.read("network_overrides", read_list<NetworkOverride, read_network_override>, request.networks));
   MAYFLY_TRY(object.read("drive_overrides", read_list<DriveOverride, read_drive_override>, request.drives));
+  if (const auto repeated = find_repeated_override(request)) {
+    const std::string twice = " \"" + repeated->id + "\" more than once";
+    if (repeated->kind == RepeatedOverride::Kind::kDrive) {
+      object.refuse("drive_overrides", "names the drive" + twice);
+    } else {
+      object.refuse("network_overrides",
+                    std::string("gives ") +
+                        (repeated->kind == RepeatedOverride::Kind::kTap ? "a host_dev_name" : "a guest_mac") +
+                        " to the interface" + twice);
+    }
+  }
   if (const json* metadata = object.value("metadata")) {
     request.metadata = metadata->dump();
   }

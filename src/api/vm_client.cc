@@ -91,6 +91,13 @@ Result<void> VmClient::create_snapshot(const SnapshotRequest& request) const {
   return change("PUT", "/snapshot/create",
                 body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
+
+Result<void> VmClient::write_working_set(const std::string& path) const {
+  const nlohmann::json body = {{"working_set_path", path}};
+  return change("PUT", "/snapshot/working-set",
+                body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
 Result<void> VmClient::resume() const {
   return change("PATCH", "/vm", R"({"state": "Resumed"})");
 }

@@ -36,6 +36,8 @@ class VmClient {
   Result<void> send_ctrl_alt_del() const;
   // Paths as the microVM's monitor sees them.
   Result<void> create_snapshot(const SnapshotRequest& request) const;
+  // Of the working set that is being recorded; the same of its path.
+  Result<void> write_working_set(const std::string& path) const;
   // Prometheus' text format, as it came.
   Result<std::string> metrics() const;
   // The configuration as a text that --config-file takes, indented.

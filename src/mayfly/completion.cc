@@ -6,7 +6,7 @@
 namespace mayfly {
 namespace {
 
-enum class ValueKind : std::uint8_t { kNone, kFile, kChoice, kMicroVm, kOther };
+enum class ValueKind : std::uint8_t { kNone, kFile, kChoice, kMicroVm, kTemplate, kOther };
 
 constexpr std::string_view kLevels = "Error Warn Info Debug Trace Off";
 
@@ -26,6 +26,9 @@ ValueKind kind_of(const OptionText& option) {
   }
   if (option.value == "MICROVM") {
     return ValueKind::kMicroVm;
+  }
+  if (option.value == "TEMPLATE") {
+    return ValueKind::kTemplate;
   }
   return option.value == "LEVEL" || is_choice(option.value) ? ValueKind::kChoice : ValueKind::kOther;
 }
@@ -72,6 +75,8 @@ std::string bash_action(const OptionText& option) {
       return "_mayfly_words '" + choices_of(option) + "'";
     case ValueKind::kMicroVm:
       return "_mayfly_words \"$(\"$1\" ps --quiet 2>/dev/null)\"";
+    case ValueKind::kTemplate:
+      return "_mayfly_words \"$(\"$1\" ps --quiet --templates 2>/dev/null)\"";
     case ValueKind::kNone:
     case ValueKind::kOther:
       return ":";
@@ -86,6 +91,25 @@ void append_bash_values(std::string& script, const CommandText& command, const s
       script.append("    '" + prefix + " " + option.name + "') " + bash_action(option) + "; return ;;\n");
     }
   }
+}
+
+// By how many of them come before the word.
+void append_bash_arguments(std::string& script, const CommandText& command) {
+  std::string valued;
+  for (const OptionText& option : command.options) {
+    if (kind_of(option) != ValueKind::kNone) {
+      valued.append(" ").append(option.name);
+      valued.append(option.short_name.empty() ? "" : " " + option.short_name);
+    }
+  }
+  script.append("      if [[ $word != -* ]]; then\n        _mayfly_position '" + valued + " '\n" +
+                "        case $position in\n");
+  for (std::size_t index = 0; index < command.arguments.size(); ++index) {
+    const OptionText& argument = command.arguments[index];
+    script.append("          " + (argument.repeatable ? "*" : std::to_string(index)) + ") " +
+                  bash_action(argument) + " ;;\n");
+  }
+  script.append("        esac\n        return\n      fi\n");
 }
 
 std::string bash_script(const ProgramText& text) {
@@ -104,8 +128,22 @@ std::string bash_script(const ProgramText& text) {
       "  compopt -o filenames 2>/dev/null\n"
       "  COMPREPLY=($(compgen -f -- \"$word\"))\n"
       "}\n"
+      "# How many arguments stand between the subcommand and the word; $1: the flags that take a value.\n"
+      "_mayfly_position() {\n"
+      "  local at\n"
+      "  position=0\n"
+      "  for ((at = 2; at < COMP_CWORD; at++)); do\n"
+      "    if [[ ${COMP_WORDS[at]} == [=:] ]]; then\n"
+      "      ((at++))\n"
+      "    elif [[ $1 == *\" ${COMP_WORDS[at]} \"* && ${COMP_WORDS[at + 1]} != = ]]; then\n"
+      "      ((at++))\n"
+      "    elif [[ ${COMP_WORDS[at]} != -* ]]; then\n"
+      "      ((position++))\n"
+      "    fi\n"
+      "  done\n"
+      "}\n"
       "_mayfly() {\n"
-      "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=\n"
+      "  local position word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=\n"
       "  COMPREPLY=()\n"
       "  # --flag=value is three words to bash.\n"
       "  if [[ $word == = ]]; then\n"
@@ -129,8 +167,7 @@ std::string bash_script(const ProgramText& text) {
   for (const CommandText& command : text.subcommands) {
     script.append("    " + command.name + ")\n");
     if (!command.arguments.empty()) {
-      script.append("      if [[ $word != -* ]]; then " + bash_action(command.arguments.front()) +
-                    "; return; fi\n");
+      append_bash_arguments(script, command);
     }
     script.append("      _mayfly_words '" + bash_words(command) + "'\n      ;;\n");
   }
@@ -153,6 +190,8 @@ std::string zsh_action(const OptionText& option) {
       return "(" + choices_of(option) + ")";
     case ValueKind::kMicroVm:
       return "_mayfly_microvms";
+    case ValueKind::kTemplate:
+      return "_mayfly_templates";
     case ValueKind::kNone:
     case ValueKind::kOther:
       return " ";
@@ -179,7 +218,8 @@ std::string zsh_arguments(const CommandText& command, const std::string& indent)
     text.append(" \\\n" + indent + "  " + zsh_specification(option));
   }
   for (const OptionText& argument : command.arguments) {
-    text.append(" \\\n" + indent + "  ':" + argument.name + ":" + zsh_action(argument) + "'");
+    text.append(" \\\n" + indent + "  '" + (argument.repeatable ? "*" : "") + ":" + argument.name + ":" +
+                zsh_action(argument) + "'");
   }
   return text + "\n";
 }
@@ -188,11 +228,13 @@ std::string zsh_script(const ProgramText& text) {
   std::string script =
       "#compdef mayfly\n"
       "# zsh completion for mayfly; made by: mayfly completion zsh\n"
-      "_mayfly_microvms() {\n"
+      "_mayfly_names() {\n"
       "  local -a names\n"
-      "  names=(${(f)\"$(mayfly ps --quiet 2>/dev/null)\"})\n"
+      "  names=(${(f)\"$(mayfly ps --quiet \"$@\" 2>/dev/null)\"})\n"
       "  compadd -a names\n"
       "}\n"
+      "_mayfly_microvms() { _mayfly_names }\n"
+      "_mayfly_templates() { _mayfly_names --templates }\n"
       "_mayfly() {\n"
       "  local -a subcommands\n"
       "  subcommands=(\n";
@@ -238,6 +280,8 @@ std::string fish_action(const OptionText& option) {
       return " -x -a " + fish_quoted(choices_of(option));
     case ValueKind::kMicroVm:
       return " -x -a '(mayfly ps --quiet 2>/dev/null)'";
+    case ValueKind::kTemplate:
+      return " -x -a '(mayfly ps --quiet --templates 2>/dev/null)'";
     case ValueKind::kOther:
       return " -x";
   }

@@ -4,28 +4,44 @@
 #include <sys/stat.h>
 
 #include <cerrno>
+#include <cstdint>
 
 #include "base/atomic_file.h"
 #include "base/file.h"
 #include "base/unique_fd.h"
-#include "devices/vmgenid/vmgenid.h"
 #include "memory/guest_memory.h"
 #include "memory/memory_file.h"
-#include "vmm/arch.h"
+#include "vmm/diff_mark.h"
 
 namespace mayfly {
 namespace {
 
-// What is at `place` in the page of the VM generation id: RAM, and so every memory file, begins at address 0.
-std::uint64_t offset_of(std::uint64_t place) {
-  return vm_gen_id_page().value() + place;
-}
-
-Result<RandomId> read_id(const NamedFile& file, std::uint64_t place) {
-  RandomId id{};
-  // Of a file that ends before, zeros: no guest has so little memory.
-  MAYFLY_TRY(read_at(file.fd, offset_of(place), {.iov_base = id.data(), .iov_len = id.size()}, file.name));
-  return id;
+// Whether it has what it was written with. What the marks say, a guest may have written: to mislead itself.
+Result<void> check_diff(const NamedFile& file, const MemoryMarks& marks) {
+  const std::string name(file.name);
+  if (marks.pages.count == 0 && marks.base == RandomId{}) {
+    return fail(ErrorCode::kInvalidArgument,
+                name + ": is no diff: a whole memory file goes with its state file as it is");
+  }
+  MAYFLY_TRY_ASSIGN(const DiffPages found, find_diff_pages(file));
+  if (marks.pages.count != 0 && found != marks.pages) {
+    return fail(ErrorCode::kInvalidImage,
+                name + ": a copy has changed its holes, which mean \"as before\": " +
+                    std::to_string(found.count) + " pages are there, " + std::to_string(marks.pages.count) +
+                    " were written; take a copy that keeps holes (cp, tar -S)");
+  }
+  // An earlier version wrote it, and did not note which pages.
+  struct stat info {};
+  if (::fstat(file.fd.get(), &info) != 0) {
+    return fail_errno(errno, "look at " + name);
+  }
+  if (marks.pages.count == 0 && found.count == static_cast<std::uint64_t>(info.st_size) / kGuestPage) {
+    return fail(ErrorCode::kInvalidImage,
+                name +
+                    ": has no hole, which would mean \"as before\": a copy has filled them; take one that "
+                    "keeps them (cp, tar -S)");
+  }
+  return {};
 }
 
 }  // namespace
@@ -38,6 +54,11 @@ Result<void> merge_memory(const std::string& base, const std::vector<std::string
   MAYFLY_TRY_ASSIGN(AtomicFile to, AtomicFile::create(output, kBaseRole));
   const NamedFile result{to.descriptor(), to.name()};
   const std::string base_name = std::string(kBaseRole) + " " + base;
+  MAYFLY_TRY_ASSIGN(const MemoryMarks base_marks, read_memory_marks({from, base_name}));
+  const bool onto_diff = base_marks.pages.count != 0 || base_marks.base != RandomId{};
+  if (onto_diff) {
+    MAYFLY_TRY(check_diff({from, base_name}, base_marks));
+  }
   MAYFLY_TRY(copy_memory_file({from, base_name}, result, {}));
   struct stat info {};
   if (::fstat(to.descriptor().get(), &info) != 0) {
@@ -48,23 +69,22 @@ Result<void> merge_memory(const std::string& base, const std::vector<std::string
     MAYFLY_TRY_ASSIGN(const UniqueFd diff, open_file(path, O_RDONLY | O_NONBLOCK, kDiffRole));
     const std::string diff_name = std::string(kDiffRole) + " " + path;
     MAYFLY_TRY(check_memory_file(diff, size, diff_name));
+    MAYFLY_TRY_ASSIGN(const MemoryMarks wanted, read_memory_marks({diff, diff_name}));
+    MAYFLY_TRY_ASSIGN(const MemoryMarks found, read_memory_marks(result));
+    MAYFLY_TRY(check_diff({diff, diff_name}, wanted));
     // Onto what it was taken after, and nothing else: one that is left out would leave its pages as they
     // were.
-    MAYFLY_TRY_ASSIGN(const RandomId wanted, read_id({diff, diff_name}, kSnapshotBaseOffset));
-    MAYFLY_TRY_ASSIGN(const RandomId found, read_id(result, kSnapshotMarkOffset));
-    if (wanted != RandomId{} && wanted != found) {
+    if (wanted.base != RandomId{} && wanted.base != found.mark) {
       return fail(ErrorCode::kInvalidArgument,
                   diff_name +
                       ": is a diff to another snapshot than what is before it; each goes onto the one that "
                       "it was taken after");
     }
-    MAYFLY_TRY_ASSIGN(RandomId base_of_result, read_id(result, kSnapshotBaseOffset));
     MAYFLY_TRY(apply_diff({diff, diff_name}, result, {}));
-    if (wanted != RandomId{}) {
-      MAYFLY_TRY(write_at(result.fd, offset_of(kSnapshotBaseOffset),
-                          {.iov_base = base_of_result.data(), .iov_len = base_of_result.size()},
-                          result.name));
-    }
+    MAYFLY_TRY(write_base_mark(result, wanted.base != RandomId{} ? found.base : RandomId{}));
+  }
+  if (onto_diff) {
+    MAYFLY_TRY(note_diff_pages(result));
   }
   return to.commit();
 }

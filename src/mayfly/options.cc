@@ -44,11 +44,13 @@ constexpr const char* kFooter =
     "  0    the guest powered off or reset itself, also after a kernel panic that panic=1 turned into a\n"
     "       reset, or the microVM was stopped (SIGTERM, SIGINT, Ctrl-A x)\n"
     "  1    the microVM failed: a triple fault, a vCPU that KVM cannot run any further, or an error of the\n"
-    "       host, which may be unable to run microVMs at all\n"
+    "       host, which may be unable to run microVMs at all; a subcommand for microVMs that run (stop,\n"
+    "       snapshot, ...) or for files (merge) did not do what was asked\n"
     "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
-    "       memory (not enough huge pages: 1), snapshot, or an output file that the configuration file "
-    "names\n"
-    "  153  the arguments cannot be used, or an output file that they name\n"
+    "       memory (not enough huge pages: 1), disks, network interfaces, the snapshot of 'mayfly restore',\n"
+    "       or an output file that the configuration file names\n"
+    "  153  the arguments cannot be used, or another file that they name: an output file, metadata,\n"
+    "       filters, the snapshot of 'mayfly template' or of --describe-snapshot\n"
     "  148, 149, 150, 154, 156, 157\n"
     "       ended by SIGSYS, SIGBUS, SIGSEGV, SIGXCPU, SIGHUP, SIGILL\n"
     "  151  never: a write beyond the process's file size limit fails instead\n";
@@ -97,21 +99,30 @@ constexpr const char* kTemplateFooter =
 
 constexpr const char* kCloneFooter =
     "\n"
-    "TEMPLATE is the --name of a template of this user, or the path of its socket. A line for each clone: "
+    "TEMPLATE is the --name of a template of this user, or the path of its socket where several have that\n"
+    "name ('mayfly ps'). A line for each clone: "
     "its\n"
     "process, its id and its control API's socket, or '-'. Either all of them are born or none is.\n"
+    "\n"
+    "A disk that the guest writes to, and a tap, is one microVM's: give each clone its own. In paths and "
+    "taps\n"
+    "{id} stands for the clone's id and {n} for its number; a MAC address for several ends in {n}.\n"
+    "\n"
+    "  mayfly clone web -n 3 --disk 'disk1=saved.img:overlay={id}.overlay' --tap 'net1=tap{n}'\n"
     "\n"
     "Exit status: 0 they run, 1 they do not, 153 the arguments cannot be used.\n";
 
 constexpr const char* kPsFooter =
     "\n"
-    "NAME is the --id, PID the process, SOCKET the control API's (--api-sock): found by looking at the\n"
+    "NAME is the --id, of a template its --name, PID the process, SOCKET the control API's (--api-sock): "
+    "found by looking at the\n"
     "processes of this user, as there is no registry. STATE, VCPUS and MEMORY are asked at the socket;\n"
     "VCPUS and MEMORY of a 'mayfly run' without one are from its command line.\n"
     "\n"
     "  Not started  waits for calls of the control API, InstanceStart above all\n"
     "  Running      the guest runs\n"
     "  Paused       the guest stands still ('mayfly resume NAME')\n"
+    "  Template     no microVM: it makes clones of a snapshot ('mayfly clone NAME')\n"
     "  ?            there is a socket, and no answer within a second: the monitor hangs or has just begun "
     "or\n"
     "               ended, or the socket's file is gone; --json says why\n"
@@ -132,12 +143,30 @@ constexpr const char* kSnapshotFooter =
     "place\n"
     "of a former file whole, or not at all. A microVM that runs is paused meanwhile, or with --live only "
     "for\n"
-    "the last pages. Disks are not saved: copy their images while it is paused. PUT /snapshot/load goes on\n"
-    "from there.\n"
+    "the last pages. Disks are not saved: copy their images while it is paused. To go on from there:\n"
+    "\n"
+    "  mayfly restore STATE MEMORY\n"
+    "\n"
+    "or PUT /snapshot/load; to have many copies, 'mayfly template'. What --diff saves, 'mayfly merge' makes\n"
+    "whole first.\n"
     "\n"
     "NAME is the --id of a microVM of this user, or the number of its process where several share the id:\n"
     "'mayfly ps' lists both. It needs the control API: a microVM started with --api-sock. For one in a jail\n"
     "the paths are those of its root directory.\n"
+    "\n"
+    "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
+
+constexpr const char* kWorkingSetFooter =
+    "\n"
+    "Writes down which pages of its memory a guest has touched since 'mayfly restore --record-working-set',\n"
+    "once: the recording ends. For copies whose memory file is not in the page cache:\n"
+    "\n"
+    "  mayfly restore vm.state vm.mem --id first --api-sock first.sock --record-working-set\n"
+    "  mayfly working-set first vm.set    # in another terminal, when it has done its work\n"
+    "  mayfly restore vm.state vm.mem --working-set vm.set\n"
+    "\n"
+    "NAME is the --id of a microVM of this user, or the number of its process where several share the id:\n"
+    "'mayfly ps' lists both. For one in a jail the path is that of its root directory.\n"
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
 
@@ -150,7 +179,8 @@ constexpr const char* kMergeFooter =
     "\n"
     "and now.mem goes with the state file of tuesday's. Without --output the result takes the place of "
     "MEMORY,\n"
-    "whole or not at all. MicroVMs that run from it keep what they have.\n"
+    "whole or not at all. MicroVMs that run from it keep what they have. A file that is no diff is refused,\n"
+    "and a diff that has lost its holes: copy it by what keeps them (cp, tar -S).\n"
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
 
@@ -158,7 +188,7 @@ constexpr const char* kStopFooter =
     "\n"
     "Sends Ctrl-Alt-Del to the guest, which then shuts down if it listens to that, and waits. What does not\n"
     "end in time, or cannot be asked (no control API, not started, paused), is ended by SIGTERM, which is\n"
-    "said: like pulling the plug of a machine.\n"
+    "said: like pulling the plug of a machine. A template is ended by SIGTERM at once; its clones live on.\n"
     "\n"
     "NAME is the --id of a microVM of this user, or the number of its process where several share the id:\n"
     "'mayfly ps' lists both.\n"
@@ -197,6 +227,8 @@ constexpr std::array kShellCommands = {
                  "Print a microVM's configuration, as --config-file takes it (JSON)", kNameFooter},
     ShellCommand{"snapshot", Subcommand::kSnapshot, "Save a microVM to two files, to go on from later",
                  kSnapshotFooter},
+    ShellCommand{"working-set", Subcommand::kWorkingSet,
+                 "Write down which memory a restored microVM has touched", kWorkingSetFooter},
     ShellCommand{"merge", Subcommand::kMerge,
                  "Merge the memory of Diff snapshots into what they are diffs to", kMergeFooter},
     ShellCommand{"completion", Subcommand::kCompletion, "Print the completion script for a shell",
@@ -366,6 +398,23 @@ void add_api_options(CLI::App& app, const Named& named, Options& options) {
   }
 }
 
+void add_metadata_options(CLI::App& app, const Named& named, Options& options) {
+  if (named("--metadata")) {
+    app.add_option("--metadata", options.metadata, "What the metadata service tells at first (JSON)")
+        ->type_name("FILE");
+  }
+  if (named("--mmds-size-limit")) {
+    app.add_option_function<std::string>(
+           "--mmds-size-limit",
+           [&options](const std::string& text) {
+             options.mmds_size_limit = parse_integer<std::uint32_t>(text);
+           },
+           "The most bytes of metadata (default: that of --http-api-max-payload-size)")
+        ->type_name("N")
+        ->check(check_byte_count);
+  }
+}
+
 std::string check_drive(const std::string& text) {
   const auto drive = parse_drive_option(text);
   return drive ? "" : drive.error().message();
@@ -530,12 +579,8 @@ Result<DriveOverride> parse_drive_override(const std::string& text) {
   return DriveOverride{.id = parts->first, .path = drive.path, .overlay = drive.overlay};
 }
 
-void add_restore_options(CLI::App* made, const Named& named, Options& options) {
-  made->footer(kRestoreFooter);
-  LoadRequest& load = options.load;
-  load.resume = true;
-  made->add_option("STATE", load.state_path, "The snapshot's state file")->type_name("FILE")->required();
-  made->add_option("MEMORY", load.memory_path, "The snapshot's memory file")->type_name("FILE")->required();
+// What a copy may have of its own. Whether an address may end in "{n}": of copies that have a number.
+void add_override_options(CLI::App* made, const Named& named, LoadRequest& load, bool numbered) {
   if (named("--disk")) {
     made->add_option_function<std::vector<std::string>>(
             "--disk",
@@ -589,12 +634,22 @@ void add_restore_options(CLI::App* made, const Named& named, Options& options) {
         ->type_name("ID=MAC")
         ->take_all()
         ->allow_extra_args(false)
-        ->check([](const std::string& text) {
+        ->check([numbered](const std::string& text) {
           const auto parts = split_override(text);
-          return parts ? check_mac(parts->second)
-                       : "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
+          return parts && numbered && MacAddress::parse_numbered(parts->second, 0) ? ""
+                 : parts                                                           ? check_mac(parts->second)
+                         : "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
         });
   }
+}
+
+void add_restore_options(CLI::App* made, const Named& named, Options& options) {
+  made->footer(kRestoreFooter);
+  LoadRequest& load = options.load;
+  load.resume = true;
+  made->add_option("STATE", load.state_path, "The snapshot's state file")->type_name("FILE")->required();
+  made->add_option("MEMORY", load.memory_path, "The snapshot's memory file")->type_name("FILE")->required();
+  add_override_options(made, named, load, false);
   if (named("--paused")) {
     made->add_flag_callback(
         "--paused", [&load] { load.resume = false; }, "Leave it paused ('mayfly resume'); needs --api-sock");
@@ -617,6 +672,11 @@ void add_restore_options(CLI::App* made, const Named& named, Options& options) {
         "--transparent-huge-pages", [&load] { load.huge_pages = HugePages::kTransparent; },
         "Read what --working-set has, or all, into huge pages of its own");
   }
+  if (named("--record-working-set")) {
+    made->add_flag("--record-working-set", load.record_working_set,
+                   "Note which memory it touches, for 'mayfly working-set'; needs --api-sock");
+  }
+  add_metadata_options(*made, named, options);
   add_api_options(*made, named, options);
   add_common_options(*made, named, options, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
@@ -641,6 +701,9 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
     case Subcommand::kPs:
       if (named("--json")) {
         made->add_flag("--json", shell.json, "A JSON array with all that is known, for scripts");
+      }
+      if (named("--templates")) {
+        made->add_flag("--templates", shell.templates, "Templates only");
       }
       if (named("--quiet")) {
         made->add_flag("--quiet", shell.quiet,
@@ -685,6 +748,9 @@ void add_shell_options(CLI::App* made, const Named& named, Subcommand subcommand
   made->add_option("NAME", shell.name, "Which microVM: its id, or the number of its process")
       ->type_name("MICROVM")
       ->required();
+  if (subcommand == Subcommand::kWorkingSet) {
+    made->add_option("FILE", shell.working_set_path, "Where it goes")->type_name("FILE")->required();
+  }
   if (subcommand == Subcommand::kSnapshot) {
     made->add_option("STATE", shell.state_path, "The state file")->type_name("FILE")->required();
     made->add_option("MEMORY", shell.memory_path, "The memory file")->type_name("FILE")->required();
@@ -744,8 +810,9 @@ void add_template_options(CLI::App* made, const Named& named, Options& options) 
   add_log_options(*made, named, options.log, "Error, Warn, Info, Debug, Trace or Off (default: Warn)");
 }
 
-void add_clone_options(CLI::App* made, const Named& named, CloneOptions& clones) {
+void add_clone_options(CLI::App* made, const Named& named, Options& options) {
   made->footer(kCloneFooter);
+  CloneOptions& clones = options.clones;
   made->add_option("TEMPLATE", clones.template_name, "Which template: its name, or the path of its socket")
       ->type_name("TEMPLATE")
       ->required();
@@ -760,10 +827,10 @@ void add_clone_options(CLI::App* made, const Named& named, CloneOptions& clones)
   }
   if (named("--serial")) {
     made->add_option("--serial", clones.serial_path,
-                     "Append what the guest prints to this file; {id} and {n} stand for the clone's id and "
-                     "number (default: nowhere)")
+                     "Append what the guest prints to this file (default: nowhere)")
         ->type_name("FILE");
   }
+  add_override_options(made, named, options.load, true);
   if (named("--no-api")) {
     made->add_flag("--no-api", clones.no_api, "Without a control API each: they cost less");
   }
@@ -861,20 +928,7 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
   };
   if (!subcommand_leads) {
     add_api_options(app, named, options);
-    if (named("--metadata")) {
-      app.add_option("--metadata", options.metadata, "What the metadata service tells at first (JSON)")
-          ->type_name("FILE");
-    }
-    if (named("--mmds-size-limit")) {
-      app.add_option_function<std::string>(
-             "--mmds-size-limit",
-             [&options](const std::string& text) {
-               options.mmds_size_limit = parse_integer<std::uint32_t>(text);
-             },
-             "The most bytes of metadata (default: that of --http-api-max-payload-size)")
-          ->type_name("N")
-          ->check(check_byte_count);
-    }
+    add_metadata_options(app, named, options);
     if (named("--config-file")) {
       app.add_option("--config-file", options.config_file,
                      "Configuration of the microVM (JSON); it starts at once")
@@ -930,7 +984,7 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
   }
   if (is_offered("clone")) {
     CLI::App* made = app.add_subcommand("clone", "Start clones of a template's snapshot");
-    add_clone_options(made, named, options.clones);
+    add_clone_options(made, named, options);
     subcommands.emplace_back(made, Subcommand::kClone);
   }
   for (const ShellCommand& command : kShellCommands) {
@@ -956,7 +1010,8 @@ CommandText describe(const CLI::App& app, const std::string& summary) {
         .value = option->get_items_expected_max() > 0 ? option->get_type_name() : "",
         .help = option->get_description(),
         .group = option->get_group(),
-        .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll,
+        .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll ||
+                      (option->get_positional() && option->get_items_expected_max() > 1),
         .short_name = option->get_snames().empty() ? "" : "-" + option->get_snames().front()};
     (option->get_positional() ? text.arguments : text.options).push_back(std::move(described));
   }
@@ -1017,8 +1072,20 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   if (!is_monitor && (options.no_api || options.config_file)) {
     return refused("--no-api and --config-file do not go with a subcommand", "mayfly");
   }
+  if (const auto repeated = find_repeated_override(options.load)) {
+    using Kind = RepeatedOverride::Kind;
+    return refused(std::string(repeated->kind == Kind::kDrive ? "--disk"
+                               : repeated->kind == Kind::kTap ? "--tap"
+                                                              : "--mac") +
+                       " names " + repeated->id + " more than once",
+                   options.subcommand == Subcommand::kClone ? "mayfly clone" : "mayfly restore");
+  }
   const bool is_template = options.subcommand == Subcommand::kTemplate;
   const bool is_restore = options.subcommand == Subcommand::kRestore;
+  if (!is_monitor && !is_restore && (options.metadata || options.mmds_size_limit)) {
+    return refused("--metadata and --mmds-size-limit go with 'mayfly restore' or without a subcommand",
+                   "mayfly");
+  }
   if (!is_monitor && options.subcommand != Subcommand::kRun && !is_restore && !is_template &&
       options.api_socket) {
     return refused(
@@ -1027,6 +1094,13 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (is_restore && !options.load.resume && !options.api_socket) {
     return refused("--paused needs --api-sock PATH: nobody could resume it", "mayfly restore");
+  }
+  if (options.load.record_working_set && !options.api_socket) {
+    return refused("--record-working-set needs --api-sock PATH: nobody could have it written",
+                   "mayfly restore");
+  }
+  if (options.load.record_working_set && options.load.working_set_path) {
+    return refused("--record-working-set and --working-set contradict each other", "mayfly restore");
   }
   if (is_template && !options.api_socket) {
     return refused("--api-sock PATH is needed: where clones are asked for", "mayfly template");
@@ -1051,6 +1125,12 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (options.shell.json && options.shell.quiet) {
     return refused("--json and --quiet contradict each other", "mayfly ps");
+  }
+  if (options.clones.paused && options.clones.no_api) {
+    return refused("--paused contradicts --no-api: nobody could resume it", "mayfly clone");
+  }
+  if (options.shell.live && options.shell.diff) {
+    return refused("--live and --diff contradict each other: a live snapshot is Full", "mayfly snapshot");
   }
   if (macs.size() > options.run.networks.size()) {
     return refused("--mac " + macs.back() + " has no --net to go with", "mayfly run");

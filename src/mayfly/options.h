@@ -29,6 +29,7 @@ enum class Subcommand : std::uint8_t {
   kMetrics,
   kConfig,
   kSnapshot,
+  kWorkingSet,
   kCompletion,
   kMerge,             // of snapshots' files
   kDescribeSnapshot,  // no subcommand, but --describe-snapshot
@@ -61,11 +62,13 @@ struct ShellOptions {
   std::string name;                          // which microVM: its id, or its process
   bool json = false;                         // ps
   bool quiet = false;                        // ps
+  bool templates = false;                    // ps
   bool now = false;                          // stop
   std::uint32_t timeout_s = 10;              // stop
   std::string shell;                         // completion: bash, zsh or fish
   std::string state_path;                    // snapshot
   std::string memory_path;                   // snapshot, merge
+  std::string working_set_path;              // working-set
   bool diff = false;                         // snapshot
   bool live = false;                         // snapshot
   std::vector<std::string> diff_paths{};     // merge

@@ -244,6 +244,8 @@ TEST(Options, what_is_incomplete_says_what_is_missing) {
   expect_refused({"--api-sock", "/s", "doctor"}, "subcommand");
   expect_refused({"--no-api", "--config-file", "/c", "run"}, "subcommand");
   expect_refused({"--no-api", "doctor"}, "subcommand");
+  expect_refused({"--metadata", "/m", "run"}, "--metadata");
+  expect_refused({"--mmds-size-limit", "9", "run"}, "--mmds-size-limit");
 }
 
 TEST(Options, the_control_api_takes_a_socket_with_a_configuration_file_or_without_one) {
@@ -302,6 +304,10 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
                                "--working-set",
                                "/w",
                                "--transparent-huge-pages",
+                               "--metadata",
+                               "/md",
+                               "--mmds-size-limit",
+                               "9",
                                "--api-sock",
                                "/sock",
                                "--id",
@@ -322,7 +328,15 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   EXPECT_TRUE(full.load.advance_clock && full.load.track_dirty_pages);
   EXPECT_EQ(full.load.working_set_path, "/w");
   EXPECT_EQ(full.load.huge_pages, HugePages::kTransparent);
+  EXPECT_EQ(full.metadata, "/md");
+  EXPECT_EQ(full.mmds_size_limit, 9U);
   EXPECT_EQ(full.api_socket, "/sock");
+  EXPECT_FALSE(full.load.record_working_set);
+  EXPECT_TRUE(
+      parsed({"restore", "/s", "/m", "--record-working-set", "--api-sock", "/a"}).load.record_working_set);
+  expect_refused({"restore", "/s", "/m", "--record-working-set"}, "--api-sock");
+  expect_refused({"restore", "/s", "/m", "--api-sock", "/a", "--record-working-set", "--working-set", "/w"},
+                 "contradict");
   expect_refused({"restore", "/s/state"}, "MEMORY");
   expect_refused({"restore", "/s/state", "/s/mem", "--paused"}, "--api-sock");
   expect_refused({"restore", "/s/state", "/s/mem", "--disk", "disk1"}, "ID=IMAGE");
@@ -331,6 +345,11 @@ TEST(Options, restore_takes_a_snapshot_and_what_the_copy_has_of_its_own) {
   expect_refused({"restore", "/s/state", "/s/mem", "--tap", "net1="}, "ID=TAP");
   expect_refused({"restore", "/s/state", "/s/mem", "--mac", "06:00:00:00:00:09"}, "ID=MAC");
   expect_refused({"restore", "/s/state", "/s/mem", "--mac", "net1=06:00"}, "no MAC address");
+  expect_refused({"restore", "/s", "/m", "--disk", "a=/x", "--disk", "b=/x", "--disk", "a=/y"},
+                 "--disk names a more than once");
+  expect_refused({"restore", "/s", "/m", "--tap", "a=x", "--tap", "a=x"}, "--tap names a more than once");
+  expect_refused({"restore", "/s", "/m", "--mac", "a=06:00:00:00:00:09", "--mac", "a=06:00:00:00:00:08"},
+                 "--mac names a more than once");
   expect_refused({"restore", "/s/state", "/s/mem", "--kernel", "k"}, "--kernel");
 }
 
@@ -338,6 +357,7 @@ TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) 
   EXPECT_EQ(parsed({"ps"}).subcommand, Subcommand::kPs);
   EXPECT_TRUE(parsed({"ps", "--json"}).shell.json);
   EXPECT_TRUE(parsed({"ps", "--quiet"}).shell.quiet);
+  EXPECT_TRUE(parsed({"ps", "--templates", "--json"}).shell.templates);
   EXPECT_EQ(parsed({"pause", "web"}).subcommand, Subcommand::kPause);
   EXPECT_EQ(parsed({"pause", "web"}).shell.name, "web");
   const Options snapshot = parsed({"snapshot", "web", "/s/state", "/s/mem", "--diff"});
@@ -346,6 +366,10 @@ TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) 
   EXPECT_EQ(snapshot.shell.memory_path, "/s/mem");
   EXPECT_TRUE(snapshot.shell.diff);
   EXPECT_FALSE(snapshot.shell.live);
+  const Options working_set = parsed({"working-set", "web", "w.set"});
+  EXPECT_EQ(working_set.subcommand, Subcommand::kWorkingSet);
+  EXPECT_EQ(working_set.shell.name, "web");
+  EXPECT_EQ(working_set.shell.working_set_path, "w.set");
   const Options merge = parsed({"merge", "base", "one", "two", "--output", "out"});
   EXPECT_EQ(merge.subcommand, Subcommand::kMerge);
   EXPECT_EQ(merge.shell.memory_path, "base");
@@ -368,12 +392,15 @@ TEST(Options, subcommands_for_running_microvms_take_a_name_and_their_own_flags) 
 TEST(Options, subcommands_for_running_microvms_refuse_what_they_have_no_use_for) {
   expect_refused({"pause"}, "NAME");
   expect_refused({"snapshot", "web", "/s/state"}, "MEMORY");
+  expect_refused({"working-set", "web"}, "FILE");
   expect_refused({"merge", "base"}, "DIFF");
   expect_refused({"stop", "a", "b"}, "b");
   expect_refused({"stop", "a", "--timeout", "soon"}, "--timeout");
   expect_refused({"stop", "a", "--timeout", "86401"}, "--timeout");
   expect_refused({"pause", "a", "--now"}, "--now");
   expect_refused({"ps", "--json", "--quiet"}, "contradict");
+  expect_refused({"snapshot", "a", "s", "m", "--live", "--diff"}, "contradict");
+  expect_refused({"clone", "a", "--no-api", "--paused"}, "--paused");
   expect_refused({"ps", "web"}, "web");
   expect_refused({"completion", "csh"}, "bash, zsh or fish");
   expect_refused({"--api-sock", "/s", "ps"}, "--api-sock");
@@ -398,16 +425,30 @@ TEST(Options, a_template_takes_a_snapshot_and_a_socket) {
 
 TEST(Options, clones_are_asked_of_a_template_by_their_number) {
   const auto options =
-      parse({"clone", "web", "-n", "100", "--id-prefix", "w", "--paused", "--no-api", "--serial", "{id}"});
+      parse({"clone", "web", "-n", "100", "--id-prefix", "w", "--no-api", "--serial", "{id}"});
   ASSERT_TRUE(options) << options.error().text;
   EXPECT_EQ(options->subcommand, Subcommand::kClone);
   EXPECT_EQ(options->clones.template_name, "web");
   EXPECT_EQ(options->clones.count, 100U);
   EXPECT_EQ(options->clones.id_prefix, "w");
-  EXPECT_TRUE(options->clones.paused);
+  EXPECT_FALSE(options->clones.paused);
   EXPECT_TRUE(options->clones.no_api);
+  EXPECT_TRUE(parsed({"clone", "web", "--paused"}).clones.paused);
   EXPECT_EQ(options->clones.serial_path, "{id}");
   EXPECT_EQ(parse({"clone", "web", "--count=2"})->clones.count, 2U);
+  const Options own = parsed({"clone", "web", "--disk", "disk1=a.img:overlay={id}.o", "--tap", "net1=tap{n}",
+                              "--mac", "net1=06:00:ac:{n}"});
+  ASSERT_EQ(own.load.drives.size(), 1U);
+  EXPECT_EQ(own.load.drives[0].id, "disk1");
+  EXPECT_EQ(own.load.drives[0].path, "a.img");
+  EXPECT_EQ(own.load.drives[0].overlay->path, "{id}.o");
+  ASSERT_EQ(own.load.networks.size(), 2U);
+  EXPECT_EQ(own.load.networks[0].tap, "tap{n}");
+  EXPECT_EQ(own.load.networks[1].mac, "06:00:ac:{n}");
+  expect_refused({"clone", "web", "--mac", "net1=06:00"}, "no MAC address");
+  expect_refused({"clone", "web", "--mac", "06:00:ac:{n}"}, "ID=MAC");
+  expect_refused({"clone", "web", "--tap", "a=x", "--tap", "a=y"}, "--tap names a more than once");
+  expect_refused({"restore", "/s", "/m", "--mac", "net1=06:00:ac:{n}"}, "no MAC address");
   EXPECT_FALSE(parse({"clone"}));
   EXPECT_FALSE(parse({"clone", "web", "-n", "1025"}));
   EXPECT_FALSE(parse({"clone", "web", "--api-sock", "/s"}));

@@ -66,12 +66,12 @@ bool begins_at_once(const Options& options) {
 
 OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundings) {
   Plan plan;
+  if (options.metadata) {
+    MAYFLY_TRY_ASSIGN(
+        plan.metadata,
+        read_file(*options.metadata, "metadata", kMaxMetadataFile).map_error(blame_flag("--metadata")));
+  }
   if (options.subcommand == Subcommand::kMonitor) {
-    if (options.metadata) {
-      MAYFLY_TRY_ASSIGN(
-          plan.metadata,
-          read_file(*options.metadata, "metadata", kMaxMetadataFile).map_error(blame_flag("--metadata")));
-    }
     if (!options.config_file) {
       return plan;
     }

@@ -98,6 +98,7 @@ void prepare_process_arguments() {
 bool set_process_arguments(const std::vector<std::string>& arguments) {
   const std::optional<Layout>& layout = first_layout();
   static std::string shown;  // for as long as anybody may look
+  static bool is_written_over = false;
   if (!layout) {
     return false;
   }
@@ -109,7 +110,8 @@ bool set_process_arguments(const std::vector<std::string>& arguments) {
   if (point_to(*layout, shown)) {
     return true;
   }
-  const bool written = former.empty() && write_over(*layout, shown);
+  const bool written = (former.empty() || is_written_over) && write_over(*layout, shown);
+  is_written_over = is_written_over || written;
   shown = written ? shown : former;
   return written;
 }

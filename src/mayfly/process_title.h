@@ -19,5 +19,7 @@ bool set_process_arguments(const std::vector<std::string>& arguments);
 // How a clone's arguments begin, so that whoever lists microVMs (processes.h) knows it for one; the rest are
 // flags of `mayfly run`.
 inline constexpr std::string_view kCloneMark = "[clone of ";
+// The same for a template's forks that are no clone yet, or never will be one: nobody lists them.
+inline constexpr std::string_view kForkMark = "[fork of template ";
 
 }  // namespace mayfly

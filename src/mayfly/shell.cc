@@ -103,6 +103,9 @@ std::string list_of(const std::vector<MonitorProcess>& processes) {
   std::string text;
   for (const MonitorProcess& process : processes) {
     text.append(text.empty() ? "" : ", ").append(describe(process));
+    if (process.is_template && process.socket) {
+      text.append(" at ").append(escaped(*process.socket));
+    }
   }
   return text;
 }
@@ -197,6 +200,10 @@ std::string absolute(const std::string& path) {
   return failed ? path : whole.string();
 }
 
+std::optional<std::string> absolute(const std::optional<std::string>& path) {
+  return path ? std::optional(absolute(*path)) : std::nullopt;
+}
+
 Result<void> snapshot(const api::VmClient& client, const ShellOptions& options) {
   MAYFLY_TRY_ASSIGN(const api::VmStatus status, client.status());
   const SnapshotRequest request{.state_path = absolute(options.state_path),
@@ -270,15 +277,24 @@ OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::stri
                           "\": name one by its socket's path: " + list_of(named)));
 }
 
-OrFailure<std::string> clone(const ProcessView& view, const CloneOptions& wanted) {
+OrFailure<std::string> clone(const ProcessView& view, const Options& options) {
+  const CloneOptions& wanted = options.clones;
   MAYFLY_TRY_ASSIGN(const TemplateSocket socket, find_template(view, wanted.template_name));
   // The template's folder is not this one.
-  const auto serial_path = wanted.serial_path ? std::optional(absolute(*wanted.serial_path)) : std::nullopt;
+  const auto serial_path = absolute(wanted.serial_path);
+  LoadRequest load = options.load;
+  load.resume = !wanted.paused;
+  for (DriveOverride& change : load.drives) {
+    change.path = absolute(change.path);
+    if (change.overlay) {
+      change.overlay->path = absolute(change.overlay->path);
+    }
+  }
   const api::CloneRequest request{.count = wanted.count,
                                   .id_prefix = wanted.id_prefix,
                                   .api = !wanted.no_api,
                                   .serial_path = serial_path,
-                                  .load = {.resume = !wanted.paused}};
+                                  .load = std::move(load)};
   MAYFLY_TRY_ASSIGN(
       const std::vector<api::BornClone> born,
       api::ask_for_clones(socket.path, {.timeout = kClonePatience, .listener = socket.listener}, request)
@@ -307,14 +323,17 @@ OrFailure<std::string> call(const MonitorProcess& process, const Options& option
         Failure(ExitCode::kError,
                 describe(process) + " has no control API: start it with --api-sock PATH to have one"));
   }
-  const bool is_snapshot = options.subcommand == Subcommand::kSnapshot;
-  const std::chrono::milliseconds patience = is_snapshot ? kDiskPatience : kCallPatience;
+  const bool writes =
+      options.subcommand == Subcommand::kSnapshot || options.subcommand == Subcommand::kWorkingSet;
+  const std::chrono::milliseconds patience = writes ? kDiskPatience : kCallPatience;
   const api::VmClient client = client_of(process, patience);
   const auto answer = [&]() -> Result<std::string> {
     const auto nothing = [] { return std::string(); };
     switch (options.subcommand) {
       case Subcommand::kSnapshot:
         return snapshot(client, options.shell).map(nothing);
+      case Subcommand::kWorkingSet:
+        return client.write_working_set(absolute(options.shell.working_set_path)).map(nothing);
       case Subcommand::kPause:
         return client.pause().map(nothing);
       case Subcommand::kResume:
@@ -417,10 +436,13 @@ OrFailure<MonitorProcess> choose(const std::vector<MonitorProcess>& processes, c
 
 OrFailure<std::string> run_shell_command(const Options& options, const ProcessView& view, const Tell& tell) {
   if (options.subcommand == Subcommand::kClone) {
-    return clone(view, options.clones);
+    return clone(view, options);
   }
-  MAYFLY_TRY_ASSIGN(const std::vector<MonitorProcess> processes, find_monitors(view));
+  MAYFLY_TRY_ASSIGN(std::vector<MonitorProcess> processes, find_monitors(view));
   if (options.subcommand == Subcommand::kPs) {
+    if (options.shell.templates) {
+      std::erase_if(processes, [](const MonitorProcess& process) { return !process.is_template; });
+    }
     if (options.shell.quiet) {
       return names_of(processes);
     }

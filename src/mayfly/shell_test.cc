@@ -98,6 +98,18 @@ TEST(Choose, an_unknown_or_ambiguous_name_is_an_error_that_lists_the_candidates)
   EXPECT_NE(several.error().message.find("web (process 7), web (process 9)"), std::string::npos)
       << several.error().message;
   EXPECT_EQ(choose(all, "9").value().pid, 9);
+  MonitorProcess one = process(7, "web");
+  one.is_template = true;
+  one.socket = "/run/a.sock";
+  MonitorProcess other = one;
+  other.pid = 8;
+  other.socket = "/run/b.sock";
+  const auto templates = choose({one, other}, "web");
+  ASSERT_FALSE(templates);
+  EXPECT_NE(templates.error().message.find(
+                "web (template, process 7) at /run/a.sock, web (template, process 8) at /run/b.sock"),
+            std::string::npos)
+      << templates.error().message;
   const auto none = choose(all, "mail");
   ASSERT_FALSE(none);
   EXPECT_NE(none.error().message.find("db (process 8)"), std::string::npos) << none.error().message;

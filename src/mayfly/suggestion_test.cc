@@ -39,7 +39,8 @@ TEST(Suggestion, what_is_like_nothing_is_left_at_that) {
 TEST(Suggestion, an_option_of_another_command_is_shown_its_place) {
   const ProgramText program = describe_program();
   EXPECT_EQ(suggestion("--kernel", "", program), " here; it goes with 'mayfly run'");
-  EXPECT_EQ(suggestion("--metadata=x", "run", program), " here; it goes with 'mayfly' without a subcommand");
+  EXPECT_EQ(suggestion("--metadata=x", "run", program),
+            " here; it goes with 'mayfly' without a subcommand, 'mayfly restore'");
   EXPECT_EQ(
       suggestion("--level", "ps", program),
       " here; it goes with 'mayfly' without a subcommand, 'mayfly run', 'mayfly restore', 'mayfly template'");

@@ -61,7 +61,7 @@ class Template {
   ~Template() = default;
 
   OrFailure<void> serve() {
-    MAYFLY_TRY(process_.prepare());
+    MAYFLY_TRY(process_.prepare(options_.id));
     MAYFLY_TRY_ASSIGN(auto listener,
                       api::UnixListener::bind(*options_.api_socket).map_error(blame_flag("--api-sock")));
     MAYFLY_TRY_ASSIGN(server_,

@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <csignal>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -80,7 +81,8 @@ std::vector<int> open_descriptors() {
 
 }  // namespace
 
-Result<void> TemplateProcess::prepare() {
+Result<void> TemplateProcess::prepare(std::string name) {
+  name_ = std::move(name);
   kept_ = open_descriptors();
   prepare_process_arguments();
   return set_handlers(on_signal);
@@ -115,6 +117,8 @@ void TemplateProcess::become_child(const UniqueFd* channel) const {
   }
   std::ranges::sort(kept);
   static_cast<void>(close_all_but(kept));  // which main() has found to work
+  // Who cannot be shown as what it is is taken for the template once that has ended; it is asked nothing.
+  static_cast<void>(set_process_arguments({"mayfly", std::string(kForkMark) + name_ + "]"}));
   ::setsid();
   // Who reads what the template prints must not wait for a clone's end. The log alone is shared.
   if (const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC)); null) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cerrno>
 #include <cstddef>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/crc64.h"
 #include "base/file.h"
 #include "memory/guest_copy.h"
 
@@ -323,6 +325,31 @@ Result<void> apply_diff(const NamedFile& diff, const NamedFile& onto, const Memo
   MAYFLY_TRY_ASSIGN(const std::uint64_t size, size_of(diff));
   MAYFLY_TRY(check_memory_file(onto.fd, size, onto.name));
   return copy_data(diff, onto, size, options);
+}
+
+Result<DiffPages> find_diff_pages(const NamedFile& file) {
+  static_assert(std::endian::native == std::endian::little);
+  MAYFLY_TRY_ASSIGN(const std::uint64_t size, size_of(file));
+  DiffPages pages;
+  std::array<std::uint64_t, 2> run{};  // its first page, and how many: stretches that touch are one run
+  const auto end_run = [&pages, &run] {
+    if (run[1] != 0) {
+      pages.count += run[1];
+      pages.checksum = crc64(std::as_bytes(std::span(run)), pages.checksum);
+    }
+  };
+  MAYFLY_TRY(for_each_data(file.fd, 0, size, file.name, [&](std::uint64_t at, std::uint64_t length) {
+    const std::uint64_t first = at / kGuestPage;
+    const std::uint64_t count = (length + kGuestPage - 1) / kGuestPage;
+    if (first != run[0] + run[1] || run[1] == 0) {
+      end_run();
+      run = {first, 0};
+    }
+    run[1] += count;
+    return Result<void>();
+  }));
+  end_run();
+  return pages;
 }
 
 Result<GuestMemory> load_memory_file(std::span<const GuestRange> ranges, Backing backing, UniqueFd file,

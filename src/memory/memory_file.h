@@ -6,7 +6,7 @@
 //
 // A diff is a file of the same shape in which only the pages that were written since the file before it are
 // there, zeros among them; its holes mean "as before". It takes a file system that keeps holes page by page,
-// which is looked at when one is written.
+// which is looked at when one is written. A copy may fill holes, or make some of zeros: DiffPages tells.
 //
 // KVM's dirty log has what vCPUs wrote, and nothing of what devices did, which GuestMemory notes;
 // find_written_pages() has both.
@@ -48,6 +48,18 @@ struct WrittenMemory {
   std::uint64_t zero = 0;       // seen to be zeros: holes
   std::uint64_t untouched = 0;  // known to be zeros: holes
 };
+
+// Which pages of a file are there: how many, and a CRC-64 of where they are, each run's first page and its
+// number of pages, both u64 little-endian.
+struct DiffPages {
+  std::uint64_t count = 0;
+  std::uint64_t checksum = 0;
+  bool operator==(const DiffPages&) const = default;
+};
+
+// Of a file whose size is of whole pages. Errors of the host's, with the file's name; kInvalidImage for what
+// is no regular file.
+Result<DiffPages> find_diff_pages(const NamedFile& file);
 
 // All of RAM into an empty file. Untouched pages cost next to nothing and stay so, pages of zeros become
 // holes, and the rest is written from where it lies in pieces of up to 4 MiB. A page that the guest writes

@@ -1,6 +1,7 @@
 // What a microVM is to go on from, and what of it is to be another: plain data.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,5 +44,14 @@ struct LoadRequest {
   bool record_working_set = false;
   std::optional<std::string> working_set_path{};
 };
+
+// Where one device is named for the same thing twice: either could be meant.
+struct RepeatedOverride {
+  enum class Kind : std::uint8_t { kDrive, kTap, kMac };
+  Kind kind;
+  std::string id;
+};
+// The first one. A tap and an address for one interface are apart.
+std::optional<RepeatedOverride> find_repeated_override(const LoadRequest& request);
 
 }  // namespace mayfly

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <utility>
+#include <variant>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -83,6 +84,13 @@ Result<void> expect_contents(const BlockDeviceConfig& saved, const BlockOverlayC
             "by path_on_host as well");
   }
   return {};
+}
+
+// The original, or another copy, mostly still has what a copy is to open: `way` gives it one of its own.
+auto naming_the_way(std::string way) {
+  return [way = std::move(way)](const Error& error) {
+    return error.code() == ErrorCode::kBusy ? Error(ErrorCode::kBusy, error.message() + ". " + way) : error;
+  };
 }
 
 }  // namespace
@@ -470,7 +478,12 @@ Result<void> MicroVm::override_devices(VmConfig& config, const LoadRequest& requ
 // The devices of config_, as they were.
 Result<void> MicroVm::open_restored(const MicroVmState& state) {
   for (std::size_t index = 0; index < config_.drives.size(); ++index) {
-    MAYFLY_TRY_ASSIGN(auto device, open(config_.drives[index]));
+    const std::string& id = config_.drives[index].id;
+    MAYFLY_TRY_ASSIGN(
+        auto device,
+        open(config_.drives[index])
+            .map_error(naming_the_way("A copy gets its own by --disk " + id +
+                                      "=IMAGE of the command line, or drive_overrides of the API's call")));
     const SavedDrive& saved = state.drives[index];
     {
       const MutexLock lock(device->mutex());
@@ -485,7 +498,14 @@ Result<void> MicroVm::open_restored(const MicroVmState& state) {
     drives_.push_back(std::move(device));
   }
   for (std::size_t index = 0; index < config_.networks.size(); ++index) {
-    MAYFLY_TRY_ASSIGN(auto device, open(config_.networks[index]));
+    const NetDeviceConfig& network = config_.networks[index];
+    auto opened = open(network);
+    if (std::holds_alternative<TapConfig>(network.backend)) {
+      opened = std::move(opened).map_error(
+          naming_the_way("A copy gets its own by --tap " + network.id +
+                         "=TAP of the command line, or network_overrides of the API's call"));
+    }
+    MAYFLY_TRY_ASSIGN(auto device, std::move(opened));
     {
       const MutexLock lock(device->mutex());
       MAYFLY_TRY(device->restore(state.networks[index].state));

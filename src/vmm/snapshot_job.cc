@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/same_file.h"
+#include "vmm/diff_mark.h"
 
 namespace mayfly {
 
@@ -41,20 +42,27 @@ Result<WrittenMemory> SnapshotJob::write_memory(const CapturedVm& captured) {
     return finish_precopy(memory, *rest->log, ahead_, memory_file(), captured.options);
   }
   if (const auto* dirty = std::get_if<CapturedVm::Pages>(&captured.content)) {
-    return write_diff(memory, *dirty->pages, memory_file(), captured.options);
+    return write_pages(captured, *dirty->pages);
   }
   if (std::holds_alternative<CapturedVm::AllAsDiff>(captured.content)) {
     PageSet all = no_pages(memory);
     for (std::vector<std::uint64_t>& region : all) {
       std::ranges::fill(region, ~std::uint64_t{0});
     }
-    return write_diff(memory, all, memory_file(), captured.options);
+    return write_pages(captured, all);
   }
   if (std::holds_alternative<CapturedVm::OwnPages>(captured.content)) {
     MAYFLY_TRY_ASSIGN(const PageSet own, find_written_pages(memory, *captured.options.pages));
-    return write_diff(memory, own, memory_file(), captured.options);
+    return write_pages(captured, own);
   }
   return write_full(memory, memory_file(), captured.options);
+}
+
+Result<WrittenMemory> SnapshotJob::write_pages(const CapturedVm& captured, const PageSet& pages) {
+  MAYFLY_TRY_ASSIGN(const WrittenMemory written,
+                    write_diff(*captured.memory, pages, memory_file(), captured.options));
+  MAYFLY_TRY(note_diff_pages(memory_file()));
+  return written;
 }
 
 Result<void> SnapshotJob::commit(const std::function<bool()>& proceed) {

@@ -87,6 +87,7 @@ class SnapshotJob {
 
   NamedFile memory_file() const { return {memory_.descriptor(), memory_.name()}; }
   Result<WrittenMemory> write_memory(const CapturedVm& captured);
+  Result<WrittenMemory> write_pages(const CapturedVm& captured, const PageSet& pages);
 
   AtomicFile state_;
   AtomicFile memory_;

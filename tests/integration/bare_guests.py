@@ -39,9 +39,9 @@ def output_of(*command):
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=HANG, check=True).stdout.decode()
 
 
-def mayfly(*arguments, stdin=subprocess.DEVNULL, data=None, env=None):
+def mayfly(*arguments, stdin=subprocess.DEVNULL, data=None, env=None, cwd=None):
     done = subprocess.run([MAYFLY, *arguments], stdin=None if data is not None else stdin, input=data,
-                          capture_output=True, timeout=HANG, env=env, check=False)
+                          capture_output=True, timeout=HANG, env=env, cwd=cwd, check=False)
     return Result(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
 

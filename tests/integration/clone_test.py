@@ -47,11 +47,11 @@ def read(path):
 
 
 class Template:
-    def __init__(self, case, *arguments, state="state", memory="memory", before=(), inherit=()):
+    def __init__(self, case, *arguments, state="state", memory="memory", socket_name="t.sock", before=(), inherit=()):
         """`before` is what becomes the template, where that is not started as it is."""
         self.case = case
         self.pool = int(arguments[arguments.index("--pool") + 1]) if "--pool" in arguments else 8
-        self.socket = case.path("t.sock")
+        self.socket = case.path(socket_name)
         self.log = case.path(f"template{len(os.listdir(case.folder))}.log")
         with open(self.log, "wb") as log:  # clones keep it open
             self.process = subprocess.Popen(
@@ -250,6 +250,13 @@ class Endings(CloneCase):
                          {"name": name, "pid": template.process.pid, "state": "Template", "vcpu_count": None,
                           "mem_size_mib": None, "socket": template.socket, "problem": None})
         self.assertIn(name, mayfly("ps", "--quiet").out.decode().split())
+        self.assertIn(clone["id"], mayfly("ps", "--quiet").out.decode().split())
+        templates = mayfly("ps", "--quiet", "--templates").out.decode().split()
+        self.assertIn(name, templates)
+        self.assertNotIn(clone["id"], templates)
+        other = Template(self, "--name", name, socket_name="other.sock")
+        self.expect(mayfly("clone", name), 1, b"", ("several templates", template.socket, other.socket))
+        other.stop()
         for command in ("pause", "resume", "metrics", "config"):
             self.expect(mayfly(command, name), 1, b"", (f"{name} (template, process {template.process.pid})", "no guest"))
         stopped = mayfly("stop", name)
@@ -257,6 +264,18 @@ class Endings(CloneCase):
         self.assertEqual(stopped.err, "")
         self.assertEqual(template.process.wait(HANG), 0)
         self.assertEqual(rows()[clone["pid"]]["state"], "Running")
+
+    def test_a_fork_that_is_left_of_a_template_is_not_taken_for_it(self):
+        name = "t" + os.path.basename(self.folder).replace("_", "-")
+        template = Template(self, "--name", name)
+        wait_until(self, "the pool is full", lambda: template.call("GET", "/")[1]["ready"] == template.pool)
+        fork = template.children()[0]
+        self.addCleanup(kill, fork)
+        os.kill(fork, signal.SIGSTOP)
+        template.process.kill()
+        template.process.wait()
+        self.assertEqual(read(f"/proc/{fork}/cmdline"), f"mayfly\0[fork of template {name}]\0")
+        self.assertNotIn(fork, {row["pid"] for row in json.loads(mayfly("ps", "--json").out)})
 
     def test_what_a_template_was_started_with_is_no_clones(self):
         with open(self.write("secret", "x"), "rb") as file:
@@ -571,6 +590,7 @@ class Devices(CloneCase):
         Case.setUp(self)
         with open(self.path("disk"), "wb") as file:
             file.truncate(self.DISK)
+        os.mkdir(self.path("own"))
 
     def taken(self, letters, *before, network=None):
         api = self.path("parent.sock")
@@ -616,6 +636,23 @@ class Devices(CloneCase):
         self.ids_of(template.clone(count=3, id_prefix="memory", serial_out_path=self.path("{id}.log"), drive_overrides=[
             {"drive_id": "disk", "path_on_host": self.path("disk"), "overlay": "memory"}]))
 
+    def by_shell(self, template, *arguments):
+        """Clones that `mayfly clone` makes, called in the test's folder, which is not the template's."""
+        done = mayfly("clone", template.socket, *arguments, cwd=self.folder)
+        self.expect(done, 0)
+        clones = [dict(zip(("pid", "id"), line.split())) for line in done.out.decode().splitlines()]
+        for clone in clones:
+            self.addCleanup(kill, int(clone["pid"]))
+        return clones
+
+    def test_the_shell_gives_each_a_disk_of_its_own_by_paths_of_its_own_folder(self):
+        self.taken([b"b", b"r"])
+        template = Template(self)
+        clones = self.by_shell(template, "-n", "3", "--serial", "{id}.log", "--disk", "disk=disk:overlay=own/{id}.overlay")
+        for clone, own in zip(clones, self.ids_of(clones)):
+            self.assertEqual(self.blocks(f"own/{clone['id']}.overlay"), {own})
+        self.expect(mayfly("clone", template.socket, "--disk", "none=disk"), 1, b"", ("none",))
+
     def test_a_refused_call_leaves_no_overlays(self):
         self.taken([b"b"])
         template = Template(self)
@@ -653,10 +690,21 @@ class Devices(CloneCase):
             links = json.loads(ip("-n", space, "-json", "-statistics", "link"))
             return [link["stats64"]["rx"]["packets"] for number in range(5) for link in links if link["ifname"] == f"tap{number}"]
         wait_until(self, "each has sent a frame", lambda: received() == [0, 1, 1, 1, 0])
+        number = len(clones) + 1
+        [shells] = self.by_shell(template, "--serial", "{id}.log", "--disk", "disk=disk:overlay", "--tap", "net=tap{n}",
+                                 "--mac", "net=06:00:ac:{n}", "--id-prefix", "shells")
+        self.ids_of([shells])
+        wait_until(self, "it has sent a frame", lambda: received() == [0, 1, 1, 1, 1])
+        self.assertEqual(shells["id"], f"shells-{number}")
+        api = Connection(self.path(f"shells-{number}.sock"))
+        api.request("GET", "/vm/config")
+        [interface] = json.load(api.getresponse())["network-interfaces"]
+        api.close()
+        self.assertEqual((interface["host_dev_name"], interface["guest_mac"]), ("tap4", "06:00:ac:00:00:04"))
         # Two at one tap, or where none is: the first in line is ended as well.
         template.refused("tap1", {**own, "network_overrides": [{"iface_id": "net", "host_dev_name": "tap1"}]})
         template.refused("none", {"count": 2, **own, "network_overrides": [{"iface_id": "net", "host_dev_name": "none"}]})
-        self.assertEqual(len(template.call("GET", "/clone")[1]["clones"]), 3)
+        self.assertEqual(len(template.call("GET", "/clone")[1]["clones"]), 4)
 
 
 if __name__ == "__main__":

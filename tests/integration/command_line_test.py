@@ -15,8 +15,8 @@ import sys
 import tempfile
 import unittest
 
-SUBCOMMANDS = ["run", "restore", "doctor", "template", "clone", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "merge",
-               "completion"]
+SUBCOMMANDS = ["run", "restore", "doctor", "template", "clone", "ps", "pause", "resume", "stop", "metrics", "config", "snapshot", "working-set",
+               "merge", "completion"]
 
 MAYFLY = ""
 BUILD = ""
@@ -46,6 +46,15 @@ class Help(unittest.TestCase):
             with self.subTest(name=name):
                 self.assertRegex(top, rf"(?m)^  {name} ")
                 self.assertIn(f"Usage: mayfly {name}", help_of(name))
+
+
+    def test_what_comes_next_is_named(self):
+        for name, words in (("snapshot", ("mayfly restore STATE MEMORY", "mayfly merge")), ("ps", ("Template", "mayfly clone NAME")),
+                            ("stop", ("template", "its clones live on"))):
+            text = re.sub(r"\s+", " ", help_of(name))
+            for word in words:
+                with self.subTest(name=name, word=word):
+                    self.assertIn(word, text)
 
 
 class Snapshots(unittest.TestCase):
@@ -109,7 +118,8 @@ class Completion(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = folder.name
         # The names of running microVMs come from a stand-in, all else from the program.
-        self.write("mayfly", f'#!/bin/sh\n[ "$1" = ps ] || exec {MAYFLY} "$@"\n[ "$2" = --quiet ] && echo web && echo 17\n')
+        self.write("mayfly", f'#!/bin/sh\n[ "$1" = ps ] || exec {MAYFLY} "$@"\n[ "$2" = --quiet ] && '
+                   '{ [ "$3" = --templates ] && echo tem || { echo web && echo 17; }; }\n')
         os.chmod(os.path.join(self.folder, "mayfly"), 0o755)
         self.write("kernel image", "")
         self.environment = dict(os.environ, PATH=self.folder + ":" + os.environ["PATH"], HOME=self.folder)
@@ -148,12 +158,27 @@ class Completion(unittest.TestCase):
             self.assertEqual(self.bash(name, ""), ["web", "17"])
         self.assertEqual(self.bash("stop", "--now", "w"), ["web"])
 
+    def test_bash_offers_what_each_argument_is(self):
+        for words in (("restore",), ("restore", "vm.state"), ("restore", "--disk", "disk1", "=", "x", ":", "overlay", "s"),
+                      ("restore", "--id", "x", "s"), ("restore", "--id", "=", "x", "s"), ("restore", "--paused", "s"),
+                      ("template",), ("template", "s"), ("working-set", "web"), ("snapshot", "web"), ("snapshot", "--live", "web", "s"),
+                      ("merge",), ("merge", "a"), ("merge", "a", "b", "c")):
+            with self.subTest(words=words):
+                self.assertEqual(self.bash(*words, "ker"), ["kernel image"])
+        self.assertEqual(self.bash("snapshot", ""), ["web", "17"])
+        self.assertEqual(self.bash("snapshot", "--diff", ""), ["web", "17"])
+        self.assertEqual(self.bash("clone", ""), ["tem"])
+        self.assertEqual(self.bash("clone", "-n", "3", ""), ["tem"])
+        for words in (("restore", "s", "m"), ("clone", "tem"), ("snapshot", "web", "s", "m"), ("pause", "web")):
+            with self.subTest(words=words):
+                self.assertEqual(self.bash(*words, ""), [""])
+
     def test_zsh_takes_the_script(self):
         if not shutil.which("zsh"):
             self.skipTest("zsh is not installed")
         script = ("autoload -U compinit && compinit -u -D; source <(mayfly completion zsh); print $_comps[mayfly];"
-                  "compadd() { print -- ${(P)@[-1]} }; _mayfly_microvms")
-        self.assertEqual(output("zsh", "-f", "-c", script, env=self.environment), "_mayfly\nweb 17\n")
+                  "compadd() { print -- ${(P)@[-1]} }; _mayfly_microvms; _mayfly_templates")
+        self.assertEqual(output("zsh", "-f", "-c", script, env=self.environment), "_mayfly\nweb 17\ntem\n")
 
     def test_fish_offers_subcommands_values_and_names(self):
         if not shutil.which("fish"):
@@ -166,6 +191,8 @@ class Completion(unittest.TestCase):
         self.assertTrue(set(SUBCOMMANDS) <= set(offered("mayfly ")))
         self.assertEqual(set(offered("mayfly run --boot-protocol ")), {"auto", "pvh", "linux64"})
         self.assertEqual(set(offered("mayfly stop ")), {"web", "17"})
+        self.assertEqual(set(offered("mayfly clone ")), {"tem"})
+        self.assertIn("kernel image", " ".join(offered("mayfly restore ker")).replace("\\", ""))
         self.assertEqual(set(offered("mayfly ps --")), set(flags_of("ps")))
 
 

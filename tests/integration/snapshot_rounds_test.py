@@ -203,6 +203,12 @@ class Kinds(PatternCase):
                                   stderr=subprocess.PIPE, timeout=HANG)
             self.assertEqual(done.returncode == 0, good, done.stderr)
             self.assertEqual(b"another snapshot" in done.stderr, not good)
+        with open(one.memory, "rb") as file, open(one.memory + ".filled", "wb") as filled:
+            filled.write(file.read())
+        for wrong, why in ((one.memory + ".filled", b"has changed its holes"), (base.memory, b"is no diff")):
+            done = subprocess.run([program(), "merge", base.memory, wrong, "--output", merged.memory], stderr=subprocess.PIPE, timeout=HANG)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn(why, done.stderr)
         os.replace(two.state, merged.state)
         subprocess.run([program(), "merge", base.memory, one.memory, two.memory, "--output", merged.memory], check=True)
         copy = Vm(self).load(merged)

@@ -298,6 +298,8 @@ class GoingOn(SnapshotCase):
                 ([self.files.state, self.files.memory, "--disk", "disk9=x"], 152, "disk9"),
                 ([self.files.state, self.files.memory, "--tap", "net9=x"], 152, "net9"),
                 ([self.files.state, self.files.memory, "--working-set", "none"], 152, "none"),
+                ([self.files.state, self.files.memory, "--metadata", "none"], 153, "--metadata"),
+                ([self.files.state, self.files.memory, "--metadata", self.files.state], 153, "--metadata"),
                 ([self.files.state, self.files.memory, "--log-path", self.files.memory], 153, "--log-path"),
                 ([self.files.state, self.files.memory, "--boot-trace", self.files.state], 153, "--boot-trace")):
             with self.subTest(arguments=arguments):
@@ -429,6 +431,8 @@ class Devices(SnapshotCase):
         vm.boot("devices", until=None)
         self.tell(vm, "br")
         vm.create(self.files)
+        # The original has its disk.
+        self.start().refused(("disk", "in use", "--disk disk=IMAGE", "drive_overrides"), "PUT", "/snapshot/load", self.files.load())
         shutil.copy(self.path("disk"), self.path("copy"))
         copy = self.restored(drive_overrides=[{"drive_id": "disk", "path_on_host": self.path("copy")}])
         self.assertEqual(copy.get("/vm/config")["drives"][0]["path_on_host"], self.path("copy"))
@@ -480,7 +484,7 @@ class Devices(SnapshotCase):
         own = {"drive_overrides": [{"drive_id": "disk", "path_on_host": self.path("copy")}]}
         # The tap is still the original's.
         second = self.start()
-        second.refused((taps[0], "net"), "PUT", "/snapshot/load", self.files.load(**own))
+        second.refused((taps[0], "net", "--tap net=TAP", "network_overrides"), "PUT", "/snapshot/load", self.files.load(**own))
         second.load(self.files, network_overrides=[{"iface_id": "net", "host_dev_name": taps[1]}], **own)
         config = second.get("/vm/config")["network-interfaces"][0]
         self.assertEqual((config["host_dev_name"], config["guest_mac"]), (taps[1], "06:00:00:00:00:01"))
@@ -532,6 +536,19 @@ class Devices(SnapshotCase):
         told.load(self.files, metadata={"name": "a copy"})
         self.assertEqual(told.get("/mmds"), {"name": "a copy"})
         told.kill()
+        socket_path = self.path("shell.sock")
+        shell = Running("restore", self.files.state, self.files.memory, "--metadata", self.write("metadata", '{"name": "a file"}'),
+                        "--api-sock", socket_path)
+        self.addCleanup(shell.process.kill)
+        end = time.monotonic() + HANG
+        while not os.path.exists(socket_path) and shell.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.005)
+        api = Connection(socket_path)
+        api.request("GET", "/mmds", headers={"Accept": "application/json"})
+        self.assertEqual(json.load(api.getresponse()), {"name": "a file"})
+        api.close()
+        shell.process.send_signal(signal.SIGTERM)
+        self.expect(shell.end(), 0)
         before = self.start()
         before.do("PUT", "/mmds", {"name": "put before"})
         before.load(self.files)
@@ -581,6 +598,8 @@ class Devices(SnapshotCase):
                 copy.refused(said, "PUT", "/snapshot/load", self.files.load(drive_overrides=[override]))
                 self.assertEqual(copy.get("/")["state"], "Not started")
                 self.assertEqual(copy.get("/vm/config")["drives"], [])
+        copy.refused(("drive_overrides", "disk", "more than once"), "PUT", "/snapshot/load", self.files.load(
+            drive_overrides=[{"drive_id": "disk", "path_on_host": self.path(name)} for name in ("small", "disk")]))
         os.rename(self.path("disk"), self.path("away"))
         copy.refused(("disk", "No such file"), "PUT", "/snapshot/load", self.files.load())
         os.rename(self.path("away"), self.path("disk"))
@@ -642,6 +661,29 @@ class Telling(SnapshotCase):
                       self.files.load(record_working_set=True, **where))
         ahead.load(self.files, **where)
         self.assertEqual([ahead.count(), vm.count()], [4, 5])
+
+    def test_the_shell_has_a_working_set_recorded_and_written(self):
+        self.taken().kill()
+        socket_path = self.path("own.sock")
+        recorded = Running("restore", self.files.state, self.files.memory, "--record-working-set", "--api-sock", socket_path,
+                           stdin=subprocess.PIPE)
+        self.addCleanup(recorded.process.kill)
+        recorded.send(b"c")
+        recorded.until(b"4\n")
+        # By a path of the caller's folder.
+        write = [program(), "working-set", str(recorded.process.pid), "set"]
+        subprocess.run(write, cwd=self.folder, check=True, timeout=HANG)
+        again = subprocess.run(write, cwd=self.folder, capture_output=True, check=False, timeout=HANG)
+        self.assertEqual((again.returncode, again.stdout), (1, b""))
+        self.assertIn(b"no working set", again.stderr)
+        recorded.process.send_signal(signal.SIGTERM)
+        self.expect(recorded.end(), 0)
+        ahead = Running("restore", self.files.state, self.files.memory, "--working-set", self.path("set"), stdin=subprocess.PIPE)
+        self.addCleanup(ahead.process.kill)
+        ahead.send(b"c")
+        ahead.until(b"4\n")
+        ahead.process.send_signal(signal.SIGTERM)
+        self.expect(ahead.end(), 0)
 
     def test_a_working_set_that_could_not_be_written_is_written_when_it_is_asked_for_again(self):
         self.taken().kill()

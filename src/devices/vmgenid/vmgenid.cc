@@ -57,7 +57,8 @@ Result<RandomId> read_snapshot_mark(const GuestMemory& memory, GuestAddress page
 }
 
 Result<void> write_snapshot_base(GuestMemory& memory, GuestAddress page, const RandomId& mark) {
-  return write_at(memory, page, kSnapshotBaseOffset, mark);
+  MAYFLY_TRY(write_at(memory, page, kSnapshotBaseOffset, mark));
+  return write_at(memory, page, kDiffPagesOffset, RandomId{});
 }
 
 Result<RandomId> read_snapshot_base(const GuestMemory& memory, GuestAddress page) {

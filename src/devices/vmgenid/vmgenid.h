@@ -10,6 +10,7 @@
 //   0x100                the generation
 //   0x200                the snapshot mark; zeros: never saved
 //   0x210                of memory that is a diff: the mark of what it is a diff to; else zeros
+//   0x220                of a file that is a diff: which pages it has (memory/memory_file.h); else zeros
 //
 // Both keep away from the page's start and its middle, where a PC's operating system looks for the signature
 // of an expansion ROM.
@@ -35,6 +36,7 @@ using RandomId = std::array<std::byte, 16>;
 inline constexpr std::uint64_t kGenerationOffset = 0x100;
 inline constexpr std::uint64_t kSnapshotMarkOffset = 0x200;
 inline constexpr std::uint64_t kSnapshotBaseOffset = 0x210;
+inline constexpr std::uint64_t kDiffPagesOffset = 0x220;
 inline constexpr std::uint64_t kGenerationPageSize = 0x1000;  // bytes; its address is a multiple of it, too
 
 // From getrandom(2), which has no state in this process: two copies of it never make the same one.
@@ -45,6 +47,7 @@ Result<void> write_generation(GuestMemory& memory, GuestAddress page, const Rand
 Result<RandomId> read_generation(const GuestMemory& memory, GuestAddress page);
 Result<void> write_snapshot_mark(GuestMemory& memory, GuestAddress page, const RandomId& mark);
 Result<RandomId> read_snapshot_mark(const GuestMemory& memory, GuestAddress page);
+// With zeros for which pages a file has: that is the file's alone.
 Result<void> write_snapshot_base(GuestMemory& memory, GuestAddress page, const RandomId& mark);
 Result<RandomId> read_snapshot_base(const GuestMemory& memory, GuestAddress page);
 

@@ -61,6 +61,15 @@ TEST(VmGenId, each_is_replaced_whole_and_leaves_the_other) {
   EXPECT_EQ(*read_snapshot_mark(memory, kPage), id_of(2));
 }
 
+TEST(VmGenId, a_base_is_written_with_no_pages_of_a_diff) {
+  GuestMemory memory = make_memory();
+  const auto pages = kPage.checked_add(kDiffPagesOffset);
+  ASSERT_TRUE(memory.write(*pages, id_of(3)));  // as a guest may
+  ASSERT_TRUE(write_snapshot_base(memory, kPage, id_of(2)));
+  EXPECT_EQ(*read_snapshot_base(memory, kPage), id_of(2));
+  EXPECT_EQ(*memory.read_object<RandomId>(*pages), RandomId{});
+}
+
 TEST(VmGenId, what_the_specification_asks_of_the_place_holds) {
   EXPECT_EQ(kGenerationOffset % 8, 0U) << "8-byte aligned";
   for (const std::uint64_t offset : {kGenerationOffset, kSnapshotMarkOffset}) {
