@@ -21,17 +21,16 @@ class TemplateProcess {
   ~TemplateProcess() = default;
 
   // Once, before anything is opened that is not a clone's as well: what is open then stays open in the
-  // processes that leave. `name` is the template's. From here on SIGTERM and SIGINT ask for the end. Errors: of
-  // the host's.
+  // processes that leave. `name` is the template's. From here on SIGTERM and SIGINT ask for the end. Errors:
+  // of the host's.
   Result<void> prepare(std::string name);
 
   // The server, borrowed, whose run() ends at SIGTERM, SIGINT and SIGCHLD; null: none.
   static void interrupt(api::HttpServer* server);
   static bool asked_to_end();
 
-  // fork(2), in whose child nothing is the template's any more: its descriptors, its signals, its terminal, the
-  // arguments that it shows.
-  // `channel`, which stays open there, is null where there is none.
+  // fork(2), in whose child nothing is the template's any more: its descriptors, its signals, its terminal,
+  // the arguments that it shows. `channel`, which stays open there, is null where there is none.
   pid_t fork_away(const UniqueFd* channel) const;
 
  private:

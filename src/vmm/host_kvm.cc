@@ -71,25 +71,69 @@ void HostKvm::start() {
 }
 
 HostKvm::~HostKvm() {
+  end();
+}
+
+void HostKvm::end() {
   if (thread_.joinable()) {
+    want({});
     thread_.join();
   }
 }
 
-void HostKvm::look() noexcept {
-  give_timed("make a VM ahead", open_with_vm, opening_, opened_);
+void HostKvm::want(Job job) {
+  if (!std::exchange(is_wanted_, true)) {
+    wanted_.give(std::move(job));
+  }
+}
+
+void HostKvm::use(Job job) {
+  if (opened_is_there_ && !is_wanted_) {
+    is_used_ = true;
+    want(std::move(job));
+  }
+}
+
+void HostKvm::ask_ahead() noexcept {
   give_timed("ask for CPUID", ask, asking_, supported_);
 }
 
+void HostKvm::look() noexcept {
+  std::thread asking;
+  try {
+    asking = std::thread([this] {
+      set_thread_name("mayfly_cpuid");
+      ask_ahead();
+    });
+  } catch (const std::system_error&) {
+    // One thread does both.
+  }
+  give_timed("make a VM ahead", open_with_vm, opening_, opened_);
+  if (!asking.joinable()) {
+    ask_ahead();
+  }
+  if (const Job job = wanted_.take()) {
+    Result<OpenKvm> opened = opened_.take();
+    if (opened) {
+      job(*opened);
+    }
+    used_.give(std::move(opened));
+  }
+  if (asking.joinable()) {
+    asking.join();
+  }
+}
+
 std::optional<OpenKvm> HostKvm::take(BootTrace* trace) {
-  return take_once(opened_, opened_is_there_, opening_, trace);
+  if (opened_is_there_) {
+    want({});
+  }
+  return take_once(is_used_ ? used_ : opened_, opened_is_there_, opening_, trace);
 }
 
 std::optional<arch::SupportedProcessor> HostKvm::take_supported(BootTrace* trace) {
   auto supported = take_once(supported_, supported_is_there_, asking_, trace);
-  if (thread_.joinable()) {
-    thread_.join();  // it has nothing left to do
-  }
+  end();  // they have nothing left to do
   return supported;
 }
 

@@ -1,6 +1,7 @@
 // This host's KVM, looked at while others get ready for it.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <thread>
 
@@ -18,9 +19,10 @@ struct OpenKvm {
   std::optional<Vm> vm{};  // of this process, with nothing in it; where somebody has made one ahead
 };
 
-// Opens KVM, makes a VM and asks what guests can have of the host's processor, which takes some tenths of a
-// millisecond each: on a thread of its own, which ends by itself. It is ahead only: who gets nothing here
-// asks KVM in its place, and hears what stands against it. One thread calls it.
+// Opens KVM and makes a VM, and asks what guests can have of the host's processor, which takes some tenths of
+// a millisecond each: on two threads of its own, which end when all was taken or none of it is wanted any
+// more. It is ahead only: who gets nothing here asks KVM in its place, and hears what stands against it. One
+// thread calls it.
 class HostKvm {
  public:
   HostKvm() = default;
@@ -28,21 +30,35 @@ class HostKvm {
   HostKvm& operator=(const HostKvm&) = delete;
   ~HostKvm();
 
-  // The first time begins it; without it there is nothing ahead. The thread takes no signals.
+  // The first time begins it; without it there is nothing ahead. The threads take no signals.
   void start();
 
-  // These wait, the second one for the thread's end. Nothing where it could not be had, or was taken before.
+  // Once: has the thread that has opened KVM do more with it, beside what the caller does. `job` does not
+  // throw; it is not called where there is no KVM, or it was taken before. take() waits for its end and gives
+  // what it leaves.
+  void use(std::function<void(OpenKvm&)> job);
+
+  // These wait, the second one for the threads' end. Nothing where it could not be had, or was taken before.
   // `trace`, which may be null, is told how long it took.
   std::optional<OpenKvm> take(BootTrace* trace);
   std::optional<arch::SupportedProcessor> take_supported(BootTrace* trace);
 
  private:
+  using Job = std::function<void(OpenKvm&)>;
+
   void look() noexcept;
+  void ask_ahead() noexcept;
+  void want(Job job);
+  void end();
 
   BootTrace::Phase opening_{};  // set before the handover
   BootTrace::Phase asking_{};
   Handover<Result<OpenKvm>> opened_;
+  Handover<Job> wanted_;            // empty: nothing more is
+  Handover<Result<OpenKvm>> used_;  // after the job
   Handover<Result<arch::SupportedProcessor>> supported_;
+  bool is_wanted_ = false;  // wanted_ was given
+  bool is_used_ = false;    // and is a job
   bool started_ = false;
   bool opened_is_there_ = false;
   bool supported_is_there_ = false;

@@ -2,6 +2,10 @@
 // case is skipped and says why.
 #include <gtest/gtest.h>
 
+#include <optional>
+#include <thread>
+#include <utility>
+
 #include "kvm/kvm.h"
 #include "support/real_mode_guest.h"
 #include "support/temp_dir.h"
@@ -31,6 +35,55 @@ TEST_F(HostKvmDevice, an_empty_vm_and_the_processor_are_there_once) {
   host.start();
   EXPECT_FALSE(host.take(nullptr).has_value());
   EXPECT_FALSE(host.take_supported(nullptr).has_value());
+}
+
+TEST_F(HostKvmDevice, a_job_has_what_was_opened_and_leaves_the_rest_to_who_takes_it) {
+  if (!kvm_) {
+    return;
+  }
+  HostKvm host;
+  host.start();
+  std::optional<Vm> vm;
+  std::thread::id where;
+  host.use([&](OpenKvm& opened) {
+    vm = std::exchange(opened.vm, std::nullopt);
+    where = std::this_thread::get_id();
+  });
+  host.use([&](OpenKvm&) { where = {}; });
+  const auto opened = host.take(nullptr);
+  ASSERT_TRUE(opened.has_value());
+  EXPECT_FALSE(opened->vm.has_value());
+  ASSERT_TRUE(vm.has_value());
+  EXPECT_TRUE(vm->create_vcpu(0).has_value());
+  EXPECT_NE(where, std::thread::id());
+  EXPECT_NE(where, std::this_thread::get_id());
+  EXPECT_TRUE(host.take_supported(nullptr).has_value());
+}
+
+TEST_F(HostKvmDevice, a_job_after_all_was_taken_is_not_done) {
+  if (!kvm_) {
+    return;
+  }
+  HostKvm host;
+  host.start();
+  ASSERT_TRUE(host.take(nullptr).has_value());
+  bool done = false;
+  host.use([&](OpenKvm&) { done = true; });
+  EXPECT_TRUE(host.take_supported(nullptr).has_value());
+  EXPECT_FALSE(done);
+}
+
+TEST_F(HostKvmDevice, a_job_whose_result_nobody_takes_ends_before_its_host) {
+  if (!kvm_) {
+    return;
+  }
+  bool done = false;
+  {
+    HostKvm host;
+    host.start();
+    host.use([&](OpenKvm&) { done = true; });
+  }
+  EXPECT_TRUE(done);
 }
 
 TEST_F(HostKvmDevice, a_trace_has_what_was_taken) {

@@ -24,6 +24,14 @@ TEST(HostKvm, without_a_start_there_is_nothing) {
   EXPECT_FALSE(host.take_supported(nullptr).has_value());
 }
 
+TEST(HostKvm, without_a_start_a_job_is_not_done) {
+  HostKvm host;
+  bool done = false;
+  host.use([&](OpenKvm&) { done = true; });
+  EXPECT_FALSE(host.take(nullptr).has_value());
+  EXPECT_FALSE(done);
+}
+
 TEST(HostKvm, its_end_waits_for_what_nobody_has_taken) {
   HostKvm host;
   host.start();
@@ -41,7 +49,10 @@ TEST(HostKvm, where_kvm_cannot_be_opened_there_is_nothing) {
   testing::where_refused(SYS_openat, EACCES, [] {
     HostKvm host;
     host.start();
+    bool done = false;
+    host.use([&](OpenKvm&) { done = true; });
     EXPECT_FALSE(host.take(nullptr).has_value());
+    EXPECT_FALSE(done);
     EXPECT_FALSE(host.take_supported(nullptr).has_value());
   });
 }

@@ -1,5 +1,7 @@
 #include "vmm/machine.h"
 
+#include <unistd.h>
+
 #include <optional>
 #include <string>
 #include <utility>
@@ -196,6 +198,38 @@ Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices
   return frame;
 }
 
+struct FrameAhead::Making {
+  GuestMemory memory;
+  const std::size_t devices;
+  const std::uint32_t vcpus;
+  std::optional<Result<MachineFrame>> made{};
+  BootTrace::Phase phase{};
+
+  void make(OpenKvm& opened) {
+    const auto begin = BootTrace::Clock::now();
+    made.emplace(Machine::make_frame(std::move(memory), devices, opened.kvm,
+                                     std::exchange(opened.vm, std::nullopt), vcpus));
+    phase = {"create VM", begin, BootTrace::Clock::now(), ::gettid()};
+  }
+};
+
+FrameAhead::FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host)
+    : making_(std::make_shared<Making>(Making{std::move(memory), devices, vcpus})) {
+  if (host != nullptr) {
+    host->use([making = making_](OpenKvm& opened) { making->make(opened); });
+  }
+}
+
+Result<MachineFrame> FrameAhead::take(OpenKvm& opened, BootTrace* trace) {
+  if (!making_->made) {
+    making_->make(opened);
+  }
+  if (trace != nullptr) {
+    trace->phase(making_->phase);
+  }
+  return *std::exchange(making_->made, std::nullopt);
+}
+
 tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConfig& config,
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings) {
@@ -209,10 +243,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
   MAYFLY_TRY_ASSIGN(VcpuThreads threads, start_threads(config.machine.vcpu_count, surroundings.confine_vcpu));
   MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, surroundings.host_kvm));
   const Kvm& kvm = opened.kvm;
-  auto made = traced(trace, "create VM", [&] {
-    return make_frame(std::move(parts.memory).value(), parts.devices.size(), kvm, std::move(opened.vm),
-                      config.machine.vcpu_count);
-  });
+  auto made = parts.frame->take(opened, trace);
   // That this host is another is said before what making the VM refuses.
   MAYFLY_TRY_ASSIGN(Processor processor, traced(trace, "compare CPUID", [&]() -> Result<Processor> {
                       MAYFLY_TRY_ASSIGN(const auto supported,

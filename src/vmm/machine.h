@@ -93,9 +93,24 @@ struct MachineFrame {
   std::vector<std::unique_ptr<VcpuThread>> threads{};
 };
 
+// A frame under way beside what its owner does: on the thread of HostKvm, or, where that has nothing, made
+// when it is taken.
+class FrameAhead {
+ public:
+  // `host`, which may be null, is used up. The others as of Machine::make_frame().
+  FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host);
+
+  // Once, with what open_kvm() has opened since, by the same `host`.
+  Result<MachineFrame> take(OpenKvm& opened, BootTrace* trace);
+
+ private:
+  struct Making;
+  std::shared_ptr<Making> making_;  // the thread's too, which may end after this
+};
+
 // What a machine is made of that goes on where another was saved.
 struct RestoreParts {
-  std::optional<GuestMemory> memory;  // none for a machine that was made ahead
+  FrameAhead* frame;  // null for a machine that was made ahead
   // In the order of their windows, each restored to what it said when the machine was saved, and how far the
   // queues of each had come. Borrowed as in MachineParts.
   std::span<VirtioDevice* const> devices;

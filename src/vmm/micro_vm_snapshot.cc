@@ -406,17 +406,23 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
       MAYFLY_TRY_ASSIGN(ahead->own, take_own(*memory, ahead->set).map_error(BuildError::of_loading));
     }
   }
+  std::optional<FrameAhead> frame;
+  if (memory) {
+    const bool as_it_is = !config_.cpu_template || config_.cpu_template->capabilities.empty();
+    frame.emplace(std::move(*memory), queues.size(), config_.machine.vcpu_count,
+                  as_it_is ? around_.host_kvm : nullptr);
+  }
   const Make make =
       [&](std::span<VirtioDevice* const> devices,
           MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
-    RestoreParts parts{.memory = std::move(memory),
+    RestoreParts parts{.frame = frame ? &*frame : nullptr,
                        .devices = devices,
                        .queues = queues,
                        .state = std::move(machine),
                        .advance_clock = request.advance_clock,
                        .log_writes = config_.machine.track_dirty_pages};
     std::unique_ptr<Machine> restored;
-    if (parts.memory) {
+    if (parts.frame != nullptr) {
       const auto within = [&request](BuildError error) {
         const ErrorCode code = error.error.code();
         if (code == ErrorCode::kUnsupported || code == ErrorCode::kInvalidArgument) {  // for the file's sake
