@@ -37,7 +37,6 @@
 #include "snapshot/container.h"
 #include "snapshot/describe.h"
 #include "vmm/boot_trace.h"
-#include "vmm/host_kvm.h"
 
 namespace mayfly {
 namespace {
@@ -88,15 +87,9 @@ void report_error(const Options& options, const std::string& text) {
 }
 
 // From what is to run to the exit code.
-int run(const Options& options, BootTrace::Clock::time_point start) {
-  // One for all threads, before the first of them: another would come with calls of its own, which no filter
-  // has to allow then, and costs memory. Nothing that is done often allocates.
-  ::mallopt(M_ARENA_MAX, 1);
-  HostKvm host_kvm;
-  // Before all else: what follows is shorter. Where callers of the API are to start a guest, the first of
-  // them comes before it.
+int run(const Options& options, BootTrace::Clock::time_point start, Ahead& ahead) {
   if (begins_at_once(options)) {
-    host_kvm.start();
+    ahead.host_kvm.start();
   }
   open_log_on_stderr();
   if (auto installed = install_crash_handlers(); !installed) {
@@ -104,6 +97,9 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   }
   set_crash_hook(restore_terminal);
   set_syscall_names(syscall_name);
+  if (options.subcommand == Subcommand::kRestore) {
+    ahead.snapshot.emplace(options.load, ahead.host_kvm);  // the rest has time while KVM is busy with it
+  }
   const auto plan = make_plan(options, this_process());
   if (!plan) {
     return refuse(plan.error());
@@ -121,7 +117,7 @@ int run(const Options& options, BootTrace::Clock::time_point start) {
   }
 
   record_startup_times(options.process_start);
-  const auto outcome = run_microvm(options, *plan, host_kvm, trace->get());
+  const auto outcome = run_microvm(options, *plan, ahead, trace->get());
   ExitCode code = ExitCode::kOk;
   if (!outcome) {
     code = outcome.error().exit_code;
@@ -148,7 +144,6 @@ int run_as_template(const Options& options) {
     return refuse(installed.error());
   }
   set_syscall_names(syscall_name);
-  ::mallopt(M_ARENA_MAX, 1);  // as in run()
   if (auto opened = open_log_and_metrics(options, Plan{}); !opened) {
     return refuse(opened.error());
   }
@@ -192,6 +187,9 @@ int manage(const Options& options) {
 
 int main_of(int argument_count, char** arguments) {
   const auto start = BootTrace::Clock::now();
+  // One for all threads, before the first of them: another would come with calls of its own, which no filter
+  // has to allow then, and costs memory. Nothing that is done often allocates.
+  ::mallopt(M_ARENA_MAX, 1);
   if (const auto open = ensure_standard_descriptors(); !open) {
     return static_cast<int>(ExitCode::kError);  // there is nobody to tell
   }
@@ -199,6 +197,19 @@ int main_of(int argument_count, char** arguments) {
   ::signal(SIGPIPE, SIG_IGN);
   // The kernel reaps passt: a monitor that runs a guest has no call left that would.
   ::signal(SIGCHLD, SIG_IGN);
+  const std::span<const char* const> given = {arguments + 1,
+                                              static_cast<std::size_t>(std::max(argument_count, 1) - 1)};
+  Ahead ahead;
+  // Before all else where a guest is to run at once: what follows is shorter, and so is reading the flags.
+  // Where callers of the API are to start a guest, the first of them comes before it.
+  const std::string_view first = given.empty() ? "" : given.front();
+  const bool begins = first == "run" || first == "restore";
+  if (begins) {
+    if (const auto closed = close_inherited(given); !closed) {
+      return refuse(Failure(closed.error()));
+    }
+    ahead.host_kvm.start();
+  }
   const auto options = parse_options(argument_count - 1, arguments + 1);
   if (!options) {
     const ParseStop& stop = options.error();
@@ -210,10 +221,8 @@ int main_of(int argument_count, char** arguments) {
   const bool is_microvm =
       options->subcommand == Subcommand::kMonitor || options->subcommand == Subcommand::kRun ||
       options->subcommand == Subcommand::kRestore || options->subcommand == Subcommand::kTemplate;
-  if (is_microvm) {
-    if (const auto closed =
-            close_inherited({arguments + 1, static_cast<std::size_t>(std::max(argument_count, 1) - 1)});
-        !closed) {
+  if (is_microvm && !begins) {
+    if (const auto closed = close_inherited(given); !closed) {
       return refuse(Failure(closed.error()));
     }
   }
@@ -221,7 +230,7 @@ int main_of(int argument_count, char** arguments) {
     case Subcommand::kMonitor:
     case Subcommand::kRun:
     case Subcommand::kRestore:
-      return run(*options, start);
+      return run(*options, start, ahead);
     case Subcommand::kTemplate:
       return run_as_template(*options);
     case Subcommand::kDoctor:

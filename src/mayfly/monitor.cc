@@ -307,7 +307,7 @@ class Api {
 struct Way {
   ConsoleConfig console{};
   bool has_api = false;
-  HostKvm* host_kvm = nullptr;  // null: the machine was made ahead
+  Ahead* ahead = nullptr;  // null: the machine was made ahead
   void (*release)() = release_startup_pages;
   // Opens the control API, which is null where there is to be none, and brings the microVM up, or leaves that
   // to the API's callers.
@@ -401,7 +401,8 @@ class Monitor {
         .on_event = way_.has_api ? [this](const MicroVmEvent& event) { api_->publish(event); }
                                  : std::function<void(const MicroVmEvent&)>(),
         .snapshots = way_.has_api,
-        .host_kvm = way_.host_kvm});
+        .host_kvm = way_.ahead != nullptr ? &way_.ahead->host_kvm : nullptr,
+        .snapshot = way_.ahead != nullptr && way_.ahead->snapshot ? &*way_.ahead->snapshot : nullptr});
     return {};
   }
 
@@ -516,11 +517,10 @@ class Monitor {
 
 }  // namespace
 
-OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, HostKvm& host_kvm,
-                               BootTrace* trace) {
+OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, Ahead& ahead, BootTrace* trace) {
   MAYFLY_TRY_ASSIGN(const std::optional<Filters> filters, choose_filters(options));
   Way way{.has_api = options.api_socket.has_value(),
-          .host_kvm = &host_kvm,
+          .ahead = &ahead,
           .begin = [&](MicroVm& vm, Api* api) -> OrFailure<void> {
             if (api != nullptr) {
               MAYFLY_TRY(api->open(vm, options.id, *options.api_socket).map_error(blame_flag("--api-sock")));
@@ -529,7 +529,7 @@ OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, HostKvm
                        begins_at_once(options) ? "" : ": waiting for calls");
             }
             if (!begins_at_once(options)) {
-              host_kvm.start();  // now that the first caller no longer waits for anything else
+              ahead.host_kvm.start();  // now that the first caller no longer waits for anything else
               return {};
             }
             if (options.subcommand == Subcommand::kRestore) {

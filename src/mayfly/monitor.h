@@ -14,15 +14,22 @@
 #include "vmm/host_kvm.h"
 #include "vmm/micro_vm.h"
 #include "vmm/outcome.h"
+#include "vmm/snapshot_ahead.h"
 
 namespace mayfly {
+
+// What was begun before the rest was ready for it.
+struct Ahead {
+  HostKvm host_kvm{};
+  std::optional<SnapshotAhead> snapshot{};  // of `restore`
+};
 
 // Runs the microVM until it ends by itself, by SIGTERM or SIGINT, or by the console's escape. It starts at
 // once where the plan has a configuration, else when the control API is told to. Log and metrics are open,
 // the crash handlers installed, descriptors 0 to 2 open. `trace` may be null. How it ended; a failure where
-// it could not be made (kBadConfiguration or kError) or where its end failed. `host_kvm` is started here
-// where no guest is to run before a caller of the API wants it.
-OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, HostKvm& host_kvm, BootTrace* trace);
+// it could not be made (kBadConfiguration or kError) or where its end failed. KVM is asked ahead here where
+// no guest is to run before a caller of the API wants it.
+OrFailure<Outcome> run_microvm(const Options& options, const Plan& plan, Ahead& ahead, BootTrace* trace);
 
 // What becomes of a place.
 struct CloneBirth {

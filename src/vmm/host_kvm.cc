@@ -63,7 +63,12 @@ void HostKvm::start() {
       set_thread_name("mayfly_kvm");
       look();
     });
-    opened_is_there_ = supported_is_there_ = true;
+    opened_is_there_ = true;
+    asking_thread_ = std::thread([this] {
+      set_thread_name("mayfly_cpuid");
+      give_timed("ask for CPUID", ask, asking_, supported_);
+    });
+    supported_is_there_ = true;
   } catch (const std::system_error&) {
     // No thread to be had: the vCPUs' own will say so.
   }
@@ -78,6 +83,9 @@ void HostKvm::end() {
   if (thread_.joinable()) {
     want({});
     thread_.join();
+  }
+  if (asking_thread_.joinable()) {
+    asking_thread_.join();
   }
 }
 
@@ -94,33 +102,14 @@ void HostKvm::use(Job job) {
   }
 }
 
-void HostKvm::ask_ahead() noexcept {
-  give_timed("ask for CPUID", ask, asking_, supported_);
-}
-
 void HostKvm::look() noexcept {
-  std::thread asking;
-  try {
-    asking = std::thread([this] {
-      set_thread_name("mayfly_cpuid");
-      ask_ahead();
-    });
-  } catch (const std::system_error&) {
-    // One thread does both.
-  }
   give_timed("make a VM ahead", open_with_vm, opening_, opened_);
-  if (!asking.joinable()) {
-    ask_ahead();
-  }
   if (const Job job = wanted_.take()) {
     Result<OpenKvm> opened = opened_.take();
     if (opened) {
       job(*opened);
     }
     used_.give(std::move(opened));
-  }
-  if (asking.joinable()) {
-    asking.join();
   }
 }
 

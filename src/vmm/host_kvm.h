@@ -47,7 +47,6 @@ class HostKvm {
   using Job = std::function<void(OpenKvm&)>;
 
   void look() noexcept;
-  void ask_ahead() noexcept;
   void want(Job job);
   void end();
 
@@ -62,7 +61,8 @@ class HostKvm {
   bool started_ = false;
   bool opened_is_there_ = false;
   bool supported_is_there_ = false;
-  std::thread thread_;  // last: everything above is there before it starts
+  std::thread thread_;  // these last: everything above is there before they start
+  std::thread asking_thread_;
 };
 
 }  // namespace mayfly

@@ -214,7 +214,8 @@ struct FrameAhead::Making {
 };
 
 FrameAhead::FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host)
-    : making_(std::make_shared<Making>(Making{std::move(memory), devices, vcpus})) {
+    : backing_(memory.backing()),
+      making_(std::make_shared<Making>(Making{std::move(memory), devices, vcpus})) {
   if (host != nullptr) {
     host->use([making = making_](OpenKvm& opened) { making->make(opened); });
   }

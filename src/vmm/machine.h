@@ -100,11 +100,15 @@ class FrameAhead {
   // `host`, which may be null, is used up. The others as of Machine::make_frame().
   FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host);
 
+  // Of its memory.
+  Backing backing() const { return backing_; }
+
   // Once, with what open_kvm() has opened since, by the same `host`.
   Result<MachineFrame> take(OpenKvm& opened, BootTrace* trace);
 
  private:
   struct Making;
+  Backing backing_;
   std::shared_ptr<Making> making_;  // the thread's too, which may end after this
 };
 

@@ -38,6 +38,7 @@
 #include "vmm/machine.h"
 #include "vmm/micro_vm_event.h"
 #include "vmm/outcome.h"
+#include "vmm/snapshot_ahead.h"
 #include "vmm/snapshot_job.h"
 
 namespace mayfly {
@@ -78,7 +79,8 @@ struct MicroVmSurroundings {
   std::function<void(const MicroVmEvent&)> on_event{};
   // Snapshots may be asked for: what they need is opened before the owner is confined.
   bool snapshots = false;
-  HostKvm* host_kvm = nullptr;  // null: there is nothing ahead
+  HostKvm* host_kvm = nullptr;        // null: there is nothing ahead
+  SnapshotAhead* snapshot = nullptr;  // the same; of the first load
 };
 
 // Where the serial port's output goes.
@@ -227,12 +229,19 @@ class MicroVm {
   using Load = std::function<tl::expected<void, BuildError>()>;
   tl::expected<void, BuildError> load_by(const LoadRequest& request, const Load& load);
   tl::expected<void, BuildError> load(const LoadRequest& request);
-  // All of it but the machine.
-  Result<GuestMemory> read_snapshot(const LoadRequest& request, MicroVmState& saved);
+  // All of it but memory and machine, of which it answers what was begun ahead.
+  Result<std::optional<FrameAhead>> read_snapshot(const LoadRequest& request, MicroVmState& saved);
   // What the request changes of config_, and whether that can be.
   Result<void> apply_changes(const LoadRequest& request);
-  // With config_ as it is to be, and the devices open. Without memory: the machine that was made ahead.
-  tl::expected<void, BuildError> go_on(MicroVmState saved, std::optional<GuestMemory> memory,
+  // What a guest is to find there before it touches it.
+  struct ReadAhead {
+    WorkingSet set;
+    OwnBlocks own{};  // what it has already
+  };
+  Result<std::optional<ReadAhead>> open_read_ahead(const LoadRequest& request,
+                                                   const MicroVmState& saved) const;
+  // With config_ as it is to be, and the devices open. `frame` null: the machine that was made ahead.
+  tl::expected<void, BuildError> go_on(MicroVmState saved, FrameAhead* frame, std::optional<ReadAhead> ahead,
                                        const LoadRequest& request);
   Result<void> override_devices(VmConfig& config, const LoadRequest& request) const;
   Result<void> open_restored(const MicroVmState& state);
@@ -242,11 +251,6 @@ class MicroVm {
   Result<void> check_no_output(const std::string& path) const;
   Result<void> check_new_file(const char* role, const std::string& path) const;
   Result<void> record_working_set(const GuestMemory& memory, std::uint64_t identity);
-  // What a guest is to find there before it touches it.
-  struct ReadAhead {
-    WorkingSet set;
-    OwnBlocks own;  // what it has already
-  };
   Result<void> read_ahead(const GuestMemory& memory, std::optional<ReadAhead> ahead);
   Result<void> confine();
 

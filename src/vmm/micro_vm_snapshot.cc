@@ -29,7 +29,6 @@ namespace {
 
 constexpr const char* kStateRole = "the snapshot's state file";
 constexpr const char* kMemoryRole = "the snapshot's memory file";
-constexpr const char* kLoadedRole = "snapshot memory file";
 constexpr const char* kWorkingSetRole = "working set";
 
 // The handler that listens at `path`.
@@ -56,6 +55,15 @@ Result<UniqueFd> connect_to_handler(const std::string& path) {
 Result<WorkingSet> open_working_set(const std::string& path, const WorkingSetOwner& owner) {
   MAYFLY_TRY_ASSIGN(const UniqueFd file, open_file(path, O_RDONLY | O_NONBLOCK, kWorkingSetRole));
   return WorkingSet::read({file, std::string(kWorkingSetRole) + " " + path}, owner);
+}
+
+// By what a working set knows its snapshot. 0: of one that has no mark.
+std::uint64_t identity_of(const std::optional<SnapshotMark>& mark) {
+  std::uint64_t identity = 0;
+  if (mark) {
+    std::memcpy(&identity, mark->data(), sizeof(identity));
+  }
+  return identity;
 }
 
 template <typename Config>
@@ -147,7 +155,7 @@ Result<CapturedVm> MicroVm::capture(const SnapshotRequest& request) {
   if (machine_->memory().backing() == Backing::kPrivateFile) {
     // Who touches what was cut off ends the process.
     MAYFLY_TRY(check_memory_file(machine_->memory().backing_file(), machine_->memory().size(),
-                                 std::string(kLoadedRole) + " " + snapshot_files_.back()));
+                                 std::string(kLoadedMemoryRole) + " " + snapshot_files_.back()));
   }
   MAYFLY_TRY_ASSIGN(MicroVmState saved, saved_config(config_));
   saved.created_ns = realtime_ns();
@@ -283,7 +291,8 @@ tl::expected<void, BuildError> MicroVm::load_clone(const LoadRequest& request) {
     config_.machine.track_dirty_pages = request.track_dirty_pages;
     MAYFLY_TRY(apply_changes(request));
     MAYFLY_TRY(open_restored(ahead_->state));
-    return go_on(std::move(ahead_->state), std::nullopt, request);
+    MAYFLY_TRY_ASSIGN(auto read, open_read_ahead(request, ahead_->state).map_error(BuildError::of_loading));
+    return go_on(std::move(ahead_->state), nullptr, std::move(read), request);
   });
 }
 
@@ -338,11 +347,24 @@ tl::expected<void, BuildError> MicroVm::load_by(const LoadRequest& request, cons
 
 tl::expected<void, BuildError> MicroVm::load(const LoadRequest& request) {
   MicroVmState saved;
-  MAYFLY_TRY_ASSIGN(GuestMemory memory, read_snapshot(request, saved).map_error(BuildError::of_loading));
-  return go_on(std::move(saved), std::move(memory), request);
+  MAYFLY_TRY_ASSIGN(std::optional<FrameAhead> frame,
+                    read_snapshot(request, saved).map_error(BuildError::of_loading));
+  MAYFLY_TRY_ASSIGN(std::optional<ReadAhead> ahead,
+                    open_read_ahead(request, saved).map_error(BuildError::of_loading));
+  if (!frame) {
+    MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory(request, saved).map_error(BuildError::of_loading));
+    if (ahead && config_.machine.huge_pages == HugePages::kTransparent) {
+      const TracePhase phase(around_.trace, "read working set");
+      MAYFLY_TRY_ASSIGN(ahead->own, take_own(memory, ahead->set).map_error(BuildError::of_loading));
+    }
+    const bool as_it_is = !config_.cpu_template || config_.cpu_template->capabilities.empty();
+    frame.emplace(std::move(memory), saved.drives.size() + saved.networks.size(), config_.machine.vcpu_count,
+                  as_it_is ? around_.host_kvm : nullptr);
+  }
+  return go_on(std::move(saved), &*frame, std::move(ahead), request);
 }
 
-Result<GuestMemory> MicroVm::read_snapshot(const LoadRequest& request, MicroVmState& saved) {
+Result<std::optional<FrameAhead>> MicroVm::read_snapshot(const LoadRequest& request, MicroVmState& saved) {
   const auto within = [&request](const Error& error) {
     return error.within("snapshot " + request.state_path);
   };
@@ -351,14 +373,21 @@ Result<GuestMemory> MicroVm::read_snapshot(const LoadRequest& request, MicroVmSt
     MAYFLY_TRY(check_no_output(path));
   }
   snapshot_files_ = {request.state_path, request.memory_path};
-  MAYFLY_TRY_ASSIGN(const std::string bytes, read_snapshot_state(request.state_path));
-  MAYFLY_TRY_ASSIGN(saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
-  MAYFLY_TRY_ASSIGN(config_, config_of(saved).map_error(within));
+  std::optional<FrameAhead> frame;
+  if (auto found = around_.snapshot ? around_.snapshot->take(around_.trace) : std::nullopt) {
+    saved = std::move(found->state);
+    config_ = std::move(found->config);
+    frame = std::move(found->frame);
+  } else {
+    MAYFLY_TRY_ASSIGN(const std::string bytes, read_snapshot_state(request.state_path));
+    MAYFLY_TRY_ASSIGN(saved, decode(std::as_bytes(std::span(bytes))).map_error(within));
+    MAYFLY_TRY_ASSIGN(config_, config_of(saved).map_error(within));
+  }
   config_.machine.track_dirty_pages = request.track_dirty_pages;
   config_.machine.huge_pages = request.huge_pages.value_or(config_.machine.huge_pages);
   MAYFLY_TRY(apply_changes(request));
   MAYFLY_TRY(open_restored(saved));
-  return load_memory(request, saved);
+  return frame;
 }
 
 Result<void> MicroVm::apply_changes(const LoadRequest& request) {
@@ -371,8 +400,22 @@ Result<void> MicroVm::apply_changes(const LoadRequest& request) {
   return {};
 }
 
-tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<GuestMemory> memory,
-                                              const LoadRequest& request) {
+Result<std::optional<MicroVm::ReadAhead>> MicroVm::open_read_ahead(const LoadRequest& request,
+                                                                   const MicroVmState& saved) const {
+  if (!request.working_set_path) {
+    return std::nullopt;
+  }
+  WorkingSetOwner owner{.snapshot = identity_of(saved.mark)};
+  MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(saved));
+  for (const GuestRange& range : ranges) {
+    owner.memory_size += range.size();
+  }
+  MAYFLY_TRY_ASSIGN(WorkingSet set, open_working_set(*request.working_set_path, owner));
+  return ReadAhead{std::move(set)};
+}
+
+tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, FrameAhead* frame,
+                                              std::optional<ReadAhead> ahead, const LoadRequest& request) {
   std::vector<std::vector<std::optional<VirtQueueState>>> queues(saved.drives.size() + saved.networks.size());
   MachineState machine{.vcpus = std::move(saved.vcpus),
                        .platform = saved.platform,
@@ -389,33 +432,11 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
     queues.at(network.slot) = std::move(network.state.queues);
   }
   const auto mark = saved.mark;
-  std::uint64_t identity = 0;
-  if (mark) {
-    std::memcpy(&identity, mark->data(), sizeof(identity));
-  }
-  const GuestMemory& memory_now = memory ? *memory : ahead_->machine->memory();
-  const bool maps_file = memory_now.backing() == Backing::kPrivateFile;
-  std::optional<ReadAhead> ahead;
-  if (request.working_set_path) {
-    const WorkingSetOwner owner = {.memory_size = memory_now.size(), .snapshot = identity};
-    MAYFLY_TRY_ASSIGN(WorkingSet set,
-                      open_working_set(*request.working_set_path, owner).map_error(BuildError::of_loading));
-    ahead.emplace(ReadAhead{std::move(set), {}});
-    if (memory && config_.machine.huge_pages == HugePages::kTransparent) {
-      const TracePhase phase(around_.trace, "read working set");
-      MAYFLY_TRY_ASSIGN(ahead->own, take_own(*memory, ahead->set).map_error(BuildError::of_loading));
-    }
-  }
-  std::optional<FrameAhead> frame;
-  if (memory) {
-    const bool as_it_is = !config_.cpu_template || config_.cpu_template->capabilities.empty();
-    frame.emplace(std::move(*memory), queues.size(), config_.machine.vcpu_count,
-                  as_it_is ? around_.host_kvm : nullptr);
-  }
+  const Backing backing = frame != nullptr ? frame->backing() : ahead_->machine->memory().backing();
   const Make make =
       [&](std::span<VirtioDevice* const> devices,
           MachineSurroundings surroundings) -> tl::expected<std::unique_ptr<Machine>, BuildError> {
-    RestoreParts parts{.frame = frame ? &*frame : nullptr,
+    RestoreParts parts{.frame = frame,
                        .devices = devices,
                        .queues = queues,
                        .state = std::move(machine),
@@ -438,14 +459,16 @@ tl::expected<void, BuildError> MicroVm::go_on(MicroVmState saved, std::optional<
       MAYFLY_TRY(restored->restore_ahead(parts));
     }
     if (request.record_working_set) {
-      MAYFLY_TRY(record_working_set(restored->memory(), identity).map_error(BuildError::of_loading));
+      MAYFLY_TRY(record_working_set(restored->memory(), identity_of(mark)).map_error(BuildError::of_loading));
     }
     MAYFLY_TRY(read_ahead(restored->memory(), std::move(ahead)).map_error(BuildError::of_loading));
     return restored;
   };
   MAYFLY_TRY(bring_up(make));
   diff_base_mark_ = mark ? std::bit_cast<RandomId>(*mark) : RandomId{};
-  diff_base_ = ledger_ ? DiffBase::kLogged : maps_file && page_map_ ? DiffBase::kLoadedFile : DiffBase::kNone;
+  diff_base_ = ledger_                                         ? DiffBase::kLogged
+               : backing == Backing::kPrivateFile && page_map_ ? DiffBase::kLoadedFile
+                                                               : DiffBase::kNone;
   return {};
 }
 
@@ -524,11 +547,12 @@ Result<void> MicroVm::open_restored(const MicroVmState& state) {
 Result<GuestMemory> MicroVm::load_memory(const LoadRequest& request, const MicroVmState& state) {
   const TracePhase phase(around_.trace, "load memory");
   if (!request.memory_from_handler) {
-    MAYFLY_TRY_ASSIGN(UniqueFd file, open_file(request.memory_path, O_RDONLY | O_NONBLOCK, kLoadedRole));
+    MAYFLY_TRY_ASSIGN(UniqueFd file,
+                      open_file(request.memory_path, O_RDONLY | O_NONBLOCK, kLoadedMemoryRole));
     // Of memory in transparent huge pages, what the working set has is read whole, and the rest is mapped.
     const bool maps = request.working_set_path && config_.machine.huge_pages == HugePages::kTransparent;
     return load_saved_memory(state, maps ? HugePages::kNone : config_.machine.huge_pages, std::move(file),
-                             std::string(kLoadedRole) + " " + request.memory_path, request.state_path);
+                             std::string(kLoadedMemoryRole) + " " + request.memory_path, request.state_path);
   }
   MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state));
   MAYFLY_TRY_ASSIGN(UniqueFd socket, connect_to_handler(request.memory_path));
