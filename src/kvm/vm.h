@@ -28,6 +28,7 @@ struct VmOptions {
   bool pmu = false;
   // Left out where the KVM has no KVM_CAP_READONLY_MEM: reads then are accesses to a device, too.
   std::optional<ReadOnlyPages> read_only{};
+  bool timer = true;  // not: Vm::create_timer() is yet to be called
 };
 
 // The guest's write that rings a doorbell without leaving the kernel.
@@ -79,6 +80,10 @@ class Vm {
   // KVM_GET_DIRTY_LOG (api.rst 4.8): one bit a 4 KiB page of the region with that index, lowest first, of
   // those written since the last call; reading clears them. Error kNotFound where logging is off.
   Result<std::vector<std::uint64_t>> take_dirty_pages(std::size_t region) const;
+
+  // The architecture's timer, once, where VmOptions left it out: of a VM that is complete but for it, before
+  // its guest runs. KVM starts a thread for it and waits for that; meanwhile another thread may create vCPUs.
+  Result<void> create_timer() const;
 
   // The descriptor, for this room's own use.
   const UniqueFd& descriptor() const { return fd_; }

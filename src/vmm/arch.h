@@ -32,9 +32,9 @@ GuestAddress vm_gen_id_page();
 
 // The VM with its memory and interrupt controllers, without vCPUs. `virtio` are the windows of the virtio
 // devices, one behind the other as the guest finds them. Both outlive it. `empty`: what it is made of, where
-// there is one.
+// there is one. Without `timer` Vm::create_timer() is yet to be called.
 Result<Vm> create_platform_vm(std::optional<Vm> empty, const Kvm& kvm, const GuestMemory& memory,
-                              std::span<const std::uint32_t> virtio);
+                              std::span<const std::uint32_t> virtio, bool timer = true);
 
 // Brings the first vCPU, fresh but for its SetUpVcpu, to the state in which the loaded guest starts. The
 // others wait for the first to start them.

@@ -95,20 +95,20 @@ void HostKvm::want(Job job) {
   }
 }
 
-void HostKvm::use(Job job) {
-  if (opened_is_there_ && !is_wanted_) {
-    is_used_ = true;
-    want(std::move(job));
+bool HostKvm::use(Job job) {
+  if (!opened_is_there_ || is_wanted_) {
+    return false;
   }
+  is_used_ = true;
+  want(std::move(job));
+  return true;
 }
 
 void HostKvm::look() noexcept {
   give_timed("make a VM ahead", open_with_vm, opening_, opened_);
   if (const Job job = wanted_.take()) {
     Result<OpenKvm> opened = opened_.take();
-    if (opened) {
-      job(*opened);
-    }
+    job(opened ? &*opened : nullptr);
     used_.give(std::move(opened));
   }
 }

@@ -33,10 +33,10 @@ class HostKvm {
   // The first time begins it; without it there is nothing ahead. The threads take no signals.
   void start();
 
-  // Once: has the thread that has opened KVM do more with it, beside what the caller does. `job` does not
-  // throw; it is not called where there is no KVM, or it was taken before. take() waits for its end and gives
-  // what it leaves.
-  void use(std::function<void(OpenKvm&)> job);
+  // Once: has the thread that opens KVM do more with it, beside what the caller does. `job`, which does not
+  // throw, is called with null where it could not be opened. take() waits for its end and gives what it
+  // leaves. False where there is nothing ahead, or it was taken before: `job` is not called then.
+  bool use(std::function<void(OpenKvm*)> job);
 
   // These wait, the second one for the threads' end. Nothing where it could not be had, or was taken before.
   // `trace`, which may be null, is told how long it took.
@@ -44,7 +44,7 @@ class HostKvm {
   std::optional<arch::SupportedProcessor> take_supported(BootTrace* trace);
 
  private:
-  using Job = std::function<void(OpenKvm&)>;
+  using Job = std::function<void(OpenKvm*)>;
 
   void look() noexcept;
   void want(Job job);

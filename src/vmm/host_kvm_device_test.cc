@@ -45,11 +45,11 @@ TEST_F(HostKvmDevice, a_job_has_what_was_opened_and_leaves_the_rest_to_who_takes
   host.start();
   std::optional<Vm> vm;
   std::thread::id where;
-  host.use([&](OpenKvm& opened) {
-    vm = std::exchange(opened.vm, std::nullopt);
+  EXPECT_TRUE(host.use([&](OpenKvm* opened) {
+    vm = std::exchange(opened->vm, std::nullopt);
     where = std::this_thread::get_id();
-  });
-  host.use([&](OpenKvm&) { where = {}; });
+  }));
+  EXPECT_FALSE(host.use([&](OpenKvm*) { where = {}; }));
   const auto opened = host.take(nullptr);
   ASSERT_TRUE(opened.has_value());
   EXPECT_FALSE(opened->vm.has_value());
@@ -68,7 +68,7 @@ TEST_F(HostKvmDevice, a_job_after_all_was_taken_is_not_done) {
   host.start();
   ASSERT_TRUE(host.take(nullptr).has_value());
   bool done = false;
-  host.use([&](OpenKvm&) { done = true; });
+  EXPECT_FALSE(host.use([&](OpenKvm*) { done = true; }));
   EXPECT_TRUE(host.take_supported(nullptr).has_value());
   EXPECT_FALSE(done);
 }
@@ -81,7 +81,7 @@ TEST_F(HostKvmDevice, a_job_whose_result_nobody_takes_ends_before_its_host) {
   {
     HostKvm host;
     host.start();
-    host.use([&](OpenKvm&) { done = true; });
+    host.use([&](OpenKvm*) { done = true; });
   }
   EXPECT_TRUE(done);
 }

@@ -27,7 +27,7 @@ TEST(HostKvm, without_a_start_there_is_nothing) {
 TEST(HostKvm, without_a_start_a_job_is_not_done) {
   HostKvm host;
   bool done = false;
-  host.use([&](OpenKvm&) { done = true; });
+  EXPECT_FALSE(host.use([&](OpenKvm*) { done = true; }));
   EXPECT_FALSE(host.take(nullptr).has_value());
   EXPECT_FALSE(done);
 }
@@ -49,10 +49,10 @@ TEST(HostKvm, where_kvm_cannot_be_opened_there_is_nothing) {
   testing::where_refused(SYS_openat, EACCES, [] {
     HostKvm host;
     host.start();
-    bool done = false;
-    host.use([&](OpenKvm&) { done = true; });
+    bool had_none = false;
+    EXPECT_TRUE(host.use([&](OpenKvm* opened) { had_none = opened == nullptr; }));
     EXPECT_FALSE(host.take(nullptr).has_value());
-    EXPECT_FALSE(done);
+    EXPECT_TRUE(had_none);
     EXPECT_FALSE(host.take_supported(nullptr).has_value());
   });
 }

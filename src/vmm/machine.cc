@@ -8,6 +8,7 @@
 
 #include "base/aside.h"
 #include "base/check.h"
+#include "base/handover.h"
 #include "base/log.h"
 #include "base/metrics.h"
 #include "vmm/arch.h"
@@ -58,6 +59,22 @@ Result<VcpuThreads> start_threads(std::size_t count, const std::function<Result<
     threads.push_back(std::move(thread));
   }
   return threads;
+}
+
+// A frame without vCPUs, and, where it is not wanted yet, without timer.
+Result<MachineFrame> begin_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
+                                 std::optional<Vm> empty, bool timer) {
+  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
+  MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(std::move(empty), kvm, memory, windows.all(), timer));
+  return MachineFrame{std::move(memory), std::move(windows), std::move(vm), {}, {}};
+}
+
+Result<void> add_vcpus(MachineFrame& frame, std::uint32_t count) {
+  for (std::uint32_t id = 0; id < count; ++id) {
+    MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
+    frame.vcpus.push_back(std::move(vcpu));
+  }
+  return {};
 }
 
 }  // namespace
@@ -188,47 +205,68 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
 
 Result<MachineFrame> Machine::make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
                                          std::optional<Vm> empty, std::uint32_t vcpus) {
-  MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
-  MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(std::move(empty), kvm, memory, windows.all()));
-  MachineFrame frame{std::move(memory), std::move(windows), std::move(vm), {}, {}};
-  for (std::uint32_t id = 0; id < vcpus; ++id) {
-    MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
-    frame.vcpus.push_back(std::move(vcpu));
-  }
+  MAYFLY_TRY_ASSIGN(MachineFrame frame, begin_frame(std::move(memory), devices, kvm, std::move(empty), true));
+  MAYFLY_TRY(add_vcpus(frame, vcpus));
   return frame;
 }
 
 struct FrameAhead::Making {
+  Making(GuestMemory ram, std::size_t device_count, std::uint32_t vcpu_count)
+      : memory(std::move(ram)), devices(device_count), vcpus(vcpu_count) {}
+
+  void make(OpenKvm& opened, bool timer) {
+    const auto begin = BootTrace::Clock::now();
+    made.emplace(
+        begin_frame(std::move(memory), devices, opened.kvm, std::exchange(opened.vm, std::nullopt), timer));
+    if (!timer) {
+      without_timer.give(*made ? &(*made)->vm : nullptr);
+    }
+    if (*made) {
+      added = add_vcpus(**made, vcpus);
+    }
+    phase = {"create VM", begin, BootTrace::Clock::now(), ::gettid()};
+  }
+
   GuestMemory memory;
   const std::size_t devices;
   const std::uint32_t vcpus;
-  std::optional<Result<MachineFrame>> made{};
+  Handover<const Vm*> without_timer{};         // null: it could not be made
+  std::optional<Result<MachineFrame>> made{};  // the thread's, up to its end
+  Result<void> added{};
   BootTrace::Phase phase{};
-
-  void make(OpenKvm& opened) {
-    const auto begin = BootTrace::Clock::now();
-    made.emplace(Machine::make_frame(std::move(memory), devices, opened.kvm,
-                                     std::exchange(opened.vm, std::nullopt), vcpus));
-    phase = {"create VM", begin, BootTrace::Clock::now(), ::gettid()};
-  }
 };
 
 FrameAhead::FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host)
-    : backing_(memory.backing()),
-      making_(std::make_shared<Making>(Making{std::move(memory), devices, vcpus})) {
-  if (host != nullptr) {
-    host->use([making = making_](OpenKvm& opened) { making->make(opened); });
+    : backing_(memory.backing()), making_(std::make_shared<Making>(std::move(memory), devices, vcpus)) {
+  is_under_way_ = host != nullptr && host->use([making = making_](OpenKvm* opened) {
+    if (opened != nullptr) {
+      making->make(*opened, false);
+    } else {
+      making->without_timer.give(nullptr);
+    }
+  });
+}
+
+void FrameAhead::create_timer() {
+  const Vm* const vm = is_under_way_ ? making_->without_timer.take() : nullptr;
+  if (vm != nullptr) {
+    timer_ = vm->create_timer();
   }
 }
 
 Result<MachineFrame> FrameAhead::take(OpenKvm& opened, BootTrace* trace) {
   if (!making_->made) {
-    making_->make(opened);
+    making_->make(opened, true);
   }
   if (trace != nullptr) {
     trace->phase(making_->phase);
   }
-  return *std::exchange(making_->made, std::nullopt);
+  Result<MachineFrame> frame = *std::exchange(making_->made, std::nullopt);
+  if (frame) {
+    MAYFLY_TRY(timer_);
+    MAYFLY_TRY(making_->added);
+  }
+  return frame;
 }
 
 tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConfig& config,
@@ -242,6 +280,7 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
     return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
   }
   MAYFLY_TRY_ASSIGN(VcpuThreads threads, start_threads(config.machine.vcpu_count, surroundings.confine_vcpu));
+  parts.frame->create_timer();
   MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, surroundings.host_kvm));
   const Kvm& kvm = opened.kvm;
   auto made = parts.frame->take(opened, trace);

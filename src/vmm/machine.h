@@ -103,12 +103,17 @@ class FrameAhead {
   // Of its memory.
   Backing backing() const { return backing_; }
 
-  // Once, with what open_kvm() has opened since, by the same `host`.
+  // Where it is under way, waits until there is a VM, and creates its timer, while the thread creates its
+  // vCPUs: each takes KVM as long as the other. Once; before open_kvm(), which waits for that thread.
+  void create_timer();
+  // Then, once, with what open_kvm() has opened by the same `host`.
   Result<MachineFrame> take(OpenKvm& opened, BootTrace* trace);
 
  private:
   struct Making;
   Backing backing_;
+  bool is_under_way_ = false;
+  Result<void> timer_{};
   std::shared_ptr<Making> making_;  // the thread's too, which may end after this
 };
 

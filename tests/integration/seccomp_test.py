@@ -369,6 +369,14 @@ def boot_timer(case, filters):
     return vm, 0
 
 
+def stop_and_go_on(vm):
+    """By the shell, or a debugger: what was waited for with poll(2) or a limit is waited for again by another call."""
+    vm.signal(signal.SIGSTOP)
+    time.sleep(0.2)
+    vm.signal(signal.SIGCONT)
+    time.sleep(0.1)
+
+
 def stopped_by_the_shell(case, filters):
     """Stopped and continued while it waits, at its end, for a console that nobody reads."""
     read_end, write_end = os.pipe()
@@ -379,9 +387,7 @@ def stopped_by_the_shell(case, filters):
     time.sleep(0.5)
     vm.stop()
     time.sleep(0.05)
-    vm.signal(signal.SIGSTOP)
-    time.sleep(0.2)
-    vm.signal(signal.SIGCONT)
+    stop_and_go_on(vm)
     return vm, 0
 
 
@@ -563,6 +569,7 @@ def working_set(case, filters):
         vm.write(b"a")
         vm.until(b"b")
         if "record_working_set" in fields:
+            stop_and_go_on(vm)
             answer = vm.call("PUT", "/snapshot/working-set", {"working_set_path": case.path("set")})
             case.assertEqual(answer[0], 204, answer)
             vm.stop()
@@ -618,6 +625,11 @@ def serve_a_few(path, memory):
 
 def handler_dies(**keywords):
     return handled(serve_a_few, end=lambda vm: vm.process.wait(HANG), code=1, **keywords)
+
+
+def end_after_a_stop(vm):
+    stop_and_go_on(vm)
+    vm.stop()
 
 
 def guard_crash(number=signal.SIGSEGV, code=150, **keywords):
@@ -845,6 +857,7 @@ NEEDED = {
         "gettid": crash("mayfly_snapshot", signal.SIGABRT, -signal.SIGABRT),
         "rt_sigprocmask": clients,
         "rt_sigreturn": harmless_signal("mayfly_snapshot"),
+        "restart_syscall": working_set,
         "madvise 2=MADV_DONTNEED": clients,
         "exit": clients,
         "exit_group": crash("mayfly_snapshot"),
@@ -869,6 +882,7 @@ NEEDED = {
         "gettid": guard_crash(signal.SIGABRT, -signal.SIGABRT),
         "rt_sigprocmask": handled(serve),
         "rt_sigreturn": handled(serve, end=lambda vm: end_after_harmless_signal(vm, "mayfly_guard")),
+        "restart_syscall": handled(serve, end=end_after_a_stop),
         "madvise 2=MADV_DONTNEED": handled(serve),
         "exit": handled(serve),
         "exit_group": guard_crash(),

@@ -46,11 +46,16 @@ Result<void> Vm::create_platform(const VmOptions& options) {
                      "set aside pages for real mode (KVM_SET_TSS_ADDR)"));
 
   // KVM_CREATE_IRQCHIP (api.rst 4.24): two PICs, one IOAPIC of 24 lines, a local APIC for each vCPU to come,
-  // and the default routes between them. KVM_CREATE_PIT2 (4.71) needs it; port 0x61 is answered in the kernel
-  // too, because guests calibrate their clocks through it.
+  // and the default routes between them.
   MAYFLY_TRY(command(fd_, KVM_CREATE_IRQCHIP, 0UL, "create the interrupt controllers (KVM_CREATE_IRQCHIP)"));
 
   MAYFLY_TRY(mask_pics(fd_));
+  return options.timer ? create_timer() : Result<void>();
+}
+
+// KVM_CREATE_PIT2 (api.rst 4.71). Port 0x61 is answered in the kernel too, because guests calibrate their
+// clocks through it.
+Result<void> Vm::create_timer() const {
   kvm_pit_config timer{};
   timer.flags = KVM_PIT_SPEAKER_DUMMY;
   return command(fd_, KVM_CREATE_PIT2, &timer, "create the timer (KVM_CREATE_PIT2)");

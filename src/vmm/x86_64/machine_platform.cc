@@ -67,9 +67,9 @@ GuestAddress vm_gen_id_page() {
 }
 
 Result<Vm> create_platform_vm(std::optional<Vm> empty, const Kvm& kvm, const GuestMemory& memory,
-                              std::span<const std::uint32_t> virtio) {
+                              std::span<const std::uint32_t> virtio, bool timer) {
   static_assert(x86_64::layout::kVirtioMmioWindow == MmioTransport::kWindow, "they lie without gaps");
-  VmOptions options;
+  VmOptions options{.timer = timer};
   if (const auto range =
           GuestRange::make(GuestAddress(x86_64::layout::kVirtioMmioStart), virtio.size_bytes())) {
     options.read_only = ReadOnlyPages{*range, virtio.data()};
