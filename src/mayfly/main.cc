@@ -208,7 +208,7 @@ int main_of(int argument_count, char** arguments) {
     if (const auto closed = close_inherited(given); !closed) {
       return refuse(Failure(closed.error()));
     }
-    ahead.host_kvm.start();
+    ahead.host_kvm.start(first == "restore" ? HostKvm::Purpose::kUse : HostKvm::Purpose::kTake);
   }
   const auto options = parse_options(argument_count - 1, arguments + 1);
   if (!options) {

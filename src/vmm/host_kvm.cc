@@ -50,9 +50,12 @@ std::optional<T> take_once(Handover<Result<T>>& place, bool& is_there, const Boo
 
 }  // namespace
 
-void HostKvm::start() {
+void HostKvm::start(Purpose purpose) {
   if (std::exchange(started_, true)) {
     return;
+  }
+  if (purpose == Purpose::kTake) {
+    want({});
   }
   sigset_t all;
   sigset_t before;

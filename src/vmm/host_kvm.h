@@ -1,6 +1,7 @@
 // This host's KVM, looked at while others get ready for it.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <thread>
@@ -30,8 +31,11 @@ class HostKvm {
   HostKvm& operator=(const HostKvm&) = delete;
   ~HostKvm();
 
+  // What the threads are for: what take() gives, and they end by themselves; or use() as well, for which the
+  // first of them waits.
+  enum class Purpose : std::uint8_t { kTake, kUse };
   // The first time begins it; without it there is nothing ahead. The threads take no signals.
-  void start();
+  void start(Purpose purpose = Purpose::kTake);
 
   // Once: has the thread that opens KVM do more with it, beside what the caller does. `job`, which does not
   // throw, is called with null where it could not be opened. take() waits for its end and gives what it

@@ -42,7 +42,7 @@ TEST_F(HostKvmDevice, a_job_has_what_was_opened_and_leaves_the_rest_to_who_takes
     return;
   }
   HostKvm host;
-  host.start();
+  host.start(HostKvm::Purpose::kUse);
   std::optional<Vm> vm;
   std::thread::id where;
   EXPECT_TRUE(host.use([&](OpenKvm* opened) {
@@ -65,11 +65,23 @@ TEST_F(HostKvmDevice, a_job_after_all_was_taken_is_not_done) {
     return;
   }
   HostKvm host;
-  host.start();
+  host.start(HostKvm::Purpose::kUse);
   ASSERT_TRUE(host.take(nullptr).has_value());
   bool done = false;
   EXPECT_FALSE(host.use([&](OpenKvm*) { done = true; }));
   EXPECT_TRUE(host.take_supported(nullptr).has_value());
+  EXPECT_FALSE(done);
+}
+
+TEST_F(HostKvmDevice, a_job_that_no_thread_waits_for_is_not_done) {
+  if (!kvm_) {
+    return;
+  }
+  HostKvm host;
+  host.start();
+  bool done = false;
+  EXPECT_FALSE(host.use([&](OpenKvm*) { done = true; }));
+  EXPECT_TRUE(host.take(nullptr).has_value());
   EXPECT_FALSE(done);
 }
 
@@ -80,7 +92,7 @@ TEST_F(HostKvmDevice, a_job_whose_result_nobody_takes_ends_before_its_host) {
   bool done = false;
   {
     HostKvm host;
-    host.start();
+    host.start(HostKvm::Purpose::kUse);
     host.use([&](OpenKvm*) { done = true; });
   }
   EXPECT_TRUE(done);

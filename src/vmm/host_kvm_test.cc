@@ -33,9 +33,11 @@ TEST(HostKvm, without_a_start_a_job_is_not_done) {
 }
 
 TEST(HostKvm, its_end_waits_for_what_nobody_has_taken) {
-  HostKvm host;
-  host.start();
-  host.start();
+  for (const auto purpose : {HostKvm::Purpose::kTake, HostKvm::Purpose::kUse}) {
+    HostKvm host;
+    host.start(purpose);
+    host.start(purpose);
+  }
 }
 
 TEST(HostKvm, who_starts_it_takes_the_same_signals_as_before) {
@@ -48,7 +50,7 @@ TEST(HostKvm, who_starts_it_takes_the_same_signals_as_before) {
 TEST(HostKvm, where_kvm_cannot_be_opened_there_is_nothing) {
   testing::where_refused(SYS_openat, EACCES, [] {
     HostKvm host;
-    host.start();
+    host.start(HostKvm::Purpose::kUse);
     bool had_none = false;
     EXPECT_TRUE(host.use([&](OpenKvm* opened) { had_none = opened == nullptr; }));
     EXPECT_FALSE(host.take(nullptr).has_value());
