@@ -7,6 +7,8 @@
 #include <array>
 #include <cerrno>
 
+#include "base/check.h"
+
 namespace mayfly {
 
 ssize_t send_at_once(int socket, std::string_view bytes) {
@@ -43,7 +45,7 @@ Result<std::size_t> read_at(const UniqueFd& file, std::uint64_t offset, iovec de
 
 Result<std::size_t> read_past_cache(const UniqueFd& file, std::uint64_t offset, iovec destination,
                                     std::string_view role) {
-  constexpr std::size_t kUnit = 4096;  // a multiple of every disk's block
+  constexpr std::size_t kUnit = 4096;  // a multiple of most disks' block
   auto* const start = static_cast<std::byte*>(destination.iov_base);
   std::size_t filled = 0;
   const int flags = ::fcntl(file.get(), F_GETFL);
@@ -59,7 +61,7 @@ Result<std::size_t> read_past_cache(const UniqueFd& file, std::uint64_t offset, 
       }
       filled += static_cast<std::size_t>(count);
     }
-    ::fcntl(file.get(), F_SETFL, flags);
+    MAYFLY_CHECK(::fcntl(file.get(), F_SETFL, flags) == 0, "what was set can be taken back");
   }
   MAYFLY_TRY_ASSIGN(const std::size_t more,
                     read_at(file, offset + filled, {start + filled, destination.iov_len - filled}, role));

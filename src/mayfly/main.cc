@@ -89,7 +89,8 @@ void report_error(const Options& options, const std::string& text) {
 // From what is to run to the exit code.
 int run(const Options& options, BootTrace::Clock::time_point start, Ahead& ahead) {
   if (begins_at_once(options)) {
-    ahead.host_kvm.start();
+    ahead.host_kvm.start(options.subcommand == Subcommand::kRestore ? HostKvm::Purpose::kUse
+                                                                    : HostKvm::Purpose::kTake);
   }
   open_log_on_stderr();
   if (auto installed = install_crash_handlers(); !installed) {
@@ -203,7 +204,9 @@ int main_of(int argument_count, char** arguments) {
   // Before all else where a guest is to run at once: what follows is shorter, and so is reading the flags.
   // Where callers of the API are to start a guest, the first of them comes before it.
   const std::string_view first = given.empty() ? "" : given.front();
-  const bool begins = first == "run" || first == "restore";
+  const bool asks_for_help =
+      std::ranges::any_of(given, [](std::string_view word) { return word == "-h" || word == "--help"; });
+  const bool begins = (first == "run" || first == "restore") && !asks_for_help;
   if (begins) {
     if (const auto closed = close_inherited(given); !closed) {
       return refuse(Failure(closed.error()));
@@ -218,10 +221,13 @@ int main_of(int argument_count, char** arguments) {
     }
     return refuse(ExitCode::kBadArguments, stop.text, stop.hint.c_str());
   }
+  // A file that must not become as long is an error to be told of; a monitor counts that (signals.sigxfsz).
   const bool is_microvm =
       options->subcommand == Subcommand::kMonitor || options->subcommand == Subcommand::kRun ||
       options->subcommand == Subcommand::kRestore || options->subcommand == Subcommand::kTemplate;
-  if (is_microvm && !begins) {
+  if (!is_microvm) {
+    ::signal(SIGXFSZ, SIG_IGN);
+  } else if (!begins) {
     if (const auto closed = close_inherited(given); !closed) {
       return refuse(Failure(closed.error()));
     }

@@ -357,7 +357,7 @@ class Monitor {
     }
   }
 
-  // Before any thread is started: they inherit the signal mask.
+  // Before any thread is started that takes signals: they inherit the signal mask.
   Result<void> watch_signals() {
     static constexpr std::array kEnds = {SIGTERM, SIGINT};
     MAYFLY_TRY_ASSIGN(ends_, SignalWatch::create(*loop_, kEnds, [this](int number) {

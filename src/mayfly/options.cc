@@ -47,8 +47,8 @@ constexpr const char* kFooter =
     "       host, which may be unable to run microVMs at all; a subcommand for microVMs that run (stop,\n"
     "       snapshot, ...) or for files (merge) did not do what was asked\n"
     "  152  the microVM cannot be what was asked for: its configuration file, kernel, initrd, command line,\n"
-    "       memory (not enough huge pages: 1), disks, network interfaces, the snapshot of 'mayfly restore',\n"
-    "       or an output file that the configuration file names\n"
+    "       memory (not enough huge pages: 1), disks, network interfaces, the snapshot of 'mayfly restore'\n"
+    "       and its working set, or an output file that the configuration file names\n"
     "  153  the arguments cannot be used, or another file that they name: an output file, metadata,\n"
     "       filters, the snapshot of 'mayfly template' or of --describe-snapshot\n"
     "  148, 149, 150, 154, 156, 157\n"
@@ -77,7 +77,8 @@ constexpr const char* kRestoreFooter =
     "\n"
     "  mayfly restore vm.state vm.mem --disk disk1=copy.img --tap net1=tap7\n"
     "\n"
-    "Exit status: 152 the snapshot, a disk or a tap cannot be used; else as of 'mayfly run' ('mayfly "
+    "Exit status: 152 the snapshot, its working set, a disk or a tap cannot be used; else as of 'mayfly run' "
+    "('mayfly "
     "--help').\n";
 
 constexpr const char* kDoctorFooter =

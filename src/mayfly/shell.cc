@@ -264,17 +264,19 @@ OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::stri
   MAYFLY_TRY_ASSIGN(std::vector<MonitorProcess> templates, find_monitors(view));
   std::erase_if(templates, [](const MonitorProcess& process) { return !process.is_template; });
   std::vector<MonitorProcess> named;
-  std::ranges::copy_if(templates, std::back_inserter(named),
-                       [&name](const MonitorProcess& process) { return process.id == name; });
+  std::ranges::copy_if(templates, std::back_inserter(named), [&name](const MonitorProcess& process) {
+    return process.id == name || std::to_string(process.pid) == name;
+  });
   if (named.size() == 1) {
     return TemplateSocket{.path = named.front().socket_to_connect, .listener = named.front().pid};
   }
-  return tl::make_unexpected(Failure(
-      ExitCode::kError,
-      named.empty() ? "there is no template \"" + name + "\" of this user; " +
-                          (templates.empty() ? "none is running" : "running are: " + list_of(templates))
-                    : "several templates are called \"" + name +
-                          "\": name one by its socket's path: " + list_of(named)));
+  return tl::make_unexpected(
+      Failure(ExitCode::kError,
+              named.empty()
+                  ? "there is no template \"" + name + "\" of this user; " +
+                        (templates.empty() ? "none is running" : "running are: " + list_of(templates))
+                  : "several templates are called \"" + name +
+                        "\": name one by the number of its process or its socket's path: " + list_of(named)));
 }
 
 OrFailure<std::string> clone(const ProcessView& view, const Options& options) {

@@ -485,7 +485,9 @@ OrFailure<void> run_template(const Options& options) {
   MAYFLY_TRY_ASSIGN(CloneSource source,
                     CloneSource::open(options.clones.state_path, options.clones.memory_path)
                         .map_error([](const BuildError& error) {
-                          return Failure(ExitCode::kBadArguments, error.error.message());
+                          return error.fault == BuildError::Fault::kConfiguration
+                                     ? with_code(ExitCode::kBadArguments)(error.error)
+                                     : Failure(error.error);
                         }));
   // No program that it or a clone starts gains rights.
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {

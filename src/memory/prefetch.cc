@@ -47,10 +47,18 @@ std::uint64_t end_of(const PageRun& run) {
   return std::uint64_t{run.page} + run.count;
 }
 
+bool is_own(const OwnBlocks& own, std::uint64_t page) {
+  return page / kBlockPages < own.size() && own[page / kBlockPages];
+}
+
+// Of no more pages than a block has.
+bool is_own(const OwnBlocks& own, const Piece& piece) {
+  return is_own(own, piece.page) && is_own(own, piece.page + piece.count - 1);
+}
+
 bool is_own(const OwnBlocks& own, const PageRun& run) {
-  const std::uint64_t last = (end_of(run) - 1) / kBlockPages;
-  for (std::uint64_t block = run.page / kBlockPages; block <= last; ++block) {
-    if (block >= own.size() || !own[block]) {
+  for (std::uint64_t page = run.page; page < end_of(run); page = (page / kBlockPages + 1) * kBlockPages) {
+    if (!is_own(own, page)) {
       return false;
     }
   }
@@ -226,7 +234,11 @@ Prefetcher::Prefetcher(const GuestMemory& memory, WorkingSet set, OwnBlocks own)
     : memory_(memory), set_(std::move(set)), own_blocks_(std::move(own)), wanted_(set_.pages()) {
   for (std::size_t index = 0; index < set_.size() && !own_blocks_.empty(); ++index) {
     const PageRun run = set_[index];
-    wanted_ -= is_own(own_blocks_, run) ? run.count : 0;
+    for (std::uint64_t page = run.page; page < end_of(run);) {
+      const std::uint64_t next = std::min(end_of(run), (page / kBlockPages + 1) * kBlockPages);
+      wanted_ -= is_own(own_blocks_, page) ? next - page : 0;
+      page = next;
+    }
   }
 }
 
@@ -251,11 +263,11 @@ Result<void> Prefetcher::sweep() {
     if (more && (ahead < kAheadPages || !can_map)) {
       const Piece piece = reads.next();
       more = piece.count > 0;
-      if (more) {
+      if (more && !is_own(own_blocks_, piece)) {
         MAYFLY_TRY(ask_for(memory_.backing_file(), piece));
         asked_ += piece.count;
-        ahead += piece.count;
       }
+      ahead += piece.count;
       continue;
     }
     if (!can_map) {
@@ -263,11 +275,14 @@ Result<void> Prefetcher::sweep() {
     }
     const Piece piece = maps.next();
     MAYFLY_CHECK(piece.count > 0, "both sweeps have the same pieces");
+    ahead -= piece.count;
+    if (is_own(own_blocks_, piece)) {
+      continue;
+    }
     MAYFLY_TRY_ASSIGN(const auto own, map(memory_, set_, piece));
     can_map = own.has_value();
     mapped_ += can_map ? piece.count : 0;
     own_ += own.value_or(0);
-    ahead -= piece.count;
   }
   return {};
 }

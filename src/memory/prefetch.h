@@ -22,7 +22,7 @@
 // have made KVM map each of them twice, for the read or the first look and again for the copy. It is as much
 // private memory as the recorded guest took.
 //
-// Nothing here can harm the guest: no byte of its memory becomes another. What fails ends the sweep, and is
+// No sweep can harm the guest: no byte of its memory becomes another. What fails ends the sweep, and is
 // told.
 //
 // What a sweep leaves is KVM's own fault for each page. take_own() is for those who would rather pay with
@@ -62,7 +62,7 @@ class Prefetcher {
  public:
   struct Progress {
     bool ended = false;              // nothing more will happen
-    std::uint64_t wanted_pages = 0;  // of the set, 4 KiB each, without runs that are the guest's own
+    std::uint64_t wanted_pages = 0;  // of the set, 4 KiB each, without those that are the guest's own
     std::uint64_t asked_pages = 0;   // of the memory file, asked for; small gaps between runs are among them
     std::uint64_t mapped_pages = 0;  // of them, put into the page tables; 0 before Linux 5.14
     std::uint64_t own_pages = 0;     // of those, copied for this guest alone

@@ -338,9 +338,11 @@ TEST(Prefetch, of_other_memory_is_refused) {
 constexpr std::uint32_t kBlock = 512;  // pages of a huge page
 
 // Block 2 has just enough of it, by two runs; block 4 a page too few, and pages that were written; block 7 is
-// whole; the last of the first region is not a whole one, and in the second none is aligned as in the file.
-const std::vector<PageRun> kDense = {{5 * kBlock - 63, 63, true}, {2 * kBlock + 100, 60}, {2 * kBlock + 1, 4},
-                                     {7 * kBlock, kBlock},        {9 * kBlock, 200},      {6000, 2000}};
+// whole, and its run goes on to both sides; the last of the first region is not a whole one, and in the
+// second none is aligned as in the file.
+const std::vector<PageRun> kDense = {{5 * kBlock - 63, 63, true}, {2 * kBlock + 100, 60},
+                                     {2 * kBlock + 1, 4},         {7 * kBlock - 32, kBlock + 64},
+                                     {9 * kBlock, 200},           {6000, 2000}};
 
 std::set<std::uint64_t> pages_of_blocks(const std::set<std::uint32_t>& blocks) {
   std::set<std::uint64_t> pages;
@@ -380,7 +382,7 @@ TEST(OwnBlocks, are_not_asked_for_again_and_stay_as_they_are) {
   ASSERT_TRUE(memory.write_object<std::uint64_t>(address_of(7 * kBlock + 5), 1234));
   const auto progress = Prefetcher::start(memory, std::move(set), {}, std::move(own)).value()->wait_ended();
   EXPECT_FALSE(progress.failed);
-  EXPECT_EQ(progress.wanted_pages, 63 + 200 + 2000U);
+  EXPECT_EQ(progress.wanted_pages, 63 + 64 + 200 + 2000U);
   EXPECT_EQ(progress.asked_pages, progress.wanted_pages);
   EXPECT_EQ(memory.read_object<std::uint64_t>(address_of(7 * kBlock + 5)).value(), 1234U);
   if (progress.mapped_pages > 0) {

@@ -72,20 +72,27 @@ Result<GuestMemory> load_saved_memory(const MicroVmState& state, HugePages pages
 tl::expected<CloneSource, BuildError> CloneSource::open(const std::string& state_path,
                                                         const std::string& memory_path) {
   const auto within = [&state_path](const Error& error) { return error.within("snapshot " + state_path); };
-  MAYFLY_TRY_ASSIGN(const std::string bytes, read_snapshot_state(state_path));
-  MAYFLY_TRY_ASSIGN(MicroVmState state, decode(std::as_bytes(std::span(bytes))).map_error(within));
-  MAYFLY_TRY_ASSIGN(VmConfig config, config_of(state).map_error(within));
+  MAYFLY_TRY_ASSIGN(const std::string bytes,
+                    read_snapshot_state(state_path).map_error(BuildError::of_loading));
+  MAYFLY_TRY_ASSIGN(
+      MicroVmState state,
+      decode(std::as_bytes(std::span(bytes))).map_error(within).map_error(BuildError::of_loading));
+  MAYFLY_TRY_ASSIGN(VmConfig config, config_of(state).map_error(within).map_error(BuildError::of_loading));
   config.machine.huge_pages = HugePages::kNone;  // which no guest can tell, and clones could not share
-  MAYFLY_TRY_ASSIGN(UniqueFd memory, open_file(memory_path, O_RDONLY | O_NONBLOCK, kMemoryRole));
+  MAYFLY_TRY_ASSIGN(
+      UniqueFd memory,
+      open_file(memory_path, O_RDONLY | O_NONBLOCK, kMemoryRole).map_error(BuildError::of_loading));
   std::string name = std::string(kMemoryRole) + " " + memory_path;
   // Once for all clones: whether it is the snapshot's.
   MAYFLY_TRY_ASSIGN(UniqueFd copy, duplicate(memory, name));
-  MAYFLY_TRY(load_saved_memory(state, config.machine.huge_pages, std::move(copy), name, state_path));
+  MAYFLY_TRY(load_saved_memory(state, config.machine.huge_pages, std::move(copy), name, state_path)
+                 .map_error(BuildError::of_loading));
   MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, nullptr, nullptr));
   MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(opened.kvm));
-  MAYFLY_TRY_ASSIGN(
-      Processor processor,
-      restore_processor(opened.kvm, supported, std::exchange(state.vcpus, {})).map_error(within));
+  MAYFLY_TRY_ASSIGN(Processor processor,
+                    restore_processor(opened.kvm, supported, std::exchange(state.vcpus, {}))
+                        .map_error(within)
+                        .map_error(BuildError::of_loading));
   return CloneSource({state_path, memory_path}, std::move(config), std::move(state), std::move(memory),
                      std::move(name), std::move(opened), std::move(processor));
 }

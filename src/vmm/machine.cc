@@ -252,9 +252,11 @@ void FrameAhead::create_timer() {
   if (vm != nullptr) {
     timer_ = vm->create_timer();
   }
+  timer_is_made_ = true;
 }
 
 Result<MachineFrame> FrameAhead::take(OpenKvm& opened, BootTrace* trace) {
+  MAYFLY_CHECK(!is_under_way_ || timer_is_made_, "create_timer() comes before take()");
   if (!making_->made) {
     making_->make(opened, true);
   }

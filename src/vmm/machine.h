@@ -99,6 +99,11 @@ class FrameAhead {
  public:
   // `host`, which may be null, is used up. The others as of Machine::make_frame().
   FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host);
+  FrameAhead(FrameAhead&&) = default;
+  FrameAhead& operator=(FrameAhead&&) = default;
+  FrameAhead(const FrameAhead&) = delete;
+  FrameAhead& operator=(const FrameAhead&) = delete;
+  ~FrameAhead() = default;
 
   // Of its memory.
   Backing backing() const { return backing_; }
@@ -113,6 +118,7 @@ class FrameAhead {
   struct Making;
   Backing backing_;
   bool is_under_way_ = false;
+  bool timer_is_made_ = false;  // or found to be impossible
   Result<void> timer_{};
   std::shared_ptr<Making> making_;  // the thread's too, which may end after this
 };

@@ -129,7 +129,8 @@ Result<void> MicroVm::check_snapshot(const SnapshotRequest& request) const {
   }
   if (request.live && !ledger_) {
     return fail(ErrorCode::kUnsupported,
-                "a live snapshot needs track_dirty_pages: in machine-config, or when a snapshot is loaded");
+                "a live snapshot needs track_dirty_pages (--track-dirty-pages of 'mayfly run' and 'mayfly "
+                "restore'): in machine-config, or when a snapshot is loaded");
   }
   if (!request.live && state() != State::kPaused) {
     return fail(ErrorCode::kBusy,
@@ -239,7 +240,8 @@ Result<RecordedSet> MicroVm::take_working_set(const std::string& path) {
   if (!recorded_.recorder) {
     return fail(
         ErrorCode::kNotFound,
-        "no working set is being recorded: a load with record_working_set begins it, and it is written once");
+        "no working set is being recorded: 'mayfly restore --record-working-set', or record_working_set of a "
+        "load, begins it, and it is written once");
   }
   return std::exchange(recorded_, RecordedSet{});
 }
@@ -508,11 +510,12 @@ Result<void> MicroVm::override_devices(VmConfig& config, const LoadRequest& requ
 Result<void> MicroVm::open_restored(const MicroVmState& state) {
   for (std::size_t index = 0; index < config_.drives.size(); ++index) {
     const std::string& id = config_.drives[index].id;
-    MAYFLY_TRY_ASSIGN(
-        auto device,
-        open(config_.drives[index])
-            .map_error(naming_the_way("A copy gets its own by --disk " + id +
-                                      "=IMAGE of the command line, or drive_overrides of the API's call")));
+    MAYFLY_TRY_ASSIGN(auto device,
+                      open(config_.drives[index])
+                          .map_error(naming_the_way(
+                              "A copy gets its own by --disk " + id +
+                              "=IMAGE of the command line, for several clones with {id} in its paths, or "
+                              "drive_overrides of the API's call")));
     const SavedDrive& saved = state.drives[index];
     {
       const MutexLock lock(device->mutex());

@@ -256,6 +256,10 @@ class Endings(CloneCase):
         self.assertNotIn(clone["id"], templates)
         other = Template(self, "--name", name, socket_name="other.sock")
         self.expect(mayfly("clone", name), 1, b"", ("several templates", template.socket, other.socket))
+        numbers = mayfly("ps", "--quiet", "--templates").out.decode().split()
+        self.assertIn(str(other.process.pid), numbers)  # as a command takes it
+        # Which it is found by: the name of its first clone is taken by one of the other template's.
+        self.expect(mayfly("clone", str(other.process.pid)), 1, b"", (f"template {other.process.pid}", f"{name}-1.sock"))
         other.stop()
         for command in ("pause", "resume", "metrics", "config"):
             self.expect(mayfly(command, name), 1, b"", (f"{name} (template, process {template.process.pid})", "no guest"))

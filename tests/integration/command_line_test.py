@@ -9,6 +9,7 @@ It starts no microVM. Completion is tried in those of bash, zsh and fish that ar
 import argparse
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,12 @@ class Completion(unittest.TestCase):
                   '_mayfly mayfly; printf "%s\\n" "${COMPREPLY[@]}"')
         found = output("bash", "--norc", "-c", script, "bash", "mayfly", *words, env=self.environment, cwd=self.folder)
         return found.split("\n")[:-1]
+
+    def test_a_file_that_must_not_become_so_long_is_an_error_of_the_host(self):
+        with open(os.path.join(self.folder, "script"), "wb") as script:
+            done = subprocess.run([MAYFLY, "completion", "bash"], stdout=script, check=False,
+                                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)))
+        self.assertEqual(done.returncode, 1)
 
     def test_bash_offers_subcommands_and_flags(self):
         offered = self.bash("")
