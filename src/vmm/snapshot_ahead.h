@@ -26,8 +26,8 @@ class SnapshotAhead {
     FrameAhead frame;
   };
 
-  // At once, what `request` names. Nothing is there where that cannot be read, memory is not just a file to map,
-  // or a CPU template asks something of KVM.
+  // At once, what `request` names. Nothing is there where that cannot be read, memory is not just a file to
+  // map, or a CPU template asks something of KVM.
   SnapshotAhead(const LoadRequest& request, HostKvm& host);
 
   // Once. `trace`, which may be null, is told how long it took.
