@@ -814,7 +814,8 @@ void add_template_options(CLI::App* made, const Named& named, Options& options) 
 void add_clone_options(CLI::App* made, const Named& named, Options& options) {
   made->footer(kCloneFooter);
   CloneOptions& clones = options.clones;
-  made->add_option("TEMPLATE", clones.template_name, "Which template: its name, or the path of its socket")
+  made->add_option("TEMPLATE", clones.template_name,
+                   "Which template: its name, its process's number, or its socket's path (with a '/')")
       ->type_name("TEMPLATE")
       ->required();
   if (named("--count") || named("-n")) {
