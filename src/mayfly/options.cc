@@ -100,10 +100,9 @@ constexpr const char* kTemplateFooter =
 
 constexpr const char* kCloneFooter =
     "\n"
-    "TEMPLATE is the --name of a template of this user, or the path of its socket where several have that\n"
-    "name ('mayfly ps'). A line for each clone: "
-    "its\n"
-    "process, its id and its control API's socket, or '-'. Either all of them are born or none is.\n"
+    "TEMPLATE is the --name of a template of this user; where several have that name, the number of its\n"
+    "process or the path of its socket, with a '/' in it ('mayfly ps'). A line for each clone: its process,\n"
+    "its id and its control API's socket, or '-'. Either all of them are born or none is.\n"
     "\n"
     "A disk that the guest writes to, and a tap, is one microVM's: give each clone its own. In paths and "
     "taps\n"

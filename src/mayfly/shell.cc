@@ -253,13 +253,23 @@ OrFailure<std::string> stop(const MonitorProcess& process, const ProcessView& vi
 
 struct TemplateSocket {
   std::string path;
+  std::string shown{};  // as a person names it
   std::optional<pid_t> listener{};
 };
+
+// A clone's socket as its template names it, from here: it lies beside the template's, whose folder a
+// relative path is of.
+std::string from_here(const std::string& socket, const TemplateSocket& of_template) {
+  if (socket.starts_with('/')) {
+    return socket;
+  }
+  return of_template.shown.substr(0, of_template.shown.rfind('/') + 1) + socket.substr(socket.rfind('/') + 1);
+}
 
 // Where the template answers: `name` is a socket's path where it has a '/'.
 OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::string& name) {
   if (name.find('/') != std::string::npos) {
-    return TemplateSocket{.path = name};
+    return TemplateSocket{.path = name, .shown = name};
   }
   MAYFLY_TRY_ASSIGN(std::vector<MonitorProcess> templates, find_monitors(view));
   std::erase_if(templates, [](const MonitorProcess& process) { return !process.is_template; });
@@ -268,7 +278,10 @@ OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::stri
     return process.id == name || std::to_string(process.pid) == name;
   });
   if (named.size() == 1) {
-    return TemplateSocket{.path = named.front().socket_to_connect, .listener = named.front().pid};
+    const MonitorProcess& found = named.front();
+    return TemplateSocket{.path = found.socket_to_connect,
+                          .shown = found.socket.value_or(found.socket_to_connect),
+                          .listener = found.pid};
   }
   return tl::make_unexpected(
       Failure(ExitCode::kError,
@@ -308,7 +321,7 @@ OrFailure<std::string> clone(const ProcessView& view, const Options& options) {
         .append(" ")
         .append(escaped(each.id))
         .append(" ")
-        .append(each.socket ? escaped(*each.socket) : "-")
+        .append(each.socket ? escaped(from_here(*each.socket, socket)) : "-")
         .append("\n");
   }
   return text;

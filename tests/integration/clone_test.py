@@ -47,16 +47,19 @@ def read(path):
 
 
 class Template:
-    def __init__(self, case, *arguments, state="state", memory="memory", socket_name="t.sock", before=(), inherit=()):
-        """`before` is what becomes the template, where that is not started as it is."""
+    def __init__(self, case, *arguments, state="state", memory="memory", socket_name="t.sock", before=(), inherit=(),
+                 called_from=None):
+        """`before` is what becomes the template, where that is not started as it is; in the folder `called_from` the path of
+        its socket is relative."""
         self.case = case
         self.pool = int(arguments[arguments.index("--pool") + 1]) if "--pool" in arguments else 8
         self.socket = case.path(socket_name)
+        named = os.path.relpath(self.socket, called_from) if called_from else self.socket
         self.log = case.path(f"template{len(os.listdir(case.folder))}.log")
         with open(self.log, "wb") as log:  # clones keep it open
             self.process = subprocess.Popen(
-                [*before, program(), "template", case.path(state), case.path(memory), "--api-sock", self.socket, *arguments],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, pass_fds=inherit)
+                [*before, program(), "template", case.path(state), case.path(memory), "--api-sock", named, *arguments],
+                cwd=called_from, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, pass_fds=inherit)
         case.addCleanup(self.stop)
         wait_until(case, "the template listens", lambda: self.listens() or self.process.poll() is not None)
         case.assertIsNone(self.process.poll(), "the template has ended")
@@ -268,6 +271,21 @@ class Endings(CloneCase):
         self.assertEqual(stopped.err, "")
         self.assertEqual(template.process.wait(HANG), 0)
         self.assertEqual(rows()[clone["pid"]]["state"], "Running")
+
+    def test_the_shell_names_a_clone_s_socket_from_where_it_is_called(self):
+        name = "t" + os.path.basename(self.folder).replace("_", "-")
+        template = Template(self, "--name", name, called_from=self.folder)
+        for called, cwd in ((name, "/"), (template.socket, "/"), ("./t.sock", self.folder)):
+            born = mayfly("clone", called, cwd=cwd)
+            self.expect(born, 0)
+            pid, _, path = born.out.decode().split()
+            self.addCleanup(kill, int(pid))
+            self.assertEqual(os.path.dirname(os.path.join(cwd, path)).rstrip("/."), self.folder)
+            api = Connection(os.path.join(cwd, path))
+            api.request("GET", "/")
+            self.assertEqual(api.getresponse().status, 200)
+            api.close()
+        template.stop()
 
     def test_a_fork_that_is_left_of_a_template_is_not_taken_for_it(self):
         name = "t" + os.path.basename(self.folder).replace("_", "-")
