@@ -546,7 +546,7 @@ def of_changes(case, filters):
     vm = Vm(case, filters, "flips", api=True,
             **{"machine-config": {"vcpu_count": 1, "mem_size_mib": 64, "track_dirty_pages": True}})
     vm.until(b"ready")
-    for kind, live in (("Full", False), ("Diff", False), ("Diff", False), ("Full", True)):
+    for kind, live in (("Full", False), ("Diff", False), ("Diff", False), *[("Full", True)] * 4):
         vm.call("PATCH", "/vm", {"state": "Resumed" if live else "Paused"})
         answer = vm.call("PUT", "/snapshot/create", {"snapshot_path": case.path("state"), "mem_file_path": case.path("memory"),
                                                      "snapshot_type": kind, "live": live})
