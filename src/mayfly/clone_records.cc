@@ -56,11 +56,10 @@ std::vector<api::BornClone> LivingClones::told() const {
   std::vector<api::BornClone> clones;
   for (const auto& [pid, life] : living_) {
     if (life.call == nullptr) {
-      api::BornClone clone{.id = std::string(life.id), .pid = pid};
+      clones.push_back({.id = std::string(life.id), .pid = pid});
       if (life.socket) {
-        clone.socket.emplace(*life.socket);
+        clones.back().socket = std::string(*life.socket);
       }
-      clones.push_back(std::move(clone));
     }
   }
   return clones;
