@@ -38,7 +38,7 @@ import priority
 CREATE_LIMIT_MS = 15
 LOAD_LIMIT_MS = 1.5
 RESTORE_LIMIT = 1.9  # times the floor
-SHELL_LIMIT = 1.5  # times the floor
+SHELL_LIMIT = 1.2  # times the floor
 PRIVATE_LIMIT_KIB = 1280
 
 

@@ -35,6 +35,14 @@ Result<UniqueFd> open_file(const std::string& path, int flags, std::string_view 
   return UniqueFd(fd);
 }
 
+Result<UniqueFd> duplicate(const UniqueFd& file, std::string_view role) {
+  UniqueFd copy(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy) {
+    return fail_errno(errno, std::string("duplicate the descriptor of ").append(role));
+  }
+  return copy;
+}
+
 Result<void> ensure_standard_descriptors() {
   for (int standard = 0; standard <= 2; ++standard) {
     if (::fcntl(standard, F_GETFD) >= 0) {

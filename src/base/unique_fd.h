@@ -38,6 +38,9 @@ class UniqueFd {
 // ...".
 Result<UniqueFd> open_file(const std::string& path, int flags, std::string_view role, mode_t mode = 0600);
 
+// fcntl(2) with F_DUPFD_CLOEXEC: the same open file, from a second owner on. `role` names it in the error.
+Result<UniqueFd> duplicate(const UniqueFd& file, std::string_view role);
+
 // Opens whichever of the descriptors 0 to 2 is closed, so that no file of the process's own ever takes the
 // place of its standard input or output. What is opened is /dev/null, or where there is none, something that
 // refuses reads and writes as a closed descriptor does. Call before anything else is opened.

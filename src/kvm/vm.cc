@@ -70,6 +70,13 @@ Result<void> Vm::set_read_only(const ReadOnlyPages& pages) const {
   return command(fd_, KVM_SET_USER_MEMORY_REGION, &slot, describe(slot));
 }
 
+Result<Vm> Vm::duplicate() const {
+  MAYFLY_TRY_ASSIGN(UniqueFd copy, mayfly::duplicate(fd_, "a virtual machine"));
+  Vm same(std::move(copy), run_area_size_);
+  same.slots_ = slots_;
+  return same;
+}
+
 Result<Vcpu> Vm::create_vcpu(std::uint32_t id) const {
   MAYFLY_TRY_ASSIGN(const int created, call(fd_, KVM_CREATE_VCPU, static_cast<unsigned long>(id),
                                             "create vCPU " + std::to_string(id) + " (KVM_CREATE_VCPU)"));

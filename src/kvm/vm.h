@@ -81,8 +81,12 @@ class Vm {
   // those written since the last call; reading clears them. Error kNotFound where logging is off.
   Result<std::vector<std::uint64_t>> take_dirty_pages(std::size_t region) const;
 
+  // The same VM by a descriptor of its own, for what is done to it beside its owner, who may let go of his
+  // meanwhile.
+  Result<Vm> duplicate() const;
+
   // The architecture's timer, once, where VmOptions left it out: of a VM that is complete but for it, before
-  // its guest runs. KVM starts a thread for it and waits for that; meanwhile another thread may create vCPUs.
+  // its guest runs. KVM starts a thread for it and waits for that; meanwhile another thread may set up vCPUs.
   Result<void> create_timer() const;
 
   // The descriptor, for this room's own use.

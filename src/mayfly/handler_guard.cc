@@ -74,10 +74,7 @@ HandlerGuard::HandlerGuard(UniqueFd userfault, const GuestMemory& memory, Unique
 Result<std::unique_ptr<HandlerGuard>> HandlerGuard::start(const UniqueFd& userfault,
                                                           const GuestMemory& memory, UniqueFd connection,
                                                           Calls calls) {
-  UniqueFd own(::fcntl(userfault.get(), F_DUPFD_CLOEXEC, 0));
-  if (!own) {
-    return fail_errno(errno, "duplicate the descriptor of a userfaultfd");
-  }
+  MAYFLY_TRY_ASSIGN(UniqueFd own, duplicate(userfault, "a userfaultfd"));
   std::unique_ptr<HandlerGuard> guard(
       new HandlerGuard(std::move(own), memory, std::move(connection), std::move(calls)));
   guard->handler_id_ = process_behind(guard->connection_);

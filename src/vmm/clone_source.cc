@@ -17,15 +17,6 @@ namespace {
 
 constexpr const char* kMemoryRole = "snapshot memory file";
 
-// A second descriptor of the same file.
-Result<UniqueFd> duplicate(const UniqueFd& file, const std::string& name) {
-  UniqueFd copy(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
-  if (!copy) {
-    return fail_errno(errno, "duplicate the descriptor of " + name);
-  }
-  return copy;
-}
-
 }  // namespace
 
 Result<std::string> read_snapshot_state(const std::string& path) {
@@ -87,7 +78,7 @@ tl::expected<CloneSource, BuildError> CloneSource::open(const std::string& state
   MAYFLY_TRY_ASSIGN(UniqueFd copy, duplicate(memory, name));
   MAYFLY_TRY(load_saved_memory(state, config.machine.huge_pages, std::move(copy), name, state_path)
                  .map_error(BuildError::of_loading));
-  MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, nullptr, nullptr));
+  MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, nullptr, std::nullopt));
   MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(opened.kvm));
   MAYFLY_TRY_ASSIGN(Processor processor,
                     restore_processor(opened.kvm, supported, std::exchange(state.vcpus, {}))

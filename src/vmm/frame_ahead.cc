@@ -4,96 +4,115 @@
 
 #include <utility>
 
-#include "base/check.h"
-#include "base/handover.h"
-
 namespace mayfly {
 namespace {
 
-// A frame without vCPUs, and, where it is not wanted yet, without timer.
-Result<MachineFrame> begin_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
-                                 std::optional<Vm> empty, bool timer) {
+Result<MachineFrame> make_without_timer(GuestMemory memory, std::size_t devices, const Kvm& kvm,
+                                        std::optional<Vm> empty, std::uint32_t vcpus) {
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(devices));
-  MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(std::move(empty), kvm, memory, windows.all(), timer));
-  return MachineFrame{std::move(memory), std::move(windows), std::move(vm), {}, {}};
-}
-
-Result<void> add_vcpus(MachineFrame& frame, std::uint32_t count) {
-  for (std::uint32_t id = 0; id < count; ++id) {
+  MAYFLY_TRY_ASSIGN(Vm vm, create_platform_vm(std::move(empty), kvm, memory, windows.all(), false));
+  MachineFrame frame{std::move(memory), std::move(windows), std::move(vm), {}, {}};
+  for (std::uint32_t id = 0; id < vcpus; ++id) {
     MAYFLY_TRY_ASSIGN(Vcpu vcpu, frame.vm.create_vcpu(id));
     frame.vcpus.push_back(std::move(vcpu));
   }
-  return {};
+  return frame;
 }
 
 }  // namespace
 
 Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
                                 std::optional<Vm> empty, std::uint32_t vcpus) {
-  MAYFLY_TRY_ASSIGN(MachineFrame frame, begin_frame(std::move(memory), devices, kvm, std::move(empty), true));
-  MAYFLY_TRY(add_vcpus(frame, vcpus));
+  MAYFLY_TRY_ASSIGN(MachineFrame frame,
+                    make_without_timer(std::move(memory), devices, kvm, std::move(empty), vcpus));
+  MAYFLY_TRY(frame.vm.create_timer());
   return frame;
 }
 
 struct FrameAhead::Making {
+  struct Made {
+    std::optional<OpenKvm> opened{};
+    std::optional<Result<MachineFrame>> frame{};
+    BootTrace::Phase phase{};
+  };
+
   Making(GuestMemory ram, std::size_t device_count, std::uint32_t vcpu_count)
       : memory(std::move(ram)), devices(device_count), vcpus(vcpu_count) {}
 
-  void make(OpenKvm& opened, bool timer) {
+  Result<MachineFrame> make(OpenKvm& opened) {
+    return make_without_timer(std::move(memory), devices, opened.kvm, std::exchange(opened.vm, std::nullopt),
+                              vcpus);
+  }
+
+  // The timer last, beside what its taker does with the rest: KVM starts a thread for it and waits for that.
+  void make_and_give(std::optional<OpenKvm> opened) {
+    if (!opened) {
+      made.give({});
+      return;
+    }
     const auto begin = BootTrace::Clock::now();
-    made.emplace(
-        begin_frame(std::move(memory), devices, opened.kvm, std::exchange(opened.vm, std::nullopt), timer));
-    if (!timer) {
-      without_timer.give(*made ? &(*made)->vm : nullptr);
+    Result<MachineFrame> frame = make(*opened);
+    Result<Vm> timed = frame ? frame->vm.duplicate() : tl::make_unexpected(frame.error());
+    std::shared_ptr<Handover<Result<void>>> timer;
+    if (timed) {
+      timer = std::make_shared<Handover<Result<void>>>();
+      frame->timer = timer;
+    } else {
+      frame = tl::make_unexpected(timed.error());
     }
-    if (*made) {
-      added = add_vcpus(**made, vcpus);
+    made.give(
+        {std::move(opened), std::move(frame), {"create VM", begin, BootTrace::Clock::now(), ::gettid()}});
+    if (timer) {
+      timer->give(timed->create_timer());
     }
-    phase = {"create VM", begin, BootTrace::Clock::now(), ::gettid()};
   }
 
   GuestMemory memory;
   const std::size_t devices;
   const std::uint32_t vcpus;
-  Handover<const Vm*> without_timer{};         // null: it could not be made
-  std::optional<Result<MachineFrame>> made{};  // the thread's, up to its end
-  Result<void> added{};
-  BootTrace::Phase phase{};
+  Handover<Made> made{};
+  std::optional<Made> taken{};
 };
 
 FrameAhead::FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host)
-    : backing_(memory.backing()), making_(std::make_shared<Making>(std::move(memory), devices, vcpus)) {
-  is_under_way_ = host != nullptr && host->use([making = making_](OpenKvm* opened) {
-    if (opened != nullptr) {
-      making->make(*opened, false);
-    } else {
-      making->without_timer.give(nullptr);
-    }
-  });
+    : backing_(memory.backing()),
+      host_(host),
+      making_(std::make_shared<Making>(std::move(memory), devices, vcpus)) {
+  const auto job = [making = making_](std::optional<OpenKvm> opened) {
+    making->make_and_give(std::move(opened));
+  };
+  if (host_ != nullptr && host_->use(job)) {
+    host_ = nullptr;
+  } else {
+    making_->taken.emplace();
+  }
 }
 
-void FrameAhead::create_timer() {
-  const Vm* const vm = is_under_way_ ? making_->without_timer.take() : nullptr;
-  if (vm != nullptr) {
-    timer_ = vm->create_timer();
+std::optional<OpenKvm> FrameAhead::take_kvm(BootTrace* trace) {
+  if (host_ != nullptr) {
+    return host_->take(trace);
   }
-  timer_is_made_ = true;
+  if (!making_->taken) {
+    making_->taken.emplace(making_->made.take());
+    if (trace != nullptr && making_->taken->opened) {
+      trace->phase(making_->taken->opened->opening);
+    }
+  }
+  return std::exchange(making_->taken->opened, std::nullopt);
 }
 
 Result<MachineFrame> FrameAhead::take(OpenKvm& opened, BootTrace* trace) {
-  MAYFLY_CHECK(!is_under_way_ || timer_is_made_, "create_timer() comes before take()");
-  if (!making_->made) {
-    making_->make(opened, true);
+  auto made = std::move(making_->taken->frame);
+  making_->taken->frame.reset();
+  if (!made) {
+    MAYFLY_TRY_ASSIGN(MachineFrame frame, making_->make(opened));
+    MAYFLY_TRY(frame.vm.create_timer());
+    return frame;
   }
   if (trace != nullptr) {
-    trace->phase(making_->phase);
+    trace->phase(making_->taken->phase);
   }
-  Result<MachineFrame> frame = *std::exchange(making_->made, std::nullopt);
-  if (frame) {
-    MAYFLY_TRY(timer_);
-    MAYFLY_TRY(making_->added);
-  }
-  return frame;
+  return std::move(*made);
 }
 
 }  // namespace mayfly

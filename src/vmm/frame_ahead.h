@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/handover.h"
 #include "base/result.h"
 #include "kvm/kvm.h"
 #include "kvm/vcpu.h"
@@ -30,6 +31,8 @@ struct MachineFrame {
   std::vector<Vcpu> vcpus;  // fresh
   // One for each of them, started, with no vCPU taken on yet; empty: the machine starts them.
   std::vector<std::unique_ptr<VcpuThread>> threads{};
+  // Tells once, and before the timer is used, that KVM has made it; null: it has.
+  std::shared_ptr<Handover<Result<void>>> timer{};
 };
 
 // In the VM `empty`, if there is one, for `devices` virtio devices, without a processor, which the caller
@@ -41,7 +44,7 @@ Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const K
 // when it is taken.
 class FrameAhead {
  public:
-  // `host`, which may be null, is used up. The others as of make_frame().
+  // `host`, which may be null, is used up, and outlives this. The others as of make_frame().
   FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host);
   FrameAhead(FrameAhead&&) = default;
   FrameAhead& operator=(FrameAhead&&) = default;
@@ -52,18 +55,16 @@ class FrameAhead {
   // Of its memory.
   Backing backing() const { return backing_; }
 
-  // Where it is under way, waits until there is a VM, and creates its timer, while the thread creates its
-  // vCPUs: each takes KVM as long as the other. Once; before open_kvm(), which waits for that thread.
-  void create_timer();
-  // Then, once, with what open_kvm() has opened by the same `host`.
+  // Waits, where it is under way, until it is there but for its timer, which nothing needs before the state
+  // of the vCPUs is set. What `host` has opened; nothing where it could not. Once; `trace` may be null.
+  std::optional<OpenKvm> take_kvm(BootTrace* trace);
+  // Then, once, with what open_kvm() has made of that.
   Result<MachineFrame> take(OpenKvm& opened, BootTrace* trace);
 
  private:
   struct Making;
   Backing backing_;
-  bool is_under_way_ = false;
-  bool timer_is_made_ = false;  // or found to be impossible
-  Result<void> timer_{};
+  HostKvm* host_;                   // null: it is under way there, or there is none
   std::shared_ptr<Making> making_;  // the thread's too, which may end after this
 };
 

@@ -2,6 +2,7 @@
 // may not be opened, every case is skipped and says why.
 #include "vmm/frame_ahead.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/kvm.h>
 #include <sys/syscall.h>
@@ -10,7 +11,6 @@
 #include <array>
 #include <cerrno>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
@@ -43,6 +43,10 @@ class FrameAheadDevice : public ::testing::Test {
 
   // All that was asked for is there, and a vCPU runs what the memory holds.
   static void expect_whole(MachineFrame& frame) {
+    if (frame.timer) {
+      const auto timer = frame.timer->take();
+      EXPECT_TRUE(timer.has_value()) << timer.error().message();
+    }
     ASSERT_EQ(frame.vcpus.size(), kVcpus);
     EXPECT_EQ(frame.windows.window(kDevices - 1).size(), frame.windows.all().size() / kDevices);
     EXPECT_EQ(frame.memory.read_object<std::uint32_t>(GuestAddress(0)).value(), 0x6f6d656dU) << "memo";
@@ -56,26 +60,22 @@ class FrameAheadDevice : public ::testing::Test {
     EXPECT_TRUE(std::holds_alternative<PortWrite>(*exit));
   }
 
-  // What comes of a frame by a host that refuses what `refuse` makes it refuse.
-  static std::optional<Error> error_where(const std::function<void()>& refuse) {
+  // What comes of a frame by a host that refuses `call` where that argument is `value`.
+  void expect_refused(std::uint32_t call, std::uint32_t argument, std::uint32_t value,
+                      const std::string& why) {
     std::optional<Error> error;
     std::thread([&] {
-      refuse();
+      testing::refuse_call_where(call, argument, ~std::uint32_t{0}, value, ENOSPC);
       HostKvm host;
       host.start(HostKvm::Purpose::kUse);
       FrameAhead frame = begin(&host);
-      frame.create_timer();
-      auto opened = host.take(nullptr);
+      auto opened = frame.take_kvm(nullptr);
       ASSERT_TRUE(opened.has_value());
       const auto made = frame.take(*opened, nullptr);
-      ASSERT_FALSE(made.has_value());
-      error = made.error();
+      const Result<void> timer = made ? made->timer->take() : Result<void>();
+      ASSERT_FALSE(made.has_value() && timer.has_value());
+      error = made ? timer.error() : made.error();
     }).join();
-    return error;
-  }
-  void expect_refused(std::uint32_t argument, std::uint32_t value, const std::string& why) {
-    const auto error = error_where(
-        [&] { testing::refuse_call_where(SYS_ioctl, argument, ~std::uint32_t{0}, value, ENOSPC); });
     ASSERT_TRUE(error.has_value());
     EXPECT_EQ(error->os_errno(), ENOSPC);
     EXPECT_NE(error->message().find(why), std::string::npos) << error->message();
@@ -86,7 +86,7 @@ class FrameAheadDevice : public ::testing::Test {
   std::vector<std::string> before_;  // and no more is to be held at a case's end
 };
 
-TEST_F(FrameAheadDevice, is_made_by_the_thread_that_opened_kvm_and_its_timer_by_its_owner) {
+TEST_F(FrameAheadDevice, is_made_by_the_thread_that_opened_kvm) {
   if (!kvm_) {
     return;
   }
@@ -96,10 +96,11 @@ TEST_F(FrameAheadDevice, is_made_by_the_thread_that_opened_kvm_and_its_timer_by_
     HostKvm host;
     host.start(HostKvm::Purpose::kUse);
     FrameAhead frame = begin(&host);
-    frame.create_timer();
-    auto opened = host.take(nullptr);
+    EXPECT_FALSE(host.take(nullptr).has_value()) << "it is the frame's";
+    auto opened = frame.take_kvm(trace.get());
     ASSERT_TRUE(opened.has_value());
     EXPECT_FALSE(opened->vm.has_value()) << "the frame has it";
+    EXPECT_FALSE(frame.take_kvm(nullptr).has_value()) << "once";
     auto made = frame.take(*opened, trace.get());
     ASSERT_TRUE(made.has_value()) << made.error().message();
     expect_whole(*made);
@@ -108,6 +109,7 @@ TEST_F(FrameAheadDevice, is_made_by_the_thread_that_opened_kvm_and_its_timer_by_
   const std::string text = testing::read_file(dir.file("trace"));
   const std::size_t phase = text.find("create VM");
   ASSERT_NE(phase, std::string::npos) << text;
+  EXPECT_NE(text.find("make a VM ahead"), std::string::npos) << text;
   EXPECT_EQ(text.find("\"tid\":" + std::to_string(::gettid()), phase), std::string::npos) << text;
   EXPECT_EQ(testing::held(), before_);
 }
@@ -119,9 +121,10 @@ TEST_F(FrameAheadDevice, without_a_host_is_made_when_it_is_taken) {
   {
     OpenKvm opened{.kvm = Kvm::open().value()};
     FrameAhead frame = begin(nullptr);
-    frame.create_timer();
+    EXPECT_FALSE(frame.take_kvm(nullptr).has_value());
     auto made = frame.take(opened, nullptr);
     ASSERT_TRUE(made.has_value()) << made.error().message();
+    EXPECT_EQ(made->timer, nullptr) << "it is there already";
     expect_whole(*made);
   }
   EXPECT_EQ(testing::held(), before_);
@@ -137,8 +140,7 @@ TEST_F(FrameAheadDevice, of_a_host_that_could_not_open_kvm_is_made_when_it_is_ta
       HostKvm host;
       host.start(HostKvm::Purpose::kUse);
       frame.emplace(begin(&host));
-      frame->create_timer();
-      EXPECT_FALSE(host.take(nullptr).has_value());
+      EXPECT_FALSE(frame->take_kvm(nullptr).has_value());
     });
     OpenKvm opened{.kvm = Kvm::open().value()};
     auto made = frame->take(opened, nullptr);
@@ -150,67 +152,62 @@ TEST_F(FrameAheadDevice, of_a_host_that_could_not_open_kvm_is_made_when_it_is_ta
 
 TEST_F(FrameAheadDevice, a_vm_that_cannot_be_made_is_told_when_it_is_taken) {
   if (kvm_) {
-    expect_refused(1, KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP");
+    expect_refused(SYS_ioctl, 1, KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP");
   }
 }
 
-TEST_F(FrameAheadDevice, a_timer_that_cannot_be_made_is_told_when_it_is_taken) {
+TEST_F(FrameAheadDevice, a_timer_that_cannot_be_made_is_told_when_it_is_waited_for) {
   if (kvm_) {
-    expect_refused(1, KVM_CREATE_PIT2, "KVM_CREATE_PIT2");
+    expect_refused(SYS_ioctl, 1, KVM_CREATE_PIT2, "KVM_CREATE_PIT2");
   }
 }
 
 TEST_F(FrameAheadDevice, a_vcpu_that_cannot_be_made_is_told_when_it_is_taken) {
   if (kvm_) {
-    expect_refused(2, kVcpus - 1, "create vCPU 5");  // the id; no other call has such an argument
+    // The id; no other call has such an argument.
+    expect_refused(SYS_ioctl, 2, kVcpus - 1, "create vCPU 5");
   }
 }
 
-TEST_F(FrameAheadDevice, may_be_given_up_while_it_is_made) {
+TEST_F(FrameAheadDevice, a_vm_whose_descriptor_cannot_be_duplicated_is_told_when_it_is_taken) {
+  if (kvm_) {
+    expect_refused(SYS_fcntl, 1, F_DUPFD_CLOEXEC, "duplicate the descriptor of a virtual machine");
+  }
+}
+
+TEST_F(FrameAheadDevice, of_a_host_that_keeps_what_it_opened_for_who_takes_it_is_made_when_it_is_taken) {
   if (!kvm_) {
     return;
   }
-  for (const bool with_timer : {false, true}) {
+  {
     HostKvm host;
-    host.start(HostKvm::Purpose::kUse);
+    host.start(HostKvm::Purpose::kTake);
     FrameAhead frame = begin(&host);
-    if (with_timer) {
-      frame.create_timer();
-    }
+    auto opened = frame.take_kvm(nullptr);
+    ASSERT_TRUE(opened.has_value());
+    EXPECT_TRUE(opened->vm.has_value());
+    auto made = frame.take(*opened, nullptr);
+    ASSERT_TRUE(made.has_value()) << made.error().message();
+    EXPECT_FALSE(opened->vm.has_value()) << "the frame has it";
+    expect_whole(*made);
   }
   EXPECT_EQ(testing::held(), before_);
 }
 
-TEST_F(FrameAheadDevice, may_be_given_up_when_it_is_made) {
+TEST_F(FrameAheadDevice, may_be_given_up_at_any_time) {
   if (!kvm_) {
     return;
   }
-  for (const bool with_timer : {false, true}) {
+  for (const int steps : {0, 1, 2}) {
     HostKvm host;
     host.start(HostKvm::Purpose::kUse);
     FrameAhead frame = begin(&host);
-    if (with_timer) {
-      frame.create_timer();
+    auto opened = steps > 0 ? frame.take_kvm(nullptr) : std::nullopt;
+    if (steps > 1) {
+      EXPECT_TRUE(frame.take(*opened, nullptr).has_value()) << "whose timer nobody waits for";
     }
-    EXPECT_TRUE(host.take(nullptr).has_value());
   }
   EXPECT_EQ(testing::held(), before_);
-}
-
-TEST_F(FrameAheadDevice, is_not_taken_without_the_timer_that_its_owner_was_to_create) {
-  if (!kvm_) {
-    return;
-  }
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_DEATH(
-      {
-        HostKvm host;
-        host.start(HostKvm::Purpose::kUse);
-        FrameAhead frame = begin(&host);
-        auto opened = host.take(nullptr);
-        static_cast<void>(frame.take(*opened, nullptr));
-      },
-      "comes before take");
 }
 
 }  // namespace

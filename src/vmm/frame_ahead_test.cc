@@ -13,15 +13,14 @@
 namespace mayfly {
 namespace {
 
-TEST(FrameAhead, where_kvm_cannot_be_opened_no_timer_is_waited_for_and_all_goes_with_its_owner) {
+TEST(FrameAhead, where_kvm_cannot_be_opened_there_is_none_and_all_goes_with_its_owner) {
   const auto before = testing::held();
   testing::where_refused(SYS_openat, EACCES, [] {
     HostKvm host;
     host.start(HostKvm::Purpose::kUse);
     FrameAhead frame(testing::memory_of_file(), 2, 2, &host);
     EXPECT_EQ(frame.backing(), Backing::kPrivateFile);
-    frame.create_timer();
-    EXPECT_FALSE(host.take(nullptr).has_value());
+    EXPECT_FALSE(frame.take_kvm(nullptr).has_value());
   });
   EXPECT_EQ(testing::held(), before);
 }
@@ -32,9 +31,9 @@ TEST(FrameAhead, of_a_host_that_has_nothing_is_not_waited_for) {
     HostKvm host;  // not started
     FrameAhead frame(testing::memory_of_file(), 2, 2, &host);
     EXPECT_NE(testing::held(), before) << "its memory is there";
-    frame.create_timer();
+    EXPECT_FALSE(frame.take_kvm(nullptr).has_value());
     FrameAhead alone(testing::memory_of_file(), 2, 2, nullptr);
-    alone.create_timer();
+    EXPECT_FALSE(alone.take_kvm(nullptr).has_value());
   }
   EXPECT_EQ(testing::held(), before);
 }

@@ -20,9 +20,10 @@ Result<OpenKvm> open_with_vm() {
 }
 
 // By a descriptor of its own: the other's owner may close it meanwhile.
-Result<arch::SupportedProcessor> ask() {
-  MAYFLY_TRY_ASSIGN(const Kvm kvm, Kvm::open());
-  return supported_processor(kvm);
+Result<AskedKvm> ask() {
+  MAYFLY_TRY_ASSIGN(Kvm kvm, Kvm::open());
+  MAYFLY_TRY_ASSIGN(auto supported, supported_processor(kvm));
+  return AskedKvm{std::move(kvm), std::move(supported)};
 }
 
 template <typename T>
@@ -83,6 +84,8 @@ HostKvm::~HostKvm() {
 }
 
 void HostKvm::end() {
+  opened_is_there_ = false;
+  supported_is_there_ = false;
   if (thread_.joinable()) {
     want({});
     thread_.join();
@@ -102,7 +105,7 @@ bool HostKvm::use(Job job) {
   if (!opened_is_there_ || is_wanted_) {
     return false;
   }
-  is_used_ = true;
+  opened_is_there_ = false;
   want(std::move(job));
   return true;
 }
@@ -111,8 +114,10 @@ void HostKvm::look() noexcept {
   give_timed("make a VM ahead", open_with_vm, opening_, opened_);
   if (const Job job = wanted_.take()) {
     Result<OpenKvm> opened = opened_.take();
-    job(opened ? &*opened : nullptr);
-    used_.give(std::move(opened));
+    if (opened) {
+      opened->opening = opening_;
+    }
+    job(opened ? std::optional(std::move(*opened)) : std::nullopt);
   }
 }
 
@@ -120,13 +125,11 @@ std::optional<OpenKvm> HostKvm::take(BootTrace* trace) {
   if (opened_is_there_) {
     want({});
   }
-  return take_once(is_used_ ? used_ : opened_, opened_is_there_, opening_, trace);
+  return take_once(opened_, opened_is_there_, opening_, trace);
 }
 
-std::optional<arch::SupportedProcessor> HostKvm::take_supported(BootTrace* trace) {
-  auto supported = take_once(supported_, supported_is_there_, asking_, trace);
-  end();  // they have nothing left to do
-  return supported;
+std::optional<AskedKvm> HostKvm::take_supported(BootTrace* trace) {
+  return take_once(supported_, supported_is_there_, asking_, trace);
 }
 
 }  // namespace mayfly

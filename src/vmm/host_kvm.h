@@ -17,7 +17,14 @@ namespace mayfly {
 
 struct OpenKvm {
   Kvm kvm;
-  std::optional<Vm> vm{};  // of this process, with nothing in it; where somebody has made one ahead
+  std::optional<Vm> vm{};      // of this process, with nothing in it; where somebody has made one ahead
+  BootTrace::Phase opening{};  // and how long that took; without a name where nobody did
+};
+
+// What guests can have of the host's processor, and the KVM that said so.
+struct AskedKvm {
+  Kvm kvm;
+  arch::SupportedProcessor supported;
 };
 
 // Opens KVM and makes a VM, and asks what guests can have of the host's processor, which takes some tenths of
@@ -37,31 +44,30 @@ class HostKvm {
   // The first time begins it; without it there is nothing ahead. The threads take no signals.
   void start(Purpose purpose = Purpose::kTake);
 
-  // Once: has the thread that opens KVM do more with it, beside what the caller does. `job`, which does not
-  // throw, is called with null where it could not be opened. take() waits for its end and gives what it
-  // leaves. False where there is nothing ahead, or it was taken before: `job` is not called then.
-  bool use(std::function<void(OpenKvm*)> job);
+  // Once, in place of take(): has the thread that opens KVM go on with it, beside what the caller does.
+  // `job`, which does not throw, gets nothing where it could not be opened. False where there is nothing
+  // ahead, or it was taken before: `job` is not called then.
+  using Job = std::function<void(std::optional<OpenKvm>)>;
+  bool use(Job job);
 
-  // These wait, the second one for the threads' end. Nothing where it could not be had, or was taken before.
-  // `trace`, which may be null, is told how long it took.
+  // These wait. Nothing where it could not be had, or was taken or used before. `trace`, which may be null,
+  // is told how long it took.
   std::optional<OpenKvm> take(BootTrace* trace);
-  std::optional<arch::SupportedProcessor> take_supported(BootTrace* trace);
+  std::optional<AskedKvm> take_supported(BootTrace* trace);
+
+  // Waits for the threads' end, a job's among it; afterwards there is nothing ahead.
+  void end();
 
  private:
-  using Job = std::function<void(OpenKvm*)>;
-
   void look() noexcept;
   void want(Job job);
-  void end();
 
   BootTrace::Phase opening_{};  // set before the handover
   BootTrace::Phase asking_{};
   Handover<Result<OpenKvm>> opened_;
-  Handover<Job> wanted_;            // empty: nothing more is
-  Handover<Result<OpenKvm>> used_;  // after the job
-  Handover<Result<arch::SupportedProcessor>> supported_;
+  Handover<Job> wanted_;  // empty: nothing more is
+  Handover<Result<AskedKvm>> supported_;
   bool is_wanted_ = false;  // wanted_ was given
-  bool is_used_ = false;    // and is a job
   bool started_ = false;
   bool opened_is_there_ = false;
   bool supported_is_there_ = false;

@@ -37,27 +37,27 @@ TEST_F(HostKvmDevice, an_empty_vm_and_the_processor_are_there_once) {
   EXPECT_FALSE(host.take_supported(nullptr).has_value());
 }
 
-TEST_F(HostKvmDevice, a_job_has_what_was_opened_and_leaves_the_rest_to_who_takes_it) {
+TEST_F(HostKvmDevice, a_job_has_what_was_opened_and_who_takes_it_nothing) {
   if (!kvm_) {
     return;
   }
   HostKvm host;
   host.start(HostKvm::Purpose::kUse);
-  std::optional<Vm> vm;
+  std::optional<OpenKvm> opened;
   std::thread::id where;
-  EXPECT_TRUE(host.use([&](OpenKvm* opened) {
-    vm = std::exchange(opened->vm, std::nullopt);
+  EXPECT_TRUE(host.use([&](std::optional<OpenKvm> ahead) {
+    opened = std::move(ahead);
     where = std::this_thread::get_id();
   }));
-  EXPECT_FALSE(host.use([&](OpenKvm*) { where = {}; }));
-  const auto opened = host.take(nullptr);
+  EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { where = {}; }));
+  EXPECT_FALSE(host.take(nullptr).has_value());
+  host.end();
   ASSERT_TRUE(opened.has_value());
-  EXPECT_FALSE(opened->vm.has_value());
-  ASSERT_TRUE(vm.has_value());
-  EXPECT_TRUE(vm->create_vcpu(0).has_value());
+  ASSERT_TRUE(opened->vm.has_value());
+  EXPECT_TRUE(opened->vm->create_vcpu(0).has_value());
   EXPECT_NE(where, std::thread::id());
   EXPECT_NE(where, std::this_thread::get_id());
-  EXPECT_TRUE(host.take_supported(nullptr).has_value());
+  EXPECT_FALSE(host.take_supported(nullptr).has_value()) << "after the end there is nothing";
 }
 
 TEST_F(HostKvmDevice, a_job_after_all_was_taken_is_not_done) {
@@ -68,7 +68,7 @@ TEST_F(HostKvmDevice, a_job_after_all_was_taken_is_not_done) {
   host.start(HostKvm::Purpose::kUse);
   ASSERT_TRUE(host.take(nullptr).has_value());
   bool done = false;
-  EXPECT_FALSE(host.use([&](OpenKvm*) { done = true; }));
+  EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
   EXPECT_TRUE(host.take_supported(nullptr).has_value());
   EXPECT_FALSE(done);
 }
@@ -80,7 +80,7 @@ TEST_F(HostKvmDevice, a_job_that_no_thread_waits_for_is_not_done) {
   HostKvm host;
   host.start();
   bool done = false;
-  EXPECT_FALSE(host.use([&](OpenKvm*) { done = true; }));
+  EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
   EXPECT_TRUE(host.take(nullptr).has_value());
   EXPECT_FALSE(done);
 }
@@ -93,7 +93,7 @@ TEST_F(HostKvmDevice, a_job_whose_result_nobody_takes_ends_before_its_host) {
   {
     HostKvm host;
     host.start(HostKvm::Purpose::kUse);
-    host.use([&](OpenKvm*) { done = true; });
+    host.use([&](std::optional<OpenKvm>) { done = true; });
   }
   EXPECT_TRUE(done);
 }

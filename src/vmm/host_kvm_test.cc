@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <optional>
 
 #include "support/poor_host.h"
 
@@ -27,7 +28,7 @@ TEST(HostKvm, without_a_start_there_is_nothing) {
 TEST(HostKvm, without_a_start_a_job_is_not_done) {
   HostKvm host;
   bool done = false;
-  EXPECT_FALSE(host.use([&](OpenKvm*) { done = true; }));
+  EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
   EXPECT_FALSE(host.take(nullptr).has_value());
   EXPECT_FALSE(done);
 }
@@ -52,10 +53,11 @@ TEST(HostKvm, where_kvm_cannot_be_opened_there_is_nothing) {
     HostKvm host;
     host.start(HostKvm::Purpose::kUse);
     bool had_none = false;
-    EXPECT_TRUE(host.use([&](OpenKvm* opened) { had_none = opened == nullptr; }));
+    EXPECT_TRUE(host.use([&](std::optional<OpenKvm> opened) { had_none = !opened.has_value(); }));
     EXPECT_FALSE(host.take(nullptr).has_value());
-    EXPECT_TRUE(had_none);
     EXPECT_FALSE(host.take_supported(nullptr).has_value());
+    host.end();
+    EXPECT_TRUE(had_none);
   });
 }
 

@@ -40,12 +40,6 @@ std::unique_ptr<BootMark> make_boot_mark(BootTrace* trace, std::function<void()>
   });
 }
 
-// `ahead` and `trace` may be null.
-Result<arch::SupportedProcessor> supported_processor(HostKvm* ahead, const Kvm& kvm, BootTrace* trace) {
-  auto known = ahead == nullptr ? std::nullopt : ahead->take_supported(trace);
-  return known ? std::move(*known) : supported_processor(kvm);
-}
-
 using VcpuThreads = std::vector<std::unique_ptr<VcpuThread>>;
 
 // Ahead of their vCPUs: they are confined while the VM is made, which is mostly waiting.
@@ -72,19 +66,16 @@ Backing backing_of(HugePages huge_pages) {
   return Backing::kAnonymous;
 }
 
-tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace, HostKvm* ahead) {
+tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace,
+                                           std::optional<OpenKvm> ahead) {
   const TracePhase phase(trace, "open KVM");
   const std::span<const CapabilityChange> capabilities =
       config.cpu_template ? config.cpu_template->capabilities : std::span<const CapabilityChange>();
-  std::optional<OpenKvm> opened;
-  if (ahead != nullptr) {
-    opened = ahead->take(trace);
-  }
-  if (!opened || !capabilities.empty()) {
+  if (!ahead || !capabilities.empty()) {
     MAYFLY_TRY_ASSIGN(Kvm in_place, Kvm::open("/dev/kvm", capabilities));
-    opened.emplace(OpenKvm{.kvm = std::move(in_place)});
+    ahead.emplace(OpenKvm{.kvm = std::move(in_place)});
   }
-  const Kvm& kvm = opened->kvm;
+  const Kvm& kvm = ahead->kvm;
   MAYFLY_TRY(check_required(capabilities, [&kvm](std::uint32_t number) {
                return kvm.check_extension(number);
              }).map_error(of_cpu_config));
@@ -95,7 +86,7 @@ tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* tr
     return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
                                              ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
   }
-  return std::move(*opened);
+  return std::move(*ahead);
 }
 
 void Machine::Ending::power_event(PowerEvent event) noexcept {
@@ -152,7 +143,9 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
                     traced(trace, "map guest memory", [&] { return map_memory(config.machine); }));
   MAYFLY_TRY_ASSIGN(VirtioWindows windows, VirtioWindows::create(parts.devices.size()));
   MAYFLY_TRY_ASSIGN(VcpuThreads threads, start_threads(config.machine.vcpu_count, surroundings.confine_vcpu));
-  MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, surroundings.host_kvm));
+  HostKvm* const host = surroundings.host_kvm;
+  MAYFLY_TRY_ASSIGN(OpenKvm opened,
+                    open_kvm(config, trace, host == nullptr ? std::nullopt : host->take(trace)));
   const Kvm& kvm = opened.kvm;
   // Beside it the VM is made, which is mostly waiting for grace periods of the host's kernel and so goes
   // first: the loading fills the gaps, even on a single processor.
@@ -162,7 +155,10 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::build(const VmConfig
   auto made = traced(trace, "create VM",
                      [&] { return create_platform_vm(std::move(opened.vm), kvm, memory, windows.all()); });
   auto chosen = traced(trace, "choose CPUID", [&]() -> tl::expected<Processor, BuildError> {
-    MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(surroundings.host_kvm, kvm, trace));
+    if (const auto asked = host == nullptr ? std::nullopt : host->take_supported(trace)) {
+      return choose_processor(kvm, asked->supported, config);
+    }
+    MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(kvm));
     return choose_processor(kvm, supported, config);
   });
   // What is wrong with the guest's files is said before what making the VM refuses.
@@ -195,18 +191,26 @@ tl::expected<std::unique_ptr<Machine>, BuildError> Machine::restore(const VmConf
     return fail(ErrorCode::kInvalidArgument, "the saved state is of another number of vCPUs or devices");
   }
   MAYFLY_TRY_ASSIGN(VcpuThreads threads, start_threads(config.machine.vcpu_count, surroundings.confine_vcpu));
-  parts.frame->create_timer();
-  MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, surroundings.host_kvm));
-  const Kvm& kvm = opened.kvm;
-  auto made = parts.frame->take(opened, trace);
+  const auto compare = [&](const Kvm& kvm, const arch::SupportedProcessor& supported) {
+    return traced(trace, "compare CPUID",
+                  [&] { return restore_processor(kvm, supported, std::move(parts.state.vcpus)); });
+  };
   // That this host is another is said before what making the VM refuses.
-  MAYFLY_TRY_ASSIGN(Processor processor, traced(trace, "compare CPUID", [&]() -> Result<Processor> {
-                      MAYFLY_TRY_ASSIGN(const auto supported,
-                                        supported_processor(surroundings.host_kvm, kvm, trace));
-                      return restore_processor(kvm, supported, std::move(parts.state.vcpus));
-                    }));
+  HostKvm* const host = surroundings.host_kvm;
+  std::optional<Processor> compared;
+  if (const auto asked = host == nullptr ? std::nullopt : host->take_supported(trace)) {
+    MAYFLY_TRY_ASSIGN(compared, compare(asked->kvm, asked->supported));
+  }
+  MAYFLY_TRY_ASSIGN(OpenKvm opened, open_kvm(config, trace, traced(trace, "wait for the VM", [&] {
+                                               return parts.frame->take_kvm(trace);
+                                             })));
+  auto made = parts.frame->take(opened, trace);
+  if (!compared) {
+    MAYFLY_TRY_ASSIGN(const auto supported, supported_processor(opened.kvm));
+    MAYFLY_TRY_ASSIGN(compared, compare(opened.kvm, supported));
+  }
   MAYFLY_TRY_ASSIGN(MachineFrame frame, std::move(made));
-  frame.processor = std::move(processor);
+  frame.processor = std::move(*compared);
   frame.threads = std::move(threads);
   MAYFLY_TRY_ASSIGN(auto machine, make_ahead(std::move(frame), std::move(surroundings)));
   MAYFLY_TRY(machine->restore_ahead(parts));
@@ -218,9 +222,10 @@ Result<std::unique_ptr<Machine>> Machine::make_ahead(MachineFrame frame, Machine
   if (frame.threads.empty()) {
     MAYFLY_TRY_ASSIGN(frame.threads, start_threads(frame.vcpus.size(), surroundings.confine_vcpu));
   }
-  std::unique_ptr<Machine> machine(new Machine(std::move(frame.memory), std::move(frame.windows),
-                                               {std::move(frame.vm), std::move(frame.processor)},
-                                               std::move(serial_line), std::move(surroundings)));
+  std::unique_ptr<Machine> machine(
+      new Machine(std::move(frame.memory), std::move(frame.windows),
+                  {std::move(frame.vm), std::move(frame.processor), std::move(frame.timer)},
+                  std::move(serial_line), std::move(surroundings)));
   for (std::size_t id = 0; id < frame.vcpus.size(); ++id) {
     machine->add_cpu(std::move(frame.vcpus[id]), std::move(frame.threads.at(id)));
   }
@@ -253,6 +258,9 @@ tl::expected<void, BuildError> Machine::restore_ahead(const RestoreParts& parts)
 // After the vCPUs: interrupts that were pending are raised again, at local APICs that are there.
 Result<void> Machine::restore_devices(const RestoreParts& parts) {
   const MachineState& state = parts.state;
+  if (const auto timer = std::exchange(platform_.timer, nullptr)) {
+    MAYFLY_TRY(timer->take());
+  }
   MAYFLY_TRY(arch::restore_platform(platform_.vm, state.platform));
   power_.set_state(state.power);
   MAYFLY_TRY(serial_.restore(state.serial));

@@ -44,9 +44,11 @@ namespace mayfly {
 // What a machine's memory is made of.
 Backing backing_of(HugePages huge_pages);
 
-// KVM, able to run that machine. `trace` and `ahead` may be null. What a CPU template asks for and this KVM
-// does not have is the configuration's fault.
-tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace, HostKvm* ahead);
+// KVM, able to run that machine: `ahead`, where somebody has opened it already and the machine asks for
+// nothing of its own. `trace` may be null. What a CPU template asks for and this KVM does not have is the
+// configuration's fault.
+tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* trace,
+                                           std::optional<OpenKvm> ahead);
 
 // What a machine needs from around it. Borrowed; outlives the machine.
 struct MachineSurroundings {
@@ -199,6 +201,7 @@ class Machine {
   struct Platform {
     Vm vm;
     Processor processor;
+    std::shared_ptr<Handover<Result<void>>> timer{};  // MachineFrame's
   };
 
   Machine(GuestMemory memory, VirtioWindows windows, Platform platform, EventLine serial_line,

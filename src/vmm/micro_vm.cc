@@ -420,6 +420,9 @@ tl::expected<void, BuildError> MicroVm::start() {
 // The vCPUs first: once the owner is confined there is no way back to a start that can be tried again.
 Result<void> MicroVm::confine() {
   MAYFLY_TRY(machine_->wait_ready());
+  if (around_.host_kvm != nullptr) {
+    around_.host_kvm->end();  // whose threads have no filter
+  }
   if (userfault_ && around_.expect_pages_brought) {
     MAYFLY_TRY(around_.expect_pages_brought());
   }
