@@ -101,8 +101,8 @@ Result<ClonePlace> CloneSource::make_place() && {
   MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state_));
   MAYFLY_TRY_ASSIGN(GuestMemory memory, GuestMemory::map_file(ranges, std::move(memory_), memory_name_));
   MAYFLY_TRY_ASSIGN(MachineFrame frame,
-                    Machine::make_frame(std::move(memory), state_.drives.size() + state_.networks.size(),
-                                        kvm_.kvm, std::move(kvm_.vm), config_.machine.vcpu_count));
+                    make_frame(std::move(memory), state_.drives.size() + state_.networks.size(), kvm_.kvm,
+                               std::move(kvm_.vm), config_.machine.vcpu_count));
   frame.processor = std::move(processor_);
   return ClonePlace{std::move(config_), std::move(state_), std::move(frame), std::move(files_)};
 }

@@ -30,6 +30,7 @@
 #include "vmm/config.h"
 #include "vmm/dirty_log.h"
 #include "vmm/event_line.h"
+#include "vmm/frame_ahead.h"
 #include "vmm/guest_files.h"
 #include "vmm/host_kvm.h"
 #include "vmm/kvm_cpu.h"
@@ -81,48 +82,6 @@ struct MachineState {
   std::vector<MmioTransportState> transports{};  // of the virtio devices, in the order of their windows
 };
 
-// What of a machine takes the host longest, and needs neither devices nor what its vCPUs hold: made ahead for
-// clones. Destroyed from the last to the first.
-struct MachineFrame {
-  GuestMemory memory;
-  VirtioWindows windows;
-  Vm vm;
-  Processor processor;      // to set up the vCPUs with
-  std::vector<Vcpu> vcpus;  // fresh
-  // One for each of them, started, with no vCPU taken on yet; empty: the machine starts them.
-  std::vector<std::unique_ptr<VcpuThread>> threads{};
-};
-
-// A frame under way beside what its owner does: on the thread of HostKvm, or, where that has nothing, made
-// when it is taken.
-class FrameAhead {
- public:
-  // `host`, which may be null, is used up. The others as of Machine::make_frame().
-  FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host);
-  FrameAhead(FrameAhead&&) = default;
-  FrameAhead& operator=(FrameAhead&&) = default;
-  FrameAhead(const FrameAhead&) = delete;
-  FrameAhead& operator=(const FrameAhead&) = delete;
-  ~FrameAhead() = default;
-
-  // Of its memory.
-  Backing backing() const { return backing_; }
-
-  // Where it is under way, waits until there is a VM, and creates its timer, while the thread creates its
-  // vCPUs: each takes KVM as long as the other. Once; before open_kvm(), which waits for that thread.
-  void create_timer();
-  // Then, once, with what open_kvm() has opened by the same `host`.
-  Result<MachineFrame> take(OpenKvm& opened, BootTrace* trace);
-
- private:
-  struct Making;
-  Backing backing_;
-  bool is_under_way_ = false;
-  bool timer_is_made_ = false;  // or found to be impossible
-  Result<void> timer_{};
-  std::shared_ptr<Making> making_;  // the thread's too, which may end after this
-};
-
 // What a machine is made of that goes on where another was saved.
 struct RestoreParts {
   FrameAhead* frame;  // null for a machine that was made ahead
@@ -160,10 +119,6 @@ class Machine {
                                                                     RestoreParts parts,
                                                                     MachineSurroundings surroundings);
 
-  // In the VM `empty`, if there is one, for `devices` virtio devices, without a processor, which the caller
-  // adds. By the process that is to run it: KVM ties a VM to the address space that it was made in.
-  static Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
-                                         std::optional<Vm> empty, std::uint32_t vcpus);
   // A machine of which nothing is missing but what restore_ahead() brings, its vCPUs' threads parked.
   static Result<std::unique_ptr<Machine>> make_ahead(MachineFrame frame, MachineSurroundings surroundings);
   // Makes of it what restore() makes; once. After an error it is to be given up.

@@ -6,9 +6,9 @@
 #include "snapshot/micro_vm_state.h"
 #include "vmm/boot_trace.h"
 #include "vmm/config.h"
+#include "vmm/frame_ahead.h"
 #include "vmm/host_kvm.h"
 #include "vmm/load_request.h"
-#include "vmm/machine.h"
 
 namespace mayfly {
 

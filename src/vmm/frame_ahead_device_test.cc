@@ -1,0 +1,217 @@
+// A machine's frame made beside its owner, on the host's own /dev/kvm. Where there is no such device, or it
+// may not be opened, every case is skipped and says why.
+#include "vmm/frame_ahead.h"
+
+#include <gtest/gtest.h>
+#include <linux/kvm.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "support/held.h"
+#include "support/memory_of_file.h"
+#include "support/poor_host.h"
+#include "support/real_mode_guest.h"
+#include "support/temp_dir.h"
+
+namespace mayfly {
+namespace {
+
+constexpr std::size_t kDevices = 2;
+constexpr std::uint32_t kVcpus = 6;
+
+class FrameAheadDevice : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    kvm_ = testing::open_kvm_or_skip();
+    before_ = testing::held();
+  }
+
+  static FrameAhead begin(HostKvm* host) {
+    return {testing::memory_of_file("memory"), kDevices, kVcpus, host};
+  }
+
+  // All that was asked for is there, and a vCPU runs what the memory holds.
+  static void expect_whole(MachineFrame& frame) {
+    ASSERT_EQ(frame.vcpus.size(), kVcpus);
+    EXPECT_EQ(frame.windows.window(kDevices - 1).size(), frame.windows.all().size() / kDevices);
+    EXPECT_EQ(frame.memory.read_object<std::uint32_t>(GuestAddress(0)).value(), 0x6f6d656dU) << "memo";
+    const auto again = frame.vm.create_timer();
+    ASSERT_FALSE(again.has_value()) << "there was no timer";
+    EXPECT_EQ(again.error().os_errno(), EEXIST);
+    constexpr std::array<std::uint8_t, 2> kOut = {0xe6, 0x10};  // out 10h, al
+    testing::enter_real_mode(frame.vcpus.at(0), frame.memory, kOut);
+    const auto exit = frame.vcpus.at(0).run();
+    ASSERT_TRUE(exit.has_value()) << exit.error().message();
+    EXPECT_TRUE(std::holds_alternative<PortWrite>(*exit));
+  }
+
+  // What comes of a frame by a host that refuses what `refuse` makes it refuse.
+  static std::optional<Error> error_where(const std::function<void()>& refuse) {
+    std::optional<Error> error;
+    std::thread([&] {
+      refuse();
+      HostKvm host;
+      host.start(HostKvm::Purpose::kUse);
+      FrameAhead frame = begin(&host);
+      frame.create_timer();
+      auto opened = host.take(nullptr);
+      ASSERT_TRUE(opened.has_value());
+      const auto made = frame.take(*opened, nullptr);
+      ASSERT_FALSE(made.has_value());
+      error = made.error();
+    }).join();
+    return error;
+  }
+  void expect_refused(std::uint32_t argument, std::uint32_t value, const std::string& why) {
+    const auto error = error_where(
+        [&] { testing::refuse_call_where(SYS_ioctl, argument, ~std::uint32_t{0}, value, ENOSPC); });
+    ASSERT_TRUE(error.has_value());
+    EXPECT_EQ(error->os_errno(), ENOSPC);
+    EXPECT_NE(error->message().find(why), std::string::npos) << error->message();
+    EXPECT_EQ(testing::held(), before_);
+  }
+
+  std::optional<Kvm> kvm_;
+  std::vector<std::string> before_;  // and no more is to be held at a case's end
+};
+
+TEST_F(FrameAheadDevice, is_made_by_the_thread_that_opened_kvm_and_its_timer_by_its_owner) {
+  if (!kvm_) {
+    return;
+  }
+  const testing::TempDir dir;
+  {
+    const auto trace = BootTrace::create(dir.file("trace"), BootTrace::Clock::now()).value();
+    HostKvm host;
+    host.start(HostKvm::Purpose::kUse);
+    FrameAhead frame = begin(&host);
+    frame.create_timer();
+    auto opened = host.take(nullptr);
+    ASSERT_TRUE(opened.has_value());
+    EXPECT_FALSE(opened->vm.has_value()) << "the frame has it";
+    auto made = frame.take(*opened, trace.get());
+    ASSERT_TRUE(made.has_value()) << made.error().message();
+    expect_whole(*made);
+    ASSERT_TRUE(trace->write());
+  }
+  const std::string text = testing::read_file(dir.file("trace"));
+  const std::size_t phase = text.find("create VM");
+  ASSERT_NE(phase, std::string::npos) << text;
+  EXPECT_EQ(text.find("\"tid\":" + std::to_string(::gettid()), phase), std::string::npos) << text;
+  EXPECT_EQ(testing::held(), before_);
+}
+
+TEST_F(FrameAheadDevice, without_a_host_is_made_when_it_is_taken) {
+  if (!kvm_) {
+    return;
+  }
+  {
+    OpenKvm opened{.kvm = Kvm::open().value()};
+    FrameAhead frame = begin(nullptr);
+    frame.create_timer();
+    auto made = frame.take(opened, nullptr);
+    ASSERT_TRUE(made.has_value()) << made.error().message();
+    expect_whole(*made);
+  }
+  EXPECT_EQ(testing::held(), before_);
+}
+
+TEST_F(FrameAheadDevice, of_a_host_that_could_not_open_kvm_is_made_when_it_is_taken) {
+  if (!kvm_) {
+    return;
+  }
+  {
+    std::optional<FrameAhead> frame;
+    testing::where_refused(SYS_openat, EACCES, [&] {
+      HostKvm host;
+      host.start(HostKvm::Purpose::kUse);
+      frame.emplace(begin(&host));
+      frame->create_timer();
+      EXPECT_FALSE(host.take(nullptr).has_value());
+    });
+    OpenKvm opened{.kvm = Kvm::open().value()};
+    auto made = frame->take(opened, nullptr);
+    ASSERT_TRUE(made.has_value()) << made.error().message();
+    expect_whole(*made);
+  }
+  EXPECT_EQ(testing::held(), before_);
+}
+
+TEST_F(FrameAheadDevice, a_vm_that_cannot_be_made_is_told_when_it_is_taken) {
+  if (kvm_) {
+    expect_refused(1, KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP");
+  }
+}
+
+TEST_F(FrameAheadDevice, a_timer_that_cannot_be_made_is_told_when_it_is_taken) {
+  if (kvm_) {
+    expect_refused(1, KVM_CREATE_PIT2, "KVM_CREATE_PIT2");
+  }
+}
+
+TEST_F(FrameAheadDevice, a_vcpu_that_cannot_be_made_is_told_when_it_is_taken) {
+  if (kvm_) {
+    expect_refused(2, kVcpus - 1, "create vCPU 5");  // the id; no other call has such an argument
+  }
+}
+
+TEST_F(FrameAheadDevice, may_be_given_up_while_it_is_made) {
+  if (!kvm_) {
+    return;
+  }
+  for (const bool with_timer : {false, true}) {
+    HostKvm host;
+    host.start(HostKvm::Purpose::kUse);
+    FrameAhead frame = begin(&host);
+    if (with_timer) {
+      frame.create_timer();
+    }
+  }
+  EXPECT_EQ(testing::held(), before_);
+}
+
+TEST_F(FrameAheadDevice, may_be_given_up_when_it_is_made) {
+  if (!kvm_) {
+    return;
+  }
+  for (const bool with_timer : {false, true}) {
+    HostKvm host;
+    host.start(HostKvm::Purpose::kUse);
+    FrameAhead frame = begin(&host);
+    if (with_timer) {
+      frame.create_timer();
+    }
+    EXPECT_TRUE(host.take(nullptr).has_value());
+  }
+  EXPECT_EQ(testing::held(), before_);
+}
+
+TEST_F(FrameAheadDevice, is_not_taken_without_the_timer_that_its_owner_was_to_create) {
+  if (!kvm_) {
+    return;
+  }
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        HostKvm host;
+        host.start(HostKvm::Purpose::kUse);
+        FrameAhead frame = begin(&host);
+        auto opened = host.take(nullptr);
+        static_cast<void>(frame.take(*opened, nullptr));
+      },
+      "comes before take");
+}
+
+}  // namespace
+}  // namespace mayfly
