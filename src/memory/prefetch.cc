@@ -33,7 +33,6 @@ constexpr std::uint64_t kBlockPages = 512;  // of a huge page
 constexpr std::uint64_t kBlock = kBlockPages * kGuestPage;
 // A page's fault costs an eighth of what a huge page takes to be read, cleared and mapped, or more.
 constexpr std::uint64_t kDensePages = kBlockPages / 8;
-constexpr std::size_t kMostStretches = 16384;
 
 struct Piece {
   std::uint64_t page;  // of the memory file
@@ -179,7 +178,7 @@ Result<void> expect_file(const GuestMemory& memory) {
 
 }  // namespace
 
-Result<OwnBlocks> take_own(GuestMemory& memory, const WorkingSet& set) {
+Result<OwnBlocks> take_own(GuestMemory& memory, const WorkingSet& set, std::size_t most_stretches) {
   MAYFLY_TRY(expect_file(memory));
   const std::uint64_t blocks = memory.size() / kBlock;
   std::vector<std::uint64_t> pages(blocks);  // of the set, in each
@@ -205,7 +204,7 @@ Result<OwnBlocks> take_own(GuestMemory& memory, const WorkingSet& set) {
       }
       if (block > first) {
         MAYFLY_TRY(memory.take_own(first * kBlock, (block - first) * kBlock));
-        if (++stretches == kMostStretches) {
+        if (++stretches == most_stretches) {
           return own;
         }
       }

@@ -31,6 +31,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -49,14 +50,18 @@ namespace mayfly {
 // Of a memory file, a flag for each 2 MiB of it: whether they are huge pages of the guest's own.
 using OwnBlocks = std::vector<bool>;
 
+// Of a memory, that take_own() takes: each is two mappings more, of which a process has 65,530
+// (vm.max_map_count).
+inline constexpr std::size_t kMostStretches = 16384;
+
 // Takes for `memory`'s own (GuestMemory::take_own()) what lies within one region, as whole huge pages of the
 // guest's, and of which `set` has one page in eight or more: where it has fewer, reading 2 MiB costs more
-// than the faults do. At most 16,384 stretches, as each of them is two mappings more (vm.max_map_count has
-// 65,530): of a file with more, the last are left to a sweep. Reads them in the order of the file, and waits
-// for it. Before the guest runs, and before its memory is written. `set` is one of this memory. Errors:
-// kUnsupported for another backing than kPrivateFile, and those of GuestMemory::take_own(), after which
-// `memory` is of no use.
-Result<OwnBlocks> take_own(GuestMemory& memory, const WorkingSet& set);
+// than the faults do. In at most `most_stretches` (1 or more) stretches without a gap: of a file with more,
+// the last are left to a sweep. Reads them in the order of the file, and waits for it. Before the guest runs,
+// and before its memory is written. `set` is one of this memory. Errors: kUnsupported for another backing
+// than kPrivateFile, and those of GuestMemory::take_own(), after which `memory` is of no use.
+Result<OwnBlocks> take_own(GuestMemory& memory, const WorkingSet& set,
+                           std::size_t most_stretches = kMostStretches);
 
 class Prefetcher {
  public:

@@ -403,6 +403,23 @@ TEST(OwnBlocks, of_a_region_behind_another_are_found_where_they_are_aligned_alik
             5 * kBlock + 1U);
 }
 
+TEST(OwnBlocks, of_more_stretches_than_are_allowed_the_last_are_left_to_a_sweep) {
+  EXPECT_LT(2 * kMostStretches, 65530U) << "two mappings each";
+  const Restore restore({{6 * kBlock, 100}, {4 * kBlock, 100}, {kBlock, 2 * kBlock}});
+  GuestMemory memory = restore.map();
+  WorkingSet set = restore.read_set().value();
+  OwnBlocks own = take_own(memory, set, 2).value();
+  OwnBlocks expected(kPages / kBlock);
+  expected[1] = expected[2] = expected[4] = true;
+  EXPECT_EQ(own, expected);
+  EXPECT_EQ(mapped(memory), pages_of_blocks({1, 2, 4}));
+  const auto progress = Prefetcher::start(memory, std::move(set), {}, std::move(own)).value()->wait_ended();
+  EXPECT_FALSE(progress.failed);
+  EXPECT_EQ(progress.wanted_pages, 100U);
+  EXPECT_EQ(progress.asked_pages, 100U);
+  expect_contents(memory, restore.wanted());
+}
+
 TEST(OwnBlocks, of_a_file_that_was_cut_short_are_refused) {
   const Restore restore(kDense);
   GuestMemory memory = restore.map();
