@@ -40,7 +40,7 @@ struct MachineFrame {
 Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
                                 std::optional<Vm> empty, std::uint32_t vcpus);
 
-// A frame under way beside what its owner does: on the thread of HostKvm, or, where that has nothing, made
+// A frame under way beside what its owner does: on a thread of HostKvm's, or, where that has nothing, made
 // when it is taken.
 class FrameAhead {
  public:

@@ -49,6 +49,23 @@ std::optional<T> take_once(Handover<Result<T>>& place, bool& is_there, const Boo
   return found ? std::optional<T>(std::move(*found)) : std::nullopt;
 }
 
+// It takes no signals. False where none is to be had.
+bool start_thread(std::thread& thread, const char* name, std::function<void()> work) {
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // which the thread inherits
+  try {
+    thread = std::thread([name, work = std::move(work)]() noexcept {
+      set_thread_name(name);
+      work();
+    });
+  } catch (const std::system_error&) {
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread.joinable();
+}
+
 }  // namespace
 
 void HostKvm::start(Purpose purpose) {
@@ -58,25 +75,16 @@ void HostKvm::start(Purpose purpose) {
   if (purpose == Purpose::kTake) {
     want({});
   }
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);  // which the thread inherits
-  try {
-    thread_ = std::thread([this] {
-      set_thread_name("mayfly_kvm");
-      look();
-    });
-    opened_is_there_ = true;
-    asking_thread_ = std::thread([this] {
-      set_thread_name("mayfly_cpuid");
-      give_timed("ask for CPUID", ask, asking_, supported_);
-    });
-    supported_is_there_ = true;
-  } catch (const std::system_error&) {
-    // No thread to be had: the vCPUs' own will say so.
-  }
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  // Without a thread there is nothing ahead; the vCPUs' own will say so.
+  opened_is_there_ = start_thread(thread_, "mayfly_kvm", [this] {
+    give_timed("make a VM ahead", open_with_vm, opening_, opened_);
+    if (const Job job = wanted_.take()) {
+      do_job(job);
+    }
+  });
+  supported_is_there_ = opened_is_there_ && start_thread(asking_thread_, "mayfly_cpuid", [this] {
+                          give_timed("ask for CPUID", ask, asking_, supported_);
+                        });
 }
 
 HostKvm::~HostKvm() {
@@ -90,8 +98,10 @@ void HostKvm::end() {
     want({});
     thread_.join();
   }
-  if (asking_thread_.joinable()) {
-    asking_thread_.join();
+  for (std::thread* const thread : {&using_thread_, &asking_thread_}) {
+    if (thread->joinable()) {
+      thread->join();
+    }
   }
 }
 
@@ -102,23 +112,24 @@ void HostKvm::want(Job job) {
 }
 
 bool HostKvm::use(Job job) {
-  if (!opened_is_there_ || is_wanted_) {
+  if (!opened_is_there_) {
+    return false;
+  }
+  if (!is_wanted_) {
+    want(std::move(job));
+  } else if (!start_thread(using_thread_, "mayfly_kvm", [this, job = std::move(job)] { do_job(job); })) {
     return false;
   }
   opened_is_there_ = false;
-  want(std::move(job));
   return true;
 }
 
-void HostKvm::look() noexcept {
-  give_timed("make a VM ahead", open_with_vm, opening_, opened_);
-  if (const Job job = wanted_.take()) {
-    Result<OpenKvm> opened = opened_.take();
-    if (opened) {
-      opened->opening = opening_;
-    }
-    job(opened ? std::optional(std::move(*opened)) : std::nullopt);
+void HostKvm::do_job(const Job& job) noexcept {
+  Result<OpenKvm> opened = opened_.take();
+  if (opened) {
+    opened->opening = opening_;
   }
+  job(opened ? std::optional(std::move(*opened)) : std::nullopt);
 }
 
 std::optional<OpenKvm> HostKvm::take(BootTrace* trace) {

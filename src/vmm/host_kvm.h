@@ -28,7 +28,7 @@ struct AskedKvm {
 };
 
 // Opens KVM and makes a VM, and asks what guests can have of the host's processor, which takes some tenths of
-// a millisecond each: on two threads of its own, which end when all was taken or none of it is wanted any
+// a millisecond each: on two threads of its own, which end by themselves or when none of it is wanted any
 // more. It is ahead only: who gets nothing here asks KVM in its place, and hears what stands against it. One
 // thread calls it.
 class HostKvm {
@@ -38,15 +38,15 @@ class HostKvm {
   HostKvm& operator=(const HostKvm&) = delete;
   ~HostKvm();
 
-  // What the threads are for: what take() gives, and they end by themselves; or use() as well, for which the
-  // first of them waits.
+  // Whether the thread that opens KVM then waits for what is to be done with it, which spares use() the start
+  // of another.
   enum class Purpose : std::uint8_t { kTake, kUse };
   // The first time begins it; without it there is nothing ahead. The threads take no signals.
   void start(Purpose purpose = Purpose::kTake);
 
-  // Once, in place of take(): has the thread that opens KVM go on with it, beside what the caller does.
-  // `job`, which does not throw, gets nothing where it could not be opened. False where there is nothing
-  // ahead, or it was taken before: `job` is not called then.
+  // Once, in place of take(): has a thread of this go on with it, beside what the caller does. `job`, which
+  // does not throw, gets nothing where it could not be opened. False where there is nothing ahead, it was
+  // taken before, or no thread is to be had: `job` is not called then.
   using Job = std::function<void(std::optional<OpenKvm>)>;
   bool use(Job job);
 
@@ -59,7 +59,7 @@ class HostKvm {
   void end();
 
  private:
-  void look() noexcept;
+  void do_job(const Job& job) noexcept;
   void want(Job job);
 
   BootTrace::Phase opening_{};  // set before the handover
@@ -72,6 +72,7 @@ class HostKvm {
   bool opened_is_there_ = false;
   bool supported_is_there_ = false;
   std::thread thread_;  // these last: everything above is there before they start
+  std::thread using_thread_;
   std::thread asking_thread_;
 };
 

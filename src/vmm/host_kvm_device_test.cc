@@ -1,12 +1,16 @@
 // KVM asked ahead, on the host's own /dev/kvm. Where there is no such device, or it may not be opened, every
 // case is skipped and says why.
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 
+#include <cerrno>
 #include <optional>
+#include <string>
 #include <thread>
 #include <utility>
 
 #include "kvm/kvm.h"
+#include "support/poor_host.h"
 #include "support/real_mode_guest.h"
 #include "support/temp_dir.h"
 #include "vmm/host_kvm.h"
@@ -37,12 +41,20 @@ TEST_F(HostKvmDevice, an_empty_vm_and_the_processor_are_there_once) {
   EXPECT_FALSE(host.take_supported(nullptr).has_value());
 }
 
-TEST_F(HostKvmDevice, a_job_has_what_was_opened_and_who_takes_it_nothing) {
+class HostKvmDeviceFor : public HostKvmDevice, public ::testing::WithParamInterface<HostKvm::Purpose> {};
+
+INSTANTIATE_TEST_SUITE_P(Purposes, HostKvmDeviceFor,
+                         ::testing::Values(HostKvm::Purpose::kTake, HostKvm::Purpose::kUse),
+                         [](const auto& purpose) {
+                           return std::string(purpose.param == HostKvm::Purpose::kTake ? "take" : "use");
+                         });
+
+TEST_P(HostKvmDeviceFor, a_job_has_what_was_opened_and_who_takes_it_nothing) {
   if (!kvm_) {
     return;
   }
   HostKvm host;
-  host.start(HostKvm::Purpose::kUse);
+  host.start(GetParam());
   std::optional<OpenKvm> opened;
   std::thread::id where;
   EXPECT_TRUE(host.use([&](std::optional<OpenKvm> ahead) {
@@ -60,12 +72,12 @@ TEST_F(HostKvmDevice, a_job_has_what_was_opened_and_who_takes_it_nothing) {
   EXPECT_FALSE(host.take_supported(nullptr).has_value()) << "after the end there is nothing";
 }
 
-TEST_F(HostKvmDevice, a_job_after_all_was_taken_is_not_done) {
+TEST_P(HostKvmDeviceFor, a_job_after_all_was_taken_is_not_done) {
   if (!kvm_) {
     return;
   }
   HostKvm host;
-  host.start(HostKvm::Purpose::kUse);
+  host.start(GetParam());
   ASSERT_TRUE(host.take(nullptr).has_value());
   bool done = false;
   EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
@@ -73,26 +85,28 @@ TEST_F(HostKvmDevice, a_job_after_all_was_taken_is_not_done) {
   EXPECT_FALSE(done);
 }
 
-TEST_F(HostKvmDevice, a_job_that_no_thread_waits_for_is_not_done) {
+TEST_F(HostKvmDevice, where_no_thread_is_to_be_had_a_job_is_not_done_and_who_takes_it_has_it) {
   if (!kvm_) {
     return;
   }
   HostKvm host;
   host.start();
   bool done = false;
-  EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
-  EXPECT_TRUE(host.take(nullptr).has_value());
+  testing::where_refused(SYS_clone3, EAGAIN, [&] {
+    EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
+    EXPECT_TRUE(host.take(nullptr).has_value());
+  });
   EXPECT_FALSE(done);
 }
 
-TEST_F(HostKvmDevice, a_job_whose_result_nobody_takes_ends_before_its_host) {
+TEST_P(HostKvmDeviceFor, a_job_ends_before_its_host) {
   if (!kvm_) {
     return;
   }
   bool done = false;
   {
     HostKvm host;
-    host.start(HostKvm::Purpose::kUse);
+    host.start(GetParam());
     host.use([&](std::optional<OpenKvm>) { done = true; });
   }
   EXPECT_TRUE(done);
