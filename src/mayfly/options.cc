@@ -179,8 +179,9 @@ constexpr const char* kMergeFooter =
     "\n"
     "and now.mem goes with the state file of tuesday's. Without --output the result takes the place of "
     "MEMORY,\n"
-    "whole or not at all. MicroVMs that run from it keep what they have. A file that is no diff is refused,\n"
-    "and a diff that has lost its holes: copy it by what keeps them (cp, tar -S).\n"
+    "whole or not at all; it takes that of no DIFF. MicroVMs that run from it keep what they have. A file\n"
+    "that is no diff is refused, and a diff that has lost its holes: copy it by what keeps them (cp, tar "
+    "-S).\n"
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
 
@@ -425,8 +426,17 @@ std::string check_network(const std::string& text) {
   return network ? "" : network.error().message();
 }
 
+// Of an address that is none, or of several interfaces or none.
+std::string check_address(const std::string& text, const std::optional<MacAddress>& address) {
+  if (!address) {
+    return "\"" + text + "\" is no MAC address, such as 06:00:ac:10:00:02";
+  }
+  return address->is_multicast() || address->is_zero()
+             ? "\"" + text + "\" is not the address of a single interface"
+             : "";
+}
 std::string check_mac(const std::string& text) {
-  return MacAddress::parse(text) ? "" : "\"" + text + "\" is no MAC address, such as 06:00:ac:10:00:02";
+  return check_address(text, MacAddress::parse(text));
 }
 
 void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
@@ -636,9 +646,12 @@ void add_override_options(CLI::App* made, const Named& named, LoadRequest& load,
         ->allow_extra_args(false)
         ->check([numbered](const std::string& text) {
           const auto parts = split_override(text);
-          return parts && numbered && MacAddress::parse_numbered(parts->second, 0) ? ""
-                 : parts                                                           ? check_mac(parts->second)
-                         : "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
+          if (!parts) {
+            return "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
+          }
+          const auto address = MacAddress::parse(parts->second);
+          return check_address(parts->second,
+                               address || !numbered ? address : MacAddress::parse_numbered(parts->second, 0));
         });
   }
 }
@@ -1195,6 +1208,14 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (options.shell.json && options.shell.quiet) {
     return refused("--json and --quiet contradict each other", "mayfly ps");
+  }
+  for (const NetworkOverride& change : options.load.networks) {
+    if (options.clones.count > 1 && change.mac && MacAddress::parse(*change.mac)) {
+      return refused("--mac " + change.id + "=" + *change.mac +
+                         " is one clone's; for several (--count) it ends in \"{n}\", such as " + change.id +
+                         "=06:00:ac:{n}",
+                     "mayfly clone");
+    }
   }
   if (options.clones.paused && options.clones.no_api) {
     return refused("--paused contradicts --no-api: nobody could resume it", "mayfly clone");

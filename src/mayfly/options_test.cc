@@ -484,6 +484,15 @@ TEST(Options, clones_are_asked_of_a_template_by_their_number) {
   EXPECT_EQ(own.load.networks[0].tap, "tap{n}");
   EXPECT_EQ(own.load.networks[1].mac, "06:00:ac:{n}");
   expect_refused({"clone", "web", "--mac", "net1=06:00"}, "no MAC address");
+  EXPECT_EQ(parse({"clone", "web", "-n", "2", "--mac", "net1=06:00:00:00:00:01"}).error().text,
+            "--mac net1=06:00:00:00:00:01 is one clone's; for several (--count) it ends in \"{n}\", such as "
+            "net1=06:00:ac:{n}");
+  EXPECT_EQ(parsed({"clone", "web", "--mac", "net1=06:00:00:00:00:01"}).load.networks.size(), 1U);
+  expect_refused({"clone", "web", "--mac", "net1=01:00:ac:{n}"},
+                 "--mac: \"01:00:ac:{n}\" is not the address");
+  expect_refused({"restore", "/s", "/m", "--mac", "net1=00:00:00:00:00:00"}, "not the address of a single");
+  expect_refused({"run", "--net", "user", "--mac", "01:00:00:00:00:01"},
+                 "--mac: \"01:00:00:00:00:01\" is not");
   expect_refused({"clone", "web", "--mac", "06:00:ac:{n}"}, "ID=MAC");
   expect_refused({"clone", "web", "--tap", "a=x", "--tap", "a=y"}, "--tap names a more than once");
   expect_refused({"restore", "/s", "/m", "--mac", "net1=06:00:ac:{n}"}, "no MAC address");
