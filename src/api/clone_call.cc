@@ -137,7 +137,8 @@ Result<std::string> clone_order(const CloneRequest& request, const std::string& 
                                 const std::string& socket_folder) {
   if (!is_instance_id(id)) {
     return fail(ErrorCode::kInvalidArgument,
-                "the id \"" + id + "\" must be 1 to 64 letters, digits and '-': take a shorter id_prefix");
+                "the id \"" + id +
+                    "\" must be 1 to 64 letters, digits and '-': take a shorter id_prefix (--id-prefix)");
   }
   const Names names(id, number);
   json order = changes_of(request.load, names);

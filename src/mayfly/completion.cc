@@ -6,7 +6,7 @@
 namespace mayfly {
 namespace {
 
-enum class ValueKind : std::uint8_t { kNone, kFile, kChoice, kMicroVm, kTemplate, kOther };
+enum class ValueKind : std::uint8_t { kNone, kFile, kFileOfId, kChoice, kMicroVm, kTemplate, kOther };
 
 constexpr std::string_view kLevels = "Error Warn Info Debug Trace Off";
 
@@ -23,6 +23,9 @@ ValueKind kind_of(const OptionText& option) {
   }
   if (option.value == "FILE" || option.value == "PATH" || option.value.starts_with("IMAGE")) {
     return ValueKind::kFile;
+  }
+  if (option.value.starts_with("ID=IMAGE")) {
+    return ValueKind::kFileOfId;
   }
   if (option.value == "MICROVM") {
     return ValueKind::kMicroVm;
@@ -77,6 +80,7 @@ std::string bash_action(const OptionText& option) {
       return "_mayfly_words \"$(\"$1\" ps --quiet 2>/dev/null)\"";
     case ValueKind::kTemplate:
       return "_mayfly_words \"$(\"$1\" ps --quiet --templates 2>/dev/null)\"";
+    case ValueKind::kFileOfId:  // the id comes first, and is not known
     case ValueKind::kNone:
     case ValueKind::kOther:
       return ":";
@@ -89,6 +93,11 @@ void append_bash_values(std::string& script, const CommandText& command, const s
   for (const OptionText& option : command.options) {
     if (kind_of(option) != ValueKind::kNone) {
       script.append("    '" + prefix + " " + option.name + "') " + bash_action(option) + "; return ;;\n");
+    }
+    if (option.value.starts_with("ID=")) {
+      const bool is_file = kind_of(option) == ValueKind::kFileOfId;
+      script.append("    '" + prefix + " " + option.name + " ID') " + (is_file ? "_mayfly_files" : ":") +
+                    "; return ;;\n");
     }
   }
 }
@@ -145,11 +154,17 @@ std::string bash_script(const ProgramText& text) {
       "_mayfly() {\n"
       "  local position word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=\n"
       "  COMPREPLY=()\n"
-      "  # --flag=value is three words to bash.\n"
+      "  local at=$((COMP_CWORD - 1))\n"
+      "  # --flag=value is three words to bash, and so is the ID=FILE that comes behind some flags.\n"
       "  if [[ $word == = ]]; then\n"
       "    word=\n"
       "  elif [[ $before == = ]]; then\n"
-      "    before=${COMP_WORDS[COMP_CWORD - 2]}\n"
+      "    before=${COMP_WORDS[--at]}\n"
+      "  fi\n"
+      "  if ((at < COMP_CWORD - 1 || ${#word} == 0)) && [[ $before != -* && ${COMP_WORDS[at + 1]} == = ]]; "
+      "then\n"
+      "    [[ ${COMP_WORDS[--at]} == = ]] && ((at--))\n"
+      "    before=\"${COMP_WORDS[at]} ID\"\n"
       "  fi\n"
       "  if ((COMP_CWORD > 1)) && [[ ' " +
       names +
@@ -186,6 +201,8 @@ std::string zsh_action(const OptionText& option) {
   switch (kind_of(option)) {
     case ValueKind::kFile:
       return "_files";
+    case ValueKind::kFileOfId:
+      return "_mayfly_files_of_id";
     case ValueKind::kChoice:
       return "(" + choices_of(option) + ")";
     case ValueKind::kMicroVm:
@@ -233,6 +250,7 @@ std::string zsh_script(const ProgramText& text) {
       "  names=(${(f)\"$(mayfly ps --quiet \"$@\" 2>/dev/null)\"})\n"
       "  compadd -a names\n"
       "}\n"
+      "_mayfly_files_of_id() { compset -P '*=' && _files }\n"
       "_mayfly_microvms() { _mayfly_names }\n"
       "_mayfly_templates() { _mayfly_names --templates }\n"
       "_mayfly() {\n"
@@ -275,6 +293,7 @@ std::string fish_action(const OptionText& option) {
     case ValueKind::kNone:
       return "";
     case ValueKind::kFile:
+    case ValueKind::kFileOfId:  // behind a '=' fish completes files
       return " -r -F";
     case ValueKind::kChoice:
       return " -x -a " + fish_quoted(choices_of(option));

@@ -1,11 +1,14 @@
 #include "mayfly/device_options.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <variant>
 
 #include "base/text.h"
+#include "mayfly/suggestion.h"
 
 namespace mayfly {
 namespace {
@@ -42,6 +45,46 @@ Result<BlockDeviceConfig> parse_drive_option(std::string_view text) {
   MAYFLY_TRY(drive.check().map_error(
       [text](const Error& error) { return error.within("\"" + std::string(text) + '"'); }));
   return drive;
+}
+
+namespace {
+
+// What `word`, behind an image, is likely a slip of, with the file that stands in it; empty: of none.
+std::string meant_by(std::string_view word, DriveWords words) {
+  constexpr std::array<std::string_view, 5> kWritten = {"overlay", "ro", "readonly", "read-only", "rw"};
+  const std::string_view name = word.substr(0, word.find('='));
+  const std::string_view found =
+      nearest(name, std::span(kWritten).first(words == DriveWords::kAll ? kWritten.size() : 1));
+  if (found.empty() || found == "rw") {
+    return "";  // a disk is written to unless somebody says otherwise
+  }
+  return found == "overlay" ? ":" + std::string(found) + std::string(word.substr(name.size())) : ":ro";
+}
+
+}  // namespace
+
+Result<void> check_drive_words(const std::string& path, DriveWords words,
+                               const std::function<bool(const std::string&)>& exists) {
+  const std::size_t last = path.rfind(':');
+  if (last == std::string::npos || exists(path)) {
+    return {};
+  }
+  const std::string word = path.substr(last + 1);
+  const std::string meant = meant_by(word, words);
+  bool is_word = !meant.empty();
+  if (path.find('{') == std::string::npos) {
+    for (std::size_t colon = path.find(':'); !is_word && colon != std::string::npos;
+         colon = path.find(':', colon + 1)) {
+      is_word = exists(path.substr(0, colon));
+    }
+  }
+  if (!is_word) {
+    return {};
+  }
+  return fail(ErrorCode::kInvalidArgument, "there is no \"" + path + "\", and behind an image only " +
+                                               (words == DriveWords::kAll ? ":ro, " : "") +
+                                               ":overlay and :overlay=FILE mean something, not \":" + word +
+                                               "\"" + (meant.empty() ? "" : "; did you mean " + meant + "?"));
 }
 
 namespace {

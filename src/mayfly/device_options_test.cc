@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
 #include <string>
 #include <variant>
 
@@ -32,6 +33,39 @@ TEST(DriveOption, what_makes_no_sense_is_refused_with_what_was_given) {
     ASSERT_FALSE(drive.has_value()) << text;
     EXPECT_NE(drive.error().message().find(text), std::string::npos);
   }
+}
+
+std::string word_refused(const std::string& path, const std::set<std::string>& files,
+                         DriveWords words = DriveWords::kAll) {
+  const auto checked =
+      check_drive_words(path, words, [&files](const std::string& file) { return files.contains(file); });
+  return checked ? "" : checked.error().message();
+}
+
+TEST(DriveWord, one_that_is_none_is_refused_with_what_was_likely_meant) {
+  constexpr const char* kRest =
+      ", and behind an image only :ro, :overlay and :overlay=FILE mean something, not ";
+  EXPECT_EQ(word_refused("img:readonyl", {"img"}),
+            std::string("there is no \"img:readonyl\"") + kRest + "\":readonyl\"; did you mean :ro?");
+  EXPECT_EQ(word_refused("img:overlya=o", {"img"}), std::string("there is no \"img:overlya=o\"") + kRest +
+                                                        "\":overlya=o\"; did you mean :overlay=o?");
+  EXPECT_EQ(word_refused("img:foo", {"img"}), std::string("there is no \"img:foo\"") + kRest + "\":foo\"");
+  EXPECT_EQ(word_refused("img:rw", {"img"}), std::string("there is no \"img:rw\"") + kRest + "\":rw\"");
+  EXPECT_TRUE(word_refused("a:b:foo", {"a:b"}).ends_with("not \":foo\""));
+  EXPECT_TRUE(word_refused("img:ro:foo", {"img"}).ends_with("not \":foo\""));
+  EXPECT_TRUE(word_refused("none:overlays", {}).ends_with("did you mean :overlay?"));
+  EXPECT_EQ(word_refused("img:r", {"img"}, DriveWords::kOverlayOnly),
+            "there is no \"img:r\", and behind an image only :overlay and :overlay=FILE mean something, not "
+            "\":r\"");
+  EXPECT_TRUE(word_refused("{id}.img:overlya={id}.o", {}, DriveWords::kOverlayOnly)
+                  .ends_with("did you mean :overlay={id}.o?"));
+}
+
+TEST(DriveWord, a_path_with_colons_is_one_where_it_is_there_or_nothing_speaks_for_a_word) {
+  EXPECT_EQ(word_refused("img:readonyl", {"img", "img:readonyl"}), "");
+  EXPECT_EQ(word_refused("img", {}), "");
+  EXPECT_EQ(word_refused("/dev/disk/by-path/pci-0000:00:1f.2", {"/dev"}), "");
+  EXPECT_EQ(word_refused("disk:{n}", {"disk"}, DriveWords::kOverlayOnly), "");
 }
 
 TEST(NetworkOption, a_tap_has_a_name_and_may_have_more) {

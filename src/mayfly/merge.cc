@@ -8,6 +8,7 @@
 
 #include "base/atomic_file.h"
 #include "base/file.h"
+#include "base/same_file.h"
 #include "base/unique_fd.h"
 #include "memory/guest_memory.h"
 #include "memory/memory_file.h"
@@ -50,6 +51,13 @@ Result<void> merge_memory(const std::string& base, const std::vector<std::string
                           const std::string& output) {
   constexpr const char* kBaseRole = "snapshot memory file";
   constexpr const char* kDiffRole = "memory file of a Diff snapshot";
+  for (const std::string& path : diffs) {
+    if (same_file(path, output)) {
+      return fail(
+          ErrorCode::kInvalidArgument,
+          std::string(kDiffRole) + " " + path + ": the result would take its place; name another --output");
+    }
+  }
   MAYFLY_TRY_ASSIGN(const UniqueFd from, open_file(base, O_RDONLY | O_NONBLOCK, kBaseRole));
   MAYFLY_TRY_ASSIGN(AtomicFile to, AtomicFile::create(output, kBaseRole));
   const NamedFile result{to.descriptor(), to.name()};

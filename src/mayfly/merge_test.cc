@@ -109,6 +109,20 @@ TEST_F(MergeTest, the_result_may_take_the_place_of_the_base) {
   EXPECT_EQ(marks(base), "a......b");
 }
 
+TEST_F(MergeTest, the_result_takes_the_place_of_no_diff) {
+  const std::string base = whole("base", 'A', {{0, 'a'}});
+  const std::string one = diff("one", 'B', 'A', {{7, 'b'}});
+  const std::string before = read(one);
+  ASSERT_EQ(::link(one.c_str(), folder_.file("other_name").c_str()), 0);
+  for (const std::string& output : {one, folder_.file("other_name")}) {
+    const auto merged = merge_memory(base, {one}, output);
+    ASSERT_FALSE(merged.has_value()) << output;
+    EXPECT_NE(merged.error().message().find(one + ": the result would take its place"), std::string::npos)
+        << merged.error().message();
+    EXPECT_EQ(read(one), before);
+  }
+}
+
 TEST_F(MergeTest, diffs_that_are_merged_to_one_are_one) {
   const std::string one = diff("one", 'B', 'A', {{1, 'b'}, {5, 'b'}});
   const auto both = merge_memory(one, {diff("two", 'C', 'B', {{2, 'c'}})}, one);

@@ -179,8 +179,9 @@ constexpr const char* kMergeFooter =
     "\n"
     "and now.mem goes with the state file of tuesday's. Without --output the result takes the place of "
     "MEMORY,\n"
-    "whole or not at all. MicroVMs that run from it keep what they have. A file that is no diff is refused,\n"
-    "and a diff that has lost its holes: copy it by what keeps them (cp, tar -S).\n"
+    "whole or not at all; it takes that of no DIFF. MicroVMs that run from it keep what they have. A file\n"
+    "that is no diff is refused, and a diff that has lost its holes: copy it by what keeps them (cp, tar "
+    "-S).\n"
     "\n"
     "Exit status: 0 done, 1 failed, 153 the arguments cannot be used.\n";
 
@@ -425,8 +426,17 @@ std::string check_network(const std::string& text) {
   return network ? "" : network.error().message();
 }
 
+// Of an address that is none, or of several interfaces or none.
+std::string check_address(const std::string& text, const std::optional<MacAddress>& address) {
+  if (!address) {
+    return "\"" + text + "\" is no MAC address, such as 06:00:ac:10:00:02";
+  }
+  return address->is_multicast() || address->is_zero()
+             ? "\"" + text + "\" is not the address of a single interface"
+             : "";
+}
 std::string check_mac(const std::string& text) {
-  return MacAddress::parse(text) ? "" : "\"" + text + "\" is no MAC address, such as 06:00:ac:10:00:02";
+  return check_address(text, MacAddress::parse(text));
 }
 
 void add_device_options(CLI::App* run, const Named& named, RunOptions& values,
@@ -636,9 +646,12 @@ void add_override_options(CLI::App* made, const Named& named, LoadRequest& load,
         ->allow_extra_args(false)
         ->check([numbered](const std::string& text) {
           const auto parts = split_override(text);
-          return parts && numbered && MacAddress::parse_numbered(parts->second, 0) ? ""
-                 : parts                                                           ? check_mac(parts->second)
-                         : "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
+          if (!parts) {
+            return "\"" + text + "\" must be ID=MAC, such as net1=06:00:ac:10:00:02";
+          }
+          const auto address = MacAddress::parse(parts->second);
+          return check_address(parts->second,
+                               address || !numbered ? address : MacAddress::parse_numbered(parts->second, 0));
         });
   }
 }
@@ -854,6 +867,17 @@ void add_time(CLI::App& app, const Named& named, const char* name, std::optional
   }
 }
 
+bool takes_value(const CLI::Option& option) {
+  return option.get_items_expected_max() > 0;
+}
+
+// "--kernel needs a value: --kernel FILE"; of an argument without a flag "MEMORY must not be empty".
+std::string needs_value(const CLI::Option& option) {
+  const std::string name = option.get_name();
+  return option.get_positional() ? name + " must not be empty"
+                                 : name + " needs a value: " + name + " " + option.get_type_name();
+}
+
 // The error of CLI11 for a person: which argument, and what to do.
 std::string in_our_words(const CLI::Error& error, const CLI::App& app) {
   std::string said = error.what();
@@ -872,11 +896,7 @@ std::string in_our_words(const CLI::Error& error, const CLI::App& app) {
     for (const CLI::App* chosen : app.get_subcommands()) {
       option = option == nullptr ? chosen->get_option_no_throw(name) : option;
     }
-    if (option == nullptr) {
-      return said;
-    }
-    return option->count() > 1 ? name + " is given more than once"
-                               : name + " needs a value: " + name + " " + option->get_type_name();
+    return option != nullptr && option->count() > 1 ? name + " is given more than once" : said;
   }
   if (kind == CLI::ExitCodes::ConversionError) {
     // "Could not convert: --huge-pages = x". Of our options only those without a value convert one.
@@ -910,6 +930,8 @@ struct Program {
         std::ranges::find_if(subcommands, [](const auto& entry) { return entry.first->parsed(); });
     return found == subcommands.end() ? Subcommand::kMonitor : found->second;
   }
+  // The flag of that name, of whichever subcommand; null where there is none.
+  const CLI::Option* find_flag(const std::string& name) const;
 
   CLI::App app{kDescription, "mayfly"};
   std::vector<std::pair<CLI::App*, Subcommand>> subcommands;
@@ -999,6 +1021,58 @@ Program::Program(const std::vector<std::string>& given, Options& options, std::v
   app.require_subcommand(0, 1);
 }
 
+const CLI::Option* Program::find_flag(const std::string& name) const {
+  const CLI::Option* found = name.starts_with('-') ? app.get_option_no_throw(name) : nullptr;
+  for (const auto& [made, subcommand] : subcommands) {
+    found = found == nullptr && name.starts_with('-') ? made->get_option_no_throw(name) : found;
+  }
+  return found;
+}
+
+constexpr const char* kMayBeEmpty = "--cmdline";
+
+// What is wrong where a flag has no value, or a flag stands in its place: CLI11 would take the next word,
+// whatever it is. A value that does begin with "--" is given by --flag=value. Nothing where all have one.
+std::optional<std::string> find_missing_value(const std::vector<std::string>& given, const Program& program) {
+  for (std::size_t index = 0; index < given.size() && given[index] != "--"; ++index) {
+    const std::string& word = given[index];
+    const std::size_t equals = word.find('=');
+    const CLI::Option* flag = program.find_flag(word.substr(0, equals));
+    if (flag == nullptr || !takes_value(*flag)) {
+      continue;
+    }
+    const bool may_be_empty = flag->get_name() == kMayBeEmpty;
+    if (equals != std::string::npos) {
+      if (equals + 1 == word.size() && !may_be_empty) {
+        return needs_value(*flag);
+      }
+      continue;
+    }
+    if (++index == given.size()) {
+      return needs_value(*flag);
+    }
+    const std::string& value = given[index];
+    if (value.empty() && !may_be_empty) {
+      return needs_value(*flag);
+    }
+    const bool is_flag = program.find_flag(value.substr(0, value.find('='))) != nullptr;
+    if (is_flag || (value.starts_with("--") && !may_be_empty)) {
+      return needs_value(*flag) + ", and \"" + value + "\" comes next";
+    }
+  }
+  return std::nullopt;
+}
+
+// Of those that no flag is in front of.
+std::optional<std::string> find_empty_argument(const CLI::App& command) {
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->get_positional() && std::ranges::count(option->results(), "") != 0) {
+      return needs_value(*option);
+    }
+  }
+  return std::nullopt;
+}
+
 CommandText describe(const CLI::App& app, const std::string& summary) {
   CommandText text{
       .name = app.get_name(), .summary = summary, .options = {}, .arguments = {}, .footer = app.get_footer()};
@@ -1008,7 +1082,7 @@ CommandText describe(const CLI::App& app, const std::string& summary) {
     }
     OptionText described{
         .name = option->get_positional() ? option->get_name() : "--" + option->get_lnames().front(),
-        .value = option->get_items_expected_max() > 0 ? option->get_type_name() : "",
+        .value = takes_value(*option) ? option->get_type_name() : "",
         .help = option->get_description(),
         .group = option->get_group(),
         .repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll ||
@@ -1040,6 +1114,9 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   Program program(given, options, macs);
   CLI::App& app = program.app;
 
+  if (const auto missing = find_missing_value(given, program)) {
+    return refused(*missing, is_subcommand(given.front()) ? "mayfly " + given.front() : "mayfly");
+  }
   // CLI11 takes "--cmdline=" for an option without its value; an empty command line is one.
   if (const auto empty = std::find(given.begin(), given.end(), "--cmdline="); empty != given.end()) {
     *empty = "--cmdline";
@@ -1059,6 +1136,11 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
     const auto chosen = app.get_subcommands();
     return refused(in_our_words(error, app),
                    chosen.empty() ? "mayfly" : "mayfly " + chosen.front()->get_name());
+  }
+  for (const CLI::App* chosen : app.get_subcommands()) {
+    if (const auto empty = find_empty_argument(*chosen)) {
+      return refused(*empty, "mayfly " + chosen->get_name());
+    }
   }
 
   options.subcommand = program.meant();
@@ -1126,6 +1208,14 @@ tl::expected<Options, ParseStop> parse_options(int argument_count, const char* c
   }
   if (options.shell.json && options.shell.quiet) {
     return refused("--json and --quiet contradict each other", "mayfly ps");
+  }
+  for (const NetworkOverride& change : options.load.networks) {
+    if (options.clones.count > 1 && change.mac && MacAddress::parse(*change.mac)) {
+      return refused("--mac " + change.id + "=" + *change.mac +
+                         " is one clone's; for several (--count) it ends in \"{n}\", such as " + change.id +
+                         "=06:00:ac:{n}",
+                     "mayfly clone");
+    }
   }
   if (options.clones.paused && options.clones.no_api) {
     return refused("--paused contradicts --no-api: nobody could resume it", "mayfly clone");

@@ -229,6 +229,44 @@ TEST(Options, a_refusal_names_the_argument_and_the_way_out) {
   EXPECT_EQ(text_of({"run", "--huge-pages=x"}), "--huge-pages takes no value");
 }
 
+TEST(Options, a_flag_without_its_value_is_named_with_what_it_wants_whatever_comes_next) {
+  const auto text_of = [](const Arguments& arguments) {
+    const auto options = parse(arguments);
+    return options ? "taken: " + joined(arguments) : options.error().text;
+  };
+  EXPECT_EQ(text_of({"run", "--kernel", ""}), "--kernel needs a value: --kernel FILE");
+  EXPECT_EQ(text_of({"run", "--kernel=", "x"}), "--kernel needs a value: --kernel FILE");
+  EXPECT_EQ(text_of({"--api-sock=", "--id", "x"}), "--api-sock needs a value: --api-sock PATH");
+  EXPECT_EQ(text_of({"restore", "s", "m", "--working-set", ""}),
+            "--working-set needs a value: --working-set FILE");
+  EXPECT_EQ(text_of({"clone", "web", "--serial", ""}), "--serial needs a value: --serial FILE");
+  EXPECT_EQ(text_of({"merge", "a", "b", "--output", ""}), "--output needs a value: --output FILE");
+  EXPECT_EQ(text_of({"clone", "web", "-n="}), "--count needs a value: --count N");
+  EXPECT_EQ(text_of({"run", "--kernel", "--disk", "x"}),
+            "--kernel needs a value: --kernel FILE, and \"--disk\" comes next");
+  EXPECT_EQ(text_of({"run", "--kernel", "--dsk=x"}),
+            "--kernel needs a value: --kernel FILE, and \"--dsk=x\" comes next");
+  EXPECT_EQ(text_of({"run", "--cmdline", "--cpus=2"}),
+            "--cmdline needs a value: --cmdline TEXT, and \"--cpus=2\" comes next");
+  EXPECT_EQ(text_of({"run", "--disk", "a", "--disk"}),
+            "--disk needs a value: --disk IMAGE[:ro][:overlay[=FILE]]");
+  EXPECT_EQ(text_of({"clone", "web", "--serial", "-n", "3"}),
+            "--serial needs a value: --serial FILE, and \"-n\" comes next");
+  EXPECT_EQ(text_of({"--id", "x", "run", "--initrd", ""}), "--initrd needs a value: --initrd FILE");
+  EXPECT_EQ(text_of({"restore", "s", ""}), "MEMORY must not be empty");
+  EXPECT_EQ(text_of({"merge", "a", "b", ""}), "DIFF must not be empty");
+  EXPECT_EQ(text_of({"pause", ""}), "NAME must not be empty");
+  EXPECT_EQ(parse({"run", "--kernel", ""}).error().hint, "Try 'mayfly run --help'.\n");
+  EXPECT_EQ(parse({"pause", ""}).error().hint, "Try 'mayfly pause --help'.\n");
+}
+
+TEST(Options, a_value_may_look_like_a_flag_where_it_is_said_to_be_one) {
+  EXPECT_EQ(parsed({"run", "--kernel=--disk"}).run.kernel, "--disk");
+  EXPECT_EQ(parsed({"run", "--kernel", "-disk"}).run.kernel, "-disk");
+  EXPECT_EQ(parsed({"run", "--cmdline", "-- --kernel"}).run.cmdline, "-- --kernel");
+  EXPECT_EQ(parsed({"run", "--cmdline=--cpus=2"}).run.cmdline, "--cpus=2");
+}
+
 TEST(Options, an_empty_command_line_is_one_however_it_is_spelled) {
   EXPECT_EQ(parsed({"run", "--cmdline="}).run.cmdline, "");
   EXPECT_EQ(parsed({"run", "--cmdline", ""}).run.cmdline, "");
@@ -446,6 +484,15 @@ TEST(Options, clones_are_asked_of_a_template_by_their_number) {
   EXPECT_EQ(own.load.networks[0].tap, "tap{n}");
   EXPECT_EQ(own.load.networks[1].mac, "06:00:ac:{n}");
   expect_refused({"clone", "web", "--mac", "net1=06:00"}, "no MAC address");
+  EXPECT_EQ(parse({"clone", "web", "-n", "2", "--mac", "net1=06:00:00:00:00:01"}).error().text,
+            "--mac net1=06:00:00:00:00:01 is one clone's; for several (--count) it ends in \"{n}\", such as "
+            "net1=06:00:ac:{n}");
+  EXPECT_EQ(parsed({"clone", "web", "--mac", "net1=06:00:00:00:00:01"}).load.networks.size(), 1U);
+  expect_refused({"clone", "web", "--mac", "net1=01:00:ac:{n}"},
+                 "--mac: \"01:00:ac:{n}\" is not the address");
+  expect_refused({"restore", "/s", "/m", "--mac", "net1=00:00:00:00:00:00"}, "not the address of a single");
+  expect_refused({"run", "--net", "user", "--mac", "01:00:00:00:00:01"},
+                 "--mac: \"01:00:00:00:00:01\" is not");
   expect_refused({"clone", "web", "--mac", "06:00:ac:{n}"}, "ID=MAC");
   expect_refused({"clone", "web", "--tap", "a=x", "--tap", "a=y"}, "--tap names a more than once");
   expect_refused({"restore", "/s", "/m", "--mac", "net1=06:00:ac:{n}"}, "no MAC address");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "mayfly/device_options.h"
 
 namespace mayfly {
 namespace {
@@ -90,6 +91,10 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
     return plan;
   }
   if (options.subcommand == Subcommand::kRestore) {
+    for (const DriveOverride& change : options.load.drives) {
+      MAYFLY_TRY(check_drive_words(change.path.value_or(""), DriveWords::kOverlayOnly, surroundings.exists)
+                     .map_error(blame_flag("--disk")));
+    }
     return plan;
   }
   const RunOptions& run = options.run;
@@ -111,6 +116,10 @@ OrFailure<Plan> make_plan(const Options& options, const Surroundings& surroundin
   boot.initrd_path = run.initrd;
   boot.boot_args = run.cmdline;
   boot.protocol = run.protocol;
+  for (const BlockDeviceConfig& drive : run.drives) {
+    MAYFLY_TRY(check_drive_words(drive.path, DriveWords::kAll, surroundings.exists)
+                   .map_error(blame_flag(drive.is_root ? "--rootfs" : "--disk")));
+  }
   vm.drives = run.drives;
   vm.networks = run.networks;
   return plan;

@@ -121,6 +121,24 @@ TEST(Plan, a_size_that_no_machine_has_is_refused_by_the_flags_name) {
   EXPECT_EQ(make_plan(options, FakeProcess{}.surroundings()).error().exit_code, ExitCode::kBadArguments);
 }
 
+TEST(Plan, a_word_behind_an_image_that_is_none_is_refused_by_the_flags_name) {
+  const FakeProcess process{{{"MAYFLY_KERNEL", "/k"}}, {"img"}};
+  const auto refused = [&process](const Options& options) {
+    const auto plan = make_plan(options, process.surroundings());
+    return plan ? "" : std::to_string(static_cast<int>(plan.error().exit_code)) + " " + plan.error().message;
+  };
+  Options disk = run_options();
+  BlockDeviceConfig& drive = disk.run.drives.emplace_back();
+  drive.path = "img:readonyl";
+  EXPECT_TRUE(refused(disk).starts_with("153 --disk: there is no \"img:readonyl\"")) << refused(disk);
+  drive.is_root = true;
+  EXPECT_TRUE(refused(disk).starts_with("153 --rootfs: ")) << refused(disk);
+  Options restore;
+  restore.subcommand = Subcommand::kRestore;
+  restore.load.drives = {{.id = "disk1", .path = "img:overly", .overlay = {}}};
+  EXPECT_TRUE(refused(restore).starts_with("153 --disk: ")) << refused(restore);
+}
+
 TEST(Plan, a_configuration_file_is_read_with_all_its_sections) {
   const TempDir dir;
   std::ofstream(dir.file("c")) << R"({"drives": [], "boot-source": {"kernel_image_path": "/k"},

@@ -1,6 +1,7 @@
 #include "mayfly/shell.h"
 
 #include <poll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -20,6 +21,8 @@
 #include "api/clone_call.h"
 #include "api/vm_client.h"
 #include "base/text.h"
+#include "mayfly/device_options.h"
+#include "mayfly/plan.h"
 
 namespace mayfly {
 namespace {
@@ -266,6 +269,29 @@ std::string from_here(const std::string& socket, const TemplateSocket& of_templa
   return of_template.shown.substr(0, of_template.shown.rfind('/') + 1) + socket.substr(socket.rfind('/') + 1);
 }
 
+bool is_socket(const std::string& path) {
+  struct stat there {};
+  return ::stat(path.c_str(), &there) == 0 && S_ISSOCK(there.st_mode);
+}
+
+// What was to be asked of a template whose socket is at `path`, where nobody could be reached.
+Error explain_silence(const Error& error, const std::string& path) {
+  constexpr const char* kStart = "mayfly template STATE MEMORY --api-sock PATH";
+  if (error.os_errno() == ENOENT) {
+    return {ErrorCode::kNotFound,
+            std::string("there is no such socket; a template is started by '") + kStart + "'"};
+  }
+  if (error.os_errno() != ECONNREFUSED) {
+    return error;
+  }
+  return {ErrorCode::kNotFound,
+          is_socket(path)
+              ? std::string("no template listens there, the socket is left over by one that has ended; "
+                            "remove it and start one by '") +
+                    kStart + "'"
+              : std::string("it is no socket")};
+}
+
 // Where the template answers: `name` is a socket's path where it has a '/'.
 OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::string& name) {
   if (name.find('/') != std::string::npos) {
@@ -283,13 +309,14 @@ OrFailure<TemplateSocket> find_template(const ProcessView& view, const std::stri
                           .shown = found.socket.value_or(found.socket_to_connect),
                           .listener = found.pid};
   }
-  return tl::make_unexpected(
-      Failure(ExitCode::kError,
-              named.empty()
-                  ? "there is no template \"" + name + "\" of this user; " +
-                        (templates.empty() ? "none is running" : "running are: " + list_of(templates))
-                  : "several templates are called \"" + name +
-                        "\": name one by the number of its process or its socket's path: " + list_of(named)));
+  return tl::make_unexpected(Failure(
+      ExitCode::kError,
+      named.empty()
+          ? "there is no template \"" + name + "\" of this user; " +
+                (templates.empty() ? "none is running" : "running are: " + list_of(templates)) +
+                (is_socket(name) ? "; for the socket of this name in this folder write ./" + name : "")
+          : "several templates are called \"" + name +
+                "\": name one by the number of its process or its socket's path: " + list_of(named)));
 }
 
 OrFailure<std::string> clone(const ProcessView& view, const Options& options) {
@@ -300,6 +327,8 @@ OrFailure<std::string> clone(const ProcessView& view, const Options& options) {
   LoadRequest load = options.load;
   load.resume = !wanted.paused;
   for (DriveOverride& change : load.drives) {
+    MAYFLY_TRY(check_drive_words(change.path.value_or(""), DriveWords::kOverlayOnly, this_process().exists)
+                   .map_error(blame_flag("--disk")));
     change.path = absolute(change.path);
     if (change.overlay) {
       change.overlay->path = absolute(change.overlay->path);
@@ -313,8 +342,9 @@ OrFailure<std::string> clone(const ProcessView& view, const Options& options) {
   MAYFLY_TRY_ASSIGN(
       const std::vector<api::BornClone> born,
       api::ask_for_clones(socket.path, {.timeout = kClonePatience, .listener = socket.listener}, request)
-          .map_error(
-              [&](const Error& error) { return Failure(error.within("template " + wanted.template_name)); }));
+          .map_error([&](const Error& error) {
+            return Failure(explain_silence(error, socket.path).within("template " + wanted.template_name));
+          }));
   std::string text;
   for (const api::BornClone& each : born) {
     text.append(std::to_string(each.pid))

@@ -1,9 +1,16 @@
 #include "mayfly/shell.h"
 
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
+
+#include "base/unique_fd.h"
+#include "support/temp_dir.h"
 
 namespace mayfly {
 namespace {
@@ -27,6 +34,59 @@ MicroVmRow hostile() {
   MicroVmRow row{.process = process(123456, "a"), .state = "\x1b[2J\n", .problem = {}};
   row.process.socket = "/tmp/\n\xff";
   return row;
+}
+
+// What `mayfly clone` says where no template runs.
+std::string clone_refused(const std::string& name) {
+  const testing::TempDir proc;
+  Options options;
+  options.subcommand = Subcommand::kClone;
+  options.clones.template_name = name;
+  const auto born =
+      run_shell_command(options, {.proc = std::filesystem::path(proc.file("")).string(), .user = 0}, {});
+  EXPECT_FALSE(born.has_value());
+  return born ? "" : born.error().message;
+}
+
+// As a process leaves it that was killed.
+void leave_socket(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  // SAFETY: the socket calls take every family's address by this type.
+  EXPECT_EQ(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+}
+
+TEST(CloneCommand, a_socket_at_which_no_template_listens_is_said_to_be_that_and_how_one_is_started) {
+  const testing::TempDir folder;
+  const std::string left = folder.file("left.sock");
+  leave_socket(left);
+  EXPECT_EQ(clone_refused(left),
+            "template " + left +
+                ": no template listens there, the socket is left over by one that has ended; remove it and "
+                "start one by 'mayfly template STATE MEMORY --api-sock PATH'");
+  const std::string none = folder.file("none.sock");
+  EXPECT_EQ(clone_refused(none), "template " + none +
+                                     ": there is no such socket; a template is started by 'mayfly template "
+                                     "STATE MEMORY --api-sock PATH'");
+  const std::string file = folder.file("file");
+  std::ofstream(file) << "text";
+  EXPECT_EQ(clone_refused(file), "template " + file + ": it is no socket");
+}
+
+TEST(CloneCommand, a_socket_that_is_named_without_its_folder_is_told_how_to_be_named) {
+  const testing::TempDir folder;
+  leave_socket(folder.file("tw.sock"));
+  const auto before = std::filesystem::current_path();
+  std::filesystem::current_path(folder.file(""));
+  const std::string said = clone_refused("tw.sock");
+  const std::string other = clone_refused("web");
+  std::filesystem::current_path(before);
+  EXPECT_EQ(said,
+            "there is no template \"tw.sock\" of this user; none is running; for the socket of this name in "
+            "this folder write ./tw.sock");
+  EXPECT_EQ(other, "there is no template \"web\" of this user; none is running");
 }
 
 TEST(TableOf, has_a_line_for_each_under_headings_and_in_columns) {

@@ -46,7 +46,11 @@ Result<GuestMemory> load_saved_memory(const MicroVmState& state, HugePages pages
   MAYFLY_TRY_ASSIGN(const std::vector<GuestRange> ranges, memory_ranges_of(state));
   MAYFLY_TRY_ASSIGN(GuestMemory memory, load_memory_file(ranges, backing_of(pages), std::move(file), name));
   MAYFLY_TRY_ASSIGN(const RandomId base, read_snapshot_base(memory, vm_gen_id_page()));
-  if (base != RandomId{}) {
+  // One that is onto a snapshot without a mark is known by the pages that it notes. One that has all is
+  // whole.
+  MAYFLY_TRY_ASSIGN(const std::uint64_t noted, read_diff_page_count(memory, vm_gen_id_page()));
+  const bool lacks_pages = noted != 0 && noted < memory.size() / kGuestPage;
+  if (base != RandomId{} || lacks_pages) {
     return fail(ErrorCode::kInvalidImage,
                 name + ": has only what changed since another snapshot (Diff): mayfly merge makes it whole");
   }

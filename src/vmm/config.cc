@@ -20,8 +20,9 @@ Result<void> MachineConfig::validate() const {
                                                  ": must be 1 to " + std::to_string(kMaxMemoryMib));
   }
   if (huge_pages == HugePages::k2M && mem_size_mib % 2 != 0) {
-    return fail(ErrorCode::kInvalidArgument, "mem_size_mib " + std::to_string(mem_size_mib) +
-                                                 ": must be a multiple of 2 when huge_pages is 2M");
+    return fail(ErrorCode::kInvalidArgument,
+                "mem_size_mib " + std::to_string(mem_size_mib) +
+                    ": must be a multiple of 2 when huge_pages is 2M (--huge-pages)");
   }
   return {};
 }

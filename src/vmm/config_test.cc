@@ -59,7 +59,8 @@ TEST(MachineConfig, memory_beyond_the_host_is_refused_with_the_limit) {
   ASSERT_FALSE(fits);
   EXPECT_EQ(fits.error().code(), ErrorCode::kInvalidArgument);
   EXPECT_EQ(fits.error().message(),
-            "mem_size_mib 65536: must be at most 64512 on this host, whose processor has 36 bits of physical "
+            "mem_size_mib 65536 (--memory): must be at most 64512 on this host, whose processor has 36 bits "
+            "of physical "
             "address");
   EXPECT_NE(on_host_of<20>(4096).error().message().find("at most 3072 "), std::string::npos);
 }

@@ -84,7 +84,8 @@ tl::expected<OpenKvm, BuildError> open_kvm(const VmConfig& config, BootTrace* tr
   }
   if (config.machine.vcpu_count > kvm.max_vcpus()) {
     return fail(ErrorCode::kUnsupported, "vcpu_count " + std::to_string(config.machine.vcpu_count) +
-                                             ": this host's KVM allows " + std::to_string(kvm.max_vcpus()));
+                                             " (--cpus): this host's KVM allows " +
+                                             std::to_string(kvm.max_vcpus()));
   }
   return std::move(*ahead);
 }

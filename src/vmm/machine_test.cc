@@ -41,7 +41,7 @@ TEST(MachineBuild, a_machine_that_is_none_is_the_configurations_fault) {
 TEST(MachineBuild, memory_beyond_the_addresses_of_the_hosts_processor_is_the_configurations_fault) {
   VmConfig config;
   config.machine.mem_size_mib = 64 << 10;
-  expect_configuration_fault(config, "mem_size_mib 65536: must be at most 64512 on this host");
+  expect_configuration_fault(config, "mem_size_mib 65536 (--memory): must be at most 64512 on this host");
 }
 
 TEST(MachineBuild, an_error_is_the_hosts_unless_a_step_says_otherwise) {

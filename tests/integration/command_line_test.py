@@ -172,6 +172,13 @@ class Completion(unittest.TestCase):
                       ("merge",), ("merge", "a"), ("merge", "a", "b", "c")):
             with self.subTest(words=words):
                 self.assertEqual(self.bash(*words, "ker"), ["kernel image"])
+        for name in ("restore", "clone"):
+            for words in (("--disk", "disk1", "=", "ker"), ("--disk", "=", "disk1", "=", "ker")):
+                with self.subTest(name=name, words=words):
+                    self.assertEqual(self.bash(name, *words), ["kernel image"])
+            self.assertIn("kernel image", self.bash(name, "--disk", "disk1", "="))
+            self.assertEqual(self.bash(name, "--disk", "ker"), [""])
+            self.assertEqual(self.bash(name, "--tap", "net1", "=", "ker"), [""])
         self.assertEqual(self.bash("snapshot", ""), ["web", "17"])
         self.assertEqual(self.bash("snapshot", "--diff", ""), ["web", "17"])
         self.assertEqual(self.bash("clone", ""), ["tem"])

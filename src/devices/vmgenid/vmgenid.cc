@@ -65,4 +65,9 @@ Result<RandomId> read_snapshot_base(const GuestMemory& memory, GuestAddress page
   return read_at(memory, page, kSnapshotBaseOffset);
 }
 
+Result<std::uint64_t> read_diff_page_count(const GuestMemory& memory, GuestAddress page) {
+  MAYFLY_TRY_ASSIGN(const GuestAddress address, within(page, kDiffPagesOffset));
+  return memory.read_object<std::uint64_t>(address).map_error(in_words);
+}
+
 }  // namespace mayfly

@@ -50,5 +50,7 @@ Result<RandomId> read_snapshot_mark(const GuestMemory& memory, GuestAddress page
 // With zeros for which pages a file has: that is the file's alone.
 Result<void> write_snapshot_base(GuestMemory& memory, GuestAddress page, const RandomId& mark);
 Result<RandomId> read_snapshot_base(const GuestMemory& memory, GuestAddress page);
+// How many pages a file that is a diff notes that it has; 0: it is none, or an earlier version wrote it.
+Result<std::uint64_t> read_diff_page_count(const GuestMemory& memory, GuestAddress page);
 
 }  // namespace mayfly

@@ -65,9 +65,11 @@ TEST(VmGenId, a_base_is_written_with_no_pages_of_a_diff) {
   GuestMemory memory = make_memory();
   const auto pages = kPage.checked_add(kDiffPagesOffset);
   ASSERT_TRUE(memory.write(*pages, id_of(3)));  // as a guest may
+  EXPECT_EQ(*read_diff_page_count(memory, kPage), *memory.read_object<std::uint64_t>(*pages));
   ASSERT_TRUE(write_snapshot_base(memory, kPage, id_of(2)));
   EXPECT_EQ(*read_snapshot_base(memory, kPage), id_of(2));
   EXPECT_EQ(*memory.read_object<RandomId>(*pages), RandomId{});
+  EXPECT_EQ(*read_diff_page_count(memory, kPage), 0U);
 }
 
 TEST(VmGenId, what_the_specification_asks_of_the_place_holds) {

@@ -54,7 +54,7 @@ Result<void> MachineConfig::check_address_bits(unsigned (*bits)()) const {
   const std::uint64_t gap_mib = (x86_64::kMmioGapEnd - x86_64::kMmioGapStart) >> 20;
   const std::uint64_t most = std::max((std::uint64_t{1} << width) >> 20, x86_64::kMmioGapEnd >> 20) - gap_mib;
   return fail(ErrorCode::kInvalidArgument, "mem_size_mib " + std::to_string(mem_size_mib) +
-                                               ": must be at most " + std::to_string(most) +
+                                               " (--memory): must be at most " + std::to_string(most) +
                                                " on this host, whose processor has " + std::to_string(width) +
                                                " bits of physical address");
 }

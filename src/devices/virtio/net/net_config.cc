@@ -62,7 +62,8 @@ Result<void> check(const NetDeviceConfig& config) {
     return wrong("its id must have 1 to 64 of A-Z, a-z, 0-9 and '_'");
   }
   if (config.mac && (config.mac->is_multicast() || config.mac->is_zero())) {
-    return wrong("guest_mac " + config.mac->to_string() + " is not the address of a single interface");
+    return wrong("the MAC address " + config.mac->to_string() +
+                 " (guest_mac) is not the address of a single interface");
   }
   if (config.mtu && (*config.mtu < kMinMtu || *config.mtu > kMaxMtu)) {
     return wrong("mtu " + std::to_string(*config.mtu) + " is not 68 to 65535");
@@ -78,7 +79,7 @@ Result<void> check(const NetDeviceConfig& config) {
   }
   if (const auto* const tap = std::get_if<TapConfig>(&config.backend)) {
     if (!is_interface_name(tap->name)) {
-      return wrong("host_dev_name must be the name of a tap: 1 to 15 characters, no space, '/', ':' or '%'");
+      return wrong("the tap (host_dev_name) must be a name: 1 to 15 characters, no space, '/', ':' or '%'");
     }
     return {};
   }

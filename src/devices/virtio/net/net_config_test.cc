@@ -46,7 +46,7 @@ TEST(NetDeviceConfig, name_no_tap_can_have_is_refused) {
 TEST(NetDeviceConfig, mac_of_a_group_or_of_nobody_is_refused) {
   auto config = tap();
   config.mac = MacAddress::parse("01:00:5e:00:00:01");
-  expect_refused(config, "guest_mac 01:00:5e:00:00:01");
+  expect_refused(config, "01:00:5e:00:00:01 (guest_mac)");
   config.mac = MacAddress{};
   expect_refused(config, "guest_mac");
 }
