@@ -7,6 +7,7 @@
 
 #include <array>
 #include <initializer_list>
+#include <optional>
 #include <utility>
 
 namespace mayfly {
@@ -47,9 +48,21 @@ TEST(UniqueFd, released_descriptors_stay_open) {
 TEST(UniqueFd, every_factory_sets_close_on_exec) {
   const UniqueFd file = open_file("/dev/null", O_RDONLY, "null device").value();
   const UniqueFd event = make_eventfd().value();
-  for (const UniqueFd* fd : {&file, &event}) {
+  const UniqueFd copy = duplicate(file, "null device").value();
+  for (const UniqueFd* fd : {&file, &event, &copy}) {
     EXPECT_TRUE((::fcntl(fd->get(), F_GETFD) & FD_CLOEXEC) != 0);
   }
+}
+
+TEST(UniqueFd, a_duplicate_is_of_the_same_file_and_stays_when_the_first_goes) {
+  std::optional<UniqueFd> file = open_file("/dev/null", O_RDONLY, "null device").value();
+  const UniqueFd copy = duplicate(*file, "null device").value();
+  EXPECT_NE(copy.get(), file->get());
+  file.reset();
+  EXPECT_TRUE(is_open(copy.get()));
+  const auto none = duplicate(UniqueFd(), "null device");
+  ASSERT_FALSE(none.has_value());
+  EXPECT_EQ(none.error().message(), "duplicate the descriptor of null device: Bad file descriptor (EBADF)");
 }
 
 TEST(UniqueFd, a_file_that_cannot_be_opened_is_named_with_its_role) {

@@ -82,7 +82,7 @@ class Vm {
   Result<std::vector<std::uint64_t>> take_dirty_pages(std::size_t region) const;
 
   // The same VM by a descriptor of its own, for what is done to it beside its owner, who may let go of his
-  // meanwhile.
+  // meanwhile: of the guest memory as well, where what is done touches none.
   Result<Vm> duplicate() const;
 
   // The architecture's timer, once, where VmOptions left it out: of a VM that is complete but for it, before

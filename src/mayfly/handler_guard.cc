@@ -1,6 +1,5 @@
 #include "mayfly/handler_guard.h"
 
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sys/eventfd.h>

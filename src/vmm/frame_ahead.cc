@@ -2,7 +2,10 @@
 
 #include <unistd.h>
 
+#include <string_view>
 #include <utility>
+
+#include "base/check.h"
 
 namespace mayfly {
 namespace {
@@ -19,6 +22,16 @@ Result<MachineFrame> make_without_timer(GuestMemory memory, std::size_t devices,
   return frame;
 }
 
+constexpr std::string_view kMaking = "create VM";
+
+// Once; `trace` may be null.
+void tell(BootTrace* trace, std::optional<BootTrace::Phase>& phase) {
+  if (trace != nullptr && phase) {
+    trace->phase(*phase);
+  }
+  phase.reset();
+}
+
 }  // namespace
 
 Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
@@ -33,7 +46,8 @@ struct FrameAhead::Making {
   struct Made {
     std::optional<OpenKvm> opened{};
     std::optional<Result<MachineFrame>> frame{};
-    BootTrace::Phase phase{};
+    std::optional<BootTrace::Phase> opening{};
+    std::optional<BootTrace::Phase> making{};
   };
 
   Making(GuestMemory ram, std::size_t device_count, std::uint32_t vcpu_count)
@@ -45,9 +59,9 @@ struct FrameAhead::Making {
   }
 
   // The timer last, beside what its taker does with the rest: KVM starts a thread for it and waits for that.
-  void make_and_give(std::optional<OpenKvm> opened) {
+  void make_and_give(std::optional<OpenKvm> opened, const BootTrace::Phase& opening) {
     if (!opened) {
-      made.give({});
+      made.give({.opening = opening});
       return;
     }
     const auto begin = BootTrace::Clock::now();
@@ -60,8 +74,10 @@ struct FrameAhead::Making {
     } else {
       frame = tl::make_unexpected(timed.error());
     }
-    made.give(
-        {std::move(opened), std::move(frame), {"create VM", begin, BootTrace::Clock::now(), ::gettid()}});
+    made.give({.opened = std::move(opened),
+               .frame = std::move(frame),
+               .opening = opening,
+               .making = BootTrace::Phase{kMaking, begin, BootTrace::Clock::now(), ::gettid()}});
     if (timer) {
       timer->give(timed->create_timer());
     }
@@ -78,13 +94,39 @@ FrameAhead::FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vc
     : backing_(memory.backing()),
       host_(host),
       making_(std::make_shared<Making>(std::move(memory), devices, vcpus)) {
-  const auto job = [making = making_](std::optional<OpenKvm> opened) {
-    making->make_and_give(std::move(opened));
+  const auto job = [making = making_](std::optional<OpenKvm> opened, const BootTrace::Phase& opening) {
+    making->make_and_give(std::move(opened), opening);
   };
   if (host_ != nullptr && host_->use(job)) {
     host_ = nullptr;
   } else {
-    making_->taken.emplace();
+    making_->taken.emplace(Making::Made{});
+  }
+}
+
+FrameAhead& FrameAhead::operator=(FrameAhead&& other) noexcept {
+  give_up();
+  backing_ = other.backing_;
+  host_ = other.host_;
+  making_ = std::move(other.making_);
+  return *this;
+}
+
+FrameAhead::~FrameAhead() {
+  give_up();
+}
+
+// The thread, which may still be making the timer, keeps nothing of it.
+void FrameAhead::give_up() {
+  if (making_) {
+    wait();
+    making_->taken.reset();
+  }
+}
+
+void FrameAhead::wait() {
+  if (!making_->taken) {
+    making_->taken.emplace(making_->made.take());
   }
 }
 
@@ -92,26 +134,22 @@ std::optional<OpenKvm> FrameAhead::take_kvm(BootTrace* trace) {
   if (host_ != nullptr) {
     return host_->take(trace);
   }
-  if (!making_->taken) {
-    making_->taken.emplace(making_->made.take());
-    if (trace != nullptr && making_->taken->opened) {
-      trace->phase(making_->taken->opened->opening);
-    }
-  }
+  wait();
+  tell(trace, making_->taken->opening);
   return std::exchange(making_->taken->opened, std::nullopt);
 }
 
 Result<MachineFrame> FrameAhead::take(OpenKvm& opened, BootTrace* trace) {
+  MAYFLY_CHECK(making_->taken.has_value(), "take_kvm() comes before take()");
   auto made = std::move(making_->taken->frame);
   making_->taken->frame.reset();
   if (!made) {
+    const TracePhase phase(trace, kMaking);
     MAYFLY_TRY_ASSIGN(MachineFrame frame, making_->make(opened));
     MAYFLY_TRY(frame.vm.create_timer());
     return frame;
   }
-  if (trace != nullptr) {
-    trace->phase(making_->taken->phase);
-  }
+  tell(trace, making_->taken->making);
   return std::move(*made);
 }
 

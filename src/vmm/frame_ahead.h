@@ -21,8 +21,8 @@
 
 namespace mayfly {
 
-// What of a machine takes the host longest, and needs neither devices nor what its vCPUs hold: made ahead for
-// clones. Destroyed from the last to the first.
+// What of a machine takes the host longest, and needs neither devices nor what its vCPUs hold: made beside
+// the rest for a restore, and ahead for clones. Destroyed from the last to the first.
 struct MachineFrame {
   GuestMemory memory;
   VirtioWindows windows;
@@ -31,12 +31,13 @@ struct MachineFrame {
   std::vector<Vcpu> vcpus;  // fresh
   // One for each of them, started, with no vCPU taken on yet; empty: the machine starts them.
   std::vector<std::unique_ptr<VcpuThread>> threads{};
-  // Tells once, and before the timer is used, that KVM has made it; null: it has.
+  // Null, or a timer under way: to be taken once, before the timer is used.
   std::shared_ptr<Handover<Result<void>>> timer{};
 };
 
-// In the VM `empty`, if there is one, for `devices` virtio devices, without a processor, which the caller
-// adds. By the process that is to run it: KVM ties a VM to the address space that it was made in.
+// In the VM `empty`, if there is one, for `devices` virtio devices, with its timer and without a processor,
+// which the caller adds. By the process that is to run it: KVM ties a VM to the address space that it was
+// made in.
 Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const Kvm& kvm,
                                 std::optional<Vm> empty, std::uint32_t vcpus);
 
@@ -44,13 +45,14 @@ Result<MachineFrame> make_frame(GuestMemory memory, std::size_t devices, const K
 // when it is taken.
 class FrameAhead {
  public:
-  // `host`, which may be null, is used up, and outlives this. The others as of make_frame().
+  // `host`, which may be null, is used up, and is there until take_kvm(). The others as of make_frame().
   FrameAhead(GuestMemory memory, std::size_t devices, std::uint32_t vcpus, HostKvm* host);
   FrameAhead(FrameAhead&&) = default;
-  FrameAhead& operator=(FrameAhead&&) = default;
+  FrameAhead& operator=(FrameAhead&& other) noexcept;
   FrameAhead(const FrameAhead&) = delete;
   FrameAhead& operator=(const FrameAhead&) = delete;
-  ~FrameAhead() = default;
+  // Waits for what is under way: who gives it up has its memory back.
+  ~FrameAhead();
 
   // Of its memory.
   Backing backing() const { return backing_; }
@@ -63,6 +65,9 @@ class FrameAhead {
 
  private:
   struct Making;
+  void wait();
+  void give_up();
+
   Backing backing_;
   HostKvm* host_;                   // null: it is under way there, or there is none
   std::shared_ptr<Making> making_;  // the thread's too, which may end after this

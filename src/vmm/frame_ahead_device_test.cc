@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdint>
@@ -86,7 +87,16 @@ class FrameAheadDevice : public ::testing::Test {
   std::vector<std::string> before_;  // and no more is to be held at a case's end
 };
 
-TEST_F(FrameAheadDevice, is_made_by_the_thread_that_opened_kvm) {
+class FrameAheadDeviceFor : public FrameAheadDevice,
+                            public ::testing::WithParamInterface<HostKvm::Purpose> {};
+
+INSTANTIATE_TEST_SUITE_P(Purposes, FrameAheadDeviceFor,
+                         ::testing::Values(HostKvm::Purpose::kTake, HostKvm::Purpose::kUse),
+                         [](const auto& purpose) {
+                           return std::string(purpose.param == HostKvm::Purpose::kTake ? "take" : "use");
+                         });
+
+TEST_P(FrameAheadDeviceFor, is_made_by_a_thread_of_its_host) {
   if (!kvm_) {
     return;
   }
@@ -94,7 +104,7 @@ TEST_F(FrameAheadDevice, is_made_by_the_thread_that_opened_kvm) {
   {
     const auto trace = BootTrace::create(dir.file("trace"), BootTrace::Clock::now()).value();
     HostKvm host;
-    host.start(HostKvm::Purpose::kUse);
+    host.start(GetParam());
     FrameAhead frame = begin(&host);
     EXPECT_FALSE(host.take(nullptr).has_value()) << "it is the frame's";
     auto opened = frame.take_kvm(trace.get());
@@ -118,15 +128,19 @@ TEST_F(FrameAheadDevice, without_a_host_is_made_when_it_is_taken) {
   if (!kvm_) {
     return;
   }
+  const testing::TempDir dir;
   {
+    const auto trace = BootTrace::create(dir.file("trace"), BootTrace::Clock::now()).value();
     OpenKvm opened{.kvm = Kvm::open().value()};
     FrameAhead frame = begin(nullptr);
     EXPECT_FALSE(frame.take_kvm(nullptr).has_value());
-    auto made = frame.take(opened, nullptr);
+    auto made = frame.take(opened, trace.get());
     ASSERT_TRUE(made.has_value()) << made.error().message();
     EXPECT_EQ(made->timer, nullptr) << "it is there already";
     expect_whole(*made);
+    ASSERT_TRUE(trace->write());
   }
+  EXPECT_NE(testing::read_file(dir.file("trace")).find("create VM"), std::string::npos);
   EXPECT_EQ(testing::held(), before_);
 }
 
@@ -194,6 +208,36 @@ TEST_F(FrameAheadDevice, of_a_host_without_a_thread_for_it_is_made_when_it_is_ta
     });
   }
   EXPECT_EQ(testing::held(), before_);
+}
+
+// The fault of a caller, not of a host: it shows at once.
+TEST_F(FrameAheadDevice, is_not_taken_before_the_kvm_that_makes_it) {
+  if (!kvm_) {
+    return;
+  }
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        HostKvm host;
+        host.start(HostKvm::Purpose::kUse);
+        FrameAhead frame = begin(&host);
+        OpenKvm opened{.kvm = Kvm::open().value()};
+        static_cast<void>(frame.take(opened, nullptr));
+      },
+      "comes before take");
+}
+
+TEST_P(FrameAheadDeviceFor, given_up_while_it_is_made_it_is_waited_for) {
+  if (!kvm_) {
+    return;
+  }
+  HostKvm host;
+  host.start(GetParam());
+  { const FrameAhead frame = begin(&host); }
+  const auto held = testing::held();
+  EXPECT_EQ(std::ranges::count_if(
+                held, [](const std::string& name) { return name.find("memfd:") != std::string::npos; }),
+            0);
 }
 
 TEST_F(FrameAheadDevice, may_be_given_up_at_any_time) {

@@ -92,17 +92,14 @@ HostKvm::~HostKvm() {
 }
 
 void HostKvm::end() {
-  opened_is_there_ = false;
-  supported_is_there_ = false;
-  if (thread_.joinable()) {
-    want({});
-    thread_.join();
-  }
-  for (std::thread* const thread : {&using_thread_, &asking_thread_}) {
+  want({});
+  for (std::thread* const thread : {&thread_, &using_thread_, &asking_thread_}) {
     if (thread->joinable()) {
       thread->join();
     }
   }
+  static_cast<void>(take(nullptr));
+  static_cast<void>(take_supported(nullptr));
 }
 
 void HostKvm::want(Job job) {
@@ -126,10 +123,7 @@ bool HostKvm::use(Job job) {
 
 void HostKvm::do_job(const Job& job) noexcept {
   Result<OpenKvm> opened = opened_.take();
-  if (opened) {
-    opened->opening = opening_;
-  }
-  job(opened ? std::optional(std::move(*opened)) : std::nullopt);
+  job(opened ? std::optional(std::move(*opened)) : std::nullopt, opening_);
 }
 
 std::optional<OpenKvm> HostKvm::take(BootTrace* trace) {

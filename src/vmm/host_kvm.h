@@ -17,8 +17,7 @@ namespace mayfly {
 
 struct OpenKvm {
   Kvm kvm;
-  std::optional<Vm> vm{};      // of this process, with nothing in it; where somebody has made one ahead
-  BootTrace::Phase opening{};  // and how long that took; without a name where nobody did
+  std::optional<Vm> vm{};  // of this process, with nothing in it; where somebody has made one ahead
 };
 
 // What guests can have of the host's processor, and the KVM that said so.
@@ -28,7 +27,7 @@ struct AskedKvm {
 };
 
 // Opens KVM and makes a VM, and asks what guests can have of the host's processor, which takes some tenths of
-// a millisecond each: on two threads of its own, which end by themselves or when none of it is wanted any
+// a millisecond each: on threads of its own, which end by themselves or when none of it is wanted any
 // more. It is ahead only: who gets nothing here asks KVM in its place, and hears what stands against it. One
 // thread calls it.
 class HostKvm {
@@ -45,9 +44,9 @@ class HostKvm {
   void start(Purpose purpose = Purpose::kTake);
 
   // Once, in place of take(): has a thread of this go on with it, beside what the caller does. `job`, which
-  // does not throw, gets nothing where it could not be opened. False where there is nothing ahead, it was
-  // taken before, or no thread is to be had: `job` is not called then.
-  using Job = std::function<void(std::optional<OpenKvm>)>;
+  // does not throw, gets nothing where it could not be opened, and how long that took. False where there is
+  // nothing ahead, it was taken before, or no thread is to be had: `job` is not called then.
+  using Job = std::function<void(std::optional<OpenKvm>, const BootTrace::Phase&)>;
   bool use(Job job);
 
   // These wait. Nothing where it could not be had, or was taken or used before. `trace`, which may be null,
@@ -55,7 +54,7 @@ class HostKvm {
   std::optional<OpenKvm> take(BootTrace* trace);
   std::optional<AskedKvm> take_supported(BootTrace* trace);
 
-  // Waits for the threads' end, a job's among it; afterwards there is nothing ahead.
+  // Waits for the threads' end, a job's among it, and lets go of what nobody took.
   void end();
 
  private:

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "kvm/kvm.h"
+#include "support/held.h"
 #include "support/poor_host.h"
 #include "support/real_mode_guest.h"
 #include "support/temp_dir.h"
@@ -57,11 +58,11 @@ TEST_P(HostKvmDeviceFor, a_job_has_what_was_opened_and_who_takes_it_nothing) {
   host.start(GetParam());
   std::optional<OpenKvm> opened;
   std::thread::id where;
-  EXPECT_TRUE(host.use([&](std::optional<OpenKvm> ahead) {
+  EXPECT_TRUE(host.use([&](std::optional<OpenKvm> ahead, auto&) {
     opened = std::move(ahead);
     where = std::this_thread::get_id();
   }));
-  EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { where = {}; }));
+  EXPECT_FALSE(host.use([&](auto&&...) { where = {}; }));
   EXPECT_FALSE(host.take(nullptr).has_value());
   host.end();
   ASSERT_TRUE(opened.has_value());
@@ -80,7 +81,7 @@ TEST_P(HostKvmDeviceFor, a_job_after_all_was_taken_is_not_done) {
   host.start(GetParam());
   ASSERT_TRUE(host.take(nullptr).has_value());
   bool done = false;
-  EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
+  EXPECT_FALSE(host.use([&](auto&&...) { done = true; }));
   EXPECT_TRUE(host.take_supported(nullptr).has_value());
   EXPECT_FALSE(done);
 }
@@ -93,7 +94,7 @@ TEST_F(HostKvmDevice, where_no_thread_is_to_be_had_a_job_is_not_done_and_who_tak
   host.start();
   bool done = false;
   testing::where_refused(SYS_clone3, EAGAIN, [&] {
-    EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
+    EXPECT_FALSE(host.use([&](auto&&...) { done = true; }));
     EXPECT_TRUE(host.take(nullptr).has_value());
   });
   EXPECT_FALSE(done);
@@ -107,9 +108,22 @@ TEST_P(HostKvmDeviceFor, a_job_ends_before_its_host) {
   {
     HostKvm host;
     host.start(GetParam());
-    host.use([&](std::optional<OpenKvm>) { done = true; });
+    host.use([&](auto&&...) { done = true; });
   }
   EXPECT_TRUE(done);
+}
+
+TEST_P(HostKvmDeviceFor, its_end_lets_go_of_what_nobody_took) {
+  if (!kvm_) {
+    return;
+  }
+  const auto before = testing::held();
+  HostKvm host;
+  host.start(GetParam());
+  host.end();
+  EXPECT_EQ(testing::held(), before);
+  EXPECT_FALSE(host.take(nullptr).has_value());
+  EXPECT_FALSE(host.take_supported(nullptr).has_value());
 }
 
 TEST_F(HostKvmDevice, a_trace_has_what_was_taken) {

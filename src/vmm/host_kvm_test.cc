@@ -28,7 +28,7 @@ TEST(HostKvm, without_a_start_there_is_nothing) {
 TEST(HostKvm, without_a_start_a_job_is_not_done) {
   HostKvm host;
   bool done = false;
-  EXPECT_FALSE(host.use([&](std::optional<OpenKvm>) { done = true; }));
+  EXPECT_FALSE(host.use([&](auto&&...) { done = true; }));
   EXPECT_FALSE(host.take(nullptr).has_value());
   EXPECT_FALSE(done);
 }
@@ -53,12 +53,22 @@ TEST(HostKvm, where_kvm_cannot_be_opened_there_is_nothing) {
     HostKvm host;
     host.start(HostKvm::Purpose::kUse);
     bool had_none = false;
-    EXPECT_TRUE(host.use([&](std::optional<OpenKvm> opened) { had_none = !opened.has_value(); }));
+    EXPECT_TRUE(host.use([&](std::optional<OpenKvm> opened, auto&) { had_none = !opened.has_value(); }));
     EXPECT_FALSE(host.take(nullptr).has_value());
     EXPECT_FALSE(host.take_supported(nullptr).has_value());
     host.end();
     EXPECT_TRUE(had_none);
   });
+}
+
+TEST(HostKvm, its_end_may_come_at_any_time_and_twice) {
+  HostKvm host;
+  host.end();
+  host.end();
+  host.start(HostKvm::Purpose::kUse);
+  host.end();
+  host.end();
+  EXPECT_FALSE(host.take(nullptr).has_value());
 }
 
 TEST(HostKvm, where_no_thread_is_to_be_had_there_is_nothing) {

@@ -260,7 +260,7 @@ tl::expected<void, BuildError> Machine::restore_ahead(const RestoreParts& parts)
 Result<void> Machine::restore_devices(const RestoreParts& parts) {
   const MachineState& state = parts.state;
   if (const auto timer = std::exchange(platform_.timer, nullptr)) {
-    MAYFLY_TRY(timer->take());
+    MAYFLY_TRY(traced(trace_, "wait for the timer", [&] { return timer->take(); }));
   }
   MAYFLY_TRY(arch::restore_platform(platform_.vm, state.platform));
   power_.set_state(state.power);

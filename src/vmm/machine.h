@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/handover.h"
 #include "base/result.h"
 #include "devices/bus/bus.h"
 #include "devices/i8042/i8042.h"

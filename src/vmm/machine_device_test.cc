@@ -15,6 +15,7 @@
 #include "base/metrics.h"
 #include "base/mutex.h"
 #include "support/fake_event.h"
+#include "support/memory_of_file.h"
 #include "support/real_mode_guest.h"
 #include "vmm/machine.h"
 #include "vmm/micro_vm.h"
@@ -90,17 +91,20 @@ class MachineDevice : public ::testing::TestWithParam<std::uint32_t> {
     config.boot_source.kernel_image_path = std::string(MAYFLY_GUESTS) + "/" + guest + ".elf";
     const auto files = GuestFiles::open(config.boot_source);
     EXPECT_TRUE(files.has_value()) << files.error().message();
-    auto machine = Machine::build(
-        config, {*files, {}},
-        {.registrar = registrar_,
-         .console = paper_,
-         .serial_metrics = metrics_,
-         .trace = nullptr,
-         .on_outcome =
-             [this](const Outcome& outcome) { EXPECT_TRUE(expect_end_) << "it ended: " << outcome.detail; },
-         .host_kvm = ahead});
+    auto machine = Machine::build(config, {*files, {}}, surroundings(ahead));
     EXPECT_TRUE(machine.has_value()) << machine.error().error.message();
     return machine ? std::move(*machine) : nullptr;
+  }
+
+  MachineSurroundings surroundings(HostKvm* ahead = nullptr) {
+    return {
+        .registrar = registrar_,
+        .console = paper_,
+        .serial_metrics = metrics_,
+        .trace = nullptr,
+        .on_outcome =
+            [this](const Outcome& outcome) { EXPECT_TRUE(expect_end_) << "it ended: " << outcome.detail; },
+        .host_kvm = ahead};
   }
 
   static void expect_busy(const Result<void>& result) {
@@ -149,6 +153,20 @@ TEST_P(MachineDevice, what_was_made_ahead_is_of_use_once_and_then_made_in_place)
     EXPECT_TRUE(paper_.grows_beyond(paper_.size()));
     ASSERT_TRUE(machine->stop());
   }
+}
+
+TEST_P(MachineDevice, what_becomes_of_a_timer_under_way_is_heard_before_the_machine_goes_on) {
+  MachineFrame frame = make_frame(testing::memory_of_file(), 0, Kvm::open().value(), {}, GetParam()).value();
+  frame.processor.prepare = [](const Vcpu&) { return Result<void>(); };
+  frame.processor.set_up = [](const Vcpu&) { return tl::expected<void, BuildError>(); };
+  frame.timer = std::make_shared<Handover<Result<void>>>();
+  frame.timer->give(fail(ErrorCode::kExhausted, "there is no timer"));
+  const auto machine = Machine::make_ahead(std::move(frame), surroundings());
+  ASSERT_TRUE(machine.has_value()) << machine.error().message();
+  const auto restored =
+      (*machine)->restore_ahead({.frame = nullptr, .devices = {}, .queues = {}, .state = {}});
+  ASSERT_FALSE(restored.has_value());
+  EXPECT_EQ(restored.error().error.message(), "there is no timer");
 }
 
 TEST_P(MachineDevice, a_guest_that_spins_with_interrupts_off_is_paused_resumed_and_stopped) {

@@ -26,6 +26,7 @@ import struct
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 from api_test import Stream
 from bare_guests import HANG, Case, Connection, Running, guest, main, program
@@ -287,6 +288,32 @@ class GoingOn(SnapshotCase):
             self.assertEqual(process.stdout.readline(), b"4\n")
             links = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
             self.assertNotIn(self.path("left"), links)
+
+    def test_a_copy_keeps_nothing_that_was_made_ahead_of_it(self):
+        """A snapshot whose template asks something of KVM takes none of it."""
+        def check(process):
+            links = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
+            self.assertEqual((links.count("anon_inode:kvm-vm"), links.count("/dev/kvm")), (1, 0), links)
+            tasks = Path(f"/proc/{process.pid}/task")
+            names = {(task / "comm").read_text(encoding="utf-8").strip() for task in tasks.iterdir()}
+            self.assertEqual(names & {"mayfly_kvm", "mayfly_cpuid"}, set())
+
+        for number, template in enumerate(({}, {"kvm_capabilities": ["!56"]})):
+            files = Files(self.folder, str(number))
+            with self.subTest(template=template):
+                vm = self.start()
+                vm.do("PUT", "/cpu-config", template)
+                vm.boot().create(files)
+                loaded = self.restored(files)
+                self.assertEqual(loaded.count(), 1)
+                check(loaded.process)
+                copy = Running("restore", files.state, files.memory, stdin=subprocess.PIPE)
+                self.addCleanup(copy.process.kill)
+                copy.send(b"c")
+                copy.until(b"1\n")
+                check(copy.process)
+                copy.process.send_signal(signal.SIGTERM)
+                self.expect(copy.end(), 0)
 
     def test_the_shell_is_told_what_stands_against_it(self):
         self.taken()
