@@ -53,11 +53,6 @@ struct FrameAhead::Making {
   Making(GuestMemory ram, std::size_t device_count, std::uint32_t vcpu_count)
       : memory(std::move(ram)), devices(device_count), vcpus(vcpu_count) {}
 
-  Result<MachineFrame> make(OpenKvm& opened) {
-    return make_without_timer(std::move(memory), devices, opened.kvm, std::exchange(opened.vm, std::nullopt),
-                              vcpus);
-  }
-
   // The timer last, beside what its taker does with the rest: KVM starts a thread for it and waits for that.
   void make_and_give(std::optional<OpenKvm> opened, const BootTrace::Phase& opening) {
     if (!opened) {
@@ -65,7 +60,8 @@ struct FrameAhead::Making {
       return;
     }
     const auto begin = BootTrace::Clock::now();
-    Result<MachineFrame> frame = make(*opened);
+    Result<MachineFrame> frame = make_without_timer(std::move(memory), devices, opened->kvm,
+                                                    std::exchange(opened->vm, std::nullopt), vcpus);
     Result<Vm> timed = frame ? frame->vm.duplicate() : tl::make_unexpected(frame.error());
     std::shared_ptr<Handover<Result<void>>> timer;
     if (timed) {
@@ -145,9 +141,8 @@ Result<MachineFrame> FrameAhead::take(OpenKvm& opened, BootTrace* trace) {
   making_->taken->frame.reset();
   if (!made) {
     const TracePhase phase(trace, kMaking);
-    MAYFLY_TRY_ASSIGN(MachineFrame frame, making_->make(opened));
-    MAYFLY_TRY(frame.vm.create_timer());
-    return frame;
+    return make_frame(std::move(making_->memory), making_->devices, opened.kvm,
+                      std::exchange(opened.vm, std::nullopt), making_->vcpus);
   }
   tell(trace, making_->taken->making);
   return std::move(*made);

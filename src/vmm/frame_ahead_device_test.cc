@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "support/held.h"
+#include "support/host_kvm_purposes.h"
 #include "support/memory_of_file.h"
 #include "support/poor_host.h"
 #include "support/real_mode_guest.h"
@@ -90,11 +91,7 @@ class FrameAheadDevice : public ::testing::Test {
 class FrameAheadDeviceFor : public FrameAheadDevice,
                             public ::testing::WithParamInterface<HostKvm::Purpose> {};
 
-INSTANTIATE_TEST_SUITE_P(Purposes, FrameAheadDeviceFor,
-                         ::testing::Values(HostKvm::Purpose::kTake, HostKvm::Purpose::kUse),
-                         [](const auto& purpose) {
-                           return std::string(purpose.param == HostKvm::Purpose::kTake ? "take" : "use");
-                         });
+INSTANTIATE_TEST_SUITE_P(Purposes, FrameAheadDeviceFor, testing::both_purposes(), testing::purpose_name);
 
 TEST_P(FrameAheadDeviceFor, is_made_by_a_thread_of_its_host) {
   if (!kvm_) {

@@ -11,6 +11,7 @@
 
 #include "kvm/kvm.h"
 #include "support/held.h"
+#include "support/host_kvm_purposes.h"
 #include "support/poor_host.h"
 #include "support/real_mode_guest.h"
 #include "support/temp_dir.h"
@@ -44,11 +45,7 @@ TEST_F(HostKvmDevice, an_empty_vm_and_the_processor_are_there_once) {
 
 class HostKvmDeviceFor : public HostKvmDevice, public ::testing::WithParamInterface<HostKvm::Purpose> {};
 
-INSTANTIATE_TEST_SUITE_P(Purposes, HostKvmDeviceFor,
-                         ::testing::Values(HostKvm::Purpose::kTake, HostKvm::Purpose::kUse),
-                         [](const auto& purpose) {
-                           return std::string(purpose.param == HostKvm::Purpose::kTake ? "take" : "use");
-                         });
+INSTANTIATE_TEST_SUITE_P(Purposes, HostKvmDeviceFor, testing::both_purposes(), testing::purpose_name);
 
 TEST_P(HostKvmDeviceFor, a_job_has_what_was_opened_and_who_takes_it_nothing) {
   if (!kvm_) {
