@@ -251,12 +251,13 @@ class Serial(Case):
         task = f"/proc/{vm.process.pid}/task"
         while time.monotonic() < end:
             for thread in os.listdir(task):
-                with open(f"{task}/{thread}/comm", encoding="utf-8") as file:
-                    name = file.read().strip()
-                if name.endswith("_vcpu 0"):
-                    with open(f"{task}/{thread}/schedstat", encoding="utf-8") as file:
-                        if int(file.read().split()[0]) > count * 5000:
-                            return
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that only the start needed has ended
+                    with open(f"{task}/{thread}/comm", encoding="utf-8") as file:
+                        name = file.read().strip()
+                    if name.endswith("_vcpu 0"):
+                        with open(f"{task}/{thread}/schedstat", encoding="utf-8") as file:
+                            if int(file.read().split()[0]) > count * 5000:
+                                return
             time.sleep(0.02)
         raise AssertionError("the guest does not run")
 

@@ -155,7 +155,7 @@ class Vm:
         end = time.monotonic() + HANG
         while time.monotonic() < end and self.process.poll() is None:
             for task in Path(f"/proc/{self.pid()}/task").iterdir():
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                     if (task / "comm").read_text().strip() == name:
                         return int(task.name)
             time.sleep(0.002)
